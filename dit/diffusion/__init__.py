@@ -1,0 +1,1 @@
+"""Paths between data and noise, what the network predicts, when it is trained, how it is weighed."""

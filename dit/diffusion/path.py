@@ -1,0 +1,72 @@
+"""A path from data to noise: ``x_t = alpha(t) x_0 + sigma(t) eps``, and what follows from it.
+
+Every path runs from data at ``t = 0`` (alpha 1, sigma 0) towards noise at ``t_max``. The network is
+trained and evaluated on ``[t_min, t_max]`` only; a sampler's last step goes on to ``t = 0``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Schedule = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+
+def identity(t: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The default ``c_noise``: the network is told ``t`` itself."""
+    return t
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """``alpha`` and ``sigma`` as functions of t; derivatives come from ``jax.jvp``, never by hand.
+
+    ``c_noise``: what the network's time embedding is given in place of ``t``.
+    ``sigma_data``: when set, network inputs are scaled to unit variance for data of this standard
+    deviation, ``c_in = 1 / sqrt(alpha^2 sigma_data^2 + sigma^2)`` (Karras et al. 2022, table 1).
+    ``timesteps``: the number of discrete steps, for paths that have them (DDPM), else None.
+    """
+
+    alpha: Schedule
+    sigma: Schedule
+    t_min: float
+    t_max: float
+    c_noise: Schedule = identity
+    sigma_data: float | None = None
+    timesteps: int | None = None
+
+
+def derivatives(path: Path, t: Float[Array, "*s"]) -> tuple[Array, Array, Array, Array]:
+    """``(alpha, d alpha/dt, sigma, d sigma/dt)`` at ``t``, each of ``t``'s shape."""
+    alpha, alpha_dot = jax.jvp(path.alpha, (t,), (jnp.ones_like(t),))
+    sigma, sigma_dot = jax.jvp(path.sigma, (t,), (jnp.ones_like(t),))
+    return alpha, alpha_dot, sigma, sigma_dot
+
+
+def snr(path: Path, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """Signal-to-noise ratio ``alpha^2 / sigma^2``: infinite at ``t = 0``."""
+    return jnp.square(path.alpha(t) / path.sigma(t))
+
+
+def logsnr(path: Path, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """``2 log(alpha / sigma)``: +inf at data, -inf where alpha is zero."""
+    return 2 * (jnp.log(path.alpha(t)) - jnp.log(path.sigma(t)))
+
+
+def time_of_logsnr(path: Path, value: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The time in ``[t_min, t_max]`` of a given log-SNR, by bisection (values outside are clipped)."""
+    low = jnp.full_like(value, path.t_min)
+    high = jnp.full_like(value, path.t_max)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        too_clean = logsnr(path, middle) > value  # log-SNR falls as t grows
+        return jnp.where(too_clean, middle, low), jnp.where(too_clean, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 60, halve, (low, high))
+    return 0.5 * (low + high)

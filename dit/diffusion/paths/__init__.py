@@ -1,0 +1,1 @@
+"""One path a file; ``build(**kwargs) -> Path``."""

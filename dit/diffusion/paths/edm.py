@@ -1,0 +1,19 @@
+"""The variance-exploding path in EDM's units, ``alpha = 1``, ``sigma = t`` (Karras et al. 2022)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from dit.diffusion.path import Path
+
+
+def build(*, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5) -> Path:
+    """Time *is* the noise level. The network is told ``log(sigma) / 4`` and a unit-variance input."""
+    return Path(
+        alpha=jnp.ones_like,
+        sigma=lambda t: t,
+        t_min=sigma_min,
+        t_max=sigma_max,
+        c_noise=lambda t: jnp.log(t) / 4,
+        sigma_data=sigma_data,
+    )

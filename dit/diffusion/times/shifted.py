@@ -1,0 +1,40 @@
+"""Resolution-shifted times: ``t -> s t / (1 + (s - 1) t)`` (Esser et al. 2024, eq. 23).
+
+More tokens average more noise away, so larger images need noisier times. With ``tokens`` the shift is
+``sqrt(tokens / base_tokens)``.
+"""
+
+from __future__ import annotations
+
+import math
+
+from dit.config import resolve
+from dit.diffusion.times import Quantile
+from dit.types import UserError
+
+
+def build(
+    *,
+    shift: float | None = None,
+    tokens: int | None = None,
+    base_tokens: int = 256,
+    base: str = "uniform",
+    **base_kwargs,
+) -> Quantile:
+    """Shift another distribution, ``base``; give either ``shift`` or ``tokens``.
+
+    Raises UserError unless exactly one of them is given and the shift is positive.
+    """
+    if (shift is None) == (tokens is None):
+        raise UserError(f"got shift={shift} and tokens={tokens}; expected exactly one of them")
+    factor = math.sqrt(tokens / base_tokens) if shift is None else shift
+    if not factor > 0:
+        raise UserError(f"got a time shift of {factor}; expected a positive number")
+    inner = resolve("diffusion.times", base, **base_kwargs)
+
+    def quantile(path, u):
+        span = path.t_max - path.t_min
+        unit = (inner(path, u) - path.t_min) / span
+        return path.t_min + span * factor * unit / (1 + (factor - 1) * unit)
+
+    return quantile

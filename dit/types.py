@@ -1,0 +1,80 @@
+"""The shapes and small records that every other module speaks in.
+
+Arrays are ``b f h w c`` (batch, frames, height, width, channels): an image is a video with one
+frame. Tokens are ``b n d``. Diffusion time ``t`` has shape ``(b,)`` or, with one noise level a
+frame, ``(b, f)``; it grows with noise, and ``t = 0`` is data on every path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+Key = jax.Array  # a typed PRNG key, or an array of them
+Params = Any  # a nested dict of arrays
+Times = Float[Array, "b"] | Float[Array, "b f"]
+Video = Float[Array, "b f h w c"]
+
+
+class UserError(ValueError):
+    """Bad input that a person can mend: says what was got, what was expected and what to do.
+
+    The command line prints it as one message without a traceback, and exits non-zero.
+    """
+
+
+@struct.dataclass
+class Cond:
+    """What a sample is conditioned on. Every field is optional; none at all is unconditional.
+
+    ``label``: class index in ``[0, num_classes)``; ``num_classes`` itself is the null class.
+    ``context``: a sequence of embeddings (text, say), with ``context_mask`` true on real tokens.
+    ``drop``: true where the condition is replaced by the null one (label row ``num_classes``, the
+    learned null context): how classifier-free guidance is trained and sampled (Ho & Salimans 2022).
+    """
+
+    label: Int[Array, "b"] | None = None
+    context: Float[Array, "b m e"] | None = None
+    context_mask: Bool[Array, "b m"] | None = None
+    drop: Bool[Array, "b"] | None = None
+
+    def null(self, batch: int) -> Cond:
+        """The same condition with every sample dropped."""
+        return self.replace(drop=jnp.ones((batch,), bool))
+
+
+@struct.dataclass
+class Tokens:
+    """A sequence as the transformer sees it: never pixels.
+
+    ``x``: ``b n d``. ``position``: continuous ``(time, y, x)`` of every token, ``b n 3``.
+    ``segment``: which packed sample a token belongs to, or None (one sample a row, no mask).
+    ``frame``: index of the token's frame block, ``n``; selects the row of a per-frame ``t``.
+    """
+
+    x: Float[Array, "b n d"]
+    position: Float[Array, "b n 3"]
+    segment: Int[Array, "b n"] | None = None
+    frame: Int[Array, "n"] | None = None
+
+
+ApplyFn = Callable[..., Video]  # apply_fn(params, x, t, cond) -> b f h w c_out
+Denoise = Callable[[Video, Times], Video]  # denoise(x_t, t) -> x0_hat
+
+
+def match_time(t: Times, x: Video) -> Array:
+    """Reshape ``t`` from ``(b,)`` or ``(b, f)`` to broadcast against ``b f h w c``.
+
+    Raises ValueError for any other shape: time is never silently broadcast.
+    """
+    if t.shape not in ((x.shape[0],), x.shape[:2]):
+        raise ValueError(
+            f"time has shape {t.shape}, expected ({x.shape[0]},) for one noise level a sample or "
+            f"{x.shape[:2]} for one a frame, for data of shape {x.shape}"
+        )
+    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))

@@ -1,0 +1,49 @@
+"""Package metadata and dependencies of ``dit-jax`` (imported as ``dit``)."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "dit/__init__.py").read_text()).group(1)
+
+setup(
+    name="dit-jax",
+    version=VERSION,
+    description="A pure-functional diffusion transformer for images and video, in JAX and Flax",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["dit", "dit.*"]),
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "grain>=0.2.18",
+        "tensorflow-datasets>=4.9.10",
+        "array-record>=0.8.3",
+        "einops>=0.8.2",
+        "ml-collections>=1.1.0",
+        "chex>=0.1.92",
+        "absl-py>=2.1",
+        "beartype>=0.22",
+        "diffrax>=0.7.2",
+        "jaxtyping>=0.3.11",
+        "matplotlib>=3.9",
+        "numpy>=2.0",
+        "pillow>=11.0",
+        "scikit-learn>=1.6",
+        "tensorboardX>=2.6",
+        "tqdm>=4.67",
+    ],
+    extras_require={
+        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.14"],
+        "torch": ["torch==2.13.0", "diffusers>=0.36"],
+        "gpu": ["jax[cuda13]>=0.10.2"],
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "wandb": ["wandb>=0.20"],
+    },
+)
