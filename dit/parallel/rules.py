@@ -1,0 +1,90 @@
+"""One table from logical axis names to mesh axes, and the shardings that follow from it.
+
+A model names the axes of its parameters (``("layers", "embed", "mlp")``); this table says on which mesh
+axes each name may be split, in order of preference. No mesh axis is used twice in one array, and a
+dimension that does not divide by the mesh axis passes it on: 1152 columns do not divide by 256, but the
+4608 of the MLP do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dit.config import suggest
+from dit.types import UserError
+
+log = logging.getLogger(__name__)
+
+Axes = tuple[str | None, ...]
+Rules = Mapping[str, tuple[str, ...]]
+
+RULES: Rules = {
+    "layers": (),
+    "embed": ("fsdp",),
+    "heads": ("tensor", "fsdp"),
+    "mlp": ("tensor", "fsdp"),
+    "modulation": ("tensor", "fsdp"),
+    "patch": ("fsdp",),
+    "vocab": ("fsdp",),
+    "time": ("fsdp",),
+    "context": ("fsdp",),
+    "head_dim": (),
+}
+
+
+def is_axes(x: Any) -> bool:
+    """Whether ``x`` is the axis names of one array: a leaf of a tree of logical axes."""
+    return isinstance(x, tuple) and all(a is None or isinstance(a, str) for a in x)
+
+
+def shardings(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """A NamedSharding for every array of ``abstract``, a tree of arrays or of their shapes.
+
+    ``axes``: the same tree with a tuple of logical axis names (or None) in place of each array.
+    Raises UserError for a name that is not in the table, or a tuple of another length than the shape.
+    """
+    left_whole = []
+
+    def one(path, names, array):
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = partition(where, tuple(array.shape), names, mesh, rules)
+        if names and not any(spec) and any(_wanted(n, rules, mesh) for n in names):
+            left_whole.append(f"{where} {tuple(array.shape)}")
+        return NamedSharding(mesh, spec)
+
+    tree = jax.tree_util.tree_map_with_path(one, axes, abstract, is_leaf=is_axes)
+    if left_whole:
+        log.info(
+            "%d arrays do not divide by the mesh and are held whole by every device: %s",
+            len(left_whole),
+            ", ".join(left_whole[:4]) + (", ..." if len(left_whole) > 4 else ""),
+        )
+    return tree
+
+
+def partition(
+    where: str, shape: tuple[int, ...], names: Axes, mesh: Mesh, rules: Rules
+) -> PartitionSpec:
+    """The mesh axis, or None, of every dimension of one array."""
+    if len(names) != len(shape):
+        raise UserError(f"{where} has shape {shape}, but logical axes {names}: give one a dimension")
+    for name in names:
+        if name is not None and name not in rules:
+            raise UserError(f"{where}: unknown logical axis {name!r}: {suggest(name, list(rules))}")
+    spec: list[str | None] = [None] * len(shape)
+    choices = [_wanted(name, rules, mesh) for name in names]
+    for rank in range(max(map(len, choices), default=0)):
+        for i, wanted in enumerate(choices):
+            if spec[i] is None and rank < len(wanted) and wanted[rank] not in spec:
+                axis = wanted[rank]
+                spec[i] = axis if shape[i] % mesh.shape[axis] == 0 else None
+    return PartitionSpec(*spec)
+
+
+def _wanted(name: str | None, rules: Rules, mesh: Mesh) -> list[str]:
+    return [axis for axis in rules.get(name or "", ()) if mesh.shape[axis] > 1]

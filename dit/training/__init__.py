@@ -1,0 +1,1 @@
+"""Training: state, step, optimizer, averages, checkpoints, and the loop that joins them."""
