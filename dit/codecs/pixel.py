@@ -1,0 +1,28 @@
+"""Pixels as they are: uint8 ``0..255`` to floating point ``[-scale, scale]`` and back to ``[-1, 1]``."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from dit.codecs import Codec
+from dit.types import UserError, Video
+
+
+def build(*, scale: float = 1.0) -> Codec:
+    """``encode(x) = scale (x / 127.5 - 1)``; ``decode`` divides by ``scale`` and clips to [-1, 1].
+
+    ``scale`` sets the size of the data against unit noise (0.5 is EDM's sigma_data).
+    """
+    if scale <= 0:
+        raise UserError(f"got scale={scale}; expected a positive number")
+
+    def encode(x: Array) -> Video:
+        if x.dtype != jnp.uint8:
+            raise UserError(f"the pixel codec got {x.dtype} data; expected uint8 pixels in 0..255")
+        return scale * (x.astype(jnp.float32) / 127.5 - 1)
+
+    def decode(z: Video) -> Video:
+        return jnp.clip(z / scale, -1, 1)
+
+    return Codec(encode=encode, decode=decode, shape=tuple)

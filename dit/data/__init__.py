@@ -1,0 +1,1 @@
+"""Data: sources of examples, transforms of them, and the resumable Grain pipeline."""

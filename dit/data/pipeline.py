@@ -1,0 +1,206 @@
+"""Batches from a split, on Grain, with a position that can be saved and resumed exactly.
+
+The stream of a split of ``n`` examples is an infinite sequence: position ``p = e n + k`` is the
+``k``-th example of epoch ``e``, and each epoch is a fresh permutation that depends on (seed, e)
+alone. Batch ``g`` after ``start`` holds positions ``start + g B .. start + (g + 1) B - 1``; process
+``i`` of ``count`` makes its own contiguous rows of it. So the whole state is *one global index*,
+and a run may resume with another number of processes, workers or another batch size. Positions
+are the examples' ``id``: they key the noise and the augmentations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from dit.data.source import STREAM_LENGTH, Example, Split, generator
+from dit.data.transforms import Transform
+from dit.types import UserError
+
+Batch = dict[str, np.ndarray]  # x (b, f, h, w, c), label int32 (b,), id int32 (b,)
+State = dict[str, int | str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+    """The examples at given positions: shuffled, read and transformed, pure in (seed, position)."""
+
+    split: Split
+    seed: int
+    shuffle: bool
+    transforms: tuple[Transform, ...]
+
+    def __call__(self, positions: Sequence[int]) -> Batch:
+        examples = [self._example(p) for p in positions]
+        return {
+            "x": np.stack([e["x"] for e in examples]),
+            "label": np.array([e["label"] for e in examples], np.int32),
+            "id": np.array(positions, np.int32),
+        }
+
+    def _example(self, position: int) -> Example:
+        epoch, k = divmod(position, len(self.split))
+        if self.shuffle and not self.split.streaming:
+            last, seed = len(self.split) - 1, _epoch_seed(self.seed, epoch)
+            k = grain.experimental.index_shuffle(k, max_index=last, seed=seed, rounds=4)
+        example = self.split[k]
+        if self.transforms:
+            rng = generator(self.seed, "transforms", position)
+            for transform in self.transforms:
+                example = transform(example, rng)
+        return example
+
+
+@functools.lru_cache(maxsize=16)
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """Not ``seed + epoch``, with which neighbouring seeds would share their epochs."""
+    return int(generator(seed, "shuffle", epoch).integers(2**32))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """The positions of the rows that this process makes of the ``g``-th batch."""
+
+    start: int
+    batch: int
+    first: int
+    rows: int
+
+    def __call__(self, g: int) -> range:
+        first = self.start + g * self.batch + self.first
+        return range(first, first + self.rows)
+
+
+class Batches(Iterator[Batch]):
+    """An iterator over batches with ``get_state``, ``set_state`` and ``close``; see ``batches``."""
+
+    def __init__(self, stream: _Stream, *, batch_size, start, shard, workers, prefetch):
+        self._stream, self._batch = stream, batch_size
+        self._shard, self._workers, self._prefetch = shard, workers, prefetch
+        self._iterator = None
+        self._position = _check_position(start)
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._open()
+        batch = next(self._iterator)
+        self._position += self._batch
+        return batch
+
+    def get_state(self) -> State:
+        """Where the *next* batch starts and in which data, as a small JSON-able dict."""
+        return {"position": self._position, "fingerprint": self._stream.split.fingerprint}
+
+    def set_state(self, state: State) -> None:
+        """Go on from a saved state. Raises UserError for other data or an impossible position."""
+        known = self._stream.split.fingerprint
+        if not isinstance(state, dict) or {"position", "fingerprint"} - set(state):
+            raise UserError(f"got data state {state!r}; expected a position and a fingerprint")
+        if state["fingerprint"] != known:
+            raise UserError(
+                f"the saved position belongs to the data {state['fingerprint']!r}, but this run "
+                f"reads {known!r}: use the data section of the config that made the checkpoint"
+            )
+        position = _check_position(state["position"])
+        self.close()
+        self._position = position
+
+    def close(self) -> None:
+        """Stop the threads and workers that read ahead. The next batch starts new ones."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _open(self) -> Iterator[Batch]:
+        index, count = self._shard
+        rows = self._batch // count
+        mine = _Rows(self._position, self._batch, index * rows, rows)
+        steps = (STREAM_LENGTH - self._position) // self._batch
+        dataset = grain.MapDataset.range(steps).map(mine).map(self._stream)  # whole batches
+        options = grain.ReadOptions(num_threads=self._prefetch, prefetch_buffer_size=self._prefetch)
+        if not self._workers:
+            return iter(dataset.to_iter_dataset(options))
+        _parse_flags()
+        processes = grain.MultiprocessingOptions(
+            num_workers=self._workers, per_worker_buffer_size=max(1, self._prefetch)
+        )
+        return iter(dataset.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(processes))
+
+
+def batches(
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    shuffle: bool = True,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    workers: int = 0,
+    prefetch: int = 2,
+    transforms: Sequence[Transform] = (),
+) -> Batches:
+    """Endless batches of ``split`` from position ``start``, resumable through get/set_state.
+
+    ``batch_size`` counts the rows of all processes; ``shard = (index, count)`` says which of
+    ``count`` equal, contiguous blocks of rows to make here. ``prefetch`` batches are read ahead,
+    each by a thread (0: read when asked), or in each of ``workers`` processes where there are any.
+    The batches are the same whatever the number of workers. Raises UserError for a bad argument.
+    """
+    index, count = shard
+    if len(split) < 1:
+        raise UserError("the data are empty; expected at least one example")
+    if not 0 <= index < count:
+        raise UserError(f"got shard={shard}; expected (index, count) with 0 <= index < count")
+    if batch_size < 1 or batch_size % count:
+        raise UserError(
+            f"got batch_size={batch_size} on {count} processes; expected a positive multiple"
+        )
+    if workers < 0 or prefetch < 0:
+        raise UserError(f"got workers={workers}, prefetch={prefetch}; expected 0 or more")
+    generator(seed, "shuffle", 0)  # refuses a seed out of range now and not in a reading thread
+    return Batches(
+        _Stream(split, seed, shuffle, tuple(transforms)),
+        batch_size=batch_size,
+        start=start,
+        shard=(index, count),
+        workers=workers,
+        prefetch=prefetch,
+    )
+
+
+def eval_batches(split: Split, *, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+    """One pass in order over the first ``limit`` examples, every batch full.
+
+    The last batch repeats its last example; ``mask`` (bool, ``(b,)``) is false on repeats.
+    """
+    if batch_size < 1:
+        raise UserError(f"got batch_size={batch_size}; expected 1 or more")
+    length = len(split) if limit is None else min(limit, len(split))
+    stream = _Stream(split, 0, False, ())
+    for start in range(0, length, batch_size):
+        ids = np.arange(start, start + batch_size)
+        batch = stream([min(int(i), length - 1) for i in ids])
+        yield batch | {"mask": ids < length}
+
+
+def _check_position(position: int) -> int:
+    whole = isinstance(position, int) and not isinstance(position, bool)
+    if not whole or not 0 <= position < STREAM_LENGTH:
+        raise UserError(
+            f"got data position {position!r}; expected a whole number in [0, {STREAM_LENGTH}): "
+            "the saved state is damaged"
+        )
+    return position
+
+
+def _parse_flags() -> None:
+    """Grain's workers read absl flags, which only ``app.run`` parses: do it where nobody did."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(sys.argv[:1])

@@ -1,0 +1,95 @@
+"""What a data source is: two splits of examples that can be asked for by number.
+
+An example is ``{"x": array (f, h, w, c), "label": int}`` with ``x`` uint8 in [0, 255] (pixels) or
+floating point (latents). Asking twice for example ``i`` gives the same example, so a position in
+the data is one integer, and resuming is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import zlib
+from typing import Any, Protocol
+
+import numpy as np
+
+from dit.config import fingerprint
+from dit.types import UserError
+
+Example = dict[str, Any]
+STREAM_LENGTH = 2**31 - 1  # of a stream without end: positions are int32
+
+
+class Split(Protocol):
+    """Examples by number, with the identity of the data they come from.
+
+    ``streaming``: made from the index on demand, so there are no epochs and nothing to shuffle.
+    """
+
+    fingerprint: str
+    streaming: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Example: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set: its training and held-out splits and the shape ``(f, h, w, c)`` of an example.
+
+    ``num_classes`` is None for unlabelled data, whose labels are all 0. ``fingerprint`` changes
+    with the options and the content: a checkpoint made with one refuses to go on with another.
+    """
+
+    train: Split
+    held_out: Split
+    shape: tuple[int, int, int, int]
+    num_classes: int | None
+    fingerprint: str
+    streaming: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArraySplit:
+    """A split held in memory (or memory-mapped): ``x`` of shape ``(n, f, h, w, c)``, ``label`` ``(n,)``."""
+
+    x: np.ndarray
+    label: np.ndarray
+    fingerprint: str
+    streaming: bool = False
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Example:
+        check_index(i, len(self))
+        return {"x": self.x[i], "label": int(self.label[i])}
+
+
+def check_index(i: int, length: int) -> None:
+    """Raise IndexError unless ``0 <= i < length``: a negative index is a mistake, not the last one."""
+    if not 0 <= i < length:
+        raise IndexError(f"got example {i}; expected 0 <= index < {length}")
+
+
+def identity(name: str, **facts) -> str:
+    """The fingerprint of a source: its name and twelve hex digits over the JSON-able ``facts``."""
+    return f"{name}-{fingerprint(facts)}"
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Sixteen hex digits over the bytes, shapes and dtypes of ``arrays``."""
+    sha = hashlib.sha256()
+    for a in arrays:
+        sha.update(f"{a.shape}{a.dtype}".encode() + np.ascontiguousarray(a).tobytes())
+    return sha.hexdigest()[:16]
+
+
+def generator(seed: int, name: str, index: int) -> np.random.Generator:
+    """Random numbers that are a pure function of the seed, the stream's name and the index."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"got seed {seed}; expected 0 <= seed < 2**32")
+    key = np.array([zlib.crc32(name.encode()) << 32 | seed, index], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))

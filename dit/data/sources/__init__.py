@@ -1,0 +1,1 @@
+"""Data sources: one file each, whose ``build(**options)`` returns a ``dit.data.source.Source``."""

@@ -1,0 +1,47 @@
+"""Scikit-learn's handwritten digits: 1,797 real 8 x 8 images that ship with the library.
+
+The UCI "Optical Recognition of Handwritten Digits" test set (Alpaydin & Kaynak 1998). Pixels are
+counts 0..16, scaled here to uint8 0..255 with rounding. The split is stratified: within each class
+the images are put in a seeded random order, and the held-out ones are those of smallest rank
+relative to the size of their class, so each class gives its share to within one image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dit.data.source import ArraySplit, Source, digest, generator, identity
+from dit.types import UserError
+
+
+def build(*, held_out: int = 297, split_seed: int = 0) -> Source:
+    """Digits with ``held_out`` images kept aside: 1,500 train and 297 held out by default."""
+    from sklearn.datasets import load_digits  # slow to import, so only when the digits are wanted
+
+    images, labels = load_digits(return_X_y=True)
+    if not 10 <= held_out <= len(images) - 10:
+        raise UserError(
+            f"got held_out={held_out}; expected 10 to {len(images) - 10} of {len(images)}"
+        )
+    x = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8, 1)
+    label = labels.astype(np.int32)
+    order = _stratified(label, split_seed)
+    kept, aside = np.sort(order[held_out:]), np.sort(order[:held_out])
+    name = identity("digits", held_out=held_out, split_seed=split_seed, content=digest(x, label))
+    return Source(
+        train=ArraySplit(x[kept], label[kept], f"{name}/train"),
+        held_out=ArraySplit(x[aside], label[aside], f"{name}/held_out"),
+        shape=(1, 8, 8, 1),
+        num_classes=10,
+        fingerprint=name,
+    )
+
+
+def _stratified(label: np.ndarray, seed: int) -> np.ndarray:
+    """All indices, ordered such that every prefix holds each class in its proportion."""
+    rank = np.empty(len(label))
+    for c in np.unique(label):
+        members = np.flatnonzero(label == c)
+        order = generator(seed, "split", int(c)).permutation(len(members))
+        rank[members] = (order + 0.5) / len(members)
+    return np.argsort(rank, kind="stable")

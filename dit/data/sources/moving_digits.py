@@ -1,0 +1,114 @@
+"""Short clips of the real handwritten digits, drifting and bouncing in a canvas.
+
+Clip ``i`` is a pure function of ``(seed, i)``: one digit of ``dit.data.sources.digits``, a place,
+a speed and a direction, then straight motion that is reflected at the borders,
+
+    p_k = | (p_0 + k v + L) mod 2L - L |,    L = size - 8,
+
+along each axis, so nothing is ever cut off. Places are rounded to 1/16 pixel and drawn with
+bilinear weights: all sums are small integers, hence the same on every machine, and the centroid of
+a frame moves exactly as ``p_k`` does. Held-out clips use only the held-out digits, in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from dit.data.source import STREAM_LENGTH, Example, Source, check_index, generator, identity
+from dit.data.sources import digits
+from dit.types import UserError
+
+SIDE = 8  # of a digit, in pixels
+GRAIN = 16  # places are multiples of 1/16 pixel
+
+
+def build(
+    *,
+    frames: int = 8,
+    size: int = 16,
+    speed: tuple[float, float] = (0.5, 1.5),
+    seed: int = 0,
+    held_out_clips: int = 2000,
+) -> Source:
+    """Clips of ``frames`` frames, ``size x size``, at a ``speed`` (low, high) in pixels a frame."""
+    low, high = speed
+    if frames < 1 or held_out_clips < 1:
+        raise UserError(f"got frames={frames}, held_out_clips={held_out_clips}; expected 1 or more")
+    if size <= SIDE:
+        raise UserError(f"got size={size}; expected more than the {SIDE} pixels of a digit")
+    if not 0 <= low <= high <= size - SIDE:
+        raise UserError(
+            f"got speed={speed}; expected 0 <= low <= high <= {size - SIDE} pixels a frame, so that "
+            "a digit crosses the canvas at most once a frame"
+        )
+    still = digits.build()
+    name = identity(
+        "moving_digits",
+        frames=frames,
+        size=size,
+        speed=[low, high],
+        seed=seed,
+        of=still.fingerprint,
+    )
+    common = {"frames": frames, "size": size, "speed": (low, high), "seed": seed}
+    return Source(
+        train=Clips(still.train.x, still.train.label, f"{name}/train", STREAM_LENGTH, **common),
+        held_out=Clips(
+            still.held_out.x, still.held_out.label, f"{name}/held_out", held_out_clips, **common
+        ),
+        shape=(frames, size, size, 1),
+        num_classes=10,
+        fingerprint=name,
+        streaming=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clips:
+    """A stream of ``length`` clips of the ``digits`` ``(n, 1, 8, 8, 1)`` and their ``labels``."""
+
+    digits: np.ndarray
+    labels: np.ndarray
+    fingerprint: str
+    length: int
+    frames: int
+    size: int
+    speed: tuple[float, float]
+    seed: int
+    streaming: bool = True
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> Example:
+        check_index(i, self.length)
+        rng = generator(self.seed, self.fingerprint.rsplit("/")[-1], i)
+        u = rng.random(5)
+        finite = self.length < STREAM_LENGTH
+        which = i % len(self.digits) if finite else int(u[4] * len(self.digits))
+        place = self.path(u)
+        clip = draw(self.digits[which, 0, :, :, 0], place, self.size)
+        return {"x": clip[..., None], "label": int(self.labels[which])}
+
+    def path(self, u: np.ndarray) -> np.ndarray:
+        """Corner ``(f, 2)`` of the digit in sixteenths of a pixel, from 4 uniform numbers."""
+        room = self.size - SIDE
+        speed = self.speed[0] + (self.speed[1] - self.speed[0]) * u[2]
+        velocity = speed * np.array([np.sin(2 * np.pi * u[3]), np.cos(2 * np.pi * u[3])])
+        place = room * u[:2] + np.arange(self.frames)[:, None] * velocity
+        return np.rint(GRAIN * reflect(place, room)).astype(np.float32)
+
+
+def reflect(place: np.ndarray, room: float) -> np.ndarray:
+    """Fold the line onto ``[0, room]`` as a ball bounces between two walls."""
+    return np.abs((place + room) % (2 * room) - room)
+
+
+def draw(digit: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
+    """Frames ``(f, size, size)`` uint8 of an ``8 x 8`` digit with its corner at ``place / 16``."""
+    offset = GRAIN * (np.arange(size)[:, None] - np.arange(SIDE)).astype(np.float32)  # (size, 8)
+    weight = np.maximum(0, GRAIN - np.abs(offset - place[:, :, None, None]))  # (f, 2, size, 8)
+    ink = weight[:, 0] @ digit.astype(np.float32) @ weight[:, 1].transpose(0, 2, 1)
+    return np.floor(ink / GRAIN**2 + 0.5).astype(np.uint8)
