@@ -134,7 +134,7 @@ def denoiser(process: Process, apply_fn: ApplyFn, params: Params, cond: Cond) ->
     return Denoiser(full)
 
 
-def split_variance(out: Video, channels: int) -> tuple[Video, Video | None]:
+def split_variance(out: Float[Array, "b f h w c_out"], channels: int) -> tuple[Video, Video | None]:
     """Split ``2 c`` output channels into the prediction and the learned variance, if there is one."""
     if out.shape[-1] == channels:
         return out, None

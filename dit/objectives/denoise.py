@@ -1,0 +1,119 @@
+"""The denoising loss: the weighted squared error of the network's output.
+
+``L = E_{x_0, eps, t} w(t) |F(c_in x_t, c_noise) - (p x_0 + q eps)|^2`` over any path, prediction, time
+distribution and weight. A network with ``2 c`` output channels also learns the variance of the reverse
+step by the variational bound (Nichol & Dhariwal 2021, eq. 16), as the original DiT does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr
+from jaxtyping import Array, Float
+
+from dit import rng
+from dit.diffusion.posterior import log_variance, posterior_mean
+from dit.diffusion.process import (
+    Process,
+    corrupt,
+    network_input,
+    split_variance,
+    target,
+    to_x0,
+)
+from dit.diffusion.times import Quantile, draw
+from dit.diffusion.weights import Weight
+from dit.objectives import LossFn
+from dit.types import ApplyFn, Cond, Key, Params, Times, UserError, Video, match_time
+
+
+def build(
+    *,
+    times: Quantile,
+    weight: Weight,
+    condition_dropout: float = 0.1,
+    per_frame: bool = False,
+    strata: int | None = None,
+) -> LossFn:
+    """The loss for a time distribution and a weight.
+
+    ``condition_dropout``: how often the condition is replaced by the null one (Ho & Salimans 2022).
+    ``per_frame``: an independent noise level for every frame (diffusion forcing, Chen et al. 2024).
+    ``strata``: set to the batch size to stratify the times over each batch.
+    Metrics: ``loss`` (weighted), ``mse`` (unweighted), ``t`` (the mean over frames), and ``vb`` in
+    bits a dimension with a learned variance. Raises UserError for a dropout outside [0, 1].
+    """
+    if not 0 <= condition_dropout <= 1:
+        raise UserError(f"got condition_dropout={condition_dropout}; expected a probability")
+
+    def loss(
+        key: Key, params: Params, apply_fn: ApplyFn, process: Process, batch: dict[str, Array]
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, "b"]]]:
+        x_0, ids = batch["x"], batch["id"]
+        keys = {n: rng.per_sample(rng.stream(key, n), ids) for n in ("noise", "time", "dropout")}
+        eps = rng.normal(keys["noise"], x_0.shape[1:], x_0.dtype)
+        frames = x_0.shape[1] if per_frame else None
+        t = draw(keys["time"], ids, process.path, times, frames=frames, strata=strata)
+        cond = Cond(
+            label=batch.get("label"),
+            context=batch.get("context"),
+            context_mask=batch.get("context_mask"),
+            drop=rng.uniform(keys["dropout"]) < condition_dropout,
+        )
+        x_t = corrupt(process, x_0, eps, t)
+        out = apply_fn(params, *network_input(process, x_t, t), cond).astype(x_0.dtype)
+        out, variance = split_variance(out, x_0.shape[-1])
+        error = jnp.square(out - target(process, x_0, eps, t))
+        w = weight(process, match_time(t, x_0))
+        metrics = {
+            "loss": _mean(w * error),
+            "mse": _mean(error),
+            "t": t if t.ndim == 1 else t.mean(1),
+        }
+        if variance is not None:
+            metrics["vb"] = variational_bound(process, x_0, x_t, out, variance, t)
+            metrics["loss"] += metrics["vb"]
+        return metrics["loss"].mean(), metrics
+
+    return loss
+
+
+def _mean(x: Video) -> Float[Array, "b"]:
+    return x.reshape(x.shape[0], -1).mean(1)
+
+
+def variational_bound(
+    process: Process, x_0: Video, x_t: Video, out: Video, v: Video, times: Times
+) -> Float[Array, "b"]:
+    """One term of the variational bound, in bits a dimension, with the mean held fixed.
+
+    The KL divergence between the true and the learned posterior of the step from t to the timestep
+    before it; at the last one, the likelihood of 8-bit data (Ho et al. 2020, eqs. 5 and 13). Raises
+    UserError on a path without discrete timesteps.
+    """
+    path = process.path
+    if path.timesteps is None:
+        raise UserError("a learned variance needs a path with discrete timesteps: use path 'ddpm'")
+    t = match_time(times, x_0)
+    s = t - 1 / path.timesteps
+    s = jnp.where(s < 0.5 / path.timesteps, 0, s)
+    x0_hat = jax.lax.stop_gradient(to_x0(process, x_t, out, times))
+    truth = posterior_mean(path, x_0, x_t, t, s)
+    mean = posterior_mean(path, x0_hat, x_t, t, s)
+    true_log_var, log_var = log_variance(path, None, t, s), log_variance(path, v, t, s)
+    ratio = jnp.exp(true_log_var - log_var)
+    kl = log_var - true_log_var + ratio - 1 + jnp.square(truth - mean) * jnp.exp(-log_var)
+    nats = jnp.where(s == 0, -_log_likelihood_8bit(x_0, mean, 0.5 * log_var), 0.5 * kl)
+    return _mean(nats) / math.log(2)
+
+
+def _log_likelihood_8bit(x: Array, mean: Array, log_std: Array) -> Array:
+    """Log probability of the 1/127.5-wide bin around ``x``; the outer bins reach to infinity."""
+    upper = jnp.where(x > 0.999, jnp.inf, (x - mean + 1 / 255) * jnp.exp(-log_std))
+    lower = jnp.where(x < -0.999, -jnp.inf, (x - mean - 1 / 255) * jnp.exp(-log_std))
+    flip = (lower > 0) & jnp.isfinite(lower)  # in the upper tail the complement keeps the digits
+    upper, lower = jnp.where(flip, -lower, upper), jnp.where(flip, -upper, lower)
+    return jnp.log(jnp.maximum(ndtr(upper) - ndtr(lower), 1e-12))

@@ -1,0 +1,60 @@
+"""Config resolution: every mistake gets a message that says what to do."""
+
+import pytest
+
+from dit.cli import literal, parse_labels, parse_spec
+from dit.config import fingerprint, names, resolve
+from dit.types import UserError
+
+
+def test_names_are_the_modules_with_a_build():
+    assert names("diffusion.paths") == ["cosine", "ddpm", "edm", "linear"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("liner", {}, r"no paths 'liner': did you mean 'linear'\? expected one of cosine, ddpm"),
+        ("__init__", {}, "expected one of"),
+        ("../evil", {}, "expected one of"),
+        ("linear", {"t_maks": 1}, r"unknown keyword 't_maks': did you mean 't_max'\?.*t_min"),
+        ("linear", {"t_max": float("nan")}, "got t_max=nan; expected a finite number"),
+        ("linear", {"t_max": "one"}, "got t_max='one' of type str; expected .*float"),
+        ("ddpm", {"timesteps": 1.5}, "got timesteps=1.5 of type float; expected .*int"),
+        ("ddpm", {"beta_end": 2.0}, "beta_end=2.0; expected timesteps > 1 and 0 <"),
+    ],
+)
+def test_bad_input_is_refused_with_what_was_expected(name, kwargs, message):
+    with pytest.raises(UserError, match=message):
+        resolve("diffusion.paths", name, **kwargs)
+
+
+def test_a_missing_keyword_is_named():
+    with pytest.raises(UserError, match=r"missing 'times', 'weight': objectives 'denoise' takes"):
+        resolve("objectives", "denoise")
+
+
+def test_whole_numbers_serve_as_floats():
+    assert isinstance(resolve("diffusion.paths", "linear", t_max=1).t_max, float)
+
+
+def test_fingerprint_ignores_order_and_sees_values():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_specs_and_labels():
+    assert parse_spec("ddim:eta=0.5,clip=true") == {"name": "ddim", "eta": 0.5, "clip": True}
+    assert parse_spec("3", number="cfg:scale") == {"name": "cfg", "scale": 3}
+    assert literal("(1, 2)") == (1, 2)
+    assert parse_labels("0,2,5-7", 10) == [0, 2, 5, 6, 7]
+    for text, message in [
+        ("3,10", "got labels 10; expected numbers from 0 to 9"),
+        ("-1", "expected whole numbers"),
+        ("a", "got label 'a'"),
+        ("", "got labels ''"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            parse_labels(text, 10)
+    with pytest.raises(UserError, match="name:key=value"):
+        parse_spec("ddim:eta")
