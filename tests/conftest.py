@@ -1,4 +1,4 @@
-"""Test settings: eight simulated devices, shape checks on every annotated function, no rank promotion."""
+"""Eight simulated devices, shape checks on every annotated function, and no rank promotion."""
 
 import os
 

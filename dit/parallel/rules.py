@@ -72,7 +72,9 @@ def partition(
 ) -> PartitionSpec:
     """The mesh axis, or None, of every dimension of one array."""
     if len(names) != len(shape):
-        raise UserError(f"{where} has shape {shape}, but logical axes {names}: give one a dimension")
+        raise UserError(
+            f"{where} has shape {shape}, but logical axes {names}: give one a dimension"
+        )
     for name in names:
         if name is not None and name not in rules:
             raise UserError(f"{where}: unknown logical axis {name!r}: {suggest(name, list(rules))}")

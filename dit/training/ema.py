@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -56,14 +57,15 @@ def update(
     ema: Ema, averages: dict[str, Params], params: Params, step: Int[Array, ""]
 ) -> dict[str, Params]:
     """The averages after ``params``, the result of update number ``step`` (the first is 0)."""
-    return {
-        name: jax.tree.map(
-            lambda e, p, rate=rate(h, ema.rampup, step): e + rate.astype(e.dtype) * (_wide(p) - e),
-            averages[name],
-            params,
-        )
-        for name, h in zip(ema.names, ema.half_lives, strict=True)
-    }
+    new = {}
+    for name, half_life in zip(ema.names, ema.half_lives, strict=True):
+        r = rate(half_life, ema.rampup, step)
+        new[name] = jax.tree.map(partial(_towards, r), averages[name], params)
+    return new
+
+
+def _towards(r: Float[Array, ""], e: Array, p: Array) -> Array:
+    return e + r.astype(e.dtype) * (p.astype(e.dtype) - e)
 
 
 def rate(half_life: float, rampup: float | None, step: Int[Array, ""]) -> Float[Array, ""]:

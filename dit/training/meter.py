@@ -1,0 +1,71 @@
+"""Metrics summed on the device between two log steps, so that the host need not look in between.
+
+The meter is part of the training state: it is saved with it, and a resumed run logs the same numbers
+as one that never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+
+@struct.dataclass
+class Meter:
+    """Sums over the steps since the last log step.
+
+    ``sums``: of each metric's mean over the batch. ``bin_loss``, ``bin_count``: of the losses of the
+    examples in each of the equal parts of ``[t_min, t_max]``, and how many there were. ``bad``: set
+    by a loss or gradient that is not finite, and never cleared: no update is made from then on.
+    """
+
+    steps: Int[Array, ""]
+    sums: dict[str, Float[Array, ""]]
+    bin_loss: Float[Array, "bins"]
+    bin_count: Float[Array, "bins"]
+    bad: Bool[Array, ""]
+
+
+def init(names: Iterable[str], bins: int) -> Meter:
+    """An empty meter for the metrics ``names``."""
+    return Meter(
+        steps=jnp.zeros((), jnp.int32),
+        sums={name: jnp.zeros(()) for name in sorted(names)},
+        bin_loss=jnp.zeros(bins),
+        bin_count=jnp.zeros(bins),
+        bad=jnp.zeros((), bool),
+    )
+
+
+def add(
+    meter: Meter,
+    scalars: dict[str, Float[Array, ""]],
+    loss: Float[Array, "b"],
+    u: Float[Array, "b"],
+    fresh: Bool[Array, ""],
+) -> Meter:
+    """The meter after one more step; ``fresh`` empties it first. ``u``: times scaled to [0, 1]."""
+    bins = meter.bin_loss.shape[0]
+    index = jnp.clip((u * bins).astype(jnp.int32), 0, bins - 1)
+    hit = jax.nn.one_hot(index, bins, dtype=meter.bin_loss.dtype)
+    kept = jax.tree.map(lambda x: jnp.where(fresh, jnp.zeros_like(x), x), meter)
+    return Meter(
+        steps=kept.steps + 1,
+        sums={k: kept.sums[k] + scalars[k].astype(kept.sums[k].dtype) for k in meter.sums},
+        bin_loss=kept.bin_loss + loss.astype(meter.bin_loss.dtype) @ hit,
+        bin_count=kept.bin_count + hit.sum(0),
+        bad=meter.bad,
+    )
+
+
+def means(meter: Meter) -> dict[str, Array]:
+    """Each metric's mean over the steps, and ``loss_t``: the mean loss per bin, NaN in empty ones."""
+    steps = jnp.maximum(meter.steps, 1)
+    return {
+        **{name: total / steps for name, total in meter.sums.items()},
+        "loss_t": meter.bin_loss / meter.bin_count,
+    }

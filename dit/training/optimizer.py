@@ -1,0 +1,72 @@
+"""From the ``optimizer`` and ``schedule`` sections of a config to an Optax transformation.
+
+``lr``, ``clip`` and ``accumulate`` belong to every optimizer; the other keywords to the one that is
+named. Updates are clipped by the global norm of the gradient, of the whole batch, before anything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from dit import config
+from dit.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """``transform``: Optax's; ``schedule``: update number to rate; ``accumulate``: micro-batches."""
+
+    transform: optax.GradientTransformation
+    schedule: optax.Schedule
+    accumulate: int = 1
+
+
+def build(
+    optimizer: Mapping[str, Any], schedule: Mapping[str, Any], *, steps: int, axes: Any
+) -> Optimizer:
+    """The optimizer for parameters with the logical ``axes``, for a run of ``steps`` updates.
+
+    ``optimizer``: ``name``, ``lr``, ``clip`` (None or the largest norm), ``accumulate``, and its own
+    keywords. ``schedule``: ``name`` and its own. Raises UserError for anything else.
+    """
+    kwargs = dict(optimizer)
+    name, lr = kwargs.pop("name"), kwargs.pop("lr")
+    clip, accumulate = kwargs.pop("clip", None), kwargs.pop("accumulate", 1)
+    for key, value, least in (("lr", lr, 0), ("clip", clip, 0), ("accumulate", accumulate, 1)):
+        config.check_finite(value, f"optimizer.{key}")
+        if value is not None and not (_is_number(value) and value >= least and value):
+            raise UserError(f"got optimizer.{key}={value!r}; expected a positive number")
+    if not isinstance(accumulate, int):
+        raise UserError(f"got optimizer.accumulate={accumulate!r}; expected a whole number")
+    rate = build_schedule(schedule, lr=float(lr), steps=steps)
+    make = config.resolve("training.optimizers", name, **kwargs)
+    transform = make(rate, axes)
+    if clip is not None:
+        transform = optax.chain(optax.clip_by_global_norm(clip), transform)
+    return Optimizer(transform, rate, accumulate)
+
+
+def build_schedule(schedule: Mapping[str, Any], *, lr: float, steps: int) -> optax.Schedule:
+    """The schedule of a config section; UserError if it sets the rate or the steps a second time."""
+    kwargs = dict(schedule)
+    name = kwargs.pop("name")
+    for key, home in (("lr", "optimizer.lr"), ("steps", "steps")):
+        if key in kwargs:
+            raise UserError(f"got schedule.{key}; set {home} instead")
+    if depends_on_steps(name):
+        kwargs["steps"] = steps
+    return config.resolve("training.schedules", name, lr=lr, **kwargs)
+
+
+def depends_on_steps(name: str) -> bool:
+    """Whether the schedule called ``name`` changes with the length of the run."""
+    return "steps" in inspect.signature(config.builder("training.schedules", name)).parameters
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)

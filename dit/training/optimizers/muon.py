@@ -1,0 +1,61 @@
+"""Muon for the matrices inside the layers, AdamW for all the rest (Jordan et al. 2024).
+
+Each matrix's momentum is orthogonalised by five Newton-Schulz steps, every layer of a stack on its
+own, and scaled by ``0.2 sqrt(max(fan_in, fan_out))`` to the size of an AdamW update (Liu et al. 2025,
+eq. 4), so that one learning rate and one weight decay serve both.
+"""
+
+from __future__ import annotations
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from dit.parallel.rules import Axes, is_axes
+from dit.training.optimizers import Make, decayed, one_layer
+
+
+def build(
+    *,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    rms: float | None = 0.2,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.0,
+) -> Make:
+    """``rms``: the root mean square of an update in units of the rate, or None for Muon's own scale.
+
+    ``betas``: of the AdamW that serves embeddings, vectors and the first and last layers.
+    """
+
+    def make(schedule, axes):
+        mask = decayed(axes)
+        dimensions = jax.tree.map(matrix_dimensions, axes, is_leaf=is_axes)
+        return optax.chain(
+            muon(
+                optax.constant_schedule(1.0),
+                beta=momentum,
+                nesterov=nesterov,
+                adam_b1=betas[0],
+                adam_b2=betas[1],
+                muon_weight_dimension_numbers=dimensions,
+                consistent_rms=rms,
+            ),
+            # Muon's partition hands a mask for the whole tree to a part of it, so decay comes here:
+            # what arrives is minus the direction of descent.
+            optax.add_decayed_weights(-weight_decay, mask),
+            optax.scale_by_schedule(schedule),
+        )
+
+    return make
+
+
+def matrix_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
+    """Input and output axes of a stack of matrices; None for a parameter that Muon leaves alone.
+
+    The first axis that is not ``layers`` is the input; one or several after it make up the output.
+    """
+    rest = [i for i, name in enumerate(axes) if name != "layers"]
+    if len(rest) == len(axes) or len(one_layer(axes)) < 2 or "vocab" in axes:
+        return None
+    return MuonDimensionNumbers(reduction_axis=(rest[0],), output_axis=tuple(rest[1:]))

@@ -1,0 +1,11 @@
+"""Gradient descent with Nesterov's momentum."""
+
+from __future__ import annotations
+
+import optax
+
+from dit.training.optimizers import Make
+
+
+def build(*, momentum: float = 0.9, nesterov: bool = True) -> Make:
+    return lambda schedule, axes: optax.sgd(schedule, momentum, nesterov)

@@ -1,0 +1,13 @@
+"""A linear warm-up, then the same rate."""
+
+from __future__ import annotations
+
+import optax
+
+from dit.training.schedules import check_warmup, warm
+
+
+def build(*, lr: float, warmup: int = 1000) -> optax.Schedule:
+    """Raises UserError for a negative ``warmup``."""
+    check_warmup(warmup)
+    return lambda step: lr * warm(step, warmup)

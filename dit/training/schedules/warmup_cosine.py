@@ -1,0 +1,20 @@
+"""A linear warm-up, then half a cosine to ``final`` of the rate (Loshchilov & Hutter 2017)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import optax
+
+from dit.training.schedules import check_warmup, warm
+
+
+def build(*, lr: float, steps: int, warmup: int = 1000, final: float = 0.0) -> optax.Schedule:
+    """``final``: the fraction of the rate at ``steps``. Raises UserError unless warmup < steps."""
+    check_warmup(warmup, steps)
+
+    def schedule(step):
+        progress = jnp.clip((step - warmup) / (steps - warmup), 0.0, 1.0)
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        return lr * warm(step, warmup) * (final + (1 - final) * cosine)
+
+    return schedule

@@ -1,0 +1,43 @@
+"""Warm-up, stable, decay: linear up, flat, then down to ``final`` (Hu et al. 2024).
+
+The ``sqrt`` shape of the way down is Hagele et al. 2024, section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+
+from dit.training.schedules import check_warmup, warm
+from dit.types import UserError
+
+
+def build(
+    *,
+    lr: float,
+    steps: int,
+    warmup: int = 1000,
+    decay: float = 0.2,
+    shape: Literal["linear", "sqrt"] = "sqrt",
+    final: float = 0.0,
+) -> optax.Schedule:
+    """``decay``: the fraction of the steps spent going down, as ``1 - x`` or ``1 - sqrt(x)``.
+
+    Raises UserError for a ``decay`` outside (0, 1], or too long to follow the warm-up.
+    """
+    check_warmup(warmup, steps)
+    length = decay * steps
+    if not 0 < decay <= 1 or length + warmup > steps:
+        raise UserError(
+            f"got warmup={warmup} and decay={decay} of {steps} steps; expected a fraction in (0, 1] "
+            "that leaves room for the warm-up"
+        )
+
+    def schedule(step):
+        x = jnp.clip((step - (steps - length)) / length, 0.0, 1.0)
+        down = x if shape == "linear" else jnp.sqrt(x)
+        return lr * warm(step, warmup) * (1 - (1 - final) * down)
+
+    return schedule

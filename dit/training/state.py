@@ -1,0 +1,95 @@
+"""The training state, and where each of its arrays lives: sharded from birth, never gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from dit.parallel.mesh import replicated
+from dit.parallel.rules import RULES, Rules, shardings
+from dit.training import ema as averages
+from dit.training import meter as meters
+from dit.training.ema import Ema
+from dit.training.meter import Meter
+from dit.training.optimizer import Optimizer
+from dit.types import Key, Params
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step changes. ``step``: how many updates have been made."""
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+    ema: dict[str, Params]
+    meter: Meter
+
+
+def creator(
+    init_params: Callable[[Key], Params],
+    optimizer: Optimizer,
+    ema: Ema,
+    metrics: Iterable[str],
+    bins: int = 10,
+) -> Callable[[Key], TrainState]:
+    """``create(key) -> TrainState`` before the first step; pure, so it works under ``eval_shape``."""
+
+    def create(key: Key) -> TrainState:
+        params = init_params(key)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.transform.init(params),
+            ema=averages.init(ema, params),
+            meter=meters.init(metrics, bins),
+        )
+
+    return create
+
+
+def state_shardings(
+    abstract: TrainState, axes: Any, mesh: Mesh, rules: Rules = RULES
+) -> TrainState:
+    """A NamedSharding for every array of the state.
+
+    The parameters follow the table of ``rules``; averages and the optimizer's moments lie as the
+    parameter that they belong to; counters and sums are on every device.
+    """
+    params = shardings(abstract.params, axes, mesh, rules)
+    whole = replicated(mesh)
+    return TrainState(
+        step=whole,
+        params=params,
+        opt_state=_like(abstract.opt_state, abstract.params, params, whole),
+        ema={name: params for name in abstract.ema},
+        meter=jax.tree.map(lambda _: whole, abstract.meter),
+    )
+
+
+def _like(tree: Any, params: Params, shardings: Any, default: Any) -> Any:
+    """For each array of ``tree``, the sharding of the parameter whose path ends its own path.
+
+    Optimizers keep trees like the parameters' at some depth of their state, whole or in part; the
+    end of the path and the shape say which parameter an array belongs to.
+    """
+    known = {}
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for path, (array, sharding) in zip(paths, pairs, strict=True):
+        known[path] = (array.shape, sharding)
+
+    def one(path, array):
+        for start in range(len(path)):
+            shape, sharding = known.get(tuple(path[start:]), (None, None))
+            if shape == array.shape:
+                return sharding
+        return default
+
+    return jax.tree_util.tree_map_with_path(one, tree)

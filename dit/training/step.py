@@ -1,0 +1,147 @@
+"""One update: gradient, clipping, optimizer, averages and metrics, as one jitted function.
+
+A loss or a gradient that is not finite is found *before* the update: the state is returned as it was,
+and the meter's ``bad`` flag keeps it so from then on. The host sees the flag when it next looks, at a
+log step, and the state is still the last good one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from dit import rng
+from dit.objectives import LossFn
+from dit.parallel.mesh import batch_sharding, replicated
+from dit.training import ema as averages
+from dit.training import meter as meters
+from dit.training.ema import Ema
+from dit.training.optimizer import Optimizer
+from dit.training.state import TrainState
+from dit.types import ApplyFn, Key, Params
+
+Batch = dict[str, Array]
+Objective = Callable[[Params, Batch, Key], tuple[Float[Array, ""], dict[str, Float[Array, "b"]]]]
+
+
+def objective(
+    loss: LossFn, apply_fn: ApplyFn, process: Any, encode: Callable[[Array], Array]
+) -> Objective:
+    """The loss as a function of ``(params, batch, key)``; ``encode`` makes latents of the data."""
+
+    def of(params: Params, batch: Batch, key: Key):
+        return loss(key, params, apply_fn, process, {**batch, "x": encode(batch["x"])})
+
+    return of
+
+
+def gradients(
+    of: Objective, params: Params, batch: Batch, key: Key, accumulate: int = 1
+) -> tuple[Params, dict[str, Float[Array, "b"]]]:
+    """The gradient of the mean loss of a batch, and its per-example metrics.
+
+    With ``accumulate`` = k it is the mean over k micro-batches, one after the other: the same
+    gradient in a k-th of the memory. Micro-batch j takes examples j, j + k, j + 2k, ..., so that no
+    example changes device. The metrics' order follows the micro-batches.
+    """
+    grad = jax.grad(of, has_aux=True)
+    if accumulate == 1:
+        return grad(params, batch, key)
+
+    def one(total, micro):
+        grads, examples = grad(params, micro, key)
+        return jax.tree.map(jnp.add, total, grads), examples
+
+    micros = jax.tree.map(
+        lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1),  # k b/k ...
+        batch,
+    )
+    total, examples = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params), micros)
+    mean = jax.tree.map(lambda g: g / accumulate, total)
+    return mean, jax.tree.map(lambda m: m.reshape(-1), examples)
+
+
+def metric_names(of: Objective, params: Params, batch: Batch, key: Key) -> list[str]:
+    """What the meter sums: the objective's metrics but for ``t``, and ``grad_norm``."""
+    _, examples = jax.eval_shape(of, params, batch, key)
+    return [*(name for name in examples if name != "t"), "grad_norm"]
+
+
+def make_train_step(
+    of: Objective,
+    optimizer: Optimizer,
+    ema: Ema,
+    *,
+    mesh: Mesh,
+    shardings: TrainState,
+    log_every: int,
+    t_range: tuple[float, float],
+) -> Callable[[TrainState, Batch, Key], tuple[TrainState, dict[str, Array]]]:
+    """``train_step(state, batch, key) -> (state, metrics)``, jitted; it consumes (donates) ``state``.
+
+    ``key``: the run's, the same at every step; the noise follows from it, the step and the examples'
+    ids, and so does not depend on the mesh or on ``accumulate``. ``metrics``: this step's loss,
+    gradient norm and the ``bad`` flag. Means over an interval of ``log_every`` steps gather in
+    ``state.meter``, with the loss by time in equal parts of ``t_range``.
+    """
+    t_min, t_max = t_range
+
+    def train_step(state: TrainState, batch: Batch, key: Key):
+        step_key = rng.stream(key, "train", state.step)
+        grads, examples = gradients(of, state.params, batch, step_key, optimizer.accumulate)
+        scalars = {name: m.mean() for name, m in examples.items() if name != "t"}
+        scalars["grad_norm"] = optax.global_norm(grads)
+        good = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"]) & ~state.meter.bad
+
+        updates, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = TrainState(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            ema=averages.update(ema, state.ema, params, state.step),
+            meter=meters.add(
+                state.meter,
+                scalars,
+                examples["loss"],
+                (examples["t"] - t_min) / (t_max - t_min),
+                fresh=state.step % log_every == 0,
+            ),
+        )
+        new = jax.tree.map(lambda n, old: jnp.where(good, n, old), new, state)
+        new = new.replace(meter=new.meter.replace(bad=~good))
+        return new, {k: scalars[k] for k in ("loss", "grad_norm")} | {"bad": ~good}
+
+    whole = replicated(mesh)
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh), whole),
+        out_shardings=(shardings, whole),
+    )
+
+
+def make_report(
+    optimizer: Optimizer, shardings: TrainState, mesh: Mesh
+) -> Callable[[TrainState], dict[str, Any]]:
+    """``report(state) -> metrics``, jitted: means since the last log step, parameter norm and rate.
+
+    ``lr`` is the rate of the last update; ``updates`` how many there were; ``bad`` as in ``Meter``.
+    """
+
+    def report(state: TrainState) -> dict[str, Array]:
+        return {
+            **meters.means(state.meter),
+            "param_norm": optax.global_norm(state.params),
+            "lr": optimizer.schedule(jnp.maximum(state.step - 1, 0)),
+            "updates": state.step,
+            "bad": state.meter.bad,
+        }
+
+    return jax.jit(report, in_shardings=(shardings,), out_shardings=replicated(mesh))
