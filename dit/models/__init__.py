@@ -1,0 +1,64 @@
+"""Models as pure functions of (parameters, arrays).
+
+``config.resolve("models", "dit", **kwargs)`` gives a description (hashable, no arrays); the functions
+here make its parameters, and the function that runs it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dit.models.attention import forward_mode_message
+from dit.models.embeddings import check_labels
+from dit.types import ApplyFn, Cond, Key, Params
+
+__all__ = ["apply_fn", "check_labels", "count_params", "init", "logical_axes"]
+
+
+def example(model: nn.Module, shape: tuple[int, ...]) -> tuple[Any, Any, Cond]:
+    """Inputs ``(x, t, cond)`` of a batch of one for data of ``shape = (f, h, w, c)``."""
+    label = None if model.num_classes is None else jnp.zeros((1,), jnp.int32)
+    context = None if model.context_dim is None else jnp.zeros((1, 1, model.context_dim))
+    return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(label=label, context=context)
+
+
+def _boxed(model: nn.Module, shape: tuple[int, ...], key: Key) -> Params:
+    looped = model.clone(unroll=1, remat="none", attention="xla")  # the same parameters, quicker
+    return looped.init(key, *example(model, shape))["params"]
+
+
+def init(model: nn.Module, key: Key, shape: tuple[int, ...]) -> Params:
+    """Float32 parameters for data of ``shape = (f, h, w, c)``. Works under ``jax.eval_shape``."""
+    return nn.unbox(jax.jit(partial(_boxed, model, tuple(shape)))(key))
+
+
+def apply_fn(model: nn.Module) -> ApplyFn:
+    """``(params, x, t, cond) -> out``.
+
+    Raises UserError for inputs that do not fit the model, and for forward-mode differentiation
+    through a fused attention kernel.
+    """
+
+    def apply(params, x, t, cond=None):
+        with forward_mode_message():
+            return model.apply({"params": params}, x, t, Cond() if cond is None else cond)
+
+    return apply
+
+
+def logical_axes(model: nn.Module, shape: tuple[int, ...]) -> Any:
+    """For each parameter, in a tree like theirs, a tuple of the names of its axes (or None)."""
+    boxed = jax.eval_shape(partial(_boxed, model, tuple(shape)), jax.random.key(0))
+    return jax.tree.map(
+        lambda box: box.names, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned)
+    )
+
+
+def count_params(params: Params) -> int:
+    """The number of parameters in a tree of arrays or of their shapes."""
+    return sum(p.size for p in jax.tree.leaves(params))

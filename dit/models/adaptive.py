@@ -1,0 +1,61 @@
+"""The block behind adaLN, adaLN-Zero and the modern variant: norms modulated by the condition."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from dit.models.condition import Condition
+from dit.models.layers import Mlp, Modulation, Norm, mlp_macs, modulate, spread
+from dit.models.multihead import SelfAttention, self_macs
+
+
+class AdaptiveBlock(nn.Module):
+    """Attention, then an MLP, each on ``norm(x) (1 + scale) + shift`` (Peebles & Xie 2023, sec. 3.2).
+
+    ``shift`` and ``scale`` are linear in ``silu(vector)``. With ``gated`` the branches are also
+    multiplied by a ``gate`` that starts at zero, so that every block starts as the identity.
+    """
+
+    uses: ClassVar[str] = "vector"
+
+    heads: int
+    mlp_ratio: float
+    dtype: str
+    kernel: str
+    gated: bool
+    norm: str = "layer"
+    affine: bool = False
+    mlp: str = "gelu"
+    qk_norm: bool = False
+    eps: float = 1e-6
+    mlp_eps: float = 1e-6
+    positions: str = "sincos"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], c: Condition) -> Float[Array, "b n d"]:
+        per_branch = 3 if self.gated else 2
+        parts = Modulation(2 * per_branch, name="modulation")(c.vector)
+        parts = [spread(part, x.shape[1], c.frame) for part in parts]
+        attend = SelfAttention(self.heads, self.dtype, self.qk_norm, self.kernel, name="attention")
+        mlp = Mlp(self.mlp, self.mlp_ratio, self.dtype, name="mlp")
+        norms = [
+            Norm(self.norm, self.affine, self.eps, name="norm_attention"),
+            Norm(self.norm, self.affine, self.mlp_eps, name="norm_mlp"),
+        ]
+        branches = [lambda h: attend(h, c.rotary, c.visible), mlp]
+        for i, (norm, branch) in enumerate(zip(norms, branches, strict=True)):
+            shift, scale, *gate = parts[per_branch * i : per_branch * (i + 1)]
+            y = branch(modulate(norm(x), shift, scale))
+            x = (x + (gate[0] * y if gate else y)).astype(x.dtype)
+        return x
+
+    def macs(self, n: int, k: int, m: int, d: int) -> dict[str, int]:
+        """Multiply-adds by part; see ``models/blocks``."""
+        return {
+            "modulation": k * d * (6 if self.gated else 4) * d,
+            "attention": self_macs(n, d),
+            "mlp": mlp_macs(self.mlp, d, self.mlp_ratio, n),
+        }

@@ -1,0 +1,117 @@
+"""Scaled dot-product attention: one function, its kernel chosen by platform.
+
+``softmax(q k^T / sqrt(d)) v`` (Vaswani et al. 2017), the softmax in float32. The kernels are files
+in ``kernels/``: ``xla`` (plain, and the only one for forward-mode derivatives), ``cpu``, ``cudnn``
+and ``splash``. Who sees whom is one predicate over integer arrays; without any there is no mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from dit.config import suggest
+from dit.types import UserError
+
+KERNELS = ("auto", "xla", "cpu", "cudnn", "splash")
+LONG = 2048  # tokens from which a TPU's splash kernel is worth its set-up
+
+
+def platform() -> str:
+    """``cpu``, ``gpu`` or ``tpu``: that of ``jax.default_device``, else the default backend."""
+    device = jax.config.jax_default_device
+    name = device if isinstance(device, str) else getattr(device, "platform", None)
+    name = name or jax.default_backend()
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
+@struct.dataclass
+class Visibility:
+    """Which keys a query sees: those for which every part that is given says yes.
+
+    ``q_segment``, ``k_segment``: equal (packed samples). ``k_valid``: true (padding).
+    ``frame_size``, ``prefix``: tokens after the first ``prefix`` lie in frames of ``frame_size``
+    tokens, and a key's frame is not later than the query's (the prefix is before all frames).
+    """
+
+    q_segment: Int[Array, "b q"] | None = None
+    k_segment: Int[Array, "b k"] | None = None
+    k_valid: Bool[Array, "b k"] | None = None
+    frame_size: int | None = struct.field(pytree_node=False, default=None)
+    prefix: int = struct.field(pytree_node=False, default=0)
+
+    def frames(self, n: int) -> Int[Array, "n"]:
+        """The frame of each of ``n`` tokens, -1 in the prefix."""
+        return (jnp.arange(n) - self.prefix) // self.frame_size
+
+    def dense(self, q: int, k: int) -> Bool[Array, "b q k"] | None:
+        """The predicate on all pairs, ``b`` or 1 in front; None where everything is visible."""
+        parts = []
+        if self.q_segment is not None:
+            parts.append(self.q_segment[:, :, None] == self.k_segment[:, None, :])
+        if self.k_valid is not None:
+            parts.append(jnp.broadcast_to(self.k_valid[:, None, :], (len(self.k_valid), q, k)))
+        if self.frame_size is not None:
+            query, key = jnp.maximum(self.frames(q), -1), jnp.maximum(self.frames(k), -1)
+            parts.append(key[None, None, :] <= query[None, :, None])
+        mask = None
+        for part in parts:
+            mask = part if mask is None else mask & part
+        return mask
+
+
+def attention(
+    q: Float[Array, "b q h d"],
+    k: Float[Array, "b k h d"],
+    v: Float[Array, "b k h d"],
+    visible: Visibility | None = None,
+    implementation: str = "auto",
+) -> Float[Array, "b q h d"]:
+    """Attend from ``q`` to ``k`` and ``v``. A query that sees no key at all has no defined output.
+
+    Raises UserError for an unknown kernel, one that cannot run here, and (at once under ``jax.jvp``,
+    from ``apply_fn`` where the call is inside a scan) for forward mode through a fused kernel.
+    """
+    check(implementation)
+    if implementation == "auto":
+        implementation = choose(q, k)
+    kernel = importlib.import_module(f"dit.models.kernels.{implementation}")
+    with forward_mode_message():
+        return kernel.attend(q, k, v, visible)
+
+
+def check(implementation: str) -> None:
+    """Raise UserError for a kernel that does not exist."""
+    if implementation not in KERNELS:
+        raise UserError(
+            f"no attention kernel {implementation!r}: {suggest(implementation, list(KERNELS))}"
+        )
+
+
+def choose(q: Array, k: Array) -> str:
+    """The kernel for these arrays on this platform."""
+    where = platform()
+    if where == "gpu" and q.dtype.itemsize == 2 and q.shape[-1] <= 128 and q.shape[-1] % 8 == 0:
+        return "cudnn"
+    if where == "tpu" and min(q.shape[1], k.shape[1]) >= LONG:
+        return "splash"
+    return "cpu" if where == "cpu" else "xla"
+
+
+@contextlib.contextmanager
+def forward_mode_message():
+    """Turn JAX's complaint about forward mode through a fused kernel into a UserError."""
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise UserError(
+            "forward-mode differentiation (jax.jvp) does not work through a fused attention kernel; "
+            "build the model with attention='xla'"
+        ) from error

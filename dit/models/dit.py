@@ -1,0 +1,361 @@
+"""The diffusion transformer of Peebles & Xie (2023), for images and video alike.
+
+patchify -> linear (+ positions) -> blocks -> norm, linear -> unpatchify. The condition (time, class
+label, context) reaches the blocks in the way they ask for. ``x``: ``b f h w c``; ``t``: ``(b,)``, or
+``(b, f)`` with one noise level a frame; out: ``b f h w c_out``, with a learned variance
+``[prediction, variance]`` along the channels.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dit import config
+from dit.models import attention as attention_module
+from dit.models import patchify as patches
+from dit.models import positions as position_module
+from dit.models import remat as remat_module
+from dit.models import sizes
+from dit.models.attention import Visibility, platform
+from dit.models.condition import Condition
+from dit.models.embeddings import ContextEmbedding, LabelEmbedding, TimeEmbedding
+from dit.models.layers import (
+    Linear,
+    Modulation,
+    Norm,
+    constrain,
+    modulate,
+    spread,
+    wide,
+    zeros,
+)
+from dit.types import Cond, Times, Tokens, UserError, Video
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+POSITIONS = ("sincos", "rope", "sincos+rope")
+
+
+class Final(nn.Module):
+    """Norm, modulated if the blocks are, and a linear map that starts at zero."""
+
+    features: int
+    adaptive: bool
+    norm: str
+    dtype: str
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], c: Condition) -> Float[Array, "b n p"]:
+        affine = self.norm == "rms" or not self.adaptive
+        h = Norm(self.norm, affine, self.eps, name="norm")(x)
+        if self.adaptive:
+            parts = Modulation(2, name="modulation")(c.vector)
+            shift, scale = (spread(part, x.shape[1], c.frame) for part in parts)
+            h = modulate(h, shift, scale)
+        out = Linear((self.features,), ("embed", "patch"), self.dtype, zeros, name="linear")
+        return out(h).astype(wide(x.dtype))
+
+
+class DiT(nn.Module):
+    """A description of the model (hashable, no arrays). Made and checked by ``build``."""
+
+    depth: int
+    width: int
+    heads: int
+    patch: patches.Patch
+    in_channels: int
+    out_channels: int
+    num_classes: int | None
+    context_dim: int | None
+    block: str
+    block_options: tuple[tuple[str, object], ...]
+    positions: str
+    rope_theta: float
+    rope_axes: tuple[int, int, int]
+    position_scale: tuple[float, float, float]
+    time_scale: float
+    time_denominator: float | None
+    norm_eps: float
+    frame_causal: bool
+    remat: str
+    unroll: str | int | bool
+    dtype: str
+    attention: str
+
+    def make_block(self) -> nn.Module:
+        """One block, not yet in a model."""
+        return config.resolve(
+            "models.blocks",
+            self.block,
+            heads=self.heads,
+            dtype=self.dtype,
+            attention=self.attention,
+            **dict(self.block_options),
+        )
+
+    def setup(self):
+        block = self.make_block()
+        self.uses = block.uses
+        self.blocks = block
+        d, wide_type = self.width, str(wide(self.dtype))
+        self.embed = Linear((d,), ("patch", "embed"), self.dtype)
+        self.time = TimeEmbedding(d, wide_type, self.time_scale, self.time_denominator)
+        if self.num_classes is not None:
+            self.label = LabelEmbedding(self.num_classes, d)
+        if self.context_dim is not None:
+            pool = self.uses == "vector"
+            self.context = ContextEmbedding(self.context_dim, d, wide_type, pool)
+        self.final = Final(
+            self.patch[0] * self.patch[1] * self.patch[2] * self.out_channels,
+            self.uses == "vector",
+            getattr(block, "norm", "layer"),
+            self.dtype,
+            self.norm_eps,
+        )
+
+    def __call__(self, x: Video, t: Times, cond: Cond) -> Video:
+        """Raises UserError for shapes that do not fit and for conditions missing or not expected."""
+        if x.ndim != 5 or x.shape[-1] != self.in_channels:
+            raise UserError(
+                f"got x of shape {x.shape}; expected (batch, frames, height, width, "
+                f"{self.in_channels}): an image has one frame"
+            )
+        _, h, w = patches.grid(x.shape[1:4], self.patch)
+        tokens = Tokens(
+            x=patches.patchify(x, self.patch),
+            position=patches.positions(x.shape[1:4], self.patch),
+        )
+        if t.shape not in ((x.shape[0],), x.shape[:2]):
+            raise UserError(
+                f"got t of shape {t.shape} for x of shape {x.shape}; expected ({x.shape[0]},), or "
+                f"{x.shape[:2]} for one noise level a frame"
+            )
+        out = self.transform(tokens, t, cond, frame_size=h * w)
+        return patches.unpatchify(out, self.patch, x.shape[1:4])
+
+    def transform(
+        self, tokens: Tokens, t: Array, cond: Cond, frame_size: int | None = None
+    ) -> Float[Array, "b n p"]:
+        """From patches as tokens to patches, for tokens of any origin.
+
+        ``t``: ``(b,)``, or ``(b, r)`` with ``tokens.frame`` saying which of the ``r`` each token has
+        (without it: ``r`` equal blocks of frames, averaged over the frames of a patch).
+        With ``tokens.segment`` a token sees those of its own segment only.
+        """
+        n = tokens.x.shape[1]
+        position = tokens.position * jnp.asarray(self.position_scale, tokens.position.dtype)
+        x = self.embed(tokens.x)
+        if "sincos" in self.positions:
+            x = x + position_module.sincos(position, self.width)
+        rotary = None
+        if "rope" in self.positions:
+            rotary = position_module.rotary(position, self.rope_axes, self.rope_theta)
+        time = self.embed_time(t, tokens.frame is None)
+        x, condition = self.condition(x, time, cond, tokens, rotary, frame_size)
+        x = constrain(x.astype(self.dtype), "act_batch", "act_length", "act_embed")
+        x = self.run(x, condition)
+        if self.uses == "prefix":
+            x = x[:, x.shape[1] - n :]
+        return self.final(x, condition)
+
+    def embed_time(self, t: Array, blocks: bool) -> Float[Array, "b k d"]:
+        """The embeddings of ``t``, averaged over the frames of a patch."""
+        time = self.time(t.reshape(t.shape[0], -1).astype(wide(self.dtype)))
+        if blocks and t.ndim == 2:
+            time = time.reshape(t.shape[0], -1, self.patch[0], self.width).mean(2)
+        return time
+
+    def condition(self, x, time, cond: Cond, tokens: Tokens, rotary, frame_size):
+        """The tokens and the record for the blocks, in the way the blocks want their condition.
+
+        Where the condition is tokens, the time's token is the mean over frames and each frame's
+        difference from it is added to the frame's tokens: nothing, if all frames have one time.
+        """
+        b, n = x.shape[:2]
+        parts, mask = [time], None
+        if self.num_classes is not None:
+            if cond.label is None:
+                raise UserError(f"the model has {self.num_classes} classes: Cond.label is missing")
+            parts.append(self.label(cond.label.reshape(b, -1), cond.drop))
+        elif cond.label is not None:
+            raise UserError("got labels, but the model was built without num_classes")
+        if self.context_dim is not None:
+            if cond.context is None:
+                raise UserError("the model was built with context_dim: Cond.context is missing")
+            if cond.context.ndim != 3 or cond.context.shape[-1] != self.context_dim:
+                raise UserError(
+                    f"got a context of shape {cond.context.shape}; expected (batch, length, "
+                    f"{self.context_dim})"
+                )
+            context, mask = self.context(cond.context, cond.context_mask, cond.drop)
+            parts.append(context)
+        elif cond.context is not None:
+            raise UserError("got a context, but the model was built without context_dim")
+        visible = None
+        if tokens.segment is not None:
+            visible = Visibility(q_segment=tokens.segment, k_segment=tokens.segment)
+        if self.frame_causal:
+            visible = (visible or Visibility()).replace(frame_size=frame_size)
+        if self.uses == "vector":
+            vector = sum(parts)
+            return x, Condition(vector=vector, frame=tokens.frame, visible=visible, rotary=rotary)
+        if tokens.segment is not None:
+            raise UserError(
+                f"block {self.block!r} cannot tell packed samples apart; use 'adaln_zero'"
+            )
+        mean = time.mean(1, keepdims=True)
+        if time.shape[1] > 1:
+            x = x + spread(time - mean, n, tokens.frame)
+        sequence = jnp.concatenate([mean, *parts[1:]], axis=1)
+        extra = sequence.shape[1]
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (extra - mask.shape[1], 0)), constant_values=True)
+        if self.uses == "sequence":
+            return x, Condition(sequence=sequence, mask=mask, visible=visible, rotary=rotary)
+        x = jnp.concatenate([sequence.astype(x.dtype), x], axis=1)
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (0, n)), constant_values=True)
+            visible = (visible or Visibility()).replace(k_valid=mask)
+        if visible is not None:
+            visible = visible.replace(prefix=extra)
+        if rotary is not None:
+            pad = ((0, 0), (extra, 0), (0, 0))
+            rotary = (jnp.pad(rotary[0], pad, constant_values=1), jnp.pad(rotary[1], pad))
+        return x, Condition(visible=visible, rotary=rotary)
+
+    def run(self, x: Float[Array, "b n d"], condition: Condition) -> Float[Array, "b n d"]:
+        """All blocks in turn. Their parameters are stacked, whether the loop is unrolled or not."""
+        unroll = platform() == "cpu" if self.unroll == "auto" else self.unroll
+        unroll = {True: self.depth, False: 1}[unroll] if isinstance(unroll, bool) else unroll
+
+        def body(block, x, condition):
+            x = constrain(x, "act_batch", "act_length", "act_embed")
+            return block(x, condition), None
+
+        body = remat_module.remat(body, self.remat, unrolled=unroll > 1)
+        scan = nn.scan(
+            body,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+            unroll=unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return scan(self.blocks, x, condition)[0]
+
+
+def build(
+    *,
+    size: str | None = None,
+    depth: int | None = None,
+    width: int | None = None,
+    heads: int | None = None,
+    patch: int | tuple[int, int, int] | None = None,
+    in_channels: int,
+    out_channels: int | None = None,
+    learn_sigma: bool = False,
+    num_classes: int | None = None,
+    context_dim: int | None = None,
+    block: str = "adaln_zero",
+    positions: str | None = None,
+    mlp_ratio: float = 4.0,
+    qk_norm: bool | None = None,
+    norm_eps: float = 1e-6,
+    rope_theta: float = 10000.0,
+    rope_axes: tuple[int, int, int] | None = None,
+    position_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    time_scale: float = 1.0,
+    frame_causal: bool = False,
+    remat: str = "none",
+    unroll: str | bool | int = "auto",
+    dtype: str = "float32",
+    attention: str = "auto",
+    quirks: str | None = None,
+) -> DiT:
+    """A model from a size of the paper (``"XL/2"``) or from its own numbers, which take precedence.
+
+    ``patch``: ``p`` for ``(1, p, p)``, or (frames, height, width); 2 by default. ``learn_sigma``
+    doubles the output channels. ``positions``: ``sincos``, ``rope`` or ``sincos+rope``; None for the
+    block's own. ``rope_axes``: channels of a head for time, y and x. ``position_scale`` multiplies
+    positions, which count patches. ``time_scale`` multiplies what the path tells the network of t.
+    ``frame_causal``: no token sees a later frame. ``remat``: see ``models/remat.py``. ``unroll``:
+    layers a loop step, ``auto`` for all on a CPU and one elsewhere. ``quirks="diffusers"``: that
+    library's divisor 127 in the time embedding and epsilon 1e-5 in the second norm.
+
+    Raises UserError for numbers that do not fit together.
+    """
+    given = {"depth": depth, "width": width, "heads": heads, "patch": patch}
+    base = {"patch": 2} | (sizes.parse(size) if size is not None else {})
+    chosen = base | {k: v for k, v in given.items() if v is not None}
+    missing = [k for k in given if k not in chosen]
+    if missing:
+        raise UserError(f"give a size, such as 'S/2', or also: {', '.join(missing)}")
+    depth, width, heads = chosen["depth"], chosen["width"], chosen["heads"]
+    numbers = {
+        "depth": depth,
+        "width": width,
+        "heads": heads,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "num_classes": num_classes,
+        "context_dim": context_dim,
+        "mlp_ratio": mlp_ratio,
+        "norm_eps": norm_eps,
+        "rope_theta": rope_theta,
+    }
+    for name, value in numbers.items():
+        if value is not None and value <= 0:
+            raise UserError(f"got {name}={value}; expected a positive number")
+    if width % heads:
+        raise UserError(f"got width={width} and heads={heads}; heads must divide the width")
+    for name, value, known in (
+        ("dtype", dtype, DTYPES),
+        ("quirks", quirks, (None, "diffusers")),
+    ):
+        if value not in known:
+            raise UserError(f"got {name}={value!r}: {config.suggest(value, list(map(str, known)))}")
+    if unroll != "auto" and (isinstance(unroll, str) or (unroll is not False and unroll < 1)):
+        raise UserError(f"got unroll={unroll!r}; expected 'auto', a boolean or a number of layers")
+    remat_module.check(remat)
+    attention_module.check(attention)
+    options = {"mlp_ratio": float(mlp_ratio), "norm_eps": norm_eps}
+    if qk_norm is not None:
+        options["qk_norm"] = qk_norm
+    if quirks == "diffusers":
+        options["mlp_norm_eps"] = 1e-5
+    made = config.resolve("models.blocks", block, heads=heads, **options)
+    positions = made.positions if positions is None else positions
+    if positions not in POSITIONS:
+        raise UserError(f"no positions {positions!r}: {config.suggest(positions, list(POSITIONS))}")
+    if "sincos" in positions and width % 4:
+        raise UserError(f"got width={width}; sincos positions need a multiple of 4")
+    rope_axes = tuple(rope_axes or position_module.default_axes(width // heads))
+    if "rope" in positions:
+        position_module.check_axes(rope_axes, width // heads)
+    return DiT(
+        depth=depth,
+        width=width,
+        heads=heads,
+        patch=patches.as_patch(chosen["patch"]),
+        in_channels=in_channels,
+        out_channels=(out_channels or in_channels) * (2 if learn_sigma else 1),
+        num_classes=num_classes,
+        context_dim=context_dim,
+        block=block,
+        block_options=tuple(sorted(options.items())),
+        positions=positions,
+        rope_theta=rope_theta,
+        rope_axes=rope_axes,
+        position_scale=tuple(position_scale),
+        time_scale=time_scale,
+        time_denominator=127.0 if quirks == "diffusers" else None,
+        norm_eps=norm_eps,
+        frame_causal=frame_causal,
+        remat=remat,
+        unroll=unroll,
+        dtype=dtype,
+        attention=attention,
+    )

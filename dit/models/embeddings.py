@@ -1,0 +1,110 @@
+"""What the condition becomes: embeddings of time, class label and context."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from dit.models.layers import Linear, normal
+from dit.types import UserError
+
+FREQUENCIES = 256  # channels of the sinusoids of time
+
+
+def sinusoids(
+    t: Float[Array, "*s"], dim: int = FREQUENCIES, denominator: float | None = None
+) -> Float[Array, "*s {dim}"]:
+    """``[cos(t w), sin(t w)]``, ``w_i = 10000^(-i / denominator)``, which is dim / 2 by default."""
+    half = dim // 2
+    w = jnp.exp(-math.log(10000) * jnp.arange(half) / (denominator or half)).astype(t.dtype)
+    angle = t[..., None] * w
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """A two-layer MLP on sinusoids of ``scale * t``."""
+
+    width: int
+    dtype: str
+    scale: float = 1.0
+    denominator: float | None = None
+
+    @nn.compact
+    def __call__(self, t: Float[Array, "b k"]) -> Float[Array, "b k d"]:
+        x = sinusoids(t * self.scale, denominator=self.denominator)
+        x = Linear((self.width,), ("time", "embed"), self.dtype, kernel_init=normal, name="in")(x)
+        out = Linear((self.width,), ("embed", "embed_out"), self.dtype, normal, name="out")
+        return out(nn.silu(x))
+
+
+class LabelEmbedding(nn.Module):
+    """A table with a row a class and, last, one for the null class."""
+
+    classes: int
+    width: int
+
+    @nn.compact
+    def __call__(
+        self, label: Int[Array, "b k"], drop: Bool[Array, "b"] | None
+    ) -> Float[Array, "b k d"]:
+        table = self.param(
+            "table",
+            nn.with_logical_partitioning(normal, ("classes", "embed")),
+            (self.classes + 1, self.width),
+        )
+        if drop is not None:
+            label = jnp.where(drop[:, None], self.classes, label)
+        return table[label]
+
+
+class ContextEmbedding(nn.Module):
+    """A sequence of embeddings to the model's width, with a learned null embedding.
+
+    A dropped sample has one null embedding and nothing else, whatever the length of its context.
+    ``pool`` gives the mean over the real tokens, ``b 1 d``, instead of the sequence.
+    """
+
+    context_dim: int
+    width: int
+    dtype: str
+    pool: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        context: Float[Array, "b m e"],
+        mask: Bool[Array, "b m"] | None,
+        drop: Bool[Array, "b"] | None,
+    ) -> tuple[Float[Array, "b _ d"], Bool[Array, "b m"] | None]:
+        null = self.param(
+            "null", nn.with_logical_partitioning(normal, ("context",)), (self.context_dim,)
+        )
+        if drop is not None:
+            context = jnp.where(drop[:, None, None], null.astype(context.dtype), context)
+            mask = jnp.ones(context.shape[:2], bool) if mask is None else mask
+            first = jnp.arange(context.shape[1]) == 0
+            mask = jnp.where(drop[:, None], first, mask)
+        if self.pool:
+            weight = jnp.ones(context.shape[:2]) if mask is None else mask
+            weight = weight.astype(context.dtype)[..., None]
+            total = jnp.maximum(weight.sum(1, keepdims=True), 1)
+            context, mask = (context * weight).sum(1, keepdims=True) / total, None
+        return Linear((self.width,), ("context", "embed"), self.dtype, name="linear")(context), mask
+
+
+def check_labels(label: Array, num_classes: int) -> None:
+    """Raise UserError if a label is not in ``[0, num_classes)``. For entry points: not under jit.
+
+    The null class is asked for with ``Cond.drop``, not with a label.
+    """
+    label = np.asarray(label)
+    bad = label[(label < 0) | (label >= num_classes)]
+    if bad.size:
+        raise UserError(
+            f"label {bad.flat[0]} is out of range; expected 0 to {num_classes - 1} "
+            f"(the model has {num_classes} classes)"
+        )

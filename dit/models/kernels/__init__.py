@@ -1,0 +1,1 @@
+"""Attention kernels, one a file: ``attend(q, k, v, visible) -> out`` on ``b n h d`` arrays."""

@@ -1,0 +1,193 @@
+"""The pieces all blocks are made of: linear maps, norms, adaptive modulation and MLPs.
+
+Parameters are float32. A linear map runs in the model's compute ``dtype``; norms and modulation run
+in float32 or better. Every parameter names its logical axes (``embed``, ``heads``, ``mlp``, ...),
+which ``parallel/rules.py`` turns into mesh axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+from jaxtyping import Array, Float
+
+from dit.models.attention import platform
+
+zeros = initializers.zeros
+normal = initializers.normal(0.02)
+
+
+def xavier(n_in: int, n_out: int) -> Callable:
+    """Xavier-uniform over a kernel of ``n_in`` input axes and ``n_out`` output axes, flattened."""
+    return initializers.variance_scaling(
+        1.0,
+        "fan_avg",
+        "uniform",
+        in_axis=tuple(range(n_in)),
+        out_axis=tuple(range(n_in, n_in + n_out)),
+    )
+
+
+def wide(dtype) -> jnp.dtype:
+    """At least float32: the type norms, softmax and modulation run in."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def constrain(x: Array, *names: str | None) -> Array:
+    """Shard an activation by logical axis names; without axis rules in force, nothing."""
+    return nn.with_logical_constraint(x, names)
+
+
+class Linear(nn.Module):
+    """``x @ kernel + bias`` from the last ``len(inputs)`` axes of x to the axes ``features``.
+
+    ``axes`` names the axes of the kernel, inputs first. Keeping heads as axes of their own lets a
+    mesh split them, and lets query, key and value share one product.
+    """
+
+    features: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    dtype: str = "float32"
+    kernel_init: Callable | None = None
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        n_out = len(self.features)
+        n_in = len(self.axes) - n_out
+        init = self.kernel_init or xavier(n_in, n_out)
+        rows, inputs = x.shape[:-n_in], x.shape[-n_in:]
+        kernel = self.param(
+            "kernel", nn.with_logical_partitioning(init, self.axes), (*inputs, *self.features)
+        )
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if platform() == "cpu":  # the gradient of a kernel is slow there if rows have two axes
+            x = x.reshape(math.prod(rows), math.prod(inputs))
+            kernel = kernel.reshape(math.prod(inputs), *self.features)
+            y = jax.lax.dot_general(x, kernel, (((1,), (0,)), ((), ())))
+            y = y.reshape(*rows, *self.features)
+        else:
+            contract = (tuple(range(len(rows), x.ndim)), tuple(range(n_in)))
+            y = jax.lax.dot_general(x, kernel, (contract, ((), ())))
+        if self.bias:
+            bias = self.param(
+                "bias", nn.with_logical_partitioning(zeros, self.axes[n_in:]), self.features
+            )
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+def layer_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
+    """Zero mean and unit variance over the last axis, in float32 or better."""
+    x = x.astype(wide(x.dtype))
+    x = x - x.mean(-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+
+
+def rms_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
+    """Unit mean square over the last axis, in float32 or better (Zhang & Sennrich 2019)."""
+    x = x.astype(wide(x.dtype))
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+
+
+class Norm(nn.Module):
+    """``kind`` is ``layer`` or ``rms``; ``affine`` adds a learned scale (and, for layer, a bias)."""
+
+    kind: str = "layer"
+    affine: bool = False
+    eps: float = 1e-6
+    axis: str = "norm"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        y = layer_norm(x, self.eps) if self.kind == "layer" else rms_norm(x, self.eps)
+        if self.affine:
+            boxed = nn.with_logical_partitioning(initializers.ones, (self.axis,))
+            y = y * self.param("scale", boxed, x.shape[-1:])
+            if self.kind == "layer":
+                boxed = nn.with_logical_partitioning(zeros, (self.axis,))
+                y = y + self.param("bias", boxed, x.shape[-1:])
+        return y
+
+
+class Modulation(nn.Module):
+    """``parts`` vectors of x's width from a condition: ``Linear(silu(c))``, zero at initialisation."""
+
+    parts: int
+
+    @nn.compact
+    def __call__(self, c: Float[Array, "b k d"]) -> list[Float[Array, "b k d"]]:
+        linear = Linear(
+            (self.parts, c.shape[-1]),
+            ("embed", None, "modulation"),
+            dtype=str(c.dtype),
+            kernel_init=zeros,
+            name="linear",
+        )
+        y = linear(nn.silu(c))
+        return [y[..., i, :] for i in range(self.parts)]
+
+
+def spread(v: Float[Array, "b k d"], n: int, frame: Array | None = None) -> Float[Array, "b _ d"]:
+    """One row a token from one row a frame block: ``frame`` says which (``n`` or ``b n``).
+
+    Without it the ``n`` tokens are ``k`` equal blocks in order; one row is left to broadcast.
+    """
+    b, k, d = v.shape
+    if k == 1:
+        return v
+    if frame is None:
+        return jnp.broadcast_to(v[:, :, None], (b, k, n // k, d)).reshape(b, n, d)
+    return jnp.take_along_axis(v, jnp.broadcast_to(frame, (b, n))[..., None], axis=1)
+
+
+def modulate(
+    x: Float[Array, "b n d"],
+    shift: Float[Array, "b _ d"],
+    scale: Float[Array, "b _ d"],
+) -> Float[Array, "b n d"]:
+    """``x (1 + scale) + shift``."""
+    return x * (1 + scale) + shift
+
+
+class Mlp(nn.Module):
+    """``kind`` ``gelu``: two layers with a tanh-approximated GELU; ``swiglu``: Shazeer 2020.
+
+    SwiGLU has three kernels, so its hidden size is two thirds of the other's: ``int(2 r d / 3)``.
+    """
+
+    kind: str
+    ratio: float
+    dtype: str
+
+    @staticmethod
+    def hidden(kind: str, width: int, ratio: float) -> int:
+        """The hidden size."""
+        return int(width * ratio) if kind == "gelu" else int(2 * int(width * ratio) / 3)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        d = x.shape[-1]
+        hidden = self.hidden(self.kind, d, self.ratio)
+        if self.kind == "gelu":
+            h = Linear((hidden,), ("embed", "mlp"), self.dtype, name="in")(x)
+            h = nn.gelu(h, approximate=True)
+        else:
+            h = Linear((2, hidden), ("embed", None, "mlp"), self.dtype, name="in")(x)
+            h = nn.silu(h[..., 0, :]) * h[..., 1, :]
+        return Linear((d,), ("mlp", "embed"), self.dtype, name="out")(h)
+
+
+def mlp_macs(kind: str, width: int, ratio: float, n: int) -> int:
+    """Multiply-adds of an ``Mlp`` on ``n`` tokens."""
+    return (2 if kind == "gelu" else 3) * n * width * Mlp.hidden(kind, width, ratio)
+
+
+def sizes(inputs: Sequence[int], features: Sequence[int]) -> int:
+    """Multiply-adds of a ``Linear`` a row."""
+    return math.prod(inputs) * math.prod(features)

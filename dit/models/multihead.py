@@ -1,0 +1,84 @@
+"""Multi-head attention as modules: packed query, key and value, QK-norm, rotary positions."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from dit.models.attention import Visibility, attention
+from dit.models.layers import Linear, Norm, constrain
+from dit.models.positions import Rotary, rotate
+from dit.models.remat import mark_attention
+
+
+class SelfAttention(nn.Module):
+    """One kernel ``(d, 3, heads, head_dim)`` gives q, k and v; ``qk_norm`` puts RMSNorm on q and k.
+
+    QK-norm keeps attention logits bounded over long training (Dehghani et al. 2023); its scales, one
+    a channel of a head, are shared by the heads.
+    """
+
+    heads: int
+    dtype: str
+    qk_norm: bool = False
+    kernel: str = "auto"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        rotary: Rotary | None = None,
+        visible: Visibility | None = None,
+    ) -> Float[Array, "b n d"]:
+        d = x.shape[-1]
+        shape = (3, self.heads, d // self.heads)
+        qkv = Linear(shape, ("embed", None, "heads", "head_dim"), self.dtype, name="qkv")(x)
+        q, k, v = (constrain(qkv[:, :, i], *HEADS) for i in range(3))
+        if self.qk_norm:
+            q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
+            k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        out = mark_attention(attention(q, k, v, visible, self.kernel))
+        return Linear((d,), ("heads", "head_dim", "embed"), self.dtype, name="out")(out)
+
+
+class CrossAttention(nn.Module):
+    """Tokens attend to a sequence of conditions: q from ``x``, k and v from ``sequence``."""
+
+    heads: int
+    dtype: str
+    qk_norm: bool = False
+    kernel: str = "auto"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        sequence: Float[Array, "b m d"],
+        visible: Visibility | None = None,
+    ) -> Float[Array, "b n d"]:
+        d = x.shape[-1]
+        head = (self.heads, d // self.heads)
+        q = Linear(head, ("embed", "heads", "head_dim"), self.dtype, name="q")(x)
+        axes = ("embed", None, "heads", "head_dim")
+        kv = Linear((2, *head), axes, self.dtype, name="kv")(sequence)
+        k, v = kv[:, :, 0], kv[:, :, 1]
+        if self.qk_norm:
+            q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
+            k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)
+        out = mark_attention(attention(constrain(q, *HEADS), k, v, visible, self.kernel))
+        return Linear((d,), ("heads", "head_dim", "embed"), self.dtype, name="out")(out)
+
+
+HEADS = ("act_batch", "act_length", "act_heads", None)
+
+
+def self_macs(n: int, d: int) -> int:
+    """Multiply-adds of ``SelfAttention`` on ``n`` tokens: four kernels and two products of pairs."""
+    return 4 * n * d * d + 2 * n * n * d
+
+
+def cross_macs(n: int, m: int, d: int) -> int:
+    """Multiply-adds of ``CrossAttention`` from ``n`` tokens to ``m``."""
+    return 2 * n * d * d + 2 * m * d * d + 2 * n * m * d

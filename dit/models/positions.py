@@ -1,0 +1,78 @@
+"""Positions as functions of continuous ``(time, y, x)``: added sinusoids and rotary angles.
+
+Nothing is tabulated, so any size, length and spacing works. Both are built so that *an image is the
+one-frame video at time 0*: the added time part and the rotation along time vanish there.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dit.types import UserError
+
+Rotary = tuple[Float[Array, "b n r"], Float[Array, "b n r"]]  # cosines and sines
+
+
+def frequencies(count: int, base: float) -> Float[Array, "count"]:
+    """``base^(-i / count)`` for ``i = 0 .. count - 1``."""
+    return base ** (-jnp.arange(count) / count)
+
+
+def sincos(position: Float[Array, "b n 3"], width: int) -> Float[Array, "b n {width}"]:
+    """The table of the original DiT (after MAE), with a time part that is zero at time 0.
+
+    Channels are ``[sin x, cos x, sin y, cos y]``, a quarter of the width each, at frequencies
+    ``10000^(-i / (width / 4))``. To it is added ``[sin time, cos time - 1]``, a half of the width
+    each: at time 0 an image has its own 2-D table exactly. Raises UserError unless 4 divides width.
+    """
+    if width % 4:
+        raise UserError(f"got width={width}; sincos positions need a multiple of 4")
+    time, y, x = (position[..., i : i + 1] for i in range(3))
+    w = frequencies(width // 4, 10000.0).astype(position.dtype)
+    space = [jnp.sin(x * w), jnp.cos(x * w), jnp.sin(y * w), jnp.cos(y * w)]
+    w = frequencies(width // 2, 10000.0).astype(position.dtype)
+    frame = [jnp.sin(time * w), jnp.cos(time * w) - 1]
+    return jnp.concatenate(space, axis=-1) + jnp.concatenate(frame, axis=-1)
+
+
+def default_axes(head_dim: int) -> tuple[int, int, int]:
+    """Channels of a head that turn with time, y and x: a third each, the odd ones to time."""
+    side = 2 * (head_dim // 6)
+    return (head_dim - 2 * side, side, side)
+
+
+def check_axes(axes: tuple[int, int, int], head_dim: int) -> None:
+    """Raise UserError unless ``axes`` are three even numbers that make up ``head_dim``."""
+    if len(axes) != 3 or any(a % 2 or a < 0 for a in axes) or sum(axes) != head_dim:
+        raise UserError(
+            f"got rope_axes={tuple(axes)} for heads of {head_dim} channels; expected three even "
+            f"numbers (time, y, x) with sum {head_dim}, as {default_axes(head_dim)}"
+        )
+
+
+def rotary(
+    position: Float[Array, "b n 3"], axes: tuple[int, int, int], theta: float = 10000.0
+) -> Rotary:
+    """Cosines and sines of the angles of every token, half as many as a head has channels.
+
+    Axis ``a`` owns ``axes[a]`` channels, turned by ``position[a] * theta^(-2 i / axes[a])`` (Su et
+    al. 2021, section 3.4, an axis at a time).
+    """
+    angles = [
+        position[..., a : a + 1] * frequencies(size // 2, theta).astype(position.dtype)
+        for a, size in enumerate(axes)
+    ]
+    angle = jnp.concatenate(angles, axis=-1)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: Float[Array, "b n h d"], table: Rotary) -> Float[Array, "b n h d"]:
+    """Turn channel ``i`` with channel ``i + d / 2`` of every head by the token's ``i``-th angle.
+
+    Then ``<rotate(q, p), rotate(k, p')>`` depends on ``p - p'`` only. Weights made for neighbouring
+    channels ``(2 i, 2 i + 1)`` need a permutation of the channels of q and k.
+    """
+    cos, sin = (part[:, :, None, :] for part in table)
+    a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, cos.dtype)), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
