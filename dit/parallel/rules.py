@@ -1,9 +1,10 @@
 """One table from logical axis names to mesh axes, and the shardings that follow from it.
 
-A model names the axes of its parameters (``("layers", "embed", "mlp")``); this table says on which mesh
-axes each name may be split, in order of preference. No mesh axis is used twice in one array, and a
-dimension that does not divide by the mesh axis passes it on: 1152 columns do not divide by 256, but the
-4608 of the MLP do.
+A model names the axes of its parameters (``("layers", "embed", "mlp")``); this table says on which
+mesh axes each name may be split, in order of preference. An axis named None holds several matrices as
+one (query, key and value): it is never split. No mesh axis is used twice in one array, and a dimension
+that does not divide by the mesh axis passes it on: 1152 columns do not divide by 256, but the 4608 of
+the MLP do.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ Rules = Mapping[str, tuple[str, ...]]
 RULES: Rules = {
     "layers": (),
     "embed": ("fsdp",),
+    "embed_out": ("tensor", "fsdp"),
     "heads": ("tensor", "fsdp"),
-    "mlp": ("tensor", "fsdp"),
-    "modulation": ("tensor", "fsdp"),
-    "patch": ("fsdp",),
-    "vocab": ("fsdp",),
-    "time": ("fsdp",),
-    "context": ("fsdp",),
     "head_dim": (),
+    "mlp": ("tensor", "fsdp"),
+    "patch": ("fsdp",),
+    "classes": ("fsdp",),
+    "context": ("fsdp",),
+    "time": ("fsdp",),
 }
 
 

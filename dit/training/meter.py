@@ -7,11 +7,12 @@ as one that never stopped.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 
 @struct.dataclass
@@ -21,13 +22,14 @@ class Meter:
     ``sums``: of each metric's mean over the batch. ``bin_loss``, ``bin_count``: of the losses of the
     examples in each of the equal parts of ``[t_min, t_max]``, and how many there were. ``bad``: set
     by a loss or gradient that is not finite, and never cleared: no update is made from then on.
+    The fields are arrays, or in a description of the state their shapes or shardings.
     """
 
-    steps: Int[Array, ""]
-    sums: dict[str, Float[Array, ""]]
-    bin_loss: Float[Array, "bins"]
-    bin_count: Float[Array, "bins"]
-    bad: Bool[Array, ""]
+    steps: Any  # int32
+    sums: dict[str, Any]  # scalars
+    bin_loss: Any  # bins
+    bin_count: Any  # bins
+    bad: Any  # bool
 
 
 def init(names: Iterable[str], bins: int) -> Meter:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
 
 from dit.parallel.mesh import replicated
 from dit.parallel.rules import RULES, Rules, shardings
@@ -23,9 +22,12 @@ from dit.types import Key, Params
 
 @struct.dataclass
 class TrainState:
-    """Everything that a step changes. ``step``: how many updates have been made."""
+    """Everything that a step changes. ``step``: how many updates have been made.
 
-    step: Int[Array, ""]
+    The leaves are arrays, or in a description of the state their shapes or shardings.
+    """
+
+    step: Any  # int32
     params: Params
     opt_state: Any
     ema: dict[str, Params]

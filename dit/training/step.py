@@ -26,7 +26,7 @@ from dit.training.optimizer import Optimizer
 from dit.training.state import TrainState
 from dit.types import ApplyFn, Key, Params
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]  # arrays of the host or the device, or their shapes
 Objective = Callable[[Params, Batch, Key], tuple[Float[Array, ""], dict[str, Float[Array, "b"]]]]
 
 

@@ -17,13 +17,26 @@ from dit.parallel.rules import Axes, is_axes
 Make = Callable[[optax.Schedule, Any], optax.GradientTransformation]
 
 
-def one_layer(axes: Axes) -> Axes:
-    """The axes of a parameter of a single layer."""
-    return tuple(a for a in axes if a != "layers")
+def groups(axes: Axes) -> list[tuple[int, ...]]:
+    """The dimensions of one matrix or vector: a parameter may hold a stack of them.
+
+    ``layers`` and None (query, key and value in one array) stack; ``heads`` and ``head_dim`` side by
+    side are one axis. ``("layers", "embed", None, "heads", "head_dim")`` gives ``[(1,), (3, 4)]``.
+    """
+    found: list[tuple[int, ...]] = []
+    for i, name in enumerate(axes):
+        if name == "head_dim" and i and axes[i - 1] == "heads":
+            found[-1] += (i,)
+        elif name not in (None, "layers"):
+            found.append((i,))
+    return found
+
+
+def is_matrix(axes: Axes) -> bool:
+    """Whether a parameter is a linear map, or a stack of them: no bias, norm, or embedding table."""
+    return len(groups(axes)) >= 2 and "classes" not in axes
 
 
 def decayed(axes: Any) -> Any:
-    """The weight-decay mask: true for matrices; not for biases, norms, other vectors, embeddings."""
-    return jax.tree.map(
-        lambda a: len(one_layer(a)) >= 2 and "vocab" not in a, axes, is_leaf=is_axes
-    )
+    """The weight-decay mask over a tree of axes: true for linear maps and for nothing else."""
+    return jax.tree.map(is_matrix, axes, is_leaf=is_axes)

@@ -1,8 +1,8 @@
 """Muon for the matrices inside the layers, AdamW for all the rest (Jordan et al. 2024).
 
-Each matrix's momentum is orthogonalised by five Newton-Schulz steps, every layer of a stack on its
-own, and scaled by ``0.2 sqrt(max(fan_in, fan_out))`` to the size of an AdamW update (Liu et al. 2025,
-eq. 4), so that one learning rate and one weight decay serve both.
+Each matrix's momentum is orthogonalised by five Newton-Schulz steps (every layer of a stack on its own,
+and so are query, key and value), and scaled by ``0.2 sqrt(max(fan_in, fan_out))`` to the size of an
+AdamW update (Liu et al. 2025, eq. 4), so that one learning rate and one weight decay serve both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from dit.parallel.rules import Axes, is_axes
-from dit.training.optimizers import Make, decayed, one_layer
+from dit.training.optimizers import Make, decayed, groups, is_matrix
 
 
 def build(
@@ -51,11 +51,7 @@ def build(
 
 
 def matrix_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
-    """Input and output axes of a stack of matrices; None for a parameter that Muon leaves alone.
-
-    The first axis that is not ``layers`` is the input; one or several after it make up the output.
-    """
-    rest = [i for i, name in enumerate(axes) if name != "layers"]
-    if len(rest) == len(axes) or len(one_layer(axes)) < 2 or "vocab" in axes:
+    """Input and output axes of the matrices of a layer; None for a parameter that Muon leaves alone."""
+    if "layers" not in axes or not is_matrix(axes) or len(groups(axes)) > 2:
         return None
-    return MuonDimensionNumbers(reduction_axis=(rest[0],), output_axis=tuple(rest[1:]))
+    return MuonDimensionNumbers(*groups(axes))
