@@ -1,0 +1,112 @@
+"""The sampling loop: one ``lax.scan`` of a solver over a time grid.
+
+``x_T`` is noise at ``grid[0]`` and the result is data, ``grid[-1] = 0``. Randomness belongs to the
+samples: sample i at step n draws from ``rng.stream(keys[i], "solver", n)``, so it does not depend on
+the batch, the mesh or the host. Arithmetic is in float32 or wider; the network sees, and the result
+has, the dtype of ``x_T``. Wrap calls in ``jax.jit``: outside it, every call compiles anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from dit import rng
+from dit.diffusion.path import Path
+from dit.sampling.denoisers import Stateful, Tape, as_denoiser
+from dit.sampling.solver import Grid, Solver
+from dit.types import Key, UserError
+
+
+@struct.dataclass
+class Solution:
+    """``x_0``; ``evaluations`` of the denoiser (an array where the solver is adaptive), and, if it
+    was asked for, the ``trajectory`` at every node of the grid, ``x_T`` first and ``x_0`` last."""
+
+    x_0: Float[Array, "b ..."]
+    evaluations: int | Array
+    trajectory: Float[Array, "nodes b ..."] | None = None
+
+
+def sample(
+    key: Key, denoise: Callable, path: Path, solver: Solver, grid: Grid, x_T: Float[Array, "b ..."]
+) -> Float[Array, "b ..."]:
+    """Data ``x_0`` from noise ``x_T``; see ``solve``, which also tells how it got there."""
+    return solve(key, denoise, path, solver, grid, x_T).x_0
+
+
+def solve(
+    key: Key,
+    denoise: Callable,
+    path: Path,
+    solver: Solver,
+    grid: Grid,
+    x_T: Float[Array, "b ..."],
+    *,
+    trajectory: bool = False,
+) -> Solution:
+    """Run ``solver`` over ``grid`` (steps + 1 decreasing times, the last 0), from ``x_T``.
+
+    ``key``: one key, or a ``(b,)`` array with each sample's own. ``denoise``: a ``Denoiser``, or any
+    function ``(x_t, t) -> x0_hat`` with ``t`` of shape ``(b,)``. Raises UserError for a key or grid
+    of another shape.
+    """
+    if grid.ndim != 1 or grid.shape[0] < 2:
+        raise UserError(f"got a time grid of shape {grid.shape}; expected (steps + 1,), steps >= 1")
+    keys = sample_keys(key, x_T.shape[0])
+    work = jnp.promote_types(jnp.promote_types(x_T.dtype, jnp.float32), grid.dtype)
+    inner = as_denoiser(denoise)
+    steps = grid.shape[0] - 1
+    x = x_T.astype(work)
+
+    def body(carry, now):
+        x, state, memory = carry
+        n, t, u = now
+        tape = Tape(inner, memory, x_T.dtype, work)
+        x, state = solver.step(tape, path, x, t, u, state, step_keys(keys, n))
+        return (x, state, tape.memory), (x.astype(x_T.dtype) if trajectory else None)
+
+    memory = inner.start(x_T) if isinstance(inner, Stateful) else ()
+    carry = (x, solver.init(path, x, grid), memory)
+    (x, state, _), visited = jax.lax.scan(body, carry, (jnp.arange(steps), grid[:-1], grid[1:]))
+    if trajectory:
+        visited = jnp.concatenate([x_T[None], visited])
+    count = solver.count(state) if solver.evaluations is None else solver.evaluations(steps)
+    return Solution(x.astype(x_T.dtype), count, visited)
+
+
+def initial_noise(
+    keys: Key, shape: Sequence[int], path: Path, dtype=jnp.float32
+) -> Float[Array, "b ..."]:
+    """``x_T = sigma(t_max) eps`` of shape ``(b, *shape)`` from ``(b,)`` per-sample keys.
+
+    The same keys may be given to ``sample``: the solver's noise is another stream of each.
+    """
+    streams = jax.vmap(lambda k: rng.stream(k, "x_T"))(keys)
+    eps = rng.normal(streams, shape)
+    return (path.sigma(jnp.asarray(path.t_max, eps.dtype)) * eps).astype(dtype)
+
+
+def sample_keys(key: Key, batch: int) -> Key:
+    """Per-sample keys: ``key`` itself if it is ``(batch,)``, else one for each of ``arange(batch)``."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise UserError(
+            f"got a key of dtype {key.dtype} and shape {key.shape}; expected a typed key: "
+            "jax.random.key(seed), or jax.random.wrap_key_data(...) around an old one"
+        )
+    if key.ndim == 0:
+        return rng.per_sample(key, jnp.arange(batch))
+    if key.shape != (batch,):
+        raise UserError(
+            f"got keys of shape {key.shape}; expected one key, or ({batch},): one for each sample"
+        )
+    return key
+
+
+def step_keys(keys: Key, step: int | Array) -> Key:
+    """The ``(b,)`` keys from which a solver draws at ``step``."""
+    return jax.vmap(lambda k: rng.stream(k, "solver", step))(keys)

@@ -1,0 +1,96 @@
+"""What a solver is, and the pieces that every solver is made of.
+
+A solver moves ``x`` from time ``t`` to a smaller time ``u``. Everything is written in ``x0_hat`` and in
+coefficients that stay finite at both ends of a path: nothing divides by alpha or by the sigma of
+the time it arrives at. With half-log-SNR ``lambda = log(alpha / sigma)`` and ``h = lambda_u -
+lambda_t``, which is infinite at the ends, the solvers use ``exp(-h) = alpha_t sigma_u / (alpha_u
+sigma_t)``, which is not. At ``u = 0`` every solver lands on ``x0_hat``: the exact limit of its step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dit.diffusion.path import Path
+from dit.diffusion.process import Denoiser
+from dit.types import Key
+
+Grid = Float[Array, "nodes"]  # steps + 1 decreasing times, the last 0
+Scalar = Float[Array, ""]
+State = Any  # a pytree of arrays that keeps its shapes and dtypes from step to step
+Step = Callable[[Denoiser, Path, Array, Scalar, Scalar, State, Key], tuple[Array, State]]
+
+
+def no_state(path: Path, x: Float[Array, "b ..."], grid: Grid) -> State:
+    """The state of a solver that remembers nothing."""
+    return ()
+
+
+def starts(path: Path, grid: Grid) -> Grid:
+    """The evaluation times of a solver that calls the network once, where each step starts."""
+    return grid[:-1]
+
+
+def starts_and_ends(path: Path, grid: Grid) -> Float[Array, "calls"]:
+    """The evaluation times of a solver that calls it again where each step but the last ends."""
+    return jnp.concatenate([grid[:-1], grid[1:-1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """``step(denoise, path, x, t, u, state, keys) -> (x_u, state)``, and what to know about it.
+
+    ``t`` and ``u`` are scalars, ``keys`` this step's ``(b,)`` keys. ``init(path, x_T, grid)`` gives
+    the first state. ``evaluations(steps)``: exact number of denoiser evaluations, None where the
+    solver decides as it goes; ``count(state)`` then reads it from the last state. ``times(path,
+    grid)``: where they take place. ``order``: the order of global convergence, None if stochastic.
+    """
+
+    step: Step
+    order: int | None
+    init: Callable[[Path, Array, Grid], State] = no_state
+    evaluations: Callable[[int], int] | None = lambda steps: steps
+    times: Callable[[Path, Grid], Array] = starts
+    count: Callable[[State], Array] | None = None
+
+
+class Interval(NamedTuple):
+    """The path's coefficients at both ends of a step; ``decay = exp(-h)`` lies in ``[0, 1)``."""
+
+    alpha_t: Scalar
+    sigma_t: Scalar
+    alpha_u: Scalar
+    sigma_u: Scalar
+    decay: Scalar
+
+
+def interval(path: Path, t: Scalar, u: Scalar) -> Interval:
+    """Coefficients of the step from ``t`` to ``u < t``, exact at both ends of every path."""
+    alpha_t, sigma_t, alpha_u, sigma_u = path.alpha(t), path.sigma(t), path.alpha(u), path.sigma(u)
+    decay = (alpha_t / alpha_u) * (sigma_u / sigma_t)
+    return Interval(alpha_t, sigma_t, alpha_u, sigma_u, jnp.clip(decay, 0, 1))
+
+
+def half_logsnr(path: Path, t: Scalar) -> Scalar:
+    """``lambda = log(alpha / sigma)``: +inf at data, -inf where alpha is 0."""
+    return jnp.log(path.alpha(t)) - jnp.log(path.sigma(t))
+
+
+def at(t: Scalar, x: Float[Array, "b ..."]) -> Float[Array, "b"]:
+    """The time as the denoiser takes it: one for each sample."""
+    return jnp.broadcast_to(t, x.shape[:1])
+
+
+def noise_of(path: Path, x: Array, x_0: Array, t: Scalar) -> Array:
+    """``eps_hat = (x_t - alpha x0_hat) / sigma``."""
+    return (x - path.alpha(t) * x_0) / path.sigma(t)
+
+
+def land(u: Scalar, x_0: Array, x_u: Array) -> Array:
+    """``x_u``, but ``x0_hat`` itself, bit for bit, when the step ends at data."""
+    return jnp.where(u > 0, x_u, x_0)
