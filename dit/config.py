@@ -90,18 +90,20 @@ def _fit(value: Any, hint: Any, key: str, shown: str) -> Any:
     check_finite(value, key)
     if hint is None or is_bearable(value, hint):
         return value
-    converted = _convert(value)
-    if is_bearable(converted, hint):
-        return converted
+    for converted in (_tuples(value), _floats(_tuples(value))):
+        if is_bearable(converted, hint):
+            return converted
     raise UserError(f"got {key}={value!r} of type {type(value).__name__}; expected {hint}. {shown}")
 
 
-def _convert(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, (list, tuple)):
-        return tuple(_convert(v) if not isinstance(v, int) else v for v in value)
-    return value
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _floats(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_floats, value))
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def check_finite(value: Any, key: str) -> None:

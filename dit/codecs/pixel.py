@@ -20,7 +20,7 @@ def build(*, scale: float = 1.0) -> Codec:
     def encode(x: Array) -> Video:
         if x.dtype != jnp.uint8:
             raise UserError(f"the pixel codec got {x.dtype} data; expected uint8 pixels in 0..255")
-        return scale * (x.astype(jnp.float32) / 127.5 - 1)
+        return scale * (x.astype(jnp.result_type(float)) / 127.5 - 1)
 
     def decode(z: Video) -> Video:
         return jnp.clip(z / scale, -1, 1)

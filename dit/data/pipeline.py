@@ -18,8 +18,7 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from dit.data.source import STREAM_LENGTH, Example, Split, generator
-from dit.data.transforms import Transform
+from dit.data.source import STREAM_LENGTH, Example, Split, Transform, generator
 from dit.types import UserError
 
 Batch = dict[str, np.ndarray]  # x (b, f, h, w, c), label int32 (b,), id int32 (b,)
@@ -149,7 +148,8 @@ def batches(
     ``batch_size`` counts the rows of all processes; ``shard = (index, count)`` says which of
     ``count`` equal, contiguous blocks of rows to make here. ``prefetch`` batches are read ahead,
     each by a thread (0: read when asked), or in each of ``workers`` processes where there are any.
-    The batches are the same whatever the number of workers. Raises UserError for a bad argument.
+    The batches are the same whatever the number of workers. ``transforms`` follow the split's own.
+    Raises UserError for a bad argument.
     """
     index, count = shard
     if len(split) < 1:
@@ -164,7 +164,7 @@ def batches(
         raise UserError(f"got workers={workers}, prefetch={prefetch}; expected 0 or more")
     generator(seed, "shuffle", 0)  # refuses a seed out of range now and not in a reading thread
     return Batches(
-        _Stream(split, seed, shuffle, tuple(transforms)),
+        _Stream(split, seed, shuffle, (*split.transforms, *transforms)),
         batch_size=batch_size,
         start=start,
         shard=(index, count),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import zlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from dit.config import fingerprint
 from dit.types import UserError
 
 Example = dict[str, Any]
+Transform = Callable[[Example, np.random.Generator], Example]
 STREAM_LENGTH = 2**31 - 1  # of a stream without end: positions are int32
 
 
@@ -25,10 +27,12 @@ class Split(Protocol):
     """Examples by number, with the identity of the data they come from.
 
     ``streaming``: made from the index on demand, so there are no epochs and nothing to shuffle.
+    ``transforms``: the augmentations that belong to this split (``dit.data.transforms``).
     """
 
     fingerprint: str
     streaming: bool
+    transforms: tuple[Transform, ...]
 
     def __len__(self) -> int: ...
 
@@ -53,12 +57,13 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySplit:
-    """A split held in memory (or memory-mapped): ``x`` of shape ``(n, f, h, w, c)``, ``label`` ``(n,)``."""
+    """A split held in memory: ``x`` of shape ``(n, f, h, w, c)`` and ``label`` ``(n,)``."""
 
     x: np.ndarray
     label: np.ndarray
     fingerprint: str
     streaming: bool = False
+    transforms: tuple[Transform, ...] = ()
 
     def __len__(self) -> int:
         return len(self.x)
@@ -93,3 +98,31 @@ def generator(seed: int, name: str, index: int) -> np.random.Generator:
         raise UserError(f"got seed {seed}; expected 0 <= seed < 2**32")
     key = np.array([zlib.crc32(name.encode()) << 32 | seed, index], np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
+
+
+def stratified(label: np.ndarray, seed: int) -> np.ndarray:
+    """All indices in a seeded order in which every prefix holds each class in its proportion.
+
+    Within a class the order is random; an index is placed by its rank relative to the class's size.
+    """
+    rank = np.empty(len(label))
+    for c in np.unique(label):
+        members = np.flatnonzero(label == c)
+        order = generator(seed, "split", int(c)).permutation(len(members))
+        rank[members] = (order + 0.5) / len(members)
+    return np.argsort(rank, kind="stable")
+
+
+def split_rows(label: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted indices of the training and the held-out examples, a fraction ``held_out`` of all.
+
+    Raises UserError unless both keep at least one example.
+    """
+    count = round(held_out * len(label))
+    if not 1 <= count < len(label):
+        raise UserError(
+            f"got held_out={held_out} of {len(label)} examples, which leaves {count} held out; "
+            "expected a fraction that leaves one or more on both sides"
+        )
+    order = stratified(label, seed)
+    return np.sort(order[count:]), np.sort(order[:count])

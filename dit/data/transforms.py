@@ -6,14 +6,12 @@ The pipeline gives each position of the stream its own ``np.random.Generator``, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 
 import numpy as np
 
 from dit.data.source import Example
 from dit.types import UserError
-
-Transform = Callable[[Example, np.random.Generator], Example]
 
 
 def random_flip(example: Example, rng: np.random.Generator) -> Example:
@@ -23,14 +21,22 @@ def random_flip(example: Example, rng: np.random.Generator) -> Example:
     return {**example, "x": example["x"][:, :, ::-1]}
 
 
-def random_crop(size: int) -> Transform:
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
     """A ``size x size`` window at a uniformly random place, the same in every frame of a clip."""
 
-    def crop(example: Example, rng: np.random.Generator) -> Example:
-        height, width = example["x"].shape[1:3]
-        if min(height, width) < size:
-            raise UserError(f"got a {height} x {width} image; expected at least {size} for a crop")
-        top, left = (int(rng.integers(side - size + 1)) for side in (height, width))
-        return {**example, "x": example["x"][:, top : top + size, left : left + size]}
+    size: int
 
-    return crop
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        height, width = example["x"].shape[1:3]
+        if min(height, width) < self.size:
+            raise UserError(f"got a {height} x {width} image to crop; expected {self.size} or more")
+        top, left = (int(rng.integers(side - self.size + 1)) for side in (height, width))
+        return {**example, "x": example["x"][:, top : top + self.size, left : left + self.size]}
+
+
+def sample_posterior(example: Example, rng: np.random.Generator) -> Example:
+    """Draw a latent from a Gaussian encoder: ``x + std * noise``, where the example has a ``std``."""
+    x = example["x"]
+    noise = rng.standard_normal(x.shape, np.float32)
+    return {**example, "x": (x + example["std"] * noise).astype(x.dtype)}

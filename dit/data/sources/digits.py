@@ -1,16 +1,15 @@
 """Scikit-learn's handwritten digits: 1,797 real 8 x 8 images that ship with the library.
 
 The UCI "Optical Recognition of Handwritten Digits" test set (Alpaydin & Kaynak 1998). Pixels are
-counts 0..16, scaled here to uint8 0..255 with rounding. The split is stratified: within each class
-the images are put in a seeded random order, and the held-out ones are those of smallest rank
-relative to the size of their class, so each class gives its share to within one image.
+counts 0..16, scaled here to uint8 0..255 with rounding. The split is seeded and stratified: each
+class gives its share of held-out images to within one.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from dit.data.source import ArraySplit, Source, digest, generator, identity
+from dit.data.source import ArraySplit, Source, digest, identity, stratified
 from dit.types import UserError
 
 
@@ -25,7 +24,7 @@ def build(*, held_out: int = 297, split_seed: int = 0) -> Source:
         )
     x = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8, 1)
     label = labels.astype(np.int32)
-    order = _stratified(label, split_seed)
+    order = stratified(label, split_seed)
     kept, aside = np.sort(order[held_out:]), np.sort(order[:held_out])
     name = identity("digits", held_out=held_out, split_seed=split_seed, content=digest(x, label))
     return Source(
@@ -35,13 +34,3 @@ def build(*, held_out: int = 297, split_seed: int = 0) -> Source:
         num_classes=10,
         fingerprint=name,
     )
-
-
-def _stratified(label: np.ndarray, seed: int) -> np.ndarray:
-    """All indices, ordered such that every prefix holds each class in its proportion."""
-    rank = np.empty(len(label))
-    for c in np.unique(label):
-        members = np.flatnonzero(label == c)
-        order = generator(seed, "split", int(c)).permutation(len(members))
-        rank[members] = (order + 0.5) / len(members)
-    return np.argsort(rank, kind="stable")

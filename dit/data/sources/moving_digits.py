@@ -16,7 +16,15 @@ import dataclasses
 
 import numpy as np
 
-from dit.data.source import STREAM_LENGTH, Example, Source, check_index, generator, identity
+from dit.data.source import (
+    STREAM_LENGTH,
+    Example,
+    Source,
+    Transform,
+    check_index,
+    generator,
+    identity,
+)
 from dit.data.sources import digits
 from dit.types import UserError
 
@@ -78,6 +86,7 @@ class Clips:
     speed: tuple[float, float]
     seed: int
     streaming: bool = True
+    transforms: tuple[Transform, ...] = ()
 
     def __len__(self) -> int:
         return self.length

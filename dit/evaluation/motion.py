@@ -1,0 +1,57 @@
+"""Where the bright thing is in every frame of a clip, how it moves, and a picture of it held still.
+
+For clips of one bright object on a dark ground, such as a drifting digit. ``FLOOR`` is taken off every
+pixel before weighing, because faint noise over a whole frame pulls the centroid to its middle.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+FLOOR = 16.0  # of 255
+WINDOW = 10  # side of the crop: an 8 x 8 digit whose centroid is off its middle still fits
+
+
+def centroids(clips: UInt8[np.ndarray, "n f h w"]) -> Float[np.ndarray, "n f 2"]:
+    """Centre of brightness ``(y, x)`` in pixels; an empty frame gives the middle of the canvas."""
+    ink = np.maximum(clips - FLOOR, 0)
+    total = ink.sum((2, 3))
+    places = []
+    for axis, side in ((3, clips.shape[2]), (2, clips.shape[3])):
+        moment = ink.sum(axis) @ np.arange(side)
+        places.append(np.where(total > 0, moment / np.maximum(total, 1e-9), (side - 1) / 2))
+    return np.stack(places, -1)
+
+
+def motion(clips: UInt8[np.ndarray, "n f h w"]) -> dict[str, float]:
+    """Mean motion over clips of two frames or more, in pixels a frame.
+
+    ``displacement``: how far the centroid goes from a frame to the next, bounces included.
+    ``speed``: the median step of each clip, which few bounces do not touch.
+    ``wobble``: the median change of step from frame to frame: 0 for straight motion, about the
+    displacement or more for an object that jumps about. (0 with two frames.)
+    """
+    step = np.diff(centroids(clips), axis=1)  # (n, f - 1, 2)
+    length = np.linalg.norm(step, axis=-1)
+    turn = np.linalg.norm(np.diff(step, axis=1), axis=-1)
+    return {
+        "displacement": float(length.mean()),
+        "speed": float(np.median(length, axis=1).mean()),
+        "wobble": float(np.median(turn, axis=1).mean()) if turn.shape[1] else 0.0,
+    }
+
+
+def recentred(frames: UInt8[np.ndarray, "n h w"]) -> Float[np.ndarray, "n s s"]:
+    """The ``WINDOW x WINDOW`` surroundings of each frame's centroid, read bilinearly; dark outside."""
+    corner = centroids(frames[:, None])[:, 0] - (WINDOW - 1) / 2  # (n, 2)
+    weights = [
+        _bilinear(corner[:, axis], frames.shape[1 + axis]) for axis in (0, 1)
+    ]  # (n, s, h), (n, s, w)
+    return weights[0] @ frames.astype(np.float64) @ weights[1].transpose(0, 2, 1)
+
+
+def _bilinear(corner: np.ndarray, side: int) -> np.ndarray:
+    """Weights ``(n, WINDOW, side)`` with which pixel ``corner + j`` reads its two neighbours."""
+    at = corner[:, None] + np.arange(WINDOW)
+    return np.maximum(0, 1 - np.abs(at[:, :, None] - np.arange(side)))
