@@ -1,7 +1,7 @@
 """From the ``optimizer`` and ``schedule`` sections of a config to an Optax transformation.
 
-``lr``, ``clip`` and ``accumulate`` belong to every optimizer; the other keywords to the one that is
-named. Updates are clipped by the global norm of the gradient, of the whole batch, before anything else.
+``lr``, ``clip`` (the largest global norm of a gradient) and ``accumulate`` (micro-batches an update)
+belong to every optimizer; the other keywords to the one that is named.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from dit import config
 from dit.types import UserError
@@ -19,11 +21,22 @@ from dit.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """``transform``: Optax's; ``schedule``: update number to rate; ``accumulate``: micro-batches."""
+    """``transform``: Optax's; ``schedule``: update number to rate; ``accumulate``: micro-batches.
+
+    ``clip``: the largest norm of a gradient, or None. The train step applies it, which has the norm
+    and knows it finite.
+    """
 
     transform: optax.GradientTransformation
     schedule: optax.Schedule
     accumulate: int = 1
+    clip: float | None = None
+
+    def clip_scale(self, norm: Float[Array, ""]) -> Float[Array, ""]:
+        """What to multiply a gradient of this norm by."""
+        if self.clip is None:
+            return jnp.ones_like(norm)
+        return jnp.minimum(1.0, self.clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
 
 
 def build(
@@ -45,10 +58,7 @@ def build(
         raise UserError(f"got optimizer.accumulate={accumulate!r}; expected a whole number")
     rate = build_schedule(schedule, lr=float(lr), steps=steps)
     make = config.resolve("training.optimizers", name, **kwargs)
-    transform = make(rate, axes)
-    if clip is not None:
-        transform = optax.chain(optax.clip_by_global_norm(clip), transform)
-    return Optimizer(transform, rate, accumulate)
+    return Optimizer(make(rate, axes), rate, accumulate, clip)
 
 
 def build_schedule(schedule: Mapping[str, Any], *, lr: float, steps: int) -> optax.Schedule:

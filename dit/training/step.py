@@ -99,22 +99,27 @@ def make_train_step(
         scalars["grad_norm"] = optax.global_norm(grads)
         good = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"]) & ~state.meter.bad
 
-        updates, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        new = TrainState(
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            ema=averages.update(ema, state.ema, params, state.step),
-            meter=meters.add(
-                state.meter,
-                scalars,
-                examples["loss"],
-                (examples["t"] - t_min) / (t_max - t_min),
-                fresh=state.step % log_every == 0,
-            ),
-        )
-        new = jax.tree.map(lambda n, old: jnp.where(good, n, old), new, state)
+        def update(state: TrainState) -> TrainState:
+            scale = optimizer.clip_scale(scalars["grad_norm"])
+            clipped = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+            updates, opt_state = optimizer.transform.update(clipped, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            return TrainState(
+                step=state.step + 1,
+                params=params,
+                opt_state=opt_state,
+                ema=averages.update(ema, state.ema, params, state.step),
+                meter=meters.add(
+                    state.meter,
+                    scalars,
+                    examples["loss"],
+                    (examples["t"] - t_min) / (t_max - t_min),
+                    fresh=state.step % log_every == 0,
+                ),
+            )
+
+        # A branch, not a select on every array: the update then runs in place, in one pass.
+        new = jax.lax.cond(good, update, lambda state: state, state)
         new = new.replace(meter=new.meter.replace(bad=~good))
         return new, {k: scalars[k] for k in ("loss", "grad_norm")} | {"bad": ~good}
 
