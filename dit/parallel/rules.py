@@ -31,6 +31,7 @@ RULES: Rules = {
     "heads": ("tensor", "fsdp"),
     "head_dim": (),
     "mlp": ("tensor", "fsdp"),
+    "modulation": ("tensor", "fsdp"),
     "patch": ("fsdp",),
     "classes": ("fsdp",),
     "context": ("fsdp",),

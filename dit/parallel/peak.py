@@ -1,0 +1,56 @@
+"""The floating-point rate that a device could reach at most, to say how well it is used.
+
+For TPUs and GPUs, the dense matrix product peaks of the makers' data sheets at bfloat16 (float32 runs
+as TF32 or less, so utilisation is then understated). For anything else a matrix product is timed.
+"""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+DATASHEET = {  # start of device_kind -> FLOP/s of one JAX device, dense, bfloat16
+    "TPU v2": 23e12,  # a core
+    "TPU v3": 61e12,  # a core
+    "TPU v4 lite": 138e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA T4": 65e12,
+    "Tesla T4": 65e12,
+    "NVIDIA V100": 125e12,
+    "Tesla V100": 125e12,
+}
+
+
+def peak_flops(device: jax.Device) -> float:
+    """FLOP/s of one device: from the data sheet, or measured (all of a host's CPU devices share it)."""
+    for kind, peak in DATASHEET.items():
+        if device.device_kind.lower().startswith(kind.lower()):
+            return peak
+    measured = measure_matmul(device)
+    return measured / jax.local_device_count("cpu") if device.platform == "cpu" else measured
+
+
+def measure_matmul(device: jax.Device, size: int = 1536, repeats: int = 5) -> float:
+    """FLOP/s of the fastest of some square float32 matrix products."""
+    x = jax.device_put(jnp.ones((size, size), jnp.float32), device)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product(x, x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

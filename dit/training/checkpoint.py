@@ -1,0 +1,294 @@
+"""Checkpoints on Orbax: written in the background, kept only whole, and checked bit for bit when read.
+
+A checkpoint holds ``state`` (the TrainState), ``data`` (the position in the training stream) and
+``meta`` (the resolved config, versions, and the shape, dtype and fingerprint of every array). Orbax by
+itself casts dtypes and restores flipped bits without a word; ``meta`` is what finds them. A damaged
+checkpoint is moved to ``workdir/damaged`` and the one before it is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+import platform
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import LatestN
+
+import dit
+from dit.config import fingerprint as config_fingerprint
+from dit.config import suggest
+from dit.training.fingerprints import describe, fingerprints
+from dit.training.workdir import check_same
+from dit.types import Params, UserError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+READ = {"create": False, "save_root_metadata": False, "enable_async_checkpointing": False}
+DAMAGE = (
+    ValueError,
+    OSError,
+    KeyError,
+    TypeError,
+)  # what Orbax raises for a file that is not right
+
+
+class DamagedError(Exception):
+    """A checkpoint that does not hold what was saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """Parameters from a checkpoint. ``fingerprint``: twelve hex digits over every bit of them."""
+
+    params: Params
+    step: int
+    which: str
+    fingerprint: str
+
+
+class Checkpoints:
+    """The checkpoints of a run, for the one job that writes them (see ``workdir.lock``)."""
+
+    def __init__(self, workdir: pathlib.Path, config: dict[str, Any], keep: int = 3):
+        if keep < 1:
+            raise UserError(f"got checkpoint.keep={keep}; expected 1 or more")
+        self._workdir, self._config = workdir, config
+        self._manager = _manager(
+            workdir,
+            preservation_policy=LatestN(keep),
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+
+    def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
+        """Start writing a checkpoint of ``state`` and return once the arrays have been copied."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state),
+            data=ocp.args.JsonSave(data),
+            meta=ocp.args.JsonSave(_meta(self._config, state)),
+        )
+        try:
+            self._manager.save(step, args=args, force=True)
+        except OSError as error:
+            raise _not_written(error, self._manager.latest_step()) from error
+
+    def check(self) -> None:
+        """Raise UserError if a write in the background has failed."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise _not_written(error, self._manager.latest_step()) from error
+
+    def restore(self, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
+        """The latest sound ``(state, data)``, or None in a fresh directory.
+
+        ``abstract``: the state's shapes, dtypes and shardings. Raises UserError if there were
+        checkpoints and none of them is sound, or if they belong to another config or model.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                meta, data = _read_json(self._manager, step)
+                check_same(meta["config"], self._config, f"checkpoint {step} in {self._workdir}")
+                _check_arrays(describe(abstract), meta, f"checkpoint {step} in {self._workdir}")
+                return _read_arrays(self._manager, step, abstract, meta), data
+            except DamagedError as error:
+                log.warning("checkpoint %d is damaged (%s); trying an older one", step, error)
+                self._set_aside(step, str(error))
+        if any((self._workdir / "damaged").glob("*")):
+            raise UserError(
+                f"no sound checkpoint in {self._workdir}: the damaged ones lie in its folder damaged, "
+                "each with a reason.txt. Mend one and move it back to checkpoints, give another "
+                "--workdir, or delete that folder to start afresh"
+            )
+        return None
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        """Move a step away: left where it is, it would be kept and a good one deleted for it."""
+        aside = self._workdir / "damaged"
+        aside.mkdir(exist_ok=True)
+        taken = len(list(aside.glob(f"{step}-*")))
+        place = (self._workdir / "checkpoints" / str(step)).rename(aside / f"{step}-{taken}")
+        (place / "reason.txt").write_text(reason + "\n")
+        self._manager.reload()
+
+    def close(self) -> None:
+        """Wait until everything is on disk. Raises UserError if it could not be written."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except Exception as error:
+            raise _not_written(error, self._manager.latest_step()) from error
+
+
+def steps(workdir: str | pathlib.Path) -> list[int]:
+    """The steps that have a checkpoint, oldest first; UserError if there are none."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    found = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    if not found:
+        raise UserError(f"no checkpoint in {workdir}; train there first, or give another --workdir")
+    return found
+
+
+def read_meta(workdir: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
+    """The ``meta`` of a checkpoint (the latest by default), with its ``step``; UserError if damaged."""
+    known = steps(workdir)
+    step = known[-1] if step is None else step
+    if step not in known:
+        raise UserError(f"no checkpoint at step {step} in {workdir}; there are {known}")
+    with _manager(pathlib.Path(workdir), **READ) as manager:
+        try:
+            return {**_read_json(manager, step)[0], "step": step}
+        except DamagedError as error:
+            raise _unreadable(workdir, step, error) from error
+
+
+def latest_config(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """The resolved config that the latest checkpoint was made with."""
+    return read_meta(workdir)["config"]
+
+
+def restore_params(
+    workdir: str | pathlib.Path,
+    abstract: Params,
+    *,
+    which: str | None = None,
+    step: int | None = None,
+) -> Restored:
+    """Only the parameters of a checkpoint, or one of their averages, checked bit for bit.
+
+    ``abstract``: their shapes, with the shardings they should have (without: the first device).
+    ``which``: ``"params"`` or the name of an average; by default the average of the longest half-life,
+    or the parameters where there is none. ``step``: the latest by default. Raises UserError for a name
+    or step that is not there, for parameters of another model, and for a damaged checkpoint.
+    """
+    meta = read_meta(workdir, step)
+    averages = list(dict.fromkeys(n.split("/")[1] for n in meta["arrays"] if n.startswith("ema/")))
+    longest = max(averages, key=lambda n: float(n.removeprefix("ema_")), default="params")
+    which = longest if which is None else which
+    if which not in ("params", *averages):
+        known = ["params", *averages]
+        raise UserError(f"no parameters {which!r} in {workdir}: {suggest(which, known)}")
+    tree = {"params": abstract} if which == "params" else {"ema": {which: abstract}}
+    prefix = next(iter(describe(tree))).removesuffix(next(iter(describe(abstract))))
+    meta = {**meta, "arrays": {k: v for k, v in meta["arrays"].items() if k.startswith(prefix)}}
+    _check_arrays(describe(tree), meta, f"checkpoint {meta['step']} in {workdir}")
+    with _manager(pathlib.Path(workdir), **READ) as manager:
+        try:
+            tree = _read_arrays(manager, meta["step"], tree, meta)
+        except DamagedError as error:
+            raise _unreadable(workdir, meta["step"], error) from error
+    params = tree["params"] if which == "params" else tree["ema"][which]
+    bits = json.dumps({k: v["bits"] for k, v in meta["arrays"].items()}, sort_keys=True)
+    digits = hashlib.sha256(bits.encode()).hexdigest()[:12]
+    return Restored(params, meta["step"], which, digits)
+
+
+def _manager(workdir: pathlib.Path, **options) -> ocp.CheckpointManager:
+    folder = workdir.absolute() / "checkpoints"
+    return ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(**options),
+        item_handlers={
+            "state": ocp.PyTreeCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        },
+    )
+
+
+def _meta(config: dict[str, Any], state: Any) -> dict[str, Any]:
+    bits = fingerprints(state)
+    return {
+        "format": FORMAT,
+        "config": config,
+        "config_fingerprint": config_fingerprint(config),
+        "versions": {
+            "dit": dit.__version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+        },
+        "arrays": {k: {**v, "bits": bits[k]} for k, v in describe(state).items()},
+    }
+
+
+def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    args = ocp.args.Composite(meta=ocp.args.JsonRestore(), data=ocp.args.JsonRestore())
+    try:
+        read = manager.restore(step, args=args)
+        meta, data = read["meta"], read["data"]
+        if meta["format"] != FORMAT:
+            raise UserError(
+                f"checkpoint {step} has format {meta['format']}; this version reads {FORMAT}"
+            )
+        meta["config"], meta["arrays"]
+    except UserError:
+        raise
+    except DAMAGE as error:
+        raise DamagedError(f"its description cannot be read: {_first_line(error)}") from error
+    return meta, data
+
+
+def _read_arrays(
+    manager: ocp.CheckpointManager, step: int, abstract: Any, meta: dict[str, Any]
+) -> Any:
+    """The arrays in ``abstract``, with its shardings, after checking every bit."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device), abstract
+    )
+    args = ocp.args.PyTreeRestore(
+        item=target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=True,
+    )
+    try:
+        state = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+    except DAMAGE as error:
+        raise DamagedError(f"its arrays cannot be read: {_first_line(error)}") from error
+    if describe(state) != describe(abstract):
+        raise DamagedError("its arrays came back in other shapes or dtypes than they were saved in")
+    found = fingerprints(state)
+    wrong = [name for name, bits in found.items() if bits != meta["arrays"][name]["bits"]]
+    if wrong:
+        raise DamagedError(f"the bits of {len(wrong)} arrays have changed: {', '.join(wrong[:3])}")
+    return state
+
+
+def _check_arrays(expected: dict[str, Any], meta: dict[str, Any], where: str) -> None:
+    saved = {k: {"shape": v["shape"], "dtype": v["dtype"]} for k, v in meta["arrays"].items()}
+    if saved == expected:
+        return
+    wrong = [
+        f"{k}: {saved.get(k, 'not there')}, expected {expected.get(k, 'nothing')}"
+        for k in sorted({*saved, *expected})
+        if saved.get(k) != expected.get(k)
+    ]
+    raise UserError(
+        f"{where} holds other arrays than this model: {'; '.join(wrong[:3])}"
+        f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. Was it made by another version?"
+    )
+
+
+def _unreadable(workdir: Any, step: int, error: Exception) -> UserError:
+    return UserError(
+        f"checkpoint {step} in {workdir} is damaged: {error}. Give an older --step, or train again "
+        "in that workdir: training sets it aside and goes on from the one before"
+    )
+
+
+def _not_written(error: Exception, latest: int | None) -> UserError:
+    kept = "none is on disk" if latest is None else f"the last one on disk is step {latest}"
+    return UserError(f"a checkpoint could not be written ({_first_line(error)}); {kept}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,135 @@
+"""What a run writes while it goes: ``metrics.jsonl``, TensorBoard, W&B if asked for, a progress bar.
+
+A row of metrics is ``{"step": number of updates made, name: number, "loss_t": [per time bin], ...}``. After
+a resume the rows past the restored step are dropped, so no step is there twice.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from dit.types import UserError
+
+TIMING = ("steps_per_s", "images_per_s", "mfu", "seconds")  # of a row: not reproducible
+
+
+class MetricsLog:
+    """The metrics of a run that starts or goes on at ``step``."""
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        step: int,
+        *,
+        config: dict[str, Any],
+        wandb: bool = False,
+    ):
+        from tensorboardX import SummaryWriter
+
+        self._file = workdir / "metrics.jsonl"
+        keep_until(self._file, step)
+        self._stream = open(self._file, "a")  # noqa: SIM115 (closed by close)
+        purge = step + 1 if step else None
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+        self._wandb = _start_wandb(workdir, config) if wandb else None
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row, and hand it to the boards."""
+        row = {name: _json(value) for name, value in row.items()}
+        self._stream.write(json.dumps(row) + "\n")
+        self._stream.flush()
+        scalars = dict(_scalars(row))
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, row["step"])
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=row["step"])
+
+    def close(self) -> None:
+        """Flush everything to disk."""
+        self._stream.close()
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    file = pathlib.Path(workdir) / "metrics.jsonl"
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def keep_until(file: pathlib.Path, step: int) -> None:
+    """Drop the rows of ``metrics.jsonl`` that come after ``step``."""
+    if file.exists():
+        rows = [row for row in read_metrics(file.parent) if row["step"] <= step]
+        fresh = file.with_suffix(".tmp")
+        fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        fresh.replace(file)
+
+
+class Progress:
+    """A progress bar: step/s, images/s, utilisation, time left and the loss."""
+
+    def __init__(self, step: int, steps: int, *, batch_size: int, shown: bool = True):
+        self._batch = batch_size
+        self._bar = tqdm.tqdm(
+            total=steps, initial=step, unit="step", disable=not shown, dynamic_ncols=True
+        )
+
+    def advance(self) -> None:
+        """One more step has been sent off."""
+        self._bar.update()
+
+    def show(self, row: dict[str, Any]) -> None:
+        """Put a row's numbers beside the bar."""
+        shown = {"loss": f"{row['loss']:.4f}", "img/s": f"{row['images_per_s']:.0f}"}
+        if row.get("mfu") is not None:
+            shown["mfu"] = f"{100 * row['mfu']:.0f}%"
+        self._bar.set_postfix(shown)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bar.write(text)
+
+    def close(self) -> None:
+        """Leave the bar as it is and end its line."""
+        self._bar.close()
+
+
+def _scalars(row: dict[str, Any]):
+    for name, value in row.items():
+        if isinstance(value, list):
+            yield from ((f"{name}/{i}", v) for i, v in enumerate(value) if v is not None)
+        elif value is not None and name != "step":
+            yield name, value
+
+
+def _json(value: Any) -> Any:
+    """Arrays as numbers or lists, and what is not finite as null: JSON has no NaN."""
+    value = np.asarray(value).tolist() if hasattr(value, "shape") else value
+    if isinstance(value, list):
+        return [_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _start_wandb(workdir: pathlib.Path, config: dict[str, Any]):
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "log.wandb is set, but wandb is not installed: pip install 'dit-jax[wandb]'"
+        )
+    import wandb
+
+    return wandb.init(dir=str(workdir), name=workdir.name, config=config, resume="allow")

@@ -1,0 +1,38 @@
+"""Stop on Ctrl-C and SIGTERM after the step in hand, not in the middle of it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+
+class StopOnSignal:
+    """``with StopOnSignal() as stop:`` sets ``stop.name`` at the first SIGINT or SIGTERM.
+
+    The second one acts as usual, for whoever cannot wait for the checkpoint. Handlers can only be
+    set from the main thread; elsewhere signals do what they did before.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.name: str | None = None
+        self._before = {}
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._stop) for s in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._restore()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
