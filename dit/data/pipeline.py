@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -22,6 +23,7 @@ from dit.data.source import STREAM_LENGTH, Example, Split, Transform, generator
 from dit.types import UserError
 
 Batch = dict[str, np.ndarray]  # x (b, f, h, w, c), label int32 (b,), id int32 (b,)
+TABLE = 2**16  # below this many examples a permutation is stored
 State = dict[str, int | str]
 
 
@@ -45,8 +47,7 @@ class _Stream:
     def _example(self, position: int) -> Example:
         epoch, k = divmod(position, len(self.split))
         if self.shuffle and not self.split.streaming:
-            last, seed = len(self.split) - 1, _epoch_seed(self.seed, epoch)
-            k = grain.experimental.index_shuffle(k, max_index=last, seed=seed, rounds=4)
+            k = shuffled(self.seed, epoch, k, len(self.split))
         example = self.split[k]
         if self.transforms:
             rng = generator(self.seed, "transforms", position)
@@ -55,10 +56,27 @@ class _Stream:
         return example
 
 
+def shuffled(seed: int, epoch: int, k: int, length: int) -> int:
+    """Which of ``length`` examples is the ``k``-th of an epoch: a permutation of each epoch's own.
+
+    A large one is computed element by element, by a cipher, with nothing to store; that takes
+    time in inverse proportion to the length below 2**16, where the permutation is stored instead.
+    """
+    if length < TABLE:
+        return int(_permutation(seed, epoch, length)[k])
+    # Not seed + epoch, with which neighbouring seeds would share their epochs.
+    own = _epoch_seed(seed, epoch)
+    return grain.experimental.index_shuffle(k, max_index=length - 1, seed=own, rounds=4)
+
+
 @functools.lru_cache(maxsize=16)
 def _epoch_seed(seed: int, epoch: int) -> int:
-    """Not ``seed + epoch``, with which neighbouring seeds would share their epochs."""
     return int(generator(seed, "shuffle", epoch).integers(2**32))
+
+
+@functools.lru_cache(maxsize=16)
+def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+    return generator(seed, "shuffle", epoch).permutation(length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +113,7 @@ class Batches(Iterator[Batch]):
         """Where the *next* batch starts and in which data, as a small JSON-able dict."""
         return {"position": self._position, "fingerprint": self._stream.split.fingerprint}
 
-    def set_state(self, state: State) -> None:
+    def set_state(self, state: Any) -> None:
         """Go on from a saved state. Raises UserError for other data or an impossible position."""
         known = self._stream.split.fingerprint
         if not isinstance(state, dict) or {"position", "fingerprint"} - set(state):
@@ -188,7 +206,7 @@ def eval_batches(split: Split, *, batch_size: int, limit: int | None = None) -> 
         yield batch | {"mask": ids < length}
 
 
-def _check_position(position: int) -> int:
+def _check_position(position: Any) -> int:
     whole = isinstance(position, int) and not isinstance(position, bool)
     if not whole or not 0 <= position < STREAM_LENGTH:
         raise UserError(

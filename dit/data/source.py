@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import zlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ Transform = Callable[[Example, np.random.Generator], Example]
 STREAM_LENGTH = 2**31 - 1  # of a stream without end: positions are int32
 
 
+@runtime_checkable
 class Split(Protocol):
     """Examples by number, with the identity of the data they come from.
 

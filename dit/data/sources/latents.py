@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import tokenize
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def open_npy(path: pathlib.Path, what: str, kinds: str, ranks: tuple[int, ...]) 
         raise UserError(
             f"no file {str(path)!r}: set data.path to a directory of latents"
         ) from error
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, SyntaxError, tokenize.TokenError) as error:
         raise UserError(f"{str(path)!r} is not a .npy file ({error})") from error
     if dtype.kind not in kinds or len(shape) not in ranks or 0 in shape or fortran:
         raise UserError(f"{str(path)!r} holds {dtype} {shape}; expected {what} in C order")

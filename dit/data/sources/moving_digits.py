@@ -110,7 +110,7 @@ class Clips:
         return np.rint(GRAIN * reflect(place, room)).astype(np.float32)
 
 
-def reflect(place: np.ndarray, room: float) -> np.ndarray:
+def reflect(place: np.ndarray, room: float | int) -> np.ndarray:
     """Fold the line onto ``[0, room]`` as a ball bounces between two walls."""
     return np.abs((place + room) % (2 * room) - room)
 

@@ -1,0 +1,254 @@
+"""The stream of batches: a pure function of (seed, position), whoever reads it from wherever."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from dit.data.pipeline import TABLE, batches, eval_batches, shuffled
+from dit.data.source import STREAM_LENGTH, ArraySplit
+from dit.data.sources import moving_digits, noise
+from dit.data.transforms import RandomCrop, random_flip, sample_posterior
+from dit.types import UserError
+
+N = 23  # examples; example i is filled with i and has label i
+
+
+@pytest.fixture(scope="module")
+def split():
+    x = np.broadcast_to(np.arange(N, dtype=np.uint8)[:, None, None, None, None], (N, 1, 2, 2, 1))
+    return ArraySplit(x, np.arange(N), "numbers/train")
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def assert_same(a, b):
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+            assert one[key].dtype == other[key].dtype
+
+
+def join(parts, key):
+    return np.concatenate([p[key] for p in parts])
+
+
+def test_shapes_and_types(split):
+    batch = next(batches(split, batch_size=4, seed=0))
+    assert batch["x"].shape == (4, 1, 2, 2, 1)
+    assert batch["x"].dtype == np.uint8
+    assert batch["label"].dtype == batch["id"].dtype == np.int32
+    np.testing.assert_array_equal(batch["x"][:, 0, 0, 0, 0], batch["label"])
+
+
+def test_every_epoch_covers_every_example_once_in_a_new_order(split):
+    stream = take(batches(split, batch_size=N, seed=3), 6)  # batch e is epoch e
+    for batch in stream:
+        assert sorted(batch["label"]) == list(range(N))
+    orders = {tuple(batch["label"]) for batch in stream}
+    assert len(orders) == 6
+    np.testing.assert_array_equal(join(stream, "id"), np.arange(6 * N))
+
+
+def test_neighbouring_seeds_share_no_epoch(split):
+    orders = [
+        {tuple(b["label"]) for b in take(batches(split, batch_size=N, seed=seed), 4)}
+        for seed in range(4)
+    ]
+    assert len(set.union(*orders)) == 16
+
+
+def test_shuffle_is_close_to_uniform(split):
+    few = ArraySplit(split.x[:5], split.label[:5], "few")
+    firsts = join(take(batches(few, batch_size=5, seed=0), 250), "label").reshape(-1, 5)[:, 0]
+    counts = np.bincount(firsts, minlength=5)  # 50 expected; chi squared with 4 degrees of freedom
+    assert ((counts - 50) ** 2 / 50).sum() < 18.5  # the 0.1% quantile
+
+
+@pytest.mark.parametrize("length", [1, 2, 1000, TABLE, TABLE + 4465])
+def test_shuffle_is_a_permutation_of_each_epochs_own(length):
+    orders = [[shuffled(0, e, k, length) for k in range(length)] for e in range(2)]
+    for order in orders:
+        assert np.bincount(order, minlength=length).max() == 1
+    if length > 2:
+        assert np.mean(np.equal(*orders)) < 10 / length
+        assert abs(np.corrcoef(orders[0], np.arange(length))[0, 1]) < 4 / np.sqrt(length)
+
+
+def test_without_shuffle_in_order_across_epochs(split):
+    stream = take(batches(split, batch_size=10, seed=0, shuffle=False), 5)
+    np.testing.assert_array_equal(join(stream, "label"), np.arange(50) % N)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_resume_equals_uninterrupted(split, prefetch):
+    kwargs = {"batch_size": 5, "seed": 1, "prefetch": prefetch, "transforms": (random_flip,)}
+    whole = take(batches(split, **kwargs), 12)
+    first = batches(split, **kwargs)
+    head = take(first, 7)
+    state = json.loads(json.dumps(first.get_state()))
+    first.close()
+    second = batches(split, **kwargs)
+    next(second)  # a used iterator is set back as well as a fresh one
+    second.set_state(state)
+    assert_same(head + take(second, 5), whole)
+    assert_same(take(batches(split, start=35, **kwargs), 5), whole[7:])
+
+
+def test_close_keeps_the_place(split):
+    it = batches(split, batch_size=5, seed=1)
+    head = take(it, 2)
+    it.close()
+    assert_same(head + take(it, 2), take(batches(split, batch_size=5, seed=1), 4))
+
+
+def test_resume_with_another_batch_size_and_process_count(split):
+    whole = join(take(batches(split, batch_size=6, seed=2), 10), "label")
+    state = {"position": 18, "fingerprint": split.fingerprint}
+    parts = [batches(split, batch_size=14, seed=2, shard=(i, 2)) for i in range(2)]
+    for part in parts:
+        part.set_state(state)
+    rows = [join([a, b], "label") for a, b in zip(*(take(p, 3) for p in parts), strict=True)]
+    np.testing.assert_array_equal(np.concatenate(rows), whole[18:60])
+
+
+def test_workers_give_the_same_stream(split):
+    kwargs = {"batch_size": 6, "seed": 5, "start": 3, "transforms": (random_flip,)}
+    apart = batches(split, workers=2, **kwargs)
+    try:
+        assert_same(take(apart, 9), take(batches(split, **kwargs), 9))
+    finally:
+        apart.close()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shards_are_contiguous_rows_of_the_global_batch(split, count):
+    whole = take(batches(split, batch_size=8, seed=0), 6)
+    parts = [take(batches(split, batch_size=8, seed=0, shard=(i, count)), 6) for i in range(count)]
+    joined = [{k: join(shards, k) for k in whole[0]} for shards in zip(*parts, strict=True)]
+    assert_same(joined, whole)
+
+
+def test_a_stream_is_read_in_order_and_ids_are_positions():
+    split = noise.build(shape=(1, 2, 2, 1), num_classes=5).train
+    batch = next(batches(split, batch_size=4, seed=9, start=1000))
+    np.testing.assert_array_equal(batch["id"], [1000, 1001, 1002, 1003])
+    np.testing.assert_array_equal(batch["x"][2], split[1002]["x"])
+
+
+def test_state_is_small_and_counts_only_what_was_given_out(split):
+    it = batches(split, batch_size=5, seed=0, prefetch=3)
+    take(it, 4)
+    assert it.get_state() == {"position": 20, "fingerprint": "numbers/train"}
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ({"position": -5, "fingerprint": "numbers/train"}, "position -5"),
+        ({"position": STREAM_LENGTH, "fingerprint": "numbers/train"}, "position"),
+        ({"position": 10.0, "fingerprint": "numbers/train"}, "10.0"),
+        ({"position": True, "fingerprint": "numbers/train"}, "True"),
+        ({"position": 10, "fingerprint": "letters/train"}, "letters/train"),
+        ({"position": 10}, "fingerprint"),
+        (None, "None"),
+    ],
+)
+def test_a_bad_state_is_refused_and_changes_nothing(split, state, says):
+    it = batches(split, batch_size=5, seed=0)
+    next(it)
+    with pytest.raises(UserError, match=says):
+        it.set_state(state)
+    assert it.get_state()["position"] == 5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch_size": 0},
+        {"batch_size": 5, "shard": (0, 2)},
+        {"shard": (2, 2)},
+        {"shard": (-1, 2)},
+        {"workers": -1},
+        {"prefetch": -1},
+        {"seed": -1},
+        {"seed": 2**32},
+        {"start": -1},
+    ],
+)
+def test_bad_arguments_are_refused_at_once(split, wrong):
+    with pytest.raises(UserError):
+        batches(split, **{"batch_size": 4, "seed": 0, **wrong})
+
+
+def test_the_error_of_a_reading_thread_arrives(split):
+    def broken(example, rng):
+        raise UserError("cannot read file x")
+
+    with pytest.raises(UserError, match="cannot read file x"):
+        next(batches(split, batch_size=4, seed=0, transforms=(broken,)))
+
+
+def test_flips_half_of_the_images():
+    x = np.tile(np.array([0, 1], np.uint8)[:, None], (400, 3, 2, 1, 1)).reshape(400, 3, 2, 2, 1)
+    split = ArraySplit(x, np.zeros(400, int), "pairs")
+    batch = next(batches(split, batch_size=400, seed=0, transforms=(random_flip,)))
+    flipped = batch["x"][..., 0, 0] == 1  # (n, f, h): the white pixel came to the left
+    assert (flipped == flipped[:, :1, :1]).all()  # frames and rows alike
+    assert 160 < flipped[:, 0, 0].sum() < 240  # 200 expected, 4 standard deviations
+    again = next(batches(split, batch_size=400, seed=0, start=400, transforms=(random_flip,)))
+    assert (batch["x"] != again["x"]).any()  # another epoch, another draw
+
+
+def test_crop_is_a_window_of_the_image():
+    x = np.arange(5 * 6, dtype=np.uint8).reshape(1, 5, 6, 1)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        out = RandomCrop(4)({"x": x}, rng)["x"]
+        top, left = divmod(int(out[0, 0, 0, 0]), 6)
+        np.testing.assert_array_equal(out, x[:, top : top + 4, left : left + 4])
+        seen.add((top, left))
+    assert seen == {(t, k) for t in range(2) for k in range(3)}
+    with pytest.raises(UserError, match="5 x 6"):
+        RandomCrop(7)({"x": x}, rng)
+
+
+def test_posterior_samples_have_the_given_moments():
+    mean, std = (
+        np.full((1, 100, 100, 1), 3.0, np.float32),
+        np.full((1, 100, 100, 1), 0.5, np.float32),
+    )
+    x = sample_posterior({"x": mean, "std": std}, np.random.default_rng(0))["x"]
+    assert x.dtype == np.float32
+    assert abs(x.mean() - 3) < 0.02
+    assert abs(x.std() - 0.5) < 0.02
+
+
+def test_one_pass_in_order_with_a_mask(split):
+    stream = list(eval_batches(split, batch_size=10))
+    assert [len(b["x"]) for b in stream] == [10, 10, 10]
+    mask = join(stream, "mask")
+    assert mask.sum() == N
+    np.testing.assert_array_equal(join(stream, "label")[mask], np.arange(N))
+    assert len(list(eval_batches(split, batch_size=10, limit=10))) == 1
+
+
+def test_clips_stream_fast_enough():
+    import time
+
+    it = batches(moving_digits.build().train, batch_size=64, seed=0, prefetch=0)
+    next(it)
+    best = min(_seconds(it, time.perf_counter) for _ in range(20))
+    assert best < 0.02  # 3 to 4 ms alone on a core: no brake on a step of 0.2 s
+
+
+def _seconds(it, clock):
+    start = clock()
+    next(it)
+    return clock() - start
