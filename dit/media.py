@@ -28,7 +28,7 @@ CELL = 64  # pixels that a picture is enlarged to, at least
 GAP = 1  # between pictures, in their own pixels
 GREY = 96  # of the gap
 Clips = UInt8[np.ndarray, "n f h w c"]
-Picture = UInt8[np.ndarray, "h w c"]
+Picture = UInt8[np.ndarray, "rows columns c"]
 
 
 def to_uint8(decoded: Float[np.ndarray, "*shape"], codec: Codec) -> UInt8[np.ndarray, "*shape"]:

@@ -1,0 +1,160 @@
+"""Pictures hold what was put in; recipes survive; a failed write leaves nothing behind."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from dit import media
+from dit.codecs import latent, pixel
+from dit.types import UserError
+
+RECIPE = {"seed": 3, "labels": [0, 1], "solver": "heun", "guidance": 1.5, "note": "naïve"}
+
+
+def clips(n=5, f=1, c=1, size=8):
+    """Clip i is of brightness 10 i + frame."""
+    value = 10 * np.arange(n)[:, None] + np.arange(f)
+    shape = (n, f, size, size, c)
+    return np.broadcast_to(value[..., None, None, None], shape).astype(np.uint8)
+
+
+def cell(image, row, column, size=8):
+    """The pixels of one picture of a grid, of any enlargement."""
+    factor = -(-media.CELL // size)
+    pitch = (size + media.GAP) * factor
+    top, left = (media.GAP * factor + k * pitch for k in (row, column))
+    return image[top : top + size * factor, left : left + size * factor]
+
+
+def test_colours_become_bytes():
+    x = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    np.testing.assert_array_equal(media.to_uint8(x, pixel.build()), [0, 0, 128, 255, 255])
+    every = np.arange(256, dtype=np.uint8)
+    codec = pixel.build()
+    back = codec.decode(codec.encode(jnp.asarray(every).reshape(1, 1, 16, 16, 1)))
+    np.testing.assert_array_equal(media.to_uint8(np.asarray(back), codec).ravel(), every)
+
+
+def test_latents_and_nans_are_not_drawn():
+    with pytest.raises(UserError, match=r"\.npz"):
+        media.to_uint8(np.zeros(3), latent.build())
+    with pytest.raises(UserError, match="not finite"):
+        media.to_uint8(np.array([0.0, np.nan]), pixel.build())
+
+
+def test_grid_has_one_row_a_label_in_order():
+    image = media.grid(clips(), np.array([7, 2, 7, 2, 7]))
+    for row, members in enumerate([[1, 3], [0, 2, 4]]):
+        for column, i in enumerate(members):
+            assert (cell(image, row, column) == 10 * i).all()
+    assert (cell(image, 0, 2) == media.GREY).all()  # no third one
+
+
+def test_grid_without_rows_to_fill_is_near_square():
+    for labels in (None, np.array([4, 3, 2, 1, 0])):
+        image = media.grid(clips(), labels)
+        order = [0, 1, 2, 3, 4] if labels is None else [4, 3, 2, 1, 0]
+        for place, i in enumerate(order):
+            assert (cell(image, *divmod(place, 3)) == 10 * i).all()
+
+
+def test_filmstrip_rows_are_clips_and_columns_frames():
+    image = media.filmstrip(clips(n=2, f=3, c=3), np.array([1, 0]))
+    for row, i in enumerate([1, 0]):
+        for frame in range(3):
+            assert (cell(image, row, frame) == 10 * i + frame).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_keeps_picture_and_recipe(tmp_path, channels):
+    path = tmp_path / "new" / "grid.png"
+    x, labels = clips(c=channels), np.arange(5)
+    media.save_samples(path, x, labels, RECIPE)
+    assert media.read_recipe(path) == RECIPE
+    with Image.open(path) as image:
+        read = np.asarray(image).reshape(image.height, image.width, channels)
+    np.testing.assert_array_equal(read, media.grid(x, labels))
+
+
+def test_gif_moves(tmp_path):
+    x = clips(n=2, f=3)
+    media.save_samples(tmp_path / "clip.gif", x, np.arange(2), {})
+    with Image.open(tmp_path / "clip.gif") as image:
+        assert image.n_frames == 3
+        for k in range(3):
+            image.seek(k)
+            page = np.asarray(image.convert("L"))[..., None]
+            assert np.abs(page.astype(int) - media.grid(x[:, k : k + 1], np.arange(2))).max() <= 1
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_npz_holds_the_arrays(tmp_path, frames):
+    x, labels = clips(f=frames), np.arange(5, dtype=np.int32)
+    media.save_samples(tmp_path / "samples.npz", x, labels, RECIPE)
+    with np.load(tmp_path / "samples.npz") as data:
+        assert set(data) == {"samples", "labels"}
+        np.testing.assert_array_equal(data["samples"], x[:, 0] if frames == 1 else x)
+        np.testing.assert_array_equal(data["labels"], labels)
+
+
+def test_suffix_and_channels_are_checked(tmp_path):
+    with pytest.raises(UserError, match=r"\.png, \.gif or \.npz"):
+        media.save_samples(tmp_path / "grid.jpg", clips(), np.arange(5), {})
+    with pytest.raises(UserError, match="4 channels"):
+        media.save_samples(tmp_path / "grid.png", clips(c=4), np.arange(5), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "grid.png"
+    media.save_png(path, media.grid(clips()), RECIPE)
+    with pytest.raises(ValueError, match="JSON"):
+        media.save_png(path, media.grid(clips(n=2)), {"loss": float("nan")})
+    with pytest.raises(ZeroDivisionError), media._atomic(path) as file:
+        file.write(b"half" * (1 // 0))
+    assert media.read_recipe(path) == RECIPE
+    assert [p.name for p in tmp_path.iterdir()] == ["grid.png"]
+
+
+def test_recipes_that_are_not_there(tmp_path):
+    path = tmp_path / "x.png"
+    with pytest.raises(UserError, match="no file"):
+        media.read_recipe(path)
+    path.write_bytes(b"not a picture")
+    with pytest.raises(UserError, match="not a PNG"):
+        media.read_recipe(path)
+    Image.new("L", (4, 4)).save(path, format="JPEG")
+    with pytest.raises(UserError, match="not a PNG"):
+        media.read_recipe(path)
+    Image.new("L", (4, 4)).save(path)
+    with pytest.raises(UserError, match="no recipe"):
+        media.read_recipe(path)
+    for text, says in (("{broken", "damaged"), ("[1, 2]", "object")):
+        info = media.PngImagePlugin.PngInfo()
+        info.add_text(media.RECIPE, text)
+        Image.new("L", (4, 4)).save(path, pnginfo=info)
+        with pytest.raises(UserError, match=says):
+            media.read_recipe(path)
+    media.save_png(path, media.grid(clips()), RECIPE)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError):
+        media.read_recipe(path)
+
+
+def test_curve_is_drawn_from_the_last_log_of_each_step(tmp_path):
+    rows = [{"step": s, "loss": 1.0 / s, "rate": 3} for s in range(1, 200)]
+    rows += [{"step": 200, "loss": None}, {"step": 150, "loss": 0.5}, {"step": 5, "other": 1.0}]
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 201, "lo')
+    steps, values = media._read_metric(log, "loss")
+    np.testing.assert_array_equal(steps, np.arange(1, 200))
+    assert values[149] == 0.5
+    assert values[9] == 0.1
+    media.plot_curve(log, tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as image:
+        assert min(image.size) > 300
+    with pytest.raises(UserError, match="accuracy"):
+        media.plot_curve(log, tmp_path / "curve.png", key="accuracy")
