@@ -6,13 +6,14 @@ data score under the same code: a number without its floor is not a number.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from dit.types import UserError
 
 
+@runtime_checkable
 class Split(Protocol):
     """Examples ``{"x": uint8 (f, h, w, c), "label": int}`` by number."""
 
@@ -21,6 +22,7 @@ class Split(Protocol):
     def __getitem__(self, i: int) -> dict[str, Any]: ...
 
 
+@runtime_checkable
 class Real(Protocol):
     """The real data: a training and a held-out split, and the shape ``(f, h, w, c)`` of an example."""
 

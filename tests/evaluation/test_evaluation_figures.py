@@ -1,0 +1,143 @@
+"""The maths of the figures: Frechet distance, nearest neighbours and motion, against known answers."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from dit.data.sources import moving_digits
+from dit.evaluation import frechet, nearest
+from dit.evaluation.motion import WINDOW, centroids, motion, recentred
+from dit.types import UserError
+
+
+def covariance(rng, d, rank=None):
+    a = rng.standard_normal((d, rank or 2 * d))
+    return a @ a.T / a.shape[1]
+
+
+def test_frechet_of_gaussians_on_a_line():
+    got = frechet.distance(*(np.array(v) for v in ([1.0], [[4.0]], [4.0], [[9.0]])))
+    assert got == pytest.approx((1 - 4) ** 2 + (2 - 3) ** 2)
+
+
+def test_frechet_of_axis_aligned_gaussians():
+    rng = np.random.default_rng(0)
+    m, n, s, r = rng.uniform(0.1, 3, (4, 6))
+    rotation = scipy.linalg.qr(rng.standard_normal((6, 6)))[0]
+    want = np.sum((m - n) ** 2 + (s - r) ** 2)
+    a, b = (rotation @ np.diag(v**2) @ rotation.T for v in (s, r))
+    assert frechet.distance(rotation @ m, a, rotation @ n, b) == pytest.approx(want, rel=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_frechet_matches_the_matrix_square_root(seed):
+    rng = np.random.default_rng(seed)
+    m, n = rng.standard_normal((2, 5))
+    a, b = covariance(rng, 5), covariance(rng, 5)
+    cross = np.trace(scipy.linalg.sqrtm(a @ b)).real
+    want = np.sum((m - n) ** 2) + np.trace(a + b) - 2 * cross
+    assert frechet.distance(m, a, n, b) == pytest.approx(want, rel=1e-9)
+    assert frechet.distance(n, b, m, a) == pytest.approx(want, rel=1e-9)
+
+
+def test_frechet_of_flat_gaussians_and_of_one_with_itself():
+    rng = np.random.default_rng(0)
+    flat = covariance(rng, 20, rank=3)
+    m = rng.standard_normal(20)
+    assert frechet.distance(m, flat, m, flat) == pytest.approx(0, abs=1e-6)
+    assert frechet.distance(m, flat, m, np.zeros((20, 20))) == pytest.approx(np.trace(flat))
+    assert frechet.distance(m, flat, m, flat) >= 0
+
+
+def test_moments_are_those_of_the_samples():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20_000, 3)) @ np.diag([1.0, 2.0, 3.0]) + [1, 0, -1]
+    mean, cov = frechet.moments(x)
+    np.testing.assert_allclose(mean, [1, 0, -1], atol=0.1)
+    np.testing.assert_allclose(cov, np.diag([1.0, 4.0, 9.0]), atol=0.3)
+    with pytest.raises(UserError, match="got 1 samples"):
+        frechet.moments(x[:1])
+
+
+def test_matched_distance_meets_its_floor_on_equal_data_and_only_then():
+    rng = np.random.default_rng(0)
+    x, same, moved = rng.standard_normal((3, 2000, 8)) + np.array([0, 0, 0.5])[:, None, None]
+    same, moved = (frechet.figures(y, x[:200]) for y in (same, moved))
+    assert same["frechet_matched"] == pytest.approx(same["frechet_floor"], rel=0.35)
+    assert same["frechet"] < same["frechet_floor"]
+    assert moved["frechet"] == pytest.approx(8 * 0.25, rel=0.25)
+    assert moved["frechet_matched"] > 3 * moved["frechet_floor"]
+    assert frechet.figures(x + 1, x)["frechet"] == pytest.approx(8.0)
+
+
+def test_copies_are_at_distance_zero():
+    rng = np.random.default_rng(0)
+    train, held_out = (rng.integers(0, 256, (n, 4, 4, 1), dtype=np.uint8) for n in (300, 200))
+    result = nearest.compare(train[::-1][:50], held_out, train)
+    assert result["nearest"] == 0
+    assert result["copies"] == 1
+    fresh = nearest.compare(held_out, held_out, train)
+    assert fresh["nearest_ratio"] == 1
+    assert fresh["copies"] == pytest.approx(0.01)
+
+
+def test_distance_is_in_grey_levels():
+    train = np.zeros((3, 2, 2, 1), np.uint8)
+    images = np.stack([np.full((2, 2, 1), 7), np.array([[[8], [0]], [[0], [0]]])]).astype(np.uint8)
+    np.testing.assert_allclose(nearest.distances(images, train), [7.0, 4.0])
+
+
+def test_distances_do_not_depend_on_the_blocks():
+    rng = np.random.default_rng(0)
+    images, train = (rng.integers(0, 256, (n, 3, 3, 1), dtype=np.uint8) for n in (600, 50))
+    gaps = (images[:, None].astype(float) - train[None]).reshape(600, 50, 9)
+    np.testing.assert_allclose(nearest.distances(images, train), np.sqrt((gaps**2).mean(-1)).min(1))
+
+
+def blob(places, size=24):
+    """Clip of a real digit with its corner at ``places`` (f, 2), in pixels."""
+    digit = moving_digits.build().train.digits[0, 0, ..., 0]
+    return moving_digits.draw(digit, np.rint(16 * np.asarray(places)).astype(np.float32), size)
+
+
+@pytest.mark.parametrize("velocity", [(0.0, 0.0), (1.0, 0.0), (0.0, -0.5), (0.75, 1.0)])
+def test_motion_of_known_velocity(velocity):
+    places = np.array([4.0, 8.0]) + np.arange(8)[:, None] * np.array(velocity)
+    result = motion(blob(places)[None])
+    speed = np.hypot(*velocity)
+    assert result["displacement"] == pytest.approx(speed, rel=0.03, abs=1e-9)
+    assert result["speed"] == pytest.approx(speed, rel=0.03, abs=1e-9)
+    assert result["wobble"] < 0.1
+
+
+def test_centroid_follows_the_digit_and_faint_noise_does_not_move_it():
+    clip = blob([[2.0, 10.0], [7.0, 3.0]])
+    gap = np.diff(centroids(clip[None])[0], axis=0)[0]
+    np.testing.assert_allclose(gap, [5.0, -7.0], atol=1e-6)
+    hazy = np.maximum(clip, np.random.default_rng(0).integers(0, 12, clip.shape)).astype(np.uint8)
+    np.testing.assert_allclose(centroids(hazy[None]), centroids(clip[None]), atol=0.05)
+    np.testing.assert_array_equal(centroids(np.zeros((1, 1, 5, 7), np.uint8))[0, 0], [2.0, 3.0])
+
+
+def test_a_bounce_touches_the_mean_but_not_the_median():
+    places = np.array([[4.0, x] for x in (12, 14, 15, 13, 11, 9, 7, 5)], float)  # wall at 15.5
+    result = motion(blob(places)[None])
+    assert result["speed"] == pytest.approx(2, rel=0.03)
+    assert result["displacement"] == pytest.approx((6 * 2 + 1) / 7, rel=0.03)
+    assert result["wobble"] < 0.1
+
+
+def test_jumping_about_is_not_moving():
+    places = np.random.default_rng(0).uniform(0, 16, (8, 2))
+    result = motion(blob(places)[None])
+    assert result["wobble"] > result["displacement"]
+
+
+def test_recentred_takes_the_place_out():
+    clip = blob([[0.0, 0.0], [3.0, 9.0], [16.0, 16.0], [5.5, 5.25]])
+    cut = recentred(clip)
+    assert cut.shape == (4, WINDOW, WINDOW)
+    np.testing.assert_allclose(cut[1], cut[0], atol=1e-6)
+    np.testing.assert_allclose(cut[2], cut[0], atol=1e-6)
+    assert np.corrcoef(cut[3].ravel(), cut[0].ravel())[0, 1] > 0.9  # blurred, but no further
+    np.testing.assert_allclose(cut.sum((1, 2)), clip.sum((1, 2)), rtol=0.01)  # none cut off
