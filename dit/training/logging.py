@@ -1,6 +1,6 @@
 """What a run writes while it goes: ``metrics.jsonl``, TensorBoard, W&B if asked for, a progress bar.
 
-A row of metrics is ``{"step": number of updates made, name: number, "loss_t": [per time bin], ...}``. After
+A row of metrics is ``{"step": updates made, name: number, "loss_t": [per time bin], ...}``. After
 a resume the rows past the restored step are dropped, so no step is there twice.
 """
 
@@ -17,7 +17,7 @@ import tqdm
 
 from dit.types import UserError
 
-TIMING = ("steps_per_s", "images_per_s", "mfu", "seconds")  # of a row: not reproducible
+TIMING = ("steps_per_s", "images_per_s", "mfu")  # of a row: not reproducible
 
 
 class MetricsLog:
@@ -83,8 +83,7 @@ def keep_until(file: pathlib.Path, step: int) -> None:
 class Progress:
     """A progress bar: step/s, images/s, utilisation, time left and the loss."""
 
-    def __init__(self, step: int, steps: int, *, batch_size: int, shown: bool = True):
-        self._batch = batch_size
+    def __init__(self, step: int, steps: int, *, shown: bool = True):
         self._bar = tqdm.tqdm(
             total=steps, initial=step, unit="step", disable=not shown, dynamic_ncols=True
         )

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dit.data import pipeline
+from dit.data.source import ArraySplit
 from dit.diffusion.paths import linear
 from dit.diffusion.predictions import velocity
 from dit.diffusion.process import Process
@@ -83,28 +85,11 @@ def batch(start, size=16):
     }
 
 
-class Batches:
-    """Like the batches of ``dit.data``: endless, with a position that can be saved."""
-
-    def __init__(self, size=16):
-        self.size, self.position, self.poison = size, 0, None
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        out = batch(self.position, self.size)
-        self.position += self.size
-        return out
-
-    def get_state(self):
-        return {"position": self.position, "fingerprint": "tiny"}
-
-    def set_state(self, state):
-        self.position = state["position"]
-
-    def close(self):
-        pass
+def batches(size=16, seed=0):
+    """Endless shuffled batches of 64 examples, through the real pipeline."""
+    examples = batch(0, 64)
+    split = ArraySplit(examples["x"], examples["label"], fingerprint="tiny")
+    return pipeline.batches(split, batch_size=size, seed=seed)
 
 
 def setup(

@@ -1,0 +1,49 @@
+"""Batches on the device before they are asked for, each with the data position that follows it."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+from dit.data.pipeline import Batches
+
+
+class Feed:
+    """Keeps ``ahead`` batches on the device: copying one overlaps with computing on another.
+
+    ``position`` is the state of the data after the batches *taken*, not those read ahead: what a
+    checkpoint must hold.
+    """
+
+    def __init__(self, batches: Batches, sharding: NamedSharding, ahead: int = 2):
+        self._batches, self._sharding, self._ahead = batches, sharding, ahead
+        self._ready: collections.deque[tuple[Any, Any]] = collections.deque()
+        self.position = batches.get_state()
+
+    def take(self) -> dict[str, jax.Array]:
+        """The next batch. Call ``fill`` after the step that uses it has been sent off."""
+        if not self._ready:
+            self.fill(1)
+        batch, self.position = self._ready.popleft()
+        return batch
+
+    def fill(self, count: int | None = None) -> None:
+        """Read batches until ``ahead`` (or ``count``) of them are under way to the device."""
+        while len(self._ready) < (self._ahead if count is None else count):
+            rows = next(self._batches)
+            batch = {
+                name: jax.make_array_from_process_local_data(self._sharding, x)
+                for name, x in rows.items()
+            }
+            self._ready.append((batch, self._batches.get_state()))
+
+
+def first_shapes(batches: Batches) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch of this process; the position of ``batches`` stays as it was."""
+    start = batches.get_state()
+    shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in next(batches).items()}
+    batches.set_state(start)
+    return shapes

@@ -1,0 +1,200 @@
+"""The training loop, from the first line to the last in the order in which things happen.
+
+The host looks at the device only at log steps, and when it saves or draws: in between it sends off steps
+and batches, at most ``AHEAD`` steps before the device. What is logged was summed on the device.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from dit.data.pipeline import Batches
+from dit.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
+from dit.parallel.peak import peak_flops
+from dit.training import optimizer as optimizers
+from dit.training.checkpoint import Checkpoints
+from dit.training.feed import Feed, first_shapes
+from dit.training.logging import MetricsLog, Progress
+from dit.training.signals import StopOnSignal
+from dit.training.state import TrainState, creator, state_shardings
+from dit.training.step import make_report, make_train_step, metric_names, objective
+from dit.training.workdir import lock, plain, write_config
+from dit.types import UserError
+
+AHEAD = 2  # steps the host may be before the device
+
+
+class DivergedError(UserError):
+    """The loss or the gradient stopped being finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Where training ended. ``stopped``: the signal that ended it early, or None."""
+
+    state: TrainState
+    step: int
+    stopped: str | None = None
+
+
+def train(
+    experiment: Any,
+    workdir: str | pathlib.Path,
+    *,
+    batches: Batches,
+    draw: Callable[[TrainState, int], None] | None = None,
+    flops_per_example: float | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    progress: bool = True,
+) -> Outcome:
+    """Train until ``config.steps``, from the latest sound checkpoint in ``workdir`` if there is one.
+
+    ``experiment``: what ``dit.experiment.build`` makes of a config. ``batches``: its training data.
+    ``draw(state, step)`` is called every ``samples.every`` steps. ``flops_per_example``: of a training
+    step, forward and backward, for the utilisation. The first SIGINT or SIGTERM saves and returns.
+    Raises DivergedError, and UserError for a bad config, a workdir in use or of another config.
+    """
+    workdir = pathlib.Path(workdir)
+    config = experiment.config
+    saving, logging, sampling = map(experiment.settings, ("checkpoint", "log", "samples"))
+    steps, batch_size = config.steps, config.batch_size
+    key = jax.random.key(config.seed)
+
+    mesh = make_mesh(experiment.settings("mesh"), devices)
+    axes = experiment.axes
+    optimizer = optimizers.build(
+        config.optimizer.to_dict(), config.schedule.to_dict(), steps=steps, axes=axes
+    )
+    check_batch(mesh, batch_size, optimizer.accumulate)
+    ema = experiment.settings("ema")
+    process = experiment.process
+    of = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
+    names = metric_names(of, jax.eval_shape(experiment.init, key), first_shapes(batches), key)
+    create = creator(experiment.init, optimizer, ema, names)
+    abstract = jax.eval_shape(create, key)
+    shardings = state_shardings(abstract, axes, mesh)
+    train_step = make_train_step(
+        of,
+        optimizer,
+        ema,
+        mesh=mesh,
+        shardings=shardings,
+        log_every=logging.every,
+        t_range=(process.path.t_min, process.path.t_max),
+    )
+    report = make_report(optimizer, shardings, mesh)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock(workdir))
+        resolved = plain(config)
+        write_config(workdir, resolved)
+        checkpoints = Checkpoints(workdir, resolved, saving.keep)
+        stack.callback(checkpoints.close)
+        stack.callback(batches.close)
+        stop = stack.enter_context(StopOnSignal())
+
+        restored = checkpoints.restore(_placed(abstract, shardings))
+        if restored is None:
+            state = jax.jit(create, out_shardings=shardings)(key)
+        else:
+            state, position = restored
+            batches.set_state(position)
+        step = int(state.step)
+        feed = Feed(batches, batch_sharding(mesh))
+        key = jax.device_put(key, replicated(mesh))
+
+        metrics_log = MetricsLog(workdir, step, config=resolved, wandb=logging.wandb)
+        stack.callback(metrics_log.close)
+        bar = Progress(step, steps, shown=progress)
+        stack.callback(bar.close)
+        if restored is not None:
+            bar.say(f"going on from step {step} in {workdir}")
+        rate = Rate(batch_size, flops_per_example, list(mesh.devices.flat))
+        under_way = collections.deque()
+        saved = step if restored is not None else None
+
+        while step < steps and stop.name is None:
+            with rate.paused() if rate.first else contextlib.nullcontext():  # the first compiles
+                state, metrics = train_step(state, feed.take(), key)
+            feed.fill()
+            step += 1
+            rate.count()
+            bar.advance()
+            checkpoints.check()
+            under_way.append(metrics["loss"])
+            if len(under_way) > AHEAD:
+                under_way.popleft().block_until_ready()
+
+            log_now = step % logging.every == 0 or step == steps
+            save_now = step % saving.every == 0 or step == steps or stop.name is not None
+            draw_now = draw is not None and sampling.every and step % sampling.every == 0
+            if not (log_now or save_now or draw_now):
+                continue
+            row = jax.device_get(report(state))
+            if row.pop("bad"):
+                raise DivergedError(_diverged(int(row["updates"]) + 1, saved, workdir))
+            if log_now:
+                row = {"step": int(row.pop("updates")), **row, **rate.measure()}
+                metrics_log.write(row)
+                bar.show(row)
+            with rate.paused():
+                if save_now:
+                    checkpoints.save(step, state, feed.position)
+                    saved = step
+                if draw_now:
+                    draw(state, step)
+    return Outcome(state, step, stop.name if step < steps else None)
+
+
+class Rate:
+    """Steps a second between two looks at the device, not counting what was paused."""
+
+    def __init__(
+        self, batch_size: int, flops_per_example: float | None, devices: Sequence[jax.Device]
+    ):
+        self._batch, self._flops = batch_size, flops_per_example
+        self._peak = peak_flops(devices[0]) * len(devices) if flops_per_example else None
+        self._start, self._steps, self.first = time.perf_counter(), 0, True
+
+    def count(self) -> None:
+        """One more step has been sent off."""
+        self.first = False
+        self._steps += 1
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time spent inside."""
+        before = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - before
+
+    def measure(self) -> dict[str, float]:
+        """The rates since the last call, which must follow a look at the device."""
+        now = time.perf_counter()
+        rate = self._steps / max(now - self._start, 1e-9)
+        images = rate * self._batch
+        self._start, self._steps = now, 0
+        used = {} if self._peak is None else {"mfu": images * self._flops / self._peak}
+        return {"steps_per_s": rate, "images_per_s": images, **used}
+
+
+def _placed(abstract: TrainState, shardings: TrainState) -> TrainState:
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+
+
+def _diverged(step: int, saved: int | None, workdir: pathlib.Path) -> str:
+    kept = "there is no checkpoint yet" if saved is None else f"the last checkpoint is step {saved}"
+    return (
+        f"the loss or the gradient of step {step} is not finite; that update was not made, and {kept} "
+        f"in {workdir}. Lower optimizer.lr, set optimizer.clip, or lengthen the warm-up"
+    )
