@@ -22,12 +22,14 @@ from ml_collections import ConfigDict
 from dit import models
 from dit.codecs import Codec
 from dit.config import builder, call, check_finite, resolve, suggest
+from dit.data import pipeline
+from dit.data.pipeline import Batches
 from dit.data.source import Source
 from dit.diffusion.process import Process
 from dit.diffusion.weights import Weight
 from dit.objectives import LossFn
 from dit.training import ema
-from dit.types import ApplyFn, UserError
+from dit.types import ApplyFn, Key, Params, UserError
 
 ROOMS = {
     "data": "data.sources",
@@ -109,7 +111,16 @@ class SampleSettings:
     batch: int = 250
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoaderSettings:
+    """``workers`` processes that read data (0: threads of this one), ``prefetch`` batches ahead."""
+
+    workers: int = 0
+    prefetch: int = 2
+
+
 PLAIN = {
+    "loader": LoaderSettings,
     "precision": precision,
     "mesh": mesh_sizes,
     "ema": ema.build,
@@ -135,7 +146,9 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise UserError(f"{path} has no get_config(); expected a function that returns a ConfigDict")
+        raise UserError(
+            f"{path} has no get_config(); expected a function that returns a ConfigDict"
+        )
     config = module.get_config()
     names_first = sorted((overrides or {}).items(), key=lambda kv: not kv[0].endswith(".name"))
     config = complete(_rename(config, [kv for kv in names_first if kv[0].endswith(".name")]))
@@ -164,7 +177,9 @@ def _override(config: ConfigDict, key: str, value: Any) -> None:
         known = list(_flatten(config))
         raise UserError(f"unknown config field {key!r}: {suggest(key, known)}")
     if isinstance(node[last], ConfigDict):
-        raise UserError(f"config.{key} is a section; set one of its fields: {', '.join(node[last])}")
+        raise UserError(
+            f"config.{key} is a section; set one of its fields: {', '.join(node[last])}"
+        )
     with node.ignore_type():
         node[last] = value
 
@@ -250,6 +265,33 @@ class Experiment:
     def apply_fn(self) -> ApplyFn:
         """``apply_fn(params, x, t, cond) -> out`` of the model."""
         return models.apply_fn(self.model)
+
+    def init(self, key: Key) -> Params:
+        """Random parameters; works under ``jax.eval_shape``."""
+        return models.init(self.model, key, self.shape)
+
+    @property
+    def axes(self) -> Any:
+        """The logical axis names of the parameters, in a tree like theirs."""
+        return models.logical_axes(self.model, self.shape)
+
+    def init(self, key: Key) -> Params:
+        """Fresh parameters; works under ``jax.eval_shape``."""
+        return models.init(self.model, key, self.shape)
+
+    @property
+    def axes(self) -> Any:
+        """The logical axis names of every parameter, in a tree like theirs."""
+        return models.logical_axes(self.model, self.shape)
+
+    def batches(self) -> Batches:
+        """The stream of training data, from its first batch."""
+        return pipeline.batches(
+            self.source.train,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            **self.config.loader,
+        )
 
     def settings(self, section: str) -> Any:
         """A section without a name, as the value that ``PLAIN`` makes of it."""
