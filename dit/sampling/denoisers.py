@@ -111,7 +111,8 @@ def _first(advanced):
 def evaluate_if(
     wanted: Bool[Array, ""], denoise: Denoiser | Tape, x: Array, t: Times, otherwise: Array
 ) -> Array:
-    """``denoise(x, t)`` where the scalar ``wanted`` is true; else ``otherwise``, without the call."""
+    """``denoise(x, t)`` where the scalar ``wanted`` is true; else ``otherwise``, without the
+    call."""
     if isinstance(denoise, Tape):
         return denoise.when(wanted, x, t, otherwise)
     return jax.lax.cond(wanted, lambda: denoise(x, t).astype(x.dtype), lambda: otherwise)

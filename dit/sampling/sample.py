@@ -1,9 +1,9 @@
 """The sampling loop: one ``lax.scan`` of a solver over a time grid.
 
 ``x_T`` is noise at ``grid[0]`` and the result is data, ``grid[-1] = 0``. Randomness belongs to the
-samples: sample i at step n draws from ``rng.stream(keys[i], "solver", n)``, so it does not depend on
-the batch, the mesh or the host. Arithmetic is in float32 or wider; the network sees, and the result
-has, the dtype of ``x_T``. Wrap calls in ``jax.jit``: outside it, every call compiles anew.
+samples: sample i at step n draws from ``rng.stream(keys[i], "solver", n)``, so it does not depend
+on the batch, the mesh or the host. Arithmetic is in float32 or wider; the network sees, and the
+result has, the dtype of ``x_T``. Wrap calls in ``jax.jit``: outside it, every call compiles anew.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def solve(
 ) -> Solution:
     """Run ``solver`` over ``grid`` (steps + 1 decreasing times, the last 0), from ``x_T``.
 
-    ``key``: one key, or a ``(b,)`` array with each sample's own. ``denoise``: a ``Denoiser``, or any
-    function ``(x_t, t) -> x0_hat`` with ``t`` of shape ``(b,)``. Raises UserError for a key or grid
-    of another shape.
+    ``key``: one key, or a ``(b,)`` array with each sample's own. ``denoise``: a ``Denoiser``, or
+    any function ``(x_t, t) -> x0_hat`` with ``t`` of shape ``(b,)``. Raises UserError for a key or
+    grid of another shape.
     """
     if grid.ndim != 1 or grid.shape[0] < 2:
         raise UserError(f"got a time grid of shape {grid.shape}; expected (steps + 1,), steps >= 1")
@@ -86,13 +86,18 @@ def initial_noise(
 
     The same keys may be given to ``sample``: the solver's noise is another stream of each.
     """
-    streams = jax.vmap(lambda k: rng.stream(k, "x_T"))(keys)
-    eps = rng.normal(streams, shape)
+    eps = initial_eps(keys, shape)
     return (path.sigma(jnp.asarray(path.t_max, eps.dtype)) * eps).astype(dtype)
 
 
+def initial_eps(keys: Key, shape: Sequence[int]) -> Float[Array, "b ..."]:
+    """The unit noise of ``initial_noise``, one draw for each key."""
+    return rng.normal(jax.vmap(lambda k: rng.stream(k, "x_T"))(keys), shape)
+
+
 def sample_keys(key: Key, batch: int) -> Key:
-    """Per-sample keys: ``key`` itself if it is ``(batch,)``, else one for each of ``arange(batch)``."""
+    """Per-sample keys: ``key`` itself if it is ``(batch,)``, else one for each of
+    ``arange(batch)``."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise UserError(
             f"got a key of dtype {key.dtype} and shape {key.shape}; expected a typed key: "

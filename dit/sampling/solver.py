@@ -1,10 +1,11 @@
 """What a solver is, and the pieces that every solver is made of.
 
-A solver moves ``x`` from time ``t`` to a smaller time ``u``. Everything is written in ``x0_hat`` and in
-coefficients that stay finite at both ends of a path: nothing divides by alpha or by the sigma of
-the time it arrives at. With half-log-SNR ``lambda = log(alpha / sigma)`` and ``h = lambda_u -
-lambda_t``, which is infinite at the ends, the solvers use ``exp(-h) = alpha_t sigma_u / (alpha_u
-sigma_t)``, which is not. At ``u = 0`` every solver lands on ``x0_hat``: the exact limit of its step.
+A solver moves ``x`` from time ``t`` to a smaller time ``u``. Everything is written in ``x0_hat``
+and in coefficients that stay finite at both ends of a path: nothing divides by alpha or by the
+sigma of the time it arrives at. With half-log-SNR ``lambda = log(alpha / sigma)`` and ``h =
+lambda_u - lambda_t``, which is infinite at the ends, the solvers use ``exp(-h) = alpha_t sigma_u /
+(alpha_u sigma_t)``, which is not. At ``u = 0`` every solver lands on ``x0_hat``: the exact limit
+of its step.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ def starts_and_ends(path: Path, grid: Grid) -> Float[Array, "calls"]:
 class Solver:
     """``step(denoise, path, x, t, u, state, keys) -> (x_u, state)``, and what to know about it.
 
-    ``t`` and ``u`` are scalars, ``keys`` this step's ``(b,)`` keys. ``init(path, x_T, grid)`` gives
-    the first state. ``evaluations(steps)``: exact number of denoiser evaluations, None where the
-    solver decides as it goes; ``count(state)`` then reads it from the last state. ``times(path,
-    grid)``: where they take place. ``order``: the order of global convergence, None if stochastic.
+    ``t`` and ``u`` are scalars, ``keys`` this step's ``(b,)`` keys. ``init(path, x_T, grid)``
+    gives the first state. ``evaluations(steps)``: exact number of denoiser evaluations, None where
+    the solver decides as it goes; ``count(state)`` then reads it from the last state.
+    ``times(path, grid)``: where they take place. ``order``: the order of global convergence, None
+    for a stochastic or an adaptive solver.
     """
 
     step: Step
@@ -62,21 +64,21 @@ class Solver:
 class Interval(NamedTuple):
     """The path's coefficients at both ends of a step; ``decay = exp(-h)`` lies in ``[0, 1)``."""
 
-    alpha_t: Scalar
-    sigma_t: Scalar
-    alpha_u: Scalar
-    sigma_u: Scalar
-    decay: Scalar
+    alpha_t: Array
+    sigma_t: Array
+    alpha_u: Array
+    sigma_u: Array
+    decay: Array
 
 
-def interval(path: Path, t: Scalar, u: Scalar) -> Interval:
+def interval(path: Path, t: Float[Array, "*s"], u: Float[Array, "*s"]) -> Interval:
     """Coefficients of the step from ``t`` to ``u < t``, exact at both ends of every path."""
     alpha_t, sigma_t, alpha_u, sigma_u = path.alpha(t), path.sigma(t), path.alpha(u), path.sigma(u)
     decay = (alpha_t / alpha_u) * (sigma_u / sigma_t)
     return Interval(alpha_t, sigma_t, alpha_u, sigma_u, jnp.clip(decay, 0, 1))
 
 
-def half_logsnr(path: Path, t: Scalar) -> Scalar:
+def half_logsnr(path: Path, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """``lambda = log(alpha / sigma)``: +inf at data, -inf where alpha is 0."""
     return jnp.log(path.alpha(t)) - jnp.log(path.sigma(t))
 

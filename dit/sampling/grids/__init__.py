@@ -1,7 +1,8 @@
-"""One time grid a file; ``build(**kwargs) -> grid_fn``, ``grid_fn(path, steps) -> (steps + 1,)`` times.
+"""One time grid a file; ``build(**kwargs) -> grid_fn``, ``grid_fn(path, steps) -> (steps + 1,)``
+times.
 
-A grid falls from ``t_max`` (exactly) to 0 (exactly). Every node but the last lies in ``[t_min, t_max]``,
-since the network is evaluated there; the last step goes from the last such node to data.
+A grid falls from ``t_max`` (exactly) to 0 (exactly). Every node but the last lies in ``[t_min,
+t_max]``, since the network is evaluated there; the last step goes from the last such node to data.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dit.diffusion.path import Path
+from dit.diffusion.path import Path, logsnr
 from dit.types import UserError
 
 GridFn = Callable[[Path, int], Float[Array, "nodes"]]
@@ -36,3 +37,12 @@ def power_law(path: Path, steps: int, power: float) -> Float[Array, "nodes"]:
     last = max(path.t_min, path.t_max / steps**power)
     roots = jnp.linspace(path.t_max ** (1 / power), last ** (1 / power), steps)
     return closed(path, roots**power)
+
+
+def logsnr_ends(path: Path, highest: float | Array, lowest: float | Array) -> tuple[Array, Array]:
+    """Log-SNR at t_max and at t_min, or at these levels ``sigma / alpha`` where it is infinite."""
+    noisy, clean = logsnr(path, jnp.asarray([path.t_max, path.t_min]))
+    return (
+        jnp.where(jnp.isfinite(noisy), noisy, -2 * jnp.log(highest)),
+        jnp.where(jnp.isfinite(clean), clean, -2 * jnp.log(lowest)),
+    )

@@ -2,7 +2,8 @@
 
 ``guidance(pair, path, grid) -> Denoiser``: ``pair`` gives the conditional and the unconditional
 estimate (``denoisers.paired`` gets both from one network call of twice the batch), ``grid`` is the
-time grid of the run. The result works with every solver, and keeps the conditional's learned variance.
+time grid of the run. The result works with every solver, and keeps the conditional's learned
+variance.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Guidance:
 
 
 def extrapolate(conditional: Array, unconditional: Array, scale: Array | float) -> Array:
-    """``D_u + w (D_c - D_u)``: the same in x_0, eps, v or score, as all are affine in each other."""
+    """``D_u + w (D_c - D_u)``: the same in x_0, eps, v or score, as all are affine in each
+    other."""
     return unconditional + scale * (conditional - unconditional)
 
 

@@ -1,6 +1,7 @@
 """Classifier-free guidance (Ho & Salimans 2022, eq. 6): ``D = D_u + w (D_c - D_u)``.
 
-Scale 1 is no guidance, and then there is no second evaluation; their guidance strength is ``w - 1``.
+Scale 1 is no guidance, and then there is no second evaluation; their guidance strength is ``w -
+1``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Euler's method on the probability-flow ODE in t: order 1 (Song et al. 2021; SiT, Ma et al. 2024).
 
-``x_u = x + (u - t) v``, ``v = alpha'(t) x0_hat + sigma'(t) eps_hat``. On straight paths (linear, EDM)
-this is DDIM. The derivatives are taken at t > 0 only, since sigma' may be infinite at data, and the
-last step goes to ``x0_hat``.
+``x_u = x + (u - t) v``, ``v = alpha'(t) x0_hat + sigma'(t) eps_hat``. On straight paths (linear,
+EDM) this is DDIM. The derivatives are taken at t > 0 only, since sigma' may be infinite at data,
+and the last step goes to ``x0_hat``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Heun's method on the probability-flow ODE: order 2 (Karras et al. 2022, algorithm 1, on any path).
+"""Heun's method on the probability-flow ODE: order 2 (Karras et al. 2022, algorithm 1, on any
+path).
 
-``x_u = x_t + int x0_hat d alpha + int eps_hat d sigma``, both integrals by the trapezoidal rule. The
-integration variables are alpha and sigma themselves, not t, so sigma' (infinite at data on the DDPM
-path) never enters, and the predictor is DDIM. On straight paths this is Heun's method in t. The last
-step goes to ``x0_hat`` without a second evaluation: ``2 steps - 1`` in all.
+``x_u = x_t + int x0_hat d alpha + int eps_hat d sigma``, both integrals by the trapezoidal rule.
+The integration variables are alpha and sigma themselves, not t, so sigma' (infinite at data on the
+DDPM path) never enters, and the predictor is DDIM. On straight paths this is Heun's method in t.
+The last step goes to ``x0_hat`` without a second evaluation: ``2 steps - 1`` in all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def build() -> Solver:
 
 
 def corrected(denoise, path, x, x_0, eps, t, u):
-    """``x_u`` by the trapezoidal rule; at ``u = 0``, where the network is not evaluated, by DDIM."""
+    """``x_u`` by the trapezoidal rule; at ``u = 0``, where the network is not evaluated, by
+    DDIM."""
     alpha_t, sigma_t, alpha_u, sigma_u, _ = interval(path, t, u)
     predicted = alpha_u * x_0 + sigma_u * eps
     x_0_u = evaluate_if(u > 0, denoise, predicted, at(u, x), x_0)

@@ -1,0 +1,53 @@
+"""Editing with an unchanged sampler: image-to-image (SDEdit, Meng et al. 2021) and inpainting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dit.diffusion.path import Path
+from dit.diffusion.process import Denoiser
+from dit.sampling.denoisers import map_x0
+from dit.sampling.sample import initial_eps
+from dit.sampling.solver import Grid
+from dit.types import Key, UserError
+
+
+def image_to_image(
+    keys: Key, path: Path, grid: Grid, x_0: Float[Array, "b ..."], strength: float
+) -> tuple[Float[Array, "b ..."], Grid]:
+    """``(x_t, tail)``: ``x_0`` noised to where the last ``strength`` of the grid's steps begins.
+
+    Give both to ``sample`` in the place of noise and grid. ``strength`` 1 takes every step, from
+    noise (where alpha(t_max) = 0, from nothing else); a small one changes the image little.
+    ``keys`` are per-sample keys, and the noise is that of ``initial_noise``. Raises UserError
+    outside (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise UserError(f"got strength={strength}; expected above 0 (no change) and at most 1")
+    steps = grid.shape[0] - 1
+    tail = grid[steps - max(1, math.floor(strength * steps + 0.5)) :]
+    eps = initial_eps(keys, x_0.shape[1:])
+    x_t = path.alpha(tail[0]) * x_0 + path.sigma(tail[0]) * eps
+    return x_t.astype(x_0.dtype), tail
+
+
+def inpaint(denoise: Callable, known: Float[Array, "b ..."], mask: Bool[Array, "..."]) -> Denoiser:
+    """The denoiser that says ``known`` where ``mask`` is true, and what ``denoise`` says elsewhere.
+
+    Under it the known region follows the exact path from its noise to ``known``, and every solver,
+    as it lands on the estimate, returns it exactly. Apply it last, around guidance. ``mask`` must
+    broadcast to ``known``, with as many axes. Raises UserError if it does not.
+    """
+    same = mask.ndim == known.ndim and all(
+        m in (1, k) for m, k in zip(mask.shape, known.shape, strict=True)
+    )
+    if not same:
+        raise UserError(
+            f"got a mask of shape {mask.shape} for data of shape {known.shape}; expected as many "
+            "axes, each of the same length or 1"
+        )
+    return map_x0(denoise, lambda x_0, x, t: jnp.where(mask, known.astype(x_0.dtype), x_0))

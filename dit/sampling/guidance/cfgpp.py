@@ -1,0 +1,43 @@
+"""CFG++: interpolate the data estimate, but renoise with the unconditional noise (Chung et al.
+2024).
+
+Its DDIM step from t to u is ``x_u = alpha_u (D_u + lambda (D_c - D_u)) + sigma_u eps_u``. Since
+``eps_c - eps_u = -(alpha_t / sigma_t)(D_c - D_u)``, DDIM with classifier-free guidance of scale w
+gives ``alpha_u D_u + sigma_u eps_u + w (alpha_u - alpha_t sigma_u / sigma_t)(D_c - D_u)``: the
+same step for ``w = lambda alpha_u / (alpha_u - alpha_t sigma_u / sigma_t) = lambda / (1 -
+exp(-h))``, which is lambda for the step to data. So CFG++ is guidance whose scale depends on the
+step, and in that form it works with every solver.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from dit.diffusion.process import Denoiser
+from dit.sampling.guidance import Guidance, extrapolate
+from dit.sampling.solver import interval
+from dit.types import UserError, match_time
+
+
+def build(*, scale: float) -> Guidance:
+    """``scale`` is lambda, in [0, 1]; 0.6 is about as strong as a scale of 7.5 in plain guidance.
+
+    A time between nodes of the grid belongs to the step that crosses it. Raises UserError outside.
+    """
+    if not 0 <= scale <= 1:
+        raise UserError(
+            f"got scale={scale}; expected CFG++'s lambda, 0 (unconditional) to 1; for scales above 1 "
+            "use guidance 'cfg'"
+        )
+
+    def guide(pair, path, grid):
+        def full(x, t):
+            step = jnp.sum(grid[:-1][None] >= t[:, None], axis=1) - 1
+            step = jnp.clip(step, 0, grid.shape[0] - 2)
+            w = scale / (1 - interval(path, grid[step], grid[step + 1]).decay)
+            (x_0, v), (x_0_u, _) = pair.both(x, t)
+            return extrapolate(x_0, x_0_u, match_time(w, x)), v
+
+        return Denoiser(full)
+
+    return Guidance(guide)

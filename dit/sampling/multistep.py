@@ -1,0 +1,84 @@
+"""What multistep solvers share: past estimates, and exact integrals of polynomials through them.
+
+In half-log-SNR, with ``s = lambda - lambda_t`` from 0 to h, the probability-flow ODE has the
+solution ``x_u = (sigma_u / sigma_t) x + alpha_u int_0^h exp(s - h) D(s) ds`` (Lu et al. 2022b,
+prop. 4.1). A multistep solver puts a polynomial through past estimates D_k, at ``s = r_k h``, in
+the place of D.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dit.sampling.solver import Scalar
+
+
+class Past(NamedTuple):
+    """Past estimates and their half-log-SNRs, latest first; an entry with -inf is empty.
+
+    So is, in effect, an estimate at a node with alpha = 0: it is infinitely far away in log-SNR and
+    no polynomial goes through it. A solver then builds up its order from the node after it.
+    """
+
+    x_0: Float[Array, "depth b ..."]
+    half_logsnr: Float[Array, "depth"]
+
+
+def nothing(x: Float[Array, "b ..."], depth: int) -> Past:
+    """A memory of ``depth`` empty entries for samples like ``x``."""
+    return Past(jnp.zeros((depth, *x.shape), x.dtype), jnp.full((depth,), -jnp.inf, x.dtype))
+
+
+def remember(past: Past, x_0: Float[Array, "b ..."], half_logsnr: Scalar) -> Past:
+    """``past`` with a new first entry, and without its last."""
+    return Past(
+        jnp.concatenate([x_0[None], past.x_0[:-1]]),
+        jnp.concatenate([half_logsnr[None].astype(x_0.dtype), past.half_logsnr[:-1]]),
+    )
+
+
+def positions(past: Past, now: Scalar, h: Scalar) -> tuple[Array, Array]:
+    """``r_k = (lambda_k - now) / h``, negative, for each entry, and whether it can be used.
+
+    None can where ``now`` or ``h`` is infinite: a step to data, or one from a node with alpha = 0.
+    """
+    usable = jnp.isfinite(past.half_logsnr) & jnp.isfinite(now) & jnp.isfinite(h)
+    gap = jnp.where(usable, past.half_logsnr - now, -1.0)
+    return gap / jnp.where(jnp.isfinite(h), h, 1.0), usable
+
+
+def moments(h: Scalar, count: int) -> Float[Array, "count"]:
+    """``c_i = int_0^h exp(s - h) (s / h)^i ds`` for i below ``count`` and finite ``h > 0``.
+
+    By parts ``c_i = 1 - i c_{i-1} / h`` from ``c_0 = 1 - exp(-h)``, which cancels badly for small
+    h: there by the series ``c_i = h sum_m (-h)^m i! / (i + m + 1)!``.
+    """
+    terms = range(18)
+    table = np.array(
+        [[math.factorial(i) / math.factorial(i + m + 1) for m in terms] for i in range(count)]
+    )
+    series = h * jnp.sum(jnp.asarray(table, h.dtype) * ((-h) ** np.arange(18))[None], axis=1)
+    parts = [-jnp.expm1(-h)]
+    for i in range(1, count):
+        parts.append(1 - i * parts[-1] / h)
+    return jnp.where(h < 1, series, jnp.stack(parts))
+
+
+def quadrature(nodes: list[Scalar], c: Float[Array, "n"]) -> list[Scalar]:
+    """Weights w with ``sum_k w_k r_k^i = c_i``: they integrate polynomials below degree n exactly.
+
+    Each is the functional c applied to one Lagrange polynomial, factor by factor.
+    """
+    weights = []
+    for k, r in enumerate(nodes):
+        m = c
+        for j, other in enumerate(nodes):
+            if j != k:
+                m = (m[1:] - other * m[:-1]) / (r - other)
+        weights.append(m[0])
+    return weights

@@ -1,0 +1,94 @@
+"""The probability-flow ODE by an adaptive Runge-Kutta method, Tsit5 of diffrax (Tsitouras 2011).
+
+Each interval of the grid is one adaptive solve, tried in one step first: with ``steps=1`` the
+tolerances alone decide. Every sample has steps of its own, so its result does not depend on the
+batch; the network is called for all of them at once, as often as the slowest needs. As sigma' may
+be infinite at data, the ODE is solved down to t_min (where that is 0, to a thousandth of t_max),
+and the last evaluation goes from there to ``x0_hat``.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from dit.diffusion.path import derivatives
+from dit.sampling.denoisers import evaluate_if, forgetful
+from dit.sampling.solver import Solver, at, land, noise_of
+from dit.types import UserError
+
+EVALUATIONS = 6  # a step of Tsit5, which keeps the last of its seven stages for the next step
+
+
+def build(*, rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 4096) -> Solver:
+    """Tolerances of a step's error, relative and absolute. A run needing more than ``max_steps`` in
+    an interval stops with an error. Raises UserError without diffrax, or for a tolerance of 0."""
+    try:
+        import diffrax
+    except ImportError as error:
+        raise UserError("solver 'diffrax_adaptive' needs diffrax: pip install diffrax") from error
+    if not (rtol > 0 and atol > 0):
+        raise UserError(f"got rtol={rtol}, atol={atol}; expected positive tolerances")
+    controller = diffrax.PIDController(
+        rtol=rtol, atol=atol, norm=lambda e: jnp.sqrt(jnp.mean(jnp.square(e)))
+    )
+
+    def step(denoise, path, x, t, u, count, keys):
+        plain = forgetful(denoise, "diffrax_adaptive")
+        cut = path.t_min if path.t_min > 0 else 1e-3 * path.t_max
+        end = jnp.where(u > 0, u, jnp.minimum(t, cut))
+        estimate = for_each(plain)
+
+        def velocity(s, y, _):
+            _, alpha_dot, _, sigma_dot = derivatives(path, s)
+            x_0 = estimate(s, y)
+            return alpha_dot * x_0 + sigma_dot * noise_of(path, y, x_0, s)
+
+        def solve(y):
+            solution = diffrax.diffeqsolve(
+                diffrax.ODETerm(velocity),
+                diffrax.Tsit5(),
+                t0=t,
+                t1=end,
+                dt0=end - t,
+                y0=y,
+                stepsize_controller=controller,
+                adjoint=diffrax.ForwardMode(),
+                max_steps=max_steps,
+            )
+            return solution.ys[0], solution.stats["num_steps"]
+
+        x, steps = jax.vmap(solve)(x)
+        x_0 = evaluate_if(u <= 0, plain, x, at(end, x), x)
+        count += 1 + EVALUATIONS * jnp.max(steps) + (u <= 0)
+        return land(u, x_0, x), count.astype(jnp.int32)
+
+    return Solver(
+        step,
+        order=None,
+        init=lambda path, x, grid: jnp.zeros((), jnp.int32),
+        evaluations=None,
+        count=lambda state: state,
+    )
+
+
+def for_each(denoise):
+    """``denoise`` as a function of one sample and its time, to be called under ``jax.vmap`` only.
+
+    Mapped over the batch it is the batched call itself, so that a denoiser which closes over a
+    batch of conditions can serve a loop that is written for one sample.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def one(t, x):
+        return x  # a stand-in of the right shape: the rule below is what runs
+
+    @one.def_vmap
+    def batched(size, mapped, t, x):
+        t, x = (
+            a if is_mapped else jnp.broadcast_to(a, (size, *a.shape))
+            for a, is_mapped in zip((t, x), mapped, strict=True)
+        )
+        return denoise(x, t), True
+
+    return one

@@ -1,0 +1,67 @@
+"""EDM's stochastic sampler: Heun's step after a little new noise (Karras et al. 2022, algorithm 2).
+
+Its variables are those of ``y = x / alpha``, with noise level ``tau = sigma / alpha``, so it is
+the same sampler on every path. Before a step from tau, noise raises the level to ``tau (1 +
+gamma)``, gamma = ``min(churn / steps, sqrt 2 - 1)`` while ``low <= tau <= high``; t_hat is the
+time of that level. The network knows no time above t_max, so t_hat stops there: a first step at
+t_max has no new noise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from dit import rng
+from dit.diffusion.path import logsnr, time_of_logsnr
+from dit.sampling.solver import Solver, at, land, noise_of
+from dit.sampling.solvers.heun import corrected
+from dit.types import UserError
+
+
+def build(
+    *, churn: float = 40.0, low: float = 0.05, high: float = 50.0, s_noise: float = 1.0
+) -> Solver:
+    """The defaults are the paper's for ImageNet at 64 pixels (256 steps), but for ``s_noise``,
+    there 1.003: above 1 the new noise is inflated, to make up for detail that a network loses.
+
+    Raises UserError for a negative churn or noise, or an empty range.
+    """
+    if not (churn >= 0 and 0 <= low < high and s_noise >= 0):
+        raise UserError(
+            f"got churn={churn}, low={low}, high={high}, s_noise={s_noise}; expected churn >= 0, "
+            "0 <= low < high and s_noise >= 0"
+        )
+
+    def raised(path, grid):
+        """t_hat for each step."""
+        gamma = min(churn / (grid.shape[0] - 1), math.sqrt(2) - 1)
+        level = logsnr(path, grid[:-1])
+        tau = jnp.exp(-0.5 * level)
+        t_hat = time_of_logsnr(path, level - 2 * math.log1p(gamma))
+        return jnp.where((tau >= low) & (tau <= high), jnp.maximum(t_hat, grid[:-1]), grid[:-1])
+
+    def init(path, x, grid):
+        return raised(path, grid), jnp.asarray(0)
+
+    def step(denoise, path, x, t, u, state, keys):
+        t_hats, n = state
+        t_hat = jax.lax.dynamic_index_in_dim(t_hats, n, keepdims=False)
+        grow = path.alpha(t_hat) / jnp.where(t_hat > t, path.alpha(t), path.alpha(t_hat))
+        added = jnp.square(path.sigma(t_hat)) - jnp.square(grow * path.sigma(t))
+        fresh = s_noise * jnp.sqrt(jnp.where(t_hat > t, jnp.maximum(added, 0), 0))
+        x = grow * x + fresh * rng.normal(keys, x.shape[1:], x.dtype)
+        x_0 = denoise(x, at(t_hat, x))
+        eps = noise_of(path, x, x_0, t_hat)
+        x_u = corrected(denoise, path, x, x_0, eps, t_hat, u)
+        return land(u, x_0, x_u), (t_hats, n + 1)
+
+    return Solver(
+        step,
+        order=None,
+        init=init,
+        evaluations=lambda n: 2 * n - 1,
+        times=lambda path, grid: jnp.concatenate([raised(path, grid), grid[1:-1]]),
+    )
