@@ -20,27 +20,27 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, PngImagePlugin
 
-from dit.codecs import Codec
 from dit.types import UserError
 
 RECIPE = "dit-recipe"  # keyword of the PNG text chunk
 CELL = 64  # pixels that a picture is enlarged to, at least
 GAP = 1  # between pictures, in their own pixels
+LATENTS = (
+    "these samples are latents and not pixels, so they cannot be drawn: write them with an --out "
+    "ending in .npz and decode them with the autoencoder they came from"
+)
 GREY = 96  # of the gap
 Clips = UInt8[np.ndarray, "n f h w c"]
 Picture = UInt8[np.ndarray, "rows columns c"]
 
 
-def to_uint8(decoded: Float[np.ndarray, "*shape"], codec: Codec) -> UInt8[np.ndarray, "*shape"]:
+def to_uint8(decoded: Float[np.ndarray, "*shape"], codec: Any) -> UInt8[np.ndarray, "*shape"]:
     """Colours in [-1, 1], as ``codec.decode`` gives them, to 0..255, rounded to nearest.
 
-    Raises UserError if they are latents and not colours, or not finite.
+    Raises UserError if they are not finite, or latents and not colours: ``codec.pixels`` is false.
     """
     if not codec.pixels:
-        raise UserError(
-            "these samples are latents and not pixels, so they cannot be drawn: write them with an "
-            "--out ending in .npz and decode them with the autoencoder they came from"
-        )
+        raise UserError(LATENTS)
     decoded = np.asarray(decoded)
     if not np.isfinite(decoded).all():
         raise UserError("the samples hold values that are not finite; expected colours in [-1, 1]")
@@ -68,10 +68,12 @@ def save_samples(
 ) -> None:
     """Write samples as the suffix of ``path`` says.
 
-    .png: a grid, or a filmstrip of clips, with its recipe; .gif: a grid that moves; .npz: arrays. Raises
-    UserError for another suffix.
+    .png: a grid, or a filmstrip of clips, with its recipe; .gif: a grid that moves; .npz: arrays.
+    Raises UserError for another suffix, or for latents (floating point) in anything but .npz.
     """
     suffix = pathlib.Path(path).suffix.lower()
+    if suffix in (".png", ".gif") and samples.dtype != np.uint8:
+        raise UserError(LATENTS)
     if suffix == ".png":
         save_png(path, (grid if samples.shape[1] == 1 else filmstrip)(samples, labels), recipe)
     elif suffix == ".gif":

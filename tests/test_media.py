@@ -105,6 +105,8 @@ def test_suffix_and_channels_are_checked(tmp_path):
         media.save_samples(tmp_path / "grid.jpg", clips(), np.arange(5), {})
     with pytest.raises(UserError, match="4 channels"):
         media.save_samples(tmp_path / "grid.png", clips(c=4), np.arange(5), {})
+    with pytest.raises(UserError, match=r"latents.*\.npz"):
+        media.save_samples(tmp_path / "grid.png", clips() / 255, np.arange(5), {})
     assert not list(tmp_path.iterdir())
 
 
