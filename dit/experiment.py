@@ -1,8 +1,8 @@
 """From a config to the things it names: the one place that wires the rooms together.
 
 A config is an ``ml_collections.ConfigDict``. A section with a ``name`` is resolved in the room that
-``ROOMS`` gives; the others hold the keywords of ``PLAIN``. ``complete`` fills in every default, so that the
-config kept beside a checkpoint says all of what was run and every keyword can be overridden.
+``ROOMS`` gives; the others hold the keywords of ``PLAIN``. ``complete`` fills in every default, so
+that the config kept beside a checkpoint says all of what was run, and every keyword can be set.
 """
 
 from __future__ import annotations
@@ -273,15 +273,6 @@ class Experiment:
     @property
     def axes(self) -> Any:
         """The logical axis names of the parameters, in a tree like theirs."""
-        return models.logical_axes(self.model, self.shape)
-
-    def init(self, key: Key) -> Params:
-        """Fresh parameters; works under ``jax.eval_shape``."""
-        return models.init(self.model, key, self.shape)
-
-    @property
-    def axes(self) -> Any:
-        """The logical axis names of every parameter, in a tree like theirs."""
         return models.logical_axes(self.model, self.shape)
 
     def batches(self) -> Batches:
