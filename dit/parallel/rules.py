@@ -30,6 +30,7 @@ RULES: Rules = {
     "embed_out": ("tensor", "fsdp"),
     "heads": ("tensor", "fsdp"),
     "head_dim": (),
+    "norm": (),
     "mlp": ("tensor", "fsdp"),
     "modulation": ("tensor", "fsdp"),
     "patch": ("fsdp",),

@@ -9,11 +9,10 @@ checkpoint is moved to ``workdir/damaged`` and the one before it is taken.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 import pathlib
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -21,8 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 import dit
-from dit.config import fingerprint as config_fingerprint
-from dit.config import suggest
+from dit.config import fingerprint, suggest
 from dit.training.fingerprints import describe, fingerprints
 from dit.training.workdir import check_same
 from dit.types import Params, UserError
@@ -172,8 +170,7 @@ def restore_params(
     """
     meta = read_meta(workdir, step)
     averages = list(dict.fromkeys(n.split("/")[1] for n in meta["arrays"] if n.startswith("ema/")))
-    longest = max(averages, key=lambda n: float(n.removeprefix("ema_")), default="params")
-    which = longest if which is None else which
+    which = _default(averages) if which is None else which
     if which not in ("params", *averages):
         known = ["params", *averages]
         raise UserError(f"no parameters {which!r} in {workdir}: {suggest(which, known)}")
@@ -187,9 +184,20 @@ def restore_params(
         except DamagedError as error:
             raise _unreadable(workdir, meta["step"], error) from error
     params = tree["params"] if which == "params" else tree["ema"][which]
-    bits = json.dumps({k: v["bits"] for k, v in meta["arrays"].items()}, sort_keys=True)
-    digits = hashlib.sha256(bits.encode()).hexdigest()[:12]
-    return Restored(params, meta["step"], which, digits)
+    bits = {k: v["bits"] for k, v in meta["arrays"].items()}
+    return Restored(params, meta["step"], which, fingerprint(bits))
+
+
+def taken_from(state: Any, which: str | None = None) -> Restored:
+    """The same of a state in memory as ``restore_params`` gives of its checkpoint."""
+    which = _default(state.ema) if which is None else which
+    tree = {"params": state.params} if which == "params" else {"ema": {which: state.ema[which]}}
+    params = tree["params"] if which == "params" else tree["ema"][which]
+    return Restored(params, int(state.step), which, fingerprint(fingerprints(tree)))
+
+
+def _default(averages: Iterable[str]) -> str:
+    return max(averages, key=lambda n: float(n.removeprefix("ema_")), default="params")
 
 
 def _manager(workdir: pathlib.Path, **options) -> ocp.CheckpointManager:
@@ -210,7 +218,7 @@ def _meta(config: dict[str, Any], state: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "config": config,
-        "config_fingerprint": config_fingerprint(config),
+        "config_fingerprint": fingerprint(config),
         "versions": {
             "dit": dit.__version__,
             "jax": jax.__version__,

@@ -1,0 +1,73 @@
+"""Train what a config says: ``python -m dit.train --config=configs/digits.py --workdir=DIR``.
+
+``--config.section.field=value`` overrides a field. Ctrl-C and SIGTERM save, say so and exit with status
+0; the same command goes on from there. Bad input and a diverged run exit with 2 and one message.
+The workdir holds ``config.json``, ``metrics.jsonl``, ``curve.png``, ``checkpoints``, ``samples`` and
+``tensorboard``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import pathlib
+from collections.abc import Callable, Sequence
+
+from dit import cli, experiment, media
+from dit.data.pipeline import batches
+from dit.draw import draw, recipe_from, stamped
+from dit.experiment import Experiment
+from dit.training.checkpoint import taken_from
+from dit.training.loop import train
+from dit.training.state import TrainState
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dit.train", description=__doc__)
+    parser.add_argument("--config", required=True, help="a Python file with get_config()")
+    parser.add_argument("--workdir", required=True, help="where the run is kept, and resumed from")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; UserError for bad input."""
+    args, overrides = cli.parse(arguments(), argv)
+    logging.basicConfig(format="%(message)s")
+    made = experiment.build(experiment.load_config(args.config, overrides))
+    workdir = pathlib.Path(args.workdir)
+    stream = batches(made.source.train, batch_size=made.config.batch_size, seed=made.config.seed)
+    picture = painter(made, workdir)
+    outcome = train(made, workdir, batches=stream, draw=picture)
+    if outcome.stopped:
+        print(
+            f"{outcome.stopped}: step {outcome.step} is saved in {workdir}; the same command goes on"
+        )
+        return
+    media.plot_curve(workdir / "metrics.jsonl", workdir / "curve.png")
+    print(f"trained to step {outcome.step}: {workdir}/curve.png", end="")
+    if picture is not None:
+        print(f", {picture(outcome.state, outcome.step)}", end="")
+    print()
+
+
+def painter(
+    made: Experiment, workdir: pathlib.Path
+) -> Callable[[TrainState, int], pathlib.Path] | None:
+    """What draws the sample grid of a step; None for latents that nothing here can decode."""
+    if not made.codec.pixels or not made.config.samples.num:
+        return None
+    recipe = recipe_from(made.config.samples.to_dict(), made.num_classes)
+
+    def paint(state: TrainState, step: int) -> pathlib.Path:
+        taken = taken_from(state)
+        drawn = draw(made, taken.params, recipe)
+        out = workdir / "samples" / f"step_{step:07d}.png"
+        out.parent.mkdir(exist_ok=True)
+        media.save_samples(str(out), drawn.samples, drawn.labels, stamped(recipe, taken, drawn.nfe))
+        return out
+
+    return paint
+
+
+if __name__ == "__main__":
+    cli.run(main)
