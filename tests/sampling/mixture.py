@@ -1,7 +1,8 @@
 """A Gaussian mixture: its exact denoiser on every path, and its probability-flow map in float64.
 
-For data from ``sum_k w_k N(m_k, S_k)`` the noised density is a mixture with means ``alpha m_k`` and
-covariances ``alpha^2 S_k + sigma^2 I``, and ``E[x_0 | x_t]`` is a closed form. Samples are ``b 1 1 1 d``.
+For data from ``sum_k w_k N(m_k, S_k)`` the noised density is a mixture with means ``alpha m_k``
+and covariances ``alpha^2 S_k + sigma^2 I``, and ``E[x_0 | x_t]`` is a closed form. Samples are ``b
+1 1 1 d``.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def denoiser(path):
 def flow(x_T, alpha, sigma):
     """``x_0`` at the end of the probability-flow ODE from ``x_T``, to about 1e-10.
 
-    On the unit circle ``alpha = cos a, sigma = sin a``, where every path's flow is the same curve up to
-    scale: ``dx/da = -sin a x0_hat + cos a eps_hat``, which has no singular end in closed form.
+    On the unit circle ``alpha = cos a, sigma = sin a``, where every path's flow is the same curve
+    up to scale: ``dx/da = -sin a x0_hat + cos a eps_hat``, which has no singular end in closed
+    form.
     """
     radius = np.hypot(alpha, sigma)
     shape = x_T.shape

@@ -3,9 +3,10 @@ step.
 
 Predictor, order p: the exact integral (``multistep``) of the polynomial through D_0 and p - 1 past
 estimates. The estimate at the end of a step, which the next step needs anyway, then corrects that
-step: the same integral with one more node, at ``r = 1``. As the moments are solved for exactly,
-the paper's B(h) matters only where it prescribes the weight ``B(h) / 2``: in a predictor of order
-2 and in a corrector of order 1. There ``bh1`` is ``B = h`` and ``bh2`` is ``B = 1 - exp(-h)``.
+step: the same integral with one more node, at ``r = 1``, which makes the whole of order p + 1. As
+the moments are solved for exactly, the paper's B(h) matters only where it prescribes the weight
+``B(h) / 2``: in a predictor of order 2 and in a corrector of order 1. There ``bh1`` is ``B = h``
+and ``bh2`` is ``B = 1 - exp(-h)``.
 
 Order builds up from 1 at the start and, where alpha = 0 at the first node, again from the second.
 The last step lands on ``x0_hat``. With ``bh1`` a step from alpha = 0, where h is infinite, is not
@@ -86,4 +87,4 @@ def build(
         after = State(remember(state.past, x_0, now), x, t, p.astype(jnp.int32), state.left - 1)
         return land(u, x_0, x_u), after
 
-    return Solver(step, order=order, init=init)
+    return Solver(step, order=order + 1, init=init)
