@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -54,80 +54,86 @@ class Drawn:
     seconds: float
 
 
-def draw(
-    made: Experiment,
-    params: Params,
-    recipe: Recipe,
-    *,
-    weak: Params | None = None,
-    start: np.ndarray | None = None,
-    mask: np.ndarray | None = None,
-) -> Drawn:
-    """Samples by ``recipe`` from ``params``.
+class Sampler:
+    """Draws samples by a recipe, from any parameters of a model; compiled at the first call.
 
-    ``weak``: parameters of the model that autoguidance steers away from. ``start``: data ``n f h w c``
-    to edit, noised to ``recipe.strength``; with a ``mask`` of that shape, what is true in it is kept.
-    ``seconds`` leaves compilation out. Raises UserError for a bad recipe.
+    Raises UserError for a bad recipe.
     """
-    n = len(recipe.labels) or recipe.num
-    if n < 1:
-        raise UserError("nothing to sample; expected --labels, or a positive --num")
-    if recipe.labels:
-        check_labels(np.asarray(recipe.labels), made.num_classes or 0)
-    for name, given in (("start", start), ("mask", mask)):
-        if given is not None and given.shape != (n, *made.shape):
-            raise UserError(f"got a {name} of shape {given.shape}; expected {(n, *made.shape)}")
-    if mask is not None and start is None:
-        raise UserError("got a mask and nothing to keep under it; give --init too")
-    data = {"start": start, "mask": mask, "labels": np.asarray(recipe.labels, np.int32)}
-    data = {k: v for k, v in data.items() if v is not None and len(v)}
-    size = min(recipe.batch, n)
-    padded = np.minimum(np.arange(-(-n // size) * size), n - 1)  # whole batches; the rest is cut
-    parts = [
-        {"id": jnp.asarray(ids), **{k: jnp.asarray(v[ids]) for k, v in data.items()}}
-        for ids in np.split(padded, len(padded) // size)
-    ]
-    run, count = sampler(made, recipe, weak is not None)
-    compiled = run.lower(params, weak, parts[0]).compile()
-    before = time.perf_counter()
-    results = jax.device_get([compiled(params, weak, part) for part in parts])
-    seconds = time.perf_counter() - before
-    decoded = np.concatenate([x for x, _ in results])[:n]
-    samples = media.to_uint8(decoded, made.codec) if made.codec.pixels else decoded
-    labels = data.get("labels", np.zeros(n, np.int32))
-    return Drawn(samples, labels, count(max(int(calls) for _, calls in results)), seconds)
 
+    def __init__(self, made: Experiment, recipe: Recipe):
+        self.n = len(recipe.labels) or recipe.num
+        if self.n < 1:
+            raise UserError("nothing to sample; expected --labels, or a positive --num")
+        if recipe.labels:
+            check_labels(np.asarray(recipe.labels), made.num_classes or 0)
+        self.made, self.recipe = made, recipe
+        self._solver = resolve("sampling.solvers", **cli.parse_spec(recipe.solver))
+        grid = resolve("sampling.grids", **cli.parse_spec(recipe.grid))
+        self._grid = grid(made.process.path, recipe.steps)
+        spec = cli.parse_spec(recipe.guidance, number="cfg:scale")
+        self._guidance = resolve("sampling.guidance", **spec)
+        self._autoguided = spec["name"] == "autoguidance"
+        self._compiled = None
 
-def sampler(
-    made: Experiment, recipe: Recipe, has_weak: bool
-) -> tuple[Callable, Callable[[int], int]]:
-    """``run(params, weak, batch) -> (decoded samples, calls of the denoiser)``, jitted, and ``count``.
+    def __call__(
+        self,
+        params: Params,
+        *,
+        weak: Params | None = None,
+        start: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+    ) -> Drawn:
+        """``weak``: parameters of the model that autoguidance steers away from. ``start``: data ``n f h w c``
+        to edit, noised to ``recipe.strength``; what is true in a ``mask`` of that shape is kept.
 
-    ``batch`` holds ``id`` and, as the case may be, ``labels``, ``start`` and ``mask``; ``count(calls)``
-    is the number of network evaluations for each sample.
-    """
-    path = made.process.path
-    solver = resolve("sampling.solvers", **cli.parse_spec(recipe.solver))
-    grid = resolve("sampling.grids", **cli.parse_spec(recipe.grid))(path, recipe.steps)
-    spec = cli.parse_spec(recipe.guidance, number="cfg:scale")
-    guidance = resolve("sampling.guidance", **spec)
-    if (spec["name"] == "autoguidance") != has_weak:
-        raise UserError(
-            "autoguidance steers away from a weaker model: give --guidance=autoguidance:scale=... and "
-            f"--weak=NAME together; got guidance {spec['name']!r}"
-        )
-    guided = guidance.evaluations != 1
+        ``seconds`` leaves compilation out. Raises UserError for inputs that do not fit together.
+        """
+        parts = self._parts(start, mask)
+        if self._autoguided != (weak is not None):
+            raise UserError(
+                "autoguidance steers away from a weaker model: give --guidance=autoguidance:scale=... "
+                f"and --weak=NAME together; got guidance {self.recipe.guidance!r}"
+            )
+        if self._compiled is None:
+            self._compiled = jax.jit(self._run).lower(params, weak, parts[0]).compile()
+        before = time.perf_counter()
+        results = jax.device_get([self._compiled(params, weak, part) for part in parts])
+        seconds = time.perf_counter() - before
+        decoded = np.concatenate([x for x, _ in results])[: self.n]
+        pixels = self.made.codec.pixels
+        samples = media.to_uint8(decoded, self.made.codec) if pixels else decoded
+        labels = np.asarray(self.recipe.labels or [0] * self.n, np.int32)
+        return Drawn(samples, labels, self._count(max(int(c) for _, c in results)), seconds)
 
-    @jax.jit
-    def run(params, weak, batch):
+    def _parts(self, start: np.ndarray | None, mask: np.ndarray | None) -> list[dict[str, Any]]:
+        """Equal batches: the sample ids and what belongs to each. The last one repeats a sample."""
+        n, shape = self.n, self.made.shape
+        for name, given in (("start", start), ("mask", mask)):
+            if given is not None and given.shape != (n, *shape):
+                raise UserError(f"got a {name} of shape {given.shape}; expected {(n, *shape)}")
+        if mask is not None and start is None:
+            raise UserError("got a mask and nothing to keep under it; give --init too")
+        labels = np.asarray(self.recipe.labels, np.int32) if self.recipe.labels else None
+        data = {"labels": labels, "start": start, "mask": mask}
+        size = min(self.recipe.batch, n)
+        ids = np.minimum(np.arange(-(-n // size) * size), n - 1)
+        return [
+            {"id": i, **{k: v[i] for k, v in data.items() if v is not None}}
+            for i in np.split(ids, len(ids) // size)
+        ]
+
+    def _run(self, params: Params, weak: Params | None, batch: dict[str, Any]):
+        """Decoded samples, and how often the denoiser was called for each."""
+        made, recipe, grid, path = self.made, self.recipe, self._grid, self.made.process.path
         keys = rng.per_sample(rng.stream(jax.random.key(recipe.seed), "sample"), batch["id"])
         cond = Cond(label=batch.get("labels"))
         denoise = denoiser(made.process, made.apply_fn, params, cond)
-        if has_weak and guided:
-            both = pair(denoise, denoiser(made.process, made.apply_fn, weak, cond))
-            denoise = guidance(both, path, grid)
-        elif guided:
-            denoise = guidance(paired(made.process, made.apply_fn, params, cond), path, grid)
+        if self._autoguided:
+            weaker = denoiser(made.process, made.apply_fn, weak, cond)
+            denoise = self._guidance(pair(denoise, weaker), path, grid)
+        elif self._guidance.evaluations != 1:
+            both = paired(made.process, made.apply_fn, params, cond)
+            denoise = self._guidance(both, path, grid)
         if "start" in batch:
             known = made.codec.encode(batch["start"])
             x, times = image_to_image(keys, path, grid, known, recipe.strength)
@@ -135,15 +141,15 @@ def sampler(
                 denoise = inpaint(denoise, known, batch["mask"])
         else:
             x, times = initial_noise(keys, made.shape, path), grid
-        solution = solve(keys, denoise, path, solver, times, x)
+        solution = solve(keys, denoise, path, self._solver, times, x)
         return made.codec.decode(solution.x_0), jnp.asarray(solution.evaluations)
 
-    def count(calls: int) -> int:
+    def _count(self, calls: int) -> int:
+        """Network evaluations of a sample, from those of its denoiser."""
+        guidance, path = self._guidance, self.made.process.path
         if isinstance(guidance.evaluations, int):
             return calls * guidance.evaluations
-        return nfe(solver, recipe.steps, guidance, path=path, grid=grid)
-
-    return run, count
+        return nfe(self._solver, self.recipe.steps, guidance, path=path, grid=self._grid)
 
 
 def load(

@@ -21,7 +21,7 @@ import numpy as np
 
 from dit import cli
 from dit.data.pipeline import eval_batches
-from dit.draw import draw, load, recipe_from, stamped
+from dit.draw import Sampler, load, recipe_from, stamped
 from dit.evaluation.clips import evaluate_clips
 from dit.evaluation.images import evaluate_images
 from dit.experiment import Experiment
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "autoencoder they belong to, and evaluate the pixels"
         )
     print(f"drawing {args.num} samples: {recipe.solver}, {recipe.steps} steps, {recipe.guidance}")
-    drawn = draw(made, restored.params, recipe)
+    drawn = Sampler(made, recipe)(restored.params)
     if made.source.shape[0] == 1:
         figures = evaluate_images(drawn.samples[:, 0], drawn.labels, made.source)
     else:

@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import inspect
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,7 +135,7 @@ NUMBERS = {"seed": 0, "steps": 1, "batch_size": 1}  # plain whole numbers, and t
 def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     """The completed config of a Python file with ``get_config()``, with ``{"a.b": value}`` laid over.
 
-    The file is run, so it must be trusted. Overriding a section's ``name`` starts that section afresh,
+    The file is run, so it must be trusted; it may import a config beside it. Overriding a section's ``name`` starts that section afresh,
     keeping the keywords that the new one takes too. Raises UserError for what is not there.
     """
     file = pathlib.Path(path)
@@ -144,7 +145,11 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
     if spec is None or spec.loader is None:
         raise UserError(f"cannot read {path!r} as a config; expected a Python file, name.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(file.parent))  # a config may start from its neighbour
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
     if not hasattr(module, "get_config"):
         raise UserError(
             f"{path} has no get_config(); expected a function that returns a ConfigDict"

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from dit import cli, media
-from dit.draw import Recipe, draw, load, recipe_from, stamped
+from dit.draw import Recipe, Sampler, load, recipe_from, stamped
 from dit.experiment import Experiment
 from dit.training.checkpoint import restore_params
 from dit.types import UserError
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ).params
     start = read_data(args.init, "samples", made.shape) if args.init else None
     mask = read_data(args.mask, "mask", made.shape) if args.mask else None
-    drawn = draw(made, restored.params, recipe, weak=weak, start=start, mask=mask)
+    drawn = Sampler(made, recipe)(restored.params, weak=weak, start=start, mask=mask)
     media.save_samples(args.out, drawn.samples, drawn.labels, stamped(recipe, restored, drawn.nfe))
     print(
         f"{len(drawn.samples)} samples in {drawn.seconds:.2f} s after compilation, "

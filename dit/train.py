@@ -14,8 +14,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from dit import cli, experiment, media
-from dit.data.pipeline import batches
-from dit.draw import draw, recipe_from, stamped
+from dit.draw import Sampler, recipe_from, stamped
 from dit.experiment import Experiment
 from dit.training.checkpoint import taken_from
 from dit.training.loop import train
@@ -35,9 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     made = experiment.build(experiment.load_config(args.config, overrides))
     workdir = pathlib.Path(args.workdir)
-    stream = batches(made.source.train, batch_size=made.config.batch_size, seed=made.config.seed)
     picture = painter(made, workdir)
-    outcome = train(made, workdir, batches=stream, draw=picture)
+    outcome = train(made, workdir, batches=made.batches(), draw=picture)
     if outcome.stopped:
         print(
             f"{outcome.stopped}: step {outcome.step} is saved in {workdir}; the same command goes on"
@@ -57,10 +55,11 @@ def painter(
     if not made.codec.pixels or not made.config.samples.num:
         return None
     recipe = recipe_from(made.config.samples.to_dict(), made.num_classes)
+    sampler = Sampler(made, recipe)
 
     def paint(state: TrainState, step: int) -> pathlib.Path:
         taken = taken_from(state)
-        drawn = draw(made, taken.params, recipe)
+        drawn = sampler(taken.params)
         out = workdir / "samples" / f"step_{step:07d}.png"
         out.parent.mkdir(exist_ok=True)
         media.save_samples(str(out), drawn.samples, drawn.labels, stamped(recipe, taken, drawn.nfe))
