@@ -11,16 +11,16 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "steps": 2400,
-            "batch_size": 128,
+            "steps": 2500,
+            "batch_size": 64,
             "data": {"name": "digits"},
             "codec": {"name": "pixel"},
             "model": {
                 "name": "dit",
                 "block": "modern",
-                "depth": 6,
-                "width": 128,
-                "heads": 4,
+                "depth": 4,
+                "width": 96,
+                "heads": 3,
                 "patch": 2,
                 "positions": "rope",
             },
@@ -29,11 +29,17 @@ def get_config() -> ConfigDict:
             "times": {"name": "logit_normal"},
             "weight": {"name": "none"},
             "objective": {"name": "denoise", "condition_dropout": 0.1},
-            "optimizer": {"name": "adamw", "lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.01},
+            "optimizer": {
+                "name": "adamw",
+                "lr": 2e-3,
+                "betas": (0.9, 0.99),
+                "weight_decay": 0.01,
+                "clip": 1.0,
+            },
             "schedule": {"name": "warmup_cosine", "warmup": 100},
-            "ema": {"half_lives": (100.0, 300.0)},
-            "checkpoint": {"every": 600, "keep": 3},
+            "ema": {"half_lives": (200.0,), "rampup": 0.1},
+            "checkpoint": {"every": 500, "keep": 3},
             "log": {"every": 50},
-            "samples": {"every": 600, "solver": "heun", "steps": 20, "guidance": "3"},
+            "samples": {"every": 500, "num": 100, "solver": "heun", "steps": 20, "guidance": 2.0},
         }
     )

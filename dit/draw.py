@@ -83,9 +83,10 @@ class Sampler:
         start: np.ndarray | None = None,
         mask: np.ndarray | None = None,
     ) -> Drawn:
-        """``weak``: parameters of the model that autoguidance steers away from. ``start``: data ``n f h w c``
-        to edit, noised to ``recipe.strength``; what is true in a ``mask`` of that shape is kept.
+        """Samples of ``params``.
 
+        ``weak``: parameters of the model that autoguidance steers away from. ``start``: data, ``n f
+        h w c``, to edit, noised to ``recipe.strength``; what is true in a ``mask`` like it is kept.
         ``seconds`` leaves compilation out. Raises UserError for inputs that do not fit together.
         """
         parts = self._parts(start, mask)

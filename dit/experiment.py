@@ -189,7 +189,7 @@ def _override(config: ConfigDict, key: str, value: Any) -> None:
         node[last] = value
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> list[str]:
     out = []
     for key, value in config.items():
         nested = isinstance(value, Mapping | ConfigDict)
@@ -197,7 +197,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[str]:
     return out
 
 
-def complete(config: Mapping[str, Any]) -> ConfigDict:
+def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     """``config`` with every default filled in; UserError for unknown sections and fields.
 
     Every number must be finite, and the whole-number fields at least what ``NUMBERS`` says.
@@ -294,7 +294,7 @@ class Experiment:
         return call(PLAIN[section], f"section {section!r}", **self.config[section].to_dict())
 
 
-def build(config: Mapping[str, Any]) -> Experiment:
+def build(config: Mapping[str, Any] | ConfigDict) -> Experiment:
     """Build everything that a config names; UserError for whatever does not fit together."""
     config = complete(config)
 

@@ -1,0 +1,170 @@
+"""Configs become experiments: every shipped one builds, and every mistake is named."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit import experiment, models
+from dit.experiment import load_config
+from dit.parallel.mesh import make_mesh
+from dit.training import optimizer as optimizers
+from dit.types import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+PARAMETERS = {  # with the paper's fixed position table (tokens x width) left out
+    "imagenet256_dit_s2": 32_963_360 - 256 * 384,
+    "imagenet256_dit_b2": 130_512_416 - 256 * 768,
+    "imagenet256_dit_l2": 458_102_816 - 256 * 1024,
+    "imagenet256_dit_xl2": 675_129_632 - 256 * 1152,
+}
+DIGITS = str(ROOT / "configs/digits.py")
+
+
+def latents(tmp_path, config):
+    """Stand-in latents where a config reads some: the right shape, a handful of examples."""
+    if config.data.name != "latents":
+        return {}
+    side, channels = (32, 4) if config.codec.scale != 1 else (16, 32)
+    x = np.random.default_rng(0).normal(size=(8, side, side, channels * (1 + config.data.moments)))
+    np.save(tmp_path / "latents.npy", np.abs(x).astype(np.float16))
+    np.save(tmp_path / "labels.npy", np.arange(8))
+    return {"data.path": str(tmp_path), "data.held_out": 0.25, "loader.workers": 0}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
+    made = experiment.build(load_config(str(file), latents(tmp_path, load_config(str(file)))))
+    shapes = jax.eval_shape(made.init, jax.random.key(0))
+    count = models.count_params(shapes)
+    assert count == PARAMETERS.get(file.stem, count)
+    abstract = jax.ShapeDtypeStruct
+    batch = {
+        "x": abstract((4, *made.shape), jnp.float32),
+        "label": abstract((4,), jnp.int32),
+        "id": abstract((4,), jnp.int32),
+    }
+    loss, metrics = jax.eval_shape(
+        lambda p, b: made.loss(jax.random.key(0), p, made.apply_fn, made.process, b), shapes, batch
+    )
+    assert loss.shape == ()
+    assert ("vb" in metrics) == ("_dit_" in file.stem)
+    assert made.axes.keys() == shapes.keys()
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+def test_every_config_trains_two_steps_when_shrunken(file, tmp_path):
+    from dit.training.loop import train
+
+    small = {
+        "steps": 2,
+        "batch_size": 8,
+        "model.depth": 1,
+        "model.width": 32,
+        "model.heads": 2,
+        "samples.every": 0,
+        "log.every": 1,
+        "checkpoint.every": 100,
+        **latents(tmp_path, load_config(str(file))),
+    }
+    config = load_config(str(file), small)
+    if "warmup" in config.schedule:
+        config.schedule.warmup = 1
+    if config.model.patch == 1 or "xl1" in file.stem:
+        config.model.patch = 4  # fewer tokens
+    made = experiment.build(config)
+    outcome = train(
+        made,
+        tmp_path / "run",
+        batches=made.batches(),
+        devices=jax.devices()[:1],
+        progress=False,
+    )
+    assert outcome.step == 2
+    assert not bool(outcome.state.meter.bad)
+
+
+def test_defaults_are_filled_in_and_can_all_be_overridden():
+    config = load_config(DIGITS, {"optimizer.eps": 1e-6, "model.qk_norm": False, "mesh.fsdp": 2})
+    assert config.optimizer.eps == 1e-6
+    assert config.optimizer.name == "adamw"
+    assert config.weight.name == "none"
+    assert config.mesh.data == -1
+
+
+def test_a_new_name_starts_its_section_afresh_and_keeps_what_it_shares():
+    config = load_config(DIGITS, {"optimizer.name": "muon", "path.name": "cosine"})
+    assert config.optimizer.lr == load_config(DIGITS).optimizer.lr
+    assert "time_scale" in config.path
+    made = experiment.build(config)
+    mesh = make_mesh({}, jax.devices()[:1])
+    assert mesh.size == 1
+    optimizers.build(
+        config.optimizer.to_dict(), config.schedule.to_dict(), steps=config.steps, axes=made.axes
+    )
+
+
+def test_tfds_names_its_data_set_after_a_colon():
+    config = experiment.complete({**load_config(DIGITS), "data": {"name": "tfds:mnist"}})
+    assert config.data.name == "tfds"
+    assert config.data.dataset == "mnist"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"optimizer.lrr": 1}, r"unknown config field 'optimizer.lrr': did you mean"),
+        ({"optimiser.lr": 1}, r"unknown config field 'optimiser.lr': did you mean 'optimizer.lr'"),
+        ({"optimizer.lr": float("nan")}, r"config.optimizer.lr=nan; expected a finite number"),
+        ({"optimizer.name": "adamx"}, r"no optimizers 'adamx': did you mean 'adam'"),
+        ({"steps": -5}, r"got steps=-5; expected a whole number of at least 1"),
+        ({"steps": 1.5}, r"got steps=1.5; expected a whole number"),
+        ({"model": 3}, r"config.model is a section"),
+        ({"ema.half_lives": (0.0,)}, r"got EMA half_lives="),
+        ({"samples.solver": 3}, r"got solver=3 of type int"),
+    ],
+)
+def test_bad_overrides_are_named(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_config(DIGITS, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.width": 100, "model.heads": 3}, r"width=100 and heads=3"),
+        ({"model.depth": "six"}, r"got depth='six' of type str"),
+        ({"model.patch": 3}, r"patch"),
+        ({"prediction.name": "eps"}, r"prediction 'eps' is undefined on this path at t = 1"),
+        ({"weight.name": "edm", "prediction.name": "x0"}, r"weight 'edm' is infinite at t = 0"),
+        ({"precision.compute": "int8"}, r"precision.compute='int8'"),
+        ({"objective.condition_dropout": 3.0}, r"expected a probability"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(overrides, message):
+    def make():
+        made = experiment.build(load_config(DIGITS, overrides))
+        jax.eval_shape(made.init, jax.random.key(0))
+
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_config_files_that_are_none(tmp_path):
+    with pytest.raises(UserError, match=r"no config file .*expected the path of a Python file"):
+        load_config(str(tmp_path / "none.py"))
+    empty = tmp_path / "empty.py"
+    empty.write_text("x = 1\n")
+    with pytest.raises(UserError, match=r"has no get_config\(\)"):
+        load_config(str(empty))
+
+
+def test_wired_keywords_and_unknown_sections_are_refused():
+    base = load_config(DIGITS)
+    with pytest.raises(UserError, match=r"got config.model.in_channels; it follows from other"):
+        experiment.complete({**base, "model": {**base.model, "in_channels": 3}})
+    with pytest.raises(UserError, match=r"unknown config section 'modle': did you mean 'model'"):
+        experiment.complete({**base, "modle": {}})
