@@ -54,13 +54,13 @@ class Tokens:
 
     ``x``: ``b n d``. ``position``: continuous ``(time, y, x)`` of every token, ``b n 3``.
     ``segment``: which packed sample a token belongs to, or None (one sample a row, no mask).
-    ``frame``: index of the token's frame block, ``n``; selects the row of a per-frame ``t``.
+    ``frame``: index of the token's frame block, ``b n``; selects the row of a per-frame ``t``.
     """
 
     x: Float[Array, "b n d"]
-    position: Float[Array, "b n 3"]
+    position: Float[Array, "#b n 3"]
     segment: Int[Array, "b n"] | None = None
-    frame: Int[Array, "n"] | None = None
+    frame: Int[Array, "b n"] | None = None
 
 
 ApplyFn = Callable[..., Video]  # apply_fn(params, x, t, cond) -> b f h w c_out
