@@ -1,0 +1,84 @@
+"""The README's examples run, and do what it says of them."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit import experiment, models
+from dit.config import resolve
+from dit.sampling.sample import sample
+from dit.types import Cond
+
+README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+EXAMPLES = dict(re.findall(r"<!-- executed:? ?(\S*) -->\n```python\n(.*?)```", README, re.DOTALL))
+
+
+@pytest.fixture
+def install(monkeypatch, tmp_path):
+    """Put the example for ``path`` where ``resolve`` finds it, as if it were a file of the package."""
+
+    def put(path):
+        import importlib
+
+        package = importlib.import_module(".".join(path.split("/")[:-1]))
+        (tmp_path / path.split("/")[-1]).write_text(EXAMPLES[path])
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+
+    return put
+
+
+def test_the_library_example():
+    scope = {}
+    with jax.numpy_rank_promotion("allow"):
+        exec(EXAMPLES[""], scope)
+    assert scope["latents"].shape == (2, 1, 32, 32, 4)
+    assert bool(jnp.isfinite(scope["latents"]).all())
+
+
+def test_the_solver_example_is_of_second_order(install):
+    install("dit/sampling/solvers/midpoint.py")
+    path, solver = resolve("diffusion.paths", "linear"), resolve("sampling.solvers", "midpoint")
+
+    def posterior_mean(x, t):  # of data N(1, 0.5^2)
+        alpha, sigma = (v.reshape(-1, 1) for v in (path.alpha(t), path.sigma(t)))
+        return 1 + 0.25 * alpha * (x - alpha) / (0.25 * alpha**2 + sigma**2)
+
+    with jax.enable_x64(True):
+        x_T = jnp.linspace(-2.0, 2.0, 5, dtype=jnp.float64).reshape(5, 1)
+        errors = []
+        for steps in (32, 64, 128):
+            grid = jnp.linspace(1.0, 0.0, steps + 1, dtype=jnp.float64)
+            x_0 = sample(jax.random.key(0), posterior_mean, path, solver, grid, x_T)
+            errors.append(float(jnp.abs(x_0 - (1 + 0.5 * x_T)).max()))
+    orders = np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+    assert (orders > 1.75).all(), errors
+
+
+def test_the_block_example_is_a_block(install):
+    install("dit/models/blocks/parallel.py")
+    sizes = {"depth": 2, "width": 32, "heads": 2, "patch": 2, "in_channels": 1, "num_classes": 2}
+    outs = []
+    for unroll in (True, False):
+        model = resolve("models", "dit", block="parallel", unroll=unroll, **sizes)
+        params = models.init(model, jax.random.key(0), (1, 8, 8, 1))
+        params = jax.tree.map(lambda p: p + 0.1, params)  # past the zero gates
+        x = jax.random.normal(jax.random.key(1), (2, 1, 8, 8, 1))
+        cond = Cond(label=jnp.array([0, 1]))
+        outs.append(models.apply_fn(model)(params, x, jnp.array([0.1, 0.9]), cond))
+    np.testing.assert_allclose(outs[0], outs[1], rtol=2e-4, atol=2e-4)
+    assert float(jnp.abs(outs[0]).max()) > 0
+
+
+def test_the_data_example_trains(install):
+    install("dit/data/sources/discs.py")
+    root = pathlib.Path(__file__).parent.parent
+    overrides = {"data.name": "discs", "batch_size": 8}
+    made = experiment.build(experiment.load_config(str(root / "configs/digits.py"), overrides))
+    batch = next(made.batches())
+    assert batch["x"].shape == (8, 1, 8, 8, 1)
+    assert set(batch["label"]) <= {0, 1}
+    assert made.num_classes == 2
