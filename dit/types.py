@@ -52,7 +52,8 @@ class Cond:
 class Tokens:
     """A sequence as the transformer sees it: never pixels.
 
-    ``x``: ``b n d``. ``position``: continuous ``(time, y, x)`` of every token, ``b n 3``.
+    ``x``: ``b n d``. ``position``: continuous ``(time, y, x)`` of every token, ``b n 3``, or
+    ``1 n 3`` where all samples share it.
     ``segment``: which packed sample a token belongs to, or None (one sample a row, no mask).
     ``frame``: index of the token's frame block, ``b n``; selects the row of a per-frame ``t``.
     """

@@ -145,7 +145,8 @@ class DiT(nn.Module):
         With ``tokens.segment`` a token sees those of its own segment only.
         """
         n = tokens.x.shape[1]
-        position = tokens.position * jnp.asarray(self.position_scale, tokens.position.dtype)
+        scale = jnp.asarray(self.position_scale, tokens.position.dtype)
+        position = tokens.position * scale[None, None]
         x = self.embed(tokens.x)
         if "sincos" in self.positions:
             x = x + position_module.sincos(position, self.width)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from dit.models.layers import Linear, normal
+from dit.models.layers import Linear, along, normal
 from dit.types import UserError
 
 FREQUENCIES = 256  # channels of the sinusoids of time
@@ -21,7 +21,7 @@ def sinusoids(
     """``[cos(t w), sin(t w)]``, ``w_i = 10000^(-i / denominator)``, which is dim / 2 by default."""
     half = dim // 2
     w = jnp.exp(-math.log(10000) * jnp.arange(half) / (denominator or half)).astype(t.dtype)
-    angle = t[..., None] * w
+    angle = t[..., None] * along(w, t[..., None])
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
@@ -84,10 +84,11 @@ class ContextEmbedding(nn.Module):
             "null", nn.with_logical_partitioning(normal, ("context",)), (self.context_dim,)
         )
         if drop is not None:
-            context = jnp.where(drop[:, None, None], null.astype(context.dtype), context)
+            null = along(null, context).astype(context.dtype)
+            context = jnp.where(drop[:, None, None], null, context)
             mask = jnp.ones(context.shape[:2], bool) if mask is None else mask
             first = jnp.arange(context.shape[1]) == 0
-            mask = jnp.where(drop[:, None], first, mask)
+            mask = jnp.where(drop[:, None], first[None], mask)
         if self.pool:
             weight = jnp.ones(context.shape[:2]) if mask is None else mask
             weight = weight.astype(context.dtype)[..., None]

@@ -8,13 +8,13 @@ which ``parallel/rules.py`` turns into mesh axes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dit.models.attention import platform
 
@@ -41,6 +41,11 @@ def wide(dtype) -> jnp.dtype:
 def constrain(x: Array, *names: str | None) -> Array:
     """Shard an activation by logical axis names; without axis rules in force, nothing."""
     return nn.with_logical_constraint(x, names)
+
+
+def along(v: Array, x: Array) -> Array:
+    """``v`` with leading axes of size 1, to broadcast against ``x`` along its last axes."""
+    return v.reshape((1,) * (x.ndim - v.ndim) + v.shape)
 
 
 class Linear(nn.Module):
@@ -78,7 +83,7 @@ class Linear(nn.Module):
             bias = self.param(
                 "bias", nn.with_logical_partitioning(zeros, self.axes[n_in:]), self.features
             )
-            y = y + bias.astype(self.dtype)
+            y = y + along(bias.astype(self.dtype), y)
         return y
 
 
@@ -108,10 +113,10 @@ class Norm(nn.Module):
         y = layer_norm(x, self.eps) if self.kind == "layer" else rms_norm(x, self.eps)
         if self.affine:
             boxed = nn.with_logical_partitioning(initializers.ones, (self.axis,))
-            y = y * self.param("scale", boxed, x.shape[-1:])
+            y = y * along(self.param("scale", boxed, x.shape[-1:]), y)
             if self.kind == "layer":
                 boxed = nn.with_logical_partitioning(zeros, (self.axis,))
-                y = y + self.param("bias", boxed, x.shape[-1:])
+                y = y + along(self.param("bias", boxed, x.shape[-1:]), y)
         return y
 
 
@@ -134,7 +139,7 @@ class Modulation(nn.Module):
 
 
 def spread(v: Float[Array, "b k d"], n: int, frame: Array | None = None) -> Float[Array, "b _ d"]:
-    """One row a token from one row a frame block: ``frame`` says which (``n`` or ``b n``).
+    """One row a token from one row a frame block: ``frame``, ``b n``, says which.
 
     Without it the ``n`` tokens are ``k`` equal blocks in order; one row is left to broadcast.
     """
@@ -143,7 +148,7 @@ def spread(v: Float[Array, "b k d"], n: int, frame: Array | None = None) -> Floa
         return v
     if frame is None:
         return jnp.broadcast_to(v[:, :, None], (b, k, n // k, d)).reshape(b, n, d)
-    return jnp.take_along_axis(v, jnp.broadcast_to(frame, (b, n))[..., None], axis=1)
+    return jnp.take_along_axis(v, frame[..., None], axis=1)
 
 
 def modulate(
@@ -186,8 +191,3 @@ class Mlp(nn.Module):
 def mlp_macs(kind: str, width: int, ratio: float, n: int) -> int:
     """Multiply-adds of an ``Mlp`` on ``n`` tokens."""
     return (2 if kind == "gelu" else 3) * n * width * Mlp.hidden(kind, width, ratio)
-
-
-def sizes(inputs: Sequence[int], features: Sequence[int]) -> int:
-    """Multiply-adds of a ``Linear`` a row."""
-    return math.prod(inputs) * math.prod(features)

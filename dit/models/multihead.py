@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Float
 
 from dit.models.attention import Visibility, attention
@@ -33,7 +34,8 @@ class SelfAttention(nn.Module):
         d = x.shape[-1]
         shape = (3, self.heads, d // self.heads)
         qkv = Linear(shape, ("embed", None, "heads", "head_dim"), self.dtype, name="qkv")(x)
-        q, k, v = (constrain(qkv[:, :, i], *HEADS) for i in range(3))
+        parts = jax.lax.split(qkv, (1, 1, 1), axis=2)  # its gradient is one concatenation
+        q, k, v = (constrain(part[:, :, 0], *HEADS) for part in parts)
         if self.qk_norm:
             q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
             k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)
@@ -63,7 +65,7 @@ class CrossAttention(nn.Module):
         q = Linear(head, ("embed", "heads", "head_dim"), self.dtype, name="q")(x)
         axes = ("embed", None, "heads", "head_dim")
         kv = Linear((2, *head), axes, self.dtype, name="kv")(sequence)
-        k, v = kv[:, :, 0], kv[:, :, 1]
+        k, v = (part[:, :, 0] for part in jax.lax.split(kv, (1, 1), axis=2))
         if self.qk_norm:
             q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
             k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)

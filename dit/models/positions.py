@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from dit.types import UserError
 
-Rotary = tuple[Float[Array, "b n r"], Float[Array, "b n r"]]  # cosines and sines
+Rotary = tuple[Float[Array, "_ n r"], Float[Array, "_ n r"]]  # cosines and sines
 
 
 def frequencies(count: int, base: float) -> Float[Array, "count"]:
@@ -29,9 +29,9 @@ def sincos(position: Float[Array, "b n 3"], width: int) -> Float[Array, "b n {wi
     if width % 4:
         raise UserError(f"got width={width}; sincos positions need a multiple of 4")
     time, y, x = (position[..., i : i + 1] for i in range(3))
-    w = frequencies(width // 4, 10000.0).astype(position.dtype)
+    w = frequencies(width // 4, 10000.0).astype(position.dtype)[None, None]
     space = [jnp.sin(x * w), jnp.cos(x * w), jnp.sin(y * w), jnp.cos(y * w)]
-    w = frequencies(width // 2, 10000.0).astype(position.dtype)
+    w = frequencies(width // 2, 10000.0).astype(position.dtype)[None, None]
     frame = [jnp.sin(time * w), jnp.cos(time * w) - 1]
     return jnp.concatenate(space, axis=-1) + jnp.concatenate(frame, axis=-1)
 
@@ -60,7 +60,7 @@ def rotary(
     al. 2021, section 3.4, an axis at a time).
     """
     angles = [
-        position[..., a : a + 1] * frequencies(size // 2, theta).astype(position.dtype)
+        position[..., a : a + 1] * frequencies(size // 2, theta).astype(position.dtype)[None, None]
         for a, size in enumerate(axes)
     ]
     angle = jnp.concatenate(angles, axis=-1)

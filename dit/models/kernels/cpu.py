@@ -1,4 +1,9 @@
-"""Attention in plain operations: runs everywhere, with every kind of derivative."""
+"""Attention for CPUs: the derivative by hand, and every product in the order BLAS likes.
+
+With ``p = exp(s - max s)`` and ``l`` its row sums, ``out = p v / l``. For an output gradient ``g``, let
+``g' = g / l``: then ``dv = p^T g'`` and ``ds = p (g' v^T - rowsum(g' out))``. The weights are never
+normalised and the gradients of k and v are made transposed, which spares passes over ``n^2`` numbers.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,43 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-HIDDEN = -1e30  # instead of -inf: a query that sees nothing then gives a mean, not NaN
+from dit.models.kernels.xla import HIDDEN
 
 
 def attend(
     q: Float[Array, "b q h d"], k: Float[Array, "b k h d"], v: Float[Array, "b k h d"], visible
 ) -> Float[Array, "b q h d"]:
-    """``softmax(q k^T / sqrt(d)) v`` with the products in the inputs' type, softmax in float32."""
-    score = jnp.einsum(
-        "bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32)
-    )
-    score = score * q.shape[-1] ** -0.5
+    """In float32 or better throughout, whatever the inputs' type. No forward-mode derivative."""
     mask = None if visible is None else visible.dense(q.shape[1], k.shape[1])
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    return _attend(q.astype(wide), k.astype(wide), v.astype(wide), mask).astype(q.dtype)
+
+
+@jax.custom_vjp
+def _attend(q, k, v, mask):
+    return _forward(q, k, v, mask)[0]
+
+
+def _forward(q, k, v, mask):
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))  # b h n d
+    q = q * q.shape[-1] ** -0.5
+    s = jnp.einsum("bhqd,bhkd->bhqk", q, k)
     if mask is not None:
-        score = jnp.where(mask[:, None], score, HIDDEN)
-    weight = jax.nn.softmax(score, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weight, v)
+        s = jnp.where(mask[:, None], s, HIDDEN)
+    p = jnp.exp(s - s.max(-1, keepdims=True))
+    total = p.sum(-1, keepdims=True)
+    out = jnp.einsum("bhqk,bhkd->bhqd", p, v) / total
+    return jnp.swapaxes(out, 1, 2), (q, k, v, p, total, out)
+
+
+def _backward(residuals, g):
+    q, k, v, p, total, out = residuals
+    g = jnp.swapaxes(g, 1, 2) / total
+    ds = p * (jnp.einsum("bhqd,bhkd->bhqk", g, v) - (g * out).sum(-1, keepdims=True))
+    dq = jnp.einsum("bhqk,bhkd->bqhd", ds, k) * q.shape[-1] ** -0.5
+    dk = jnp.einsum("bhqd,bhqk->bhdk", q, ds)
+    dv = jnp.einsum("bhqd,bhqk->bhdk", g, p)
+    return dq, jnp.transpose(dk, (0, 3, 1, 2)), jnp.transpose(dv, (0, 3, 1, 2)), None
+
+
+_attend.defvjp(_forward, _backward)
