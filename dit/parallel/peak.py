@@ -36,11 +36,17 @@ DATASHEET = {  # start of device_kind -> FLOP/s of one JAX device, dense, bfloat
 
 def peak_flops(device: jax.Device) -> float:
     """FLOP/s of one device: from the data sheet, or measured (all of a host's CPU devices share it)."""
-    for kind, peak in DATASHEET.items():
-        if device.device_kind.lower().startswith(kind.lower()):
-            return peak
+    known = datasheet(device.device_kind)
+    if known is not None:
+        return known
     measured = measure_matmul(device)
     return measured / jax.local_device_count("cpu") if device.platform == "cpu" else measured
+
+
+def datasheet(device_kind: str) -> float | None:
+    """The peak of a kind of device, or None if it is not in the table."""
+    found = (v for k, v in DATASHEET.items() if device_kind.lower().startswith(k.lower()))
+    return next(found, None)
 
 
 def measure_matmul(device: jax.Device, size: int = 1536, repeats: int = 5) -> float:

@@ -43,28 +43,31 @@ def objective(
 
 def gradients(
     of: Objective, params: Params, batch: Batch, key: Key, accumulate: int = 1
-) -> tuple[Params, dict[str, Float[Array, "b"]]]:
-    """The gradient of the mean loss of a batch, and its per-example metrics.
+) -> tuple[Float[Array, ""], Params, dict[str, Float[Array, "b"]]]:
+    """The mean loss of a batch, its gradient, and the per-example metrics.
 
     With ``accumulate`` = k it is the mean over k micro-batches, one after the other: the same
     gradient in a k-th of the memory. Micro-batch j takes examples j, j + k, j + 2k, ..., so that no
     example changes device. The metrics' order follows the micro-batches.
     """
-    grad = jax.grad(of, has_aux=True)
+    grad = jax.value_and_grad(of, has_aux=True)
     if accumulate == 1:
-        return grad(params, batch, key)
+        (loss, examples), grads = grad(params, batch, key)
+        return loss, grads, examples
 
     def one(total, micro):
-        grads, examples = grad(params, micro, key)
-        return jax.tree.map(jnp.add, total, grads), examples
+        (loss, examples), grads = grad(params, micro, key)
+        return jax.tree.map(jnp.add, total, (loss, grads)), examples
 
     micros = jax.tree.map(
         lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1),  # k b/k ...
         batch,
     )
-    total, examples = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params), micros)
-    mean = jax.tree.map(lambda g: g / accumulate, total)
-    return mean, jax.tree.map(lambda m: m.reshape(-1), examples)
+    shapes = jax.eval_shape(one, (0.0, params), jax.tree.map(lambda x: x[0], micros))[0]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, examples = jax.lax.scan(one, zeros, micros)
+    loss, grads = jax.tree.map(lambda x: x / accumulate, total)
+    return loss, grads, jax.tree.map(lambda m: m.reshape(-1), examples)
 
 
 def metric_names(of: Objective, params: Params, batch: Batch, key: Key) -> list[str]:
@@ -94,10 +97,10 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: Key):
         step_key = rng.stream(key, "train", state.step)
-        grads, examples = gradients(of, state.params, batch, step_key, optimizer.accumulate)
+        loss, grads, examples = gradients(of, state.params, batch, step_key, optimizer.accumulate)
         scalars = {name: m.mean() for name, m in examples.items() if name != "t"}
-        scalars["grad_norm"] = optax.global_norm(grads)
-        good = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"]) & ~state.meter.bad
+        scalars["grad_norm"] = optax.tree.norm(grads)
+        good = jnp.isfinite(loss) & jnp.isfinite(scalars["grad_norm"]) & ~state.meter.bad
 
         def update(state: TrainState) -> TrainState:
             scale = optimizer.clip_scale(scalars["grad_norm"])
@@ -121,7 +124,7 @@ def make_train_step(
         # A branch, not a select on every array: the update then runs in place, in one pass.
         new = jax.lax.cond(good, update, lambda state: state, state)
         new = new.replace(meter=new.meter.replace(bad=~good))
-        return new, {k: scalars[k] for k in ("loss", "grad_norm")} | {"bad": ~good}
+        return new, {"loss": loss, "grad_norm": scalars["grad_norm"], "bad": ~good}
 
     whole = replicated(mesh)
     return jax.jit(
@@ -143,7 +146,7 @@ def make_report(
     def report(state: TrainState) -> dict[str, Array]:
         return {
             **meters.means(state.meter),
-            "param_norm": optax.global_norm(state.params),
+            "param_norm": optax.tree.norm(state.params),
             "lr": optimizer.schedule(jnp.maximum(state.step - 1, 0)),
             "updates": state.step,
             "bad": state.meter.bad,

@@ -1,6 +1,7 @@
 """A very small model and its data, for the tests of training: quick to compile, no other room."""
 
 import itertools
+import math
 import types
 
 import jax
@@ -48,10 +49,14 @@ def is_shape(x):
 
 
 def init_params(key):
+    """Numbers without a pattern, and a little of the key: sines compile much faster than draws."""
     leaves, tree = jax.tree.flatten(SHAPES, is_leaf=is_shape)
-    keys = jax.random.split(key, len(leaves))
-    draws = [0.2 * jax.random.normal(k, s) for k, s in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, draws)
+    shift = jax.random.uniform(key)
+    arrays = [
+        0.2 * jnp.sin(shift + 1e3 * i + 7.3 * jnp.arange(math.prod(s), dtype=jnp.float32) ** 1.3)
+        for i, s in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(tree, [a.reshape(s) for a, s in zip(arrays, leaves, strict=True)])
 
 
 def apply_fn(params, x, t, cond):
@@ -102,8 +107,12 @@ def setup(
     log_every=5,
     total=100,
     of=None,
+    bare=False,
 ):
-    """Everything a step needs, as a namespace: create, train_step, report, shardings, mesh, state."""
+    """Everything a step needs, as a namespace: create, train_step, report, shardings, mesh, state.
+
+    ``of``: another objective; ``bare``: none at all, only to describe the state.
+    """
     s = types.SimpleNamespace()
     s.mesh = make_mesh(sizes or {"data": -1}, jax.devices()[:devices])
     s.ema = averages.build(**(ema or {"half_lives": (10.0, 100.0)}))
@@ -116,7 +125,7 @@ def setup(
     s.of = of or steps.objective(LOSS, apply_fn, PROCESS, encode)
     s.key = jax.random.key(0)
     params = jax.eval_shape(init_params, s.key)
-    names = steps.metric_names(s.of, params, batch(0), s.key)
+    names = [] if bare else steps.metric_names(s.of, params, batch(0), s.key)
     s.create = states.creator(init_params, s.optimizer, s.ema, names)
     s.abstract = jax.eval_shape(s.create, s.key)
     s.shardings = states.state_shardings(s.abstract, AXES, s.mesh)
