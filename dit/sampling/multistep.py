@@ -45,11 +45,13 @@ def remember(past: Past, x_0: Float[Array, "b ..."], half_logsnr: Scalar) -> Pas
 def positions(past: Past, now: Scalar, h: Scalar) -> tuple[Array, Array]:
     """``r_k = (lambda_k - now) / h``, negative, for each entry, and whether it can be used.
 
-    None can where ``now`` or ``h`` is infinite: a step to data, or one from a node with alpha = 0.
+    None can where ``now`` or ``h`` is infinite: a step to data, or one from a node with alpha = 0. Nor
+    can one at the same time as another, to rounding.
     """
-    usable = jnp.isfinite(past.half_logsnr) & jnp.isfinite(now) & jnp.isfinite(h)
+    usable = jnp.isfinite(past.half_logsnr) & (past.half_logsnr < now)
+    usable &= jnp.isfinite(h) & (h > 0)
     gap = jnp.where(usable, past.half_logsnr - now, -1.0)
-    return gap / jnp.where(jnp.isfinite(h), h, 1.0), usable
+    return gap / jnp.where(jnp.isfinite(h) & (h > 0), h, 1.0), usable
 
 
 def moments(h: Scalar, count: int) -> Float[Array, "count"]:

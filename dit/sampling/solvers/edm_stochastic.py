@@ -49,9 +49,10 @@ def build(
     def step(denoise, path, x, t, u, state, keys):
         t_hats, n = state
         t_hat = jax.lax.dynamic_index_in_dim(t_hats, n, keepdims=False)
-        grow = path.alpha(t_hat) / jnp.where(t_hat > t, path.alpha(t), path.alpha(t_hat))
+        noisier = t_hat > t  # never so where alpha(t) is 0
+        grow = jnp.where(noisier, path.alpha(t_hat) / jnp.where(noisier, path.alpha(t), 1), 1)
         added = jnp.square(path.sigma(t_hat)) - jnp.square(grow * path.sigma(t))
-        fresh = s_noise * jnp.sqrt(jnp.where(t_hat > t, jnp.maximum(added, 0), 0))
+        fresh = s_noise * jnp.sqrt(jnp.maximum(added, 0))
         x = grow * x + fresh * rng.normal(keys, x.shape[1:], x.dtype)
         x_0 = denoise(x, at(t_hat, x))
         eps = noise_of(path, x, x_0, t_hat)

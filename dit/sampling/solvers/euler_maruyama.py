@@ -28,7 +28,9 @@ def build(*, diffusion: Literal["sigma", "variance"] = "sigma", scale: float = 1
         x_0 = denoise(x, at(t, x))
         eps = noise_of(path, x, x_0, t)
         _, alpha_dot, sigma, sigma_dot = derivatives(path, t)
-        per_sigma = scale * (1.0 if diffusion == "sigma" else 2 * sigma_dot)  # w / sigma
+        per_sigma = scale * (
+            1.0 if diffusion == "sigma" else jnp.maximum(2 * sigma_dot, 0)
+        )  # w/sigma
         drift = alpha_dot * x_0 + sigma_dot * eps + 0.5 * per_sigma * eps
         fresh = jnp.sqrt((t - u) * per_sigma * sigma) * rng.normal(keys, x.shape[1:], x.dtype)
         return land(u, x_0, x + (u - t) * drift + fresh), state

@@ -1,0 +1,120 @@
+"""Stochastic solvers: mean and covariance within sampling error, and noise that belongs to a sample."""
+
+import jax
+import jax.numpy as jnp
+import mixture
+import numpy as np
+import pytest
+from sampling_cases import CASES, NEED_TIMES, PATHS, chosen, label, smooth_grid, solver
+
+from dit import rng
+from dit.diffusion.process import Denoiser
+from dit.sampling.sample import initial_noise, sample, sample_keys, solve, step_keys
+
+STOCHASTIC = [c for c in CASES if solver(*c).order is None and c[0] != "diffrax_adaptive"]
+N, STEPS = 4000, 120
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    keys = sample_keys(jax.random.key(3), N)
+    noise = {name: initial_noise(keys, (1, 1, 1, 2), path) for name, path in PATHS.items()}
+    return (
+        keys,
+        noise,
+        {
+            name: jnp.asarray(smooth_grid(path, STEPS, 0.01), jnp.float32)
+            for name, path in PATHS.items()
+        },
+    )
+
+
+def standard_scores(x):
+    """How many standard errors the mean and the second moments are off, at most."""
+    mean, covariance = mixture.moments()
+    x = np.asarray(x, np.float64).reshape(N, 2)
+    square = (x - mean)[:, :, None] * (x - mean)[:, None]
+    off_mean = (x.mean(0) - mean) / (x.std(0) / np.sqrt(N))
+    off_square = (square.mean(0) - covariance) / (square.std(0) / np.sqrt(N))
+    return max(np.abs(off_mean).max(), np.abs(off_square).max())
+
+
+@pytest.mark.parametrize("case", STOCHASTIC, ids=label)
+def test_mean_and_covariance(case, inputs):
+    keys, noise, grids = inputs
+    built = solver(*case)
+
+    def run(path, keys, x, grid):
+        return sample(keys, mixture.denoiser(path), path, built, grid, x)
+
+    one_for_all = jax.jit(lambda which, *args: run(chosen(which), *args))
+    for which, (name, path) in enumerate(PATHS.items()):
+        if case[0] not in NEED_TIMES:
+            x_0 = one_for_all(which, keys, noise[name], grids[name])
+        elif name in ("linear", "ddpm"):
+            x_0 = jax.jit(run, static_argnums=0)(path, keys, noise[name], grids[name])
+        else:
+            continue
+        assert standard_scores(x_0) < 4.5, name
+
+
+def test_too_much_noise_is_seen():
+    """The measure itself: a spread 5% too large is many standard errors away."""
+    x = np.random.default_rng(0).multivariate_normal(*mixture.moments(), size=N)
+    mean, _ = mixture.moments()
+    assert standard_scores(x) < 4.5
+    assert standard_scores(mean + 1.1 * (x - mean)) > 4.5
+
+
+def test_ancestral_samplers_are_the_same_sampler():
+    """DDPM (small) = DDIM (eta 1) = SDE-DPM-Solver++(1), and a learned v of +-1 is large or small."""
+    path = PATHS["ddpm"]
+    keys = sample_keys(jax.random.key(1), 3)
+    x_T = initial_noise(keys, (1, 2, 2, 3), path)
+    grid = jnp.asarray(smooth_grid(path, 6, 0.01), jnp.float32)
+
+    def run(name, v=None, **kwargs):
+        def full(x, t):
+            return jnp.tanh(x), None if v is None else jnp.full_like(x, v)
+
+        built = solver(name, kwargs)
+        return jax.jit(lambda: sample(keys, Denoiser(full), path, built, grid, x_T))()
+
+    small = run("ddpm")
+    for other in (
+        run("ddim", eta=1.0),
+        run("dpmpp_sde", order=1),
+        run("ddpm", v=-1.0, variance="learned"),
+    ):
+        np.testing.assert_allclose(other, small, atol=2e-5)
+    large = run("ddpm", variance="large")
+    assert np.abs(large - small).max() > 0.01
+    np.testing.assert_allclose(run("ddpm", v=1.0, variance="learned"), large, atol=2e-5)
+    halfway = run("ddpm", v=0.0, variance="learned")
+    assert not np.allclose(halfway, small, atol=1e-3)
+
+
+@pytest.mark.parametrize("case", STOCHASTIC, ids=label)
+def test_a_sample_does_not_depend_on_its_batch(case):
+    """The noise of a sample is the same bits in a batch of 5 and of 2, its image equal to rounding."""
+    path, built = PATHS["linear"], solver(*case)
+    grid = jnp.linspace(1, 0, 5)
+    keys = sample_keys(jax.random.key(5), 5)
+    x_T = initial_noise(keys, (1, 2, 2, 3), path)
+    some = jnp.asarray([3, 1])
+    assert jnp.array_equal(initial_noise(keys[some], (1, 2, 2, 3), path), x_T[some])
+    run = jax.jit(lambda keys, x: solve(keys, lambda x, t: jnp.tanh(x), path, built, grid, x))
+    whole, part = run(keys, x_T).x_0, run(keys[some], x_T[some]).x_0
+    np.testing.assert_allclose(whole[some], part, atol=1e-6)
+    assert not np.allclose(whole[0], whole[1])
+
+
+def test_noise_is_bit_equal_whatever_the_batch():
+    draws = [
+        jax.jit(lambda k, b=b: rng.normal(step_keys(sample_keys(k, b), 4), (1, 7, 5, 3)))(
+            jax.random.key(9)
+        )
+        for b in (1, 3, 8)
+    ]
+    assert jnp.array_equal(draws[0], draws[2][:1])
+    assert jnp.array_equal(draws[1], draws[2][:3])
