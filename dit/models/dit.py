@@ -31,7 +31,7 @@ from dit.models.layers import (
     wide,
     zeros,
 )
-from dit.types import Cond, Times, Tokens, UserError, Video
+from dit.types import Cond, Tokens, UserError
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 POSITIONS = ("sincos", "rope", "sincos+rope")
@@ -84,19 +84,8 @@ class DiT(nn.Module):
     dtype: str
     attention: str
 
-    def make_block(self) -> nn.Module:
-        """One block, not yet in a model."""
-        return config.resolve(
-            "models.blocks",
-            self.block,
-            heads=self.heads,
-            dtype=self.dtype,
-            attention=self.attention,
-            **dict(self.block_options),
-        )
-
     def setup(self):
-        block = self.make_block()
+        block = make_block(self)
         self.uses = block.uses
         self.blocks = block
         d, wide_type = self.width, str(wide(self.dtype))
@@ -115,7 +104,9 @@ class DiT(nn.Module):
             self.norm_eps,
         )
 
-    def __call__(self, x: Video, t: Times, cond: Cond) -> Video:
+    def __call__(
+        self, x: Float[Array, "..."], t: Float[Array, "..."], cond: Cond
+    ) -> Float[Array, "b f h w c_out"]:
         """Raises UserError for shapes that do not fit and for conditions missing or not expected."""
         if x.ndim != 5 or x.shape[-1] != self.in_channels:
             raise UserError(
@@ -246,6 +237,18 @@ class DiT(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         return scan(self.blocks, x, condition)[0]
+
+
+def make_block(model: DiT) -> nn.Module:
+    """One of the model's blocks, a description by itself."""
+    return config.resolve(
+        "models.blocks",
+        model.block,
+        heads=model.heads,
+        dtype=model.dtype,
+        attention=model.attention,
+        **dict(model.block_options),
+    )
 
 
 def build(

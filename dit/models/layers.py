@@ -138,7 +138,9 @@ class Modulation(nn.Module):
         return [y[..., i, :] for i in range(self.parts)]
 
 
-def spread(v: Float[Array, "b k d"], n: int, frame: Array | None = None) -> Float[Array, "b _ d"]:
+def spread(
+    v: Float[Array, "b k d"], n: int, frame: Int[Array, "b n"] | None = None
+) -> Float[Array, "b _ d"]:
     """One row a token from one row a frame block: ``frame``, ``b n``, says which.
 
     Without it the ``n`` tokens are ``k`` equal blocks in order; one row is left to broadcast.
