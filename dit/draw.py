@@ -65,7 +65,7 @@ class Sampler:
         if self.n < 1:
             raise UserError("nothing to sample; expected --labels, or a positive --num")
         if recipe.labels:
-            check_labels(np.asarray(recipe.labels), made.num_classes or 0)
+            check_labels(jnp.asarray(recipe.labels), made.num_classes or 0)
         self.made, self.recipe = made, recipe
         self._solver = resolve("sampling.solvers", **cli.parse_spec(recipe.solver))
         grid = resolve("sampling.grids", **cli.parse_spec(recipe.grid))

@@ -68,7 +68,7 @@ def test_the_block_example_is_a_block(install):
         params = jax.tree.map(lambda p: p + 0.1, params)  # past the zero gates
         x = jax.random.normal(jax.random.key(1), (2, 1, 8, 8, 1))
         cond = Cond(label=jnp.array([0, 1]))
-        outs.append(models.apply_fn(model)(params, x, jnp.array([0.1, 0.9]), cond))
+        outs.append(jax.jit(models.apply_fn(model))(params, x, jnp.array([0.1, 0.9]), cond))
     np.testing.assert_allclose(outs[0], outs[1], rtol=2e-4, atol=2e-4)
     assert float(jnp.abs(outs[0]).max()) > 0
 
