@@ -29,12 +29,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 READ = {"create": False, "save_root_metadata": False, "enable_async_checkpointing": False}
-DAMAGE = (
-    ValueError,
-    OSError,
-    KeyError,
-    TypeError,
-)  # what Orbax raises for a file that is not right
+NOT_DAMAGE = (UserError, MemoryError, jax.errors.JaxRuntimeError)  # of what a read may raise
 
 
 class DamagedError(Exception):
@@ -238,9 +233,9 @@ def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any
                 f"checkpoint {step} has format {meta['format']}; this version reads {FORMAT}"
             )
         meta["config"], meta["arrays"]
-    except UserError:
+    except NOT_DAMAGE:
         raise
-    except DAMAGE as error:
+    except Exception as error:
         raise DamagedError(f"its description cannot be read: {_first_line(error)}") from error
     return meta, data
 
@@ -260,7 +255,9 @@ def _read_arrays(
     )
     try:
         state = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
-    except DAMAGE as error:
+    except NOT_DAMAGE:
+        raise
+    except Exception as error:
         raise DamagedError(f"its arrays cannot be read: {_first_line(error)}") from error
     if describe(state) != describe(abstract):
         raise DamagedError("its arrays came back in other shapes or dtypes than they were saved in")

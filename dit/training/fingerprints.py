@@ -35,10 +35,9 @@ def describe(tree: Any) -> dict[str, dict[str, Any]]:
 
 def fingerprints(tree: Any) -> dict[str, str]:
     """``{name: sixteen hex digits}`` for every array of a tree."""
-    words = jax.device_get([_fingerprint(leaf) for leaf in jax.tree.leaves(tree)])
-    return {
-        name: np.asarray(w).tobytes().hex() for name, w in zip(leaf_names(tree), words, strict=True)
-    }
+    # One at a time: simulated devices deadlock with many collectives under way at once.
+    words = [np.asarray(jax.device_get(_fingerprint(leaf))) for leaf in jax.tree.leaves(tree)]
+    return {name: w.tobytes().hex() for name, w in zip(leaf_names(tree), words, strict=True)}
 
 
 @jax.jit
