@@ -7,6 +7,7 @@ one-frame video at time 0*: the added time part and the rotation along time vani
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dit.types import UserError
@@ -14,9 +15,9 @@ from dit.types import UserError
 Rotary = tuple[Float[Array, "_ n r"], Float[Array, "_ n r"]]  # cosines and sines
 
 
-def frequencies(count: int, base: float) -> Float[Array, "count"]:
-    """``base^(-i / count)`` for ``i = 0 .. count - 1``."""
-    return base ** (-jnp.arange(count) / count)
+def frequencies(count: int, base: float, dtype) -> Float[Array, "1 1 {count}"]:
+    """``base^(-i / count)`` for ``i = 0 .. count - 1``: constants, exact to the last place."""
+    return jnp.asarray(base ** (-np.arange(count) / count), dtype)[None, None]
 
 
 def sincos(position: Float[Array, "b n 3"], width: int) -> Float[Array, "b n {width}"]:
@@ -29,9 +30,9 @@ def sincos(position: Float[Array, "b n 3"], width: int) -> Float[Array, "b n {wi
     if width % 4:
         raise UserError(f"got width={width}; sincos positions need a multiple of 4")
     time, y, x = (position[..., i : i + 1] for i in range(3))
-    w = frequencies(width // 4, 10000.0).astype(position.dtype)[None, None]
+    w = frequencies(width // 4, 10000.0, position.dtype)
     space = [jnp.sin(x * w), jnp.cos(x * w), jnp.sin(y * w), jnp.cos(y * w)]
-    w = frequencies(width // 2, 10000.0).astype(position.dtype)[None, None]
+    w = frequencies(width // 2, 10000.0, position.dtype)
     frame = [jnp.sin(time * w), jnp.cos(time * w) - 1]
     return jnp.concatenate(space, axis=-1) + jnp.concatenate(frame, axis=-1)
 
@@ -60,7 +61,7 @@ def rotary(
     al. 2021, section 3.4, an axis at a time).
     """
     angles = [
-        position[..., a : a + 1] * frequencies(size // 2, theta).astype(position.dtype)[None, None]
+        position[..., a : a + 1] * frequencies(size // 2, theta, position.dtype)
         for a, size in enumerate(axes)
     ]
     angle = jnp.concatenate(angles, axis=-1)

@@ -1,0 +1,137 @@
+"""Tables of names between a foreign state dict and a model's parameters, read both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import numpy as np
+
+from dit import models
+from dit.models.dit import DiT
+from dit.types import Params, UserError
+
+State = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One parameter (of one layer) and where it lies in a foreign state.
+
+    ``kind``: ``linear`` (rows are outputs there), ``conv`` (a patch convolution, channels first there)
+    or ``same``. Several ``names`` are its parts along the outputs, or, if ``copies``, equal copies.
+    """
+
+    path: tuple[str, ...]
+    names: tuple[str, ...]
+    kind: str = "same"
+    layer: int | None = None
+    copies: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """``to_params(state, model, shape)`` and ``to_state(params, model, shape)``: exact inverses.
+
+    ``shape``: ``(f, h, w, c)`` of the data, on which tables of positions depend. Both raise UserError
+    for a model the format cannot hold; the first also for names missing or not used, wrong shapes and
+    copies that differ.
+    """
+
+    to_params: Callable[[Mapping[str, np.ndarray], DiT, tuple[int, ...]], Params]
+    to_state: Callable[[Params, DiT, tuple[int, ...]], State]
+
+
+def linear(path: str, *names: str, layer: int | None = None, copies: bool = False):
+    """The entries of a linear map: its weight and its bias."""
+    path = tuple(path.split("/"))
+    weight, bias = (tuple(f"{n}.{what}" for n in names) for what in ("weight", "bias"))
+    yield Entry((*path, "kernel"), weight, "linear", layer, copies)
+    yield Entry((*path, "bias"), bias, "same", layer, copies)
+
+
+def to_params(
+    state: Mapping[str, np.ndarray], entries: list[Entry], model: DiT, shape: tuple[int, ...]
+) -> Params:
+    """Read a state; UserError unless its names are exactly those of the table."""
+    known = {name for entry in entries for name in entry.names}
+    missing, unused = sorted(known - set(state)), sorted(set(state) - known)
+    if missing or unused:
+        raise UserError(
+            f"the weights do not fit the model: missing {missing[:5]} ({len(missing)} in all), not "
+            f"used {unused[:5]} ({len(unused)} in all); check depth, patch and classes"
+        )
+    abstract = jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
+    params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
+    for entry in entries:
+        leaf, at = _leaf(params, entry)
+        parts = [np.asarray(state[name]) for name in entry.names]
+        if entry.copies:
+            if any(not np.array_equal(parts[0], part) for part in parts[1:]):
+                raise UserError(f"{entry.names[0]} and its copies differ; this model has only one")
+            parts = parts[:1]
+        value = np.concatenate(parts)
+        if entry.kind == "linear":
+            value = value.T
+        elif entry.kind == "conv":
+            value = value.transpose(2, 3, 1, 0)
+        if value.size != leaf[at].size:
+            raise UserError(
+                f"{entry.names[0]} has shape {parts[0].shape}; it does not fit the model"
+            )
+        leaf[at] = value.reshape(leaf[at].shape)
+    return params
+
+
+def to_state(params: Params, entries: list[Entry], model: DiT) -> State:
+    """Write a state, in the table's order."""
+    state = {}
+    for entry in entries:
+        leaf, at = _leaf(params, entry)
+        value = np.asarray(leaf[at])
+        if entry.kind == "linear":
+            n_in = value.ndim - len(_outputs(params, entry, at))
+            value = value.reshape(int(np.prod(value.shape[:n_in])), -1).T
+        elif entry.kind == "conv":
+            _, ph, pw = model.patch
+            value = value.reshape(ph, pw, model.in_channels, -1).transpose(3, 2, 0, 1)
+        elif entry.path[-1] == "bias":
+            value = value.reshape(-1)
+        count = 1 if entry.copies else len(entry.names)
+        parts = np.split(value, count) * (len(entry.names) if entry.copies else 1)
+        state |= {n: np.array(p) for n, p in zip(entry.names, parts, strict=True)}
+    return state
+
+
+def _leaf(params: Params, entry: Entry):
+    leaf = params
+    for key in entry.path:
+        leaf = leaf[key]
+    return leaf, (... if entry.layer is None else entry.layer)
+
+
+def _outputs(params: Params, entry: Entry, at) -> tuple[int, ...]:
+    """The shape of a linear map's output: that of its bias."""
+    bias, _ = _leaf(params, dataclasses.replace(entry, path=(*entry.path[:-1], "bias")))
+    return np.asarray(bias[at]).shape
+
+
+def blocks(model: DiT, prefix: str, names: Mapping[str, str | tuple[str, ...]]) -> Iterator[Entry]:
+    """The entries of every layer's linear maps, from names within a block."""
+    for layer in range(model.depth):
+        for path, foreign in names.items():
+            foreign = (foreign,) if isinstance(foreign, str) else foreign
+            full = [f"{prefix}.{layer}.{name}" for name in foreign]
+            yield from linear(f"blocks/{path}", *full, layer=layer)
+
+
+def check(model: DiT) -> None:
+    """Raise UserError unless the model has the original DiT's structure."""
+    options = dict(model.block_options)
+    plain = model.block == "adaln_zero" and model.positions == "sincos" and model.patch[0] == 1
+    if not plain or options.get("qk_norm") or model.num_classes is None or model.context_dim:
+        raise UserError(
+            "this format holds class-conditional models of block 'adaln_zero' with sincos positions, "
+            "a patch of one frame and no QK-norm or context; build the model so"
+        )

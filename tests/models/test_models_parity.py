@@ -1,0 +1,147 @@
+"""The model against implementations that nobody here wrote."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit import config, models
+from dit.models.patchify import patchify
+from dit.types import Cond, UserError
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "dit_original.npz"
+
+
+def group(arrays, prefix):
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def loss_and_output(model, params, x, t, label):
+    """Mean square of the output, its gradient and the output, for images ``b c h w``."""
+
+    def loss(params):
+        out = models.apply_fn(model)(params, jnp.moveaxis(x, 1, -1)[:, None], t, Cond(label=label))
+        return jnp.square(out).mean(), jnp.moveaxis(out[:, 0], -1, 1)
+
+    (value, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return value, grads, out
+
+
+@pytest.fixture(scope="module")
+def original():
+    """Outputs and gradients of the original code (facebookresearch/DiT) at tiny random weights."""
+    arrays = dict(np.load(GOLDEN))
+    model = config.resolve(
+        "models", "dit", depth=2, width=32, heads=4, in_channels=3, learn_sigma=True, num_classes=3
+    )
+    return arrays, model, (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize("attention", ["xla", "cpu"])
+def test_original_dit(original, attention):
+    arrays, model, shape = original
+    layout = config.resolve("interop", "dit_original")
+    params = layout.to_params(group(arrays, "weight."), model, shape)
+    value, grads, out = loss_and_output(
+        model.clone(attention=attention),
+        params,
+        *(jnp.asarray(arrays[f"in.{k}"]) for k in "xty"),
+    )
+    np.testing.assert_allclose(out[:2], arrays["out"][:2], atol=1e-5, rtol=1e-5)  # t = 0, 42
+    np.testing.assert_allclose(out[2], arrays["out"][2], atol=1e-4)  # t = 999 w, in float32 there
+    np.testing.assert_allclose(value, arrays["loss"], rtol=1e-5)
+    got = layout.to_state(grads, model, shape)
+    expected = group(arrays, "grad.")
+    assert len(expected) >= 5
+    for name, grad in expected.items():
+        np.testing.assert_allclose(got[name], grad, atol=1e-4 * np.abs(grad).max(), err_msg=name)
+
+
+def test_original_round_trip_is_exact(original):
+    arrays, model, shape = original
+    layout, state = config.resolve("interop", "dit_original"), group(arrays, "weight.")
+    again = layout.to_state(layout.to_params(state, model, shape), model, shape)
+    assert set(again) == set(state)
+    for name in state:
+        np.testing.assert_array_equal(again[name], state[name], err_msg=name)
+
+
+def test_original_state_that_does_not_fit(original):
+    arrays, model, shape = original
+    layout, state = config.resolve("interop", "dit_original"), group(arrays, "weight.")
+    with pytest.raises(UserError, match=r"missing \['blocks.2"):
+        layout.to_params(state, model.clone(depth=3), shape)
+    with pytest.raises(UserError, match=r"not used \['blocks.1"):
+        layout.to_params(state, model.clone(depth=1), shape)
+    with pytest.raises(UserError, match="pos_embed"):
+        layout.to_params(state, model, (1, 16, 16, 3))
+    with pytest.raises(UserError, match="does not fit"):
+        layout.to_params(state, model.clone(num_classes=4), shape)
+    with pytest.raises(UserError, match="adaln_zero"):
+        layout.to_params(state, model.clone(block="adaln"), shape)
+
+
+@pytest.mark.torch
+def test_diffusers_dit():
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    other = diffusers.DiTTransformer2DModel(
+        num_attention_heads=4,
+        attention_head_dim=8,
+        in_channels=3,
+        out_channels=6,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=5,
+    ).eval()
+    for name, p in other.named_parameters():  # all of them: zeros would hide a swapped gate
+        p.data = 0.15 * torch.randn_like(p)
+        if "transformer_blocks.1.norm1.emb" in name:
+            twin = name.replace("blocks.1", "blocks.0")
+            p.data = dict(other.named_parameters())[twin].data.clone()
+    x, t, y = torch.randn(3, 3, 4, 16), torch.tensor([0, 17, 99]), torch.tensor([2, 0, 5])
+    out = other(x, timestep=t, class_labels=y).sample  # it lays the 2x8 patches out as 4x4
+    loss = out.square().mean()
+    loss.backward()
+    state = {k: v.numpy() for k, v in other.state_dict().items()}
+    expected = {k: p.grad.numpy() for k, p in other.named_parameters()}
+    model = config.resolve(
+        "models",
+        "dit",
+        depth=2,
+        width=32,
+        heads=4,
+        in_channels=3,
+        learn_sigma=True,
+        num_classes=5,
+        quirks="diffusers",
+        position_scale=(1.0, 2.0, 0.5),  # it fits any size into its own grid of 4x4 patches
+    )
+    layout, shape = config.resolve("interop", "diffusers_dit"), (1, 4, 16, 3)
+    params = layout.to_params(state, model, shape)
+    again = layout.to_state(params, model, shape)
+    assert set(again) == set(state)
+    for name in state:
+        np.testing.assert_array_equal(again[name], state[name], err_msg=name)
+    inputs = jnp.asarray(x.numpy()), jnp.asarray(t.numpy(), jnp.float32), jnp.asarray(y.numpy())
+    value, grads, got = loss_and_output(model, params, *inputs)
+    rows = [
+        patchify(jnp.moveaxis(jnp.asarray(image), 1, -1)[:, None], (1, 2, 2))
+        for image in (got, out.detach().numpy())
+    ]
+    np.testing.assert_allclose(*rows, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
+    grads = layout.to_state(grads, model, shape)
+    copies = {k for k in expected if "norm1.emb" in k}
+    for name in set(expected) - copies:
+        atol = 3e-5 * np.abs(expected[name]).max() + 1e-7  # a bias of keys changes nothing
+        np.testing.assert_allclose(grads[name], expected[name], atol=atol, err_msg=name)
+    for name in (k for k in copies if "blocks.0" in k):  # one table here, so the sum of the copies'
+        total = expected[name] + expected[name.replace("blocks.0", "blocks.1")]
+        np.testing.assert_allclose(grads[name], total, atol=3e-5 * np.abs(total).max())
+    plain = model.clone(time_denominator=None)
+    assert np.abs(loss_and_output(plain, params, *inputs)[2] - got).max() > 1e-3
