@@ -1,0 +1,108 @@
+"""``python -m dit.train`` as a person runs it: stopped, resumed, finished, and misused."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dit import media, train
+from dit.types import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = [
+    "--config=configs/digits.py",
+    "--config.model.depth=1",
+    "--config.model.width=16",
+    "--config.model.heads=2",
+    "--config.batch_size=16",
+    "--config.schedule.name=constant",
+    "--config.log.every=5",
+    "--config.samples.every=0",
+    "--config.samples.num=10",
+    "--config.samples.steps=2",
+]
+
+
+def start(workdir, *more):
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(workdir.parent)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dit.train", *SMALL, f"--workdir={workdir}", *more],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, process, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "took too long"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=lambda s: s.name,
+)
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, sent):
+    workdir = tmp_path / "run"
+    process = start(workdir, "--config.steps=1000000")
+    metrics = workdir / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, process)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert sent.name in out
+    assert "the same command goes on" in out
+    (saved,) = (int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    assert f"step {saved}" in out
+    if sent == signal.SIGTERM:
+        return
+    process = start(workdir, f"--config.steps={saved + 5}")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert f"going on from step {saved}" in err + out
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == saved + 5
+    assert (workdir / "curve.png").stat().st_size > 1000
+    recipe = media.read_recipe(workdir / "samples" / f"step_{saved + 5:07d}.png")
+    assert recipe["checkpoint_step"] == saved + 5
+    assert len(recipe["checkpoint_fingerprint"]) == 12
+
+
+@pytest.mark.slow  # the loop's own tests cover it too
+def test_a_run_that_diverges_exits_with_one_message(tmp_path):
+    process = start(tmp_path / "run", "--config.steps=50", "--config.optimizer.lr=1e38")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "Traceback" not in err
+    assert "is not finite; that update was not made" in err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.optimizr.lr=1.0", "did you mean 'optimizer.lr'"),
+        ("--config.optimizer.name=adamv", "did you mean 'adam"),
+        ("--config.optimizer.lr=nan", "finite"),
+        ("--config.batch_size=0", "batch_size"),
+        ("--config.mesh.fsdp=7", "devices"),
+        ("--config.ema.half_lives=(0.0,)", "half_lives"),
+    ],
+)
+def test_bad_overrides_are_one_message(tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        train.main([*SMALL, f"--workdir={tmp_path / 'run'}", "--config.steps=1", override])
+    assert not (tmp_path / "run").exists()
