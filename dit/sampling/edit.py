@@ -18,7 +18,7 @@ from dit.types import Key, UserError
 
 def image_to_image(
     keys: Key, path: Path, grid: Grid, x_0: Float[Array, "b ..."], strength: float
-) -> tuple[Float[Array, "b ..."], Grid]:
+) -> tuple[Float[Array, "b ..."], Float[Array, "tail"]]:
     """``(x_t, tail)``: ``x_0`` noised to where the last ``strength`` of the grid's steps begins.
 
     Give both to ``sample`` in the place of noise and grid. ``strength`` 1 takes every step, from

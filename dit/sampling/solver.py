@@ -32,7 +32,7 @@ def no_state(path: Path, x: Float[Array, "b ..."], grid: Grid) -> State:
     return ()
 
 
-def starts(path: Path, grid: Grid) -> Grid:
+def starts(path: Path, grid: Grid) -> Float[Array, "calls"]:
     """The evaluation times of a solver that calls the network once, where each step starts."""
     return grid[:-1]
 

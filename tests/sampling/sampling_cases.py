@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dit import config
 from dit.diffusion.path import Path
@@ -15,7 +16,7 @@ OPTIONS = {
     "dpmpp_3m": [{}, {"third_order": True}],
     "dpmpp_sde": [{}, {"order": 1}, {"variant": "heun"}],
     "euler_maruyama": [{}, {"diffusion": "variance"}],
-    "unipc": [{"order": order, "variant": b} for order in (2, 3) for b in ("bh1", "bh2")],
+    "unipc": [{}, {"variant": "bh1"}, {"order": 3}, {"order": 3, "variant": "bh1"}],
 }
 CASES = [
     (name, kwargs)
@@ -30,6 +31,15 @@ PATHS = {
     "edm": config.resolve("diffusion.paths", "edm"),
 }
 NEED_TIMES = ("edm_stochastic", "diffrax_adaptive")  # read t_min and t_max, which ``chosen`` lacks
+
+
+def cases(wanted=lambda case: True):
+    """Parameters of a test over solvers; those with other options than the defaults are slow."""
+    return [
+        pytest.param(case, id=label(case), marks=[pytest.mark.slow] if case[1] else [])
+        for case in CASES
+        if wanted(case)
+    ]
 
 
 def solver(name, kwargs):

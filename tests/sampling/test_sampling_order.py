@@ -5,12 +5,11 @@ import jax.numpy as jnp
 import mixture
 import numpy as np
 import pytest
-from sampling_cases import CASES, PATHS, chosen, label, smooth_grid, solver
+from sampling_cases import PATHS, cases, chosen, smooth_grid, solver
 
 from dit import config
 from dit.sampling.sample import sample, solve
 
-DETERMINISTIC = [case for case in CASES if solver(*case).order is not None]
 STEPS = (100, 200)
 
 
@@ -32,7 +31,7 @@ def as_video(x):
     return jnp.asarray(x).reshape(len(x), 1, 1, 1, -1)
 
 
-@pytest.mark.parametrize("case", DETERMINISTIC, ids=label)
+@pytest.mark.parametrize("case", cases(lambda c: solver(*c).order is not None))
 def test_order(case, references):
     built = solver(*case)
     key = jax.random.key(0)

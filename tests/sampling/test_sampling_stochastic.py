@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import mixture
 import numpy as np
 import pytest
-from sampling_cases import CASES, NEED_TIMES, PATHS, chosen, label, smooth_grid, solver
+from sampling_cases import NEED_TIMES, PATHS, cases, chosen, smooth_grid, solver
 
 from dit import rng
 from dit.diffusion.process import Denoiser
 from dit.sampling.sample import initial_noise, sample, sample_keys, solve, step_keys
 
-STOCHASTIC = [c for c in CASES if solver(*c).order is None and c[0] != "diffrax_adaptive"]
+STOCHASTIC = cases(lambda c: solver(*c).order is None and c[0] != "diffrax_adaptive")
 N, STEPS = 4000, 120
 
 
@@ -39,7 +39,7 @@ def standard_scores(x):
     return max(np.abs(off_mean).max(), np.abs(off_square).max())
 
 
-@pytest.mark.parametrize("case", STOCHASTIC, ids=label)
+@pytest.mark.parametrize("case", STOCHASTIC)
 def test_mean_and_covariance(case, inputs):
     keys, noise, grids = inputs
     built = solver(*case)
@@ -94,7 +94,7 @@ def test_ancestral_samplers_are_the_same_sampler():
     assert not np.allclose(halfway, small, atol=1e-3)
 
 
-@pytest.mark.parametrize("case", STOCHASTIC, ids=label)
+@pytest.mark.parametrize("case", STOCHASTIC)
 def test_a_sample_does_not_depend_on_its_batch(case):
     """The noise of a sample is the same bits in a batch of 5 and of 2, its image equal to rounding."""
     path, built = PATHS["linear"], solver(*case)
@@ -118,3 +118,23 @@ def test_noise_is_bit_equal_whatever_the_batch():
     ]
     assert jnp.array_equal(draws[0], draws[2][:1])
     assert jnp.array_equal(draws[1], draws[2][:3])
+
+
+def test_a_run_on_eight_devices_has_the_same_noise():
+    """Keys and samples sharded over a mesh: bit-equal noise, images equal to rounding."""
+    mesh = jax.make_mesh((8,), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    path, built = PATHS["linear"], solver("ddpm", {})
+    grid = jnp.linspace(1, 0, 4)
+
+    @jax.jit
+    def run(keys):
+        x_T = initial_noise(keys, (1, 2, 2, 3), path)
+        return x_T, sample(keys, lambda x, t: jnp.tanh(x), path, built, grid, x_T)
+
+    keys = sample_keys(jax.random.key(2), 8)
+    noise, images = run(keys)
+    sharded = run(jax.device_put(keys, sharding))
+    assert len(sharded[1].sharding.device_set) == 8
+    np.testing.assert_array_equal(noise, sharded[0])
+    np.testing.assert_allclose(images, sharded[1], atol=1e-6)

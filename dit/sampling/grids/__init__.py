@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from dit.diffusion.path import Path, logsnr
+from dit.diffusion.path import Path
+from dit.diffusion.path import logsnr as logsnr_at  # a module here is called logsnr
 from dit.types import UserError
 
 GridFn = Callable[[Path, int], Float[Array, "nodes"]]
@@ -35,13 +37,13 @@ def power_law(path: Path, steps: int, power: float) -> Float[Array, "nodes"]:
     same variable between t_max and t_min."""
     check_steps(steps)
     last = max(path.t_min, path.t_max / steps**power)
-    roots = jnp.linspace(path.t_max ** (1 / power), last ** (1 / power), steps)
-    return closed(path, roots**power)
+    roots = np.linspace(path.t_max ** (1 / power), last ** (1 / power), steps)
+    return closed(path, jnp.asarray(roots**power))
 
 
 def logsnr_ends(path: Path, highest: float | Array, lowest: float | Array) -> tuple[Array, Array]:
     """Log-SNR at t_max and at t_min, or at these levels ``sigma / alpha`` where it is infinite."""
-    noisy, clean = logsnr(path, jnp.asarray([path.t_max, path.t_min]))
+    noisy, clean = logsnr_at(path, jnp.asarray([path.t_max, path.t_min]))
     return (
         jnp.where(jnp.isfinite(noisy), noisy, -2 * jnp.log(highest)),
         jnp.where(jnp.isfinite(clean), clean, -2 * jnp.log(lowest)),

@@ -50,10 +50,14 @@ def build(
             along = jnp.sum(d * x_0, axis=axes, keepdims=True)
             length = jnp.sum(jnp.square(x_0), axis=axes, keepdims=True)
             parallel = along / jnp.where(length > 0, length, 1) * x_0
-            return (x_0 + (scale - 1) * (d + (eta - 1) * parallel), v), running
+            guided = x_0 + (scale - 1) * (d + (eta - 1) * parallel)
+            return (guided, v), running.astype(before.dtype)
+
+        def start(x):
+            return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
 
         if momentum == 0:
-            return Denoiser(lambda x, t: advance(x, t, 0.0)[0])
-        return stateful(jnp.zeros_like, advance)
+            return Denoiser(lambda x, t: advance(x, t, start(x))[0])
+        return stateful(start, advance)
 
     return Guidance(guide)

@@ -38,7 +38,7 @@ def build(
     def guide(pair, path, grid):
         def guided(x, t):
             (x_0, v), (x_0_u, _) = pair.both(x, t)
-            on = match_time(inside(path, t), x)
+            on = inside(path, match_time(t, x))
             return jnp.where(on, extrapolate(x_0, x_0_u, scale), x_0), v
 
         def full(x, t):

@@ -25,6 +25,7 @@ def build(*, rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 4096) -> S
     an interval stops with an error. Raises UserError without diffrax, or for a tolerance of 0."""
     try:
         import diffrax
+        import equinox
     except ImportError as error:
         raise UserError("solver 'diffrax_adaptive' needs diffrax: pip install diffrax") from error
     if not (rtol > 0 and atol > 0):
@@ -37,11 +38,14 @@ def build(*, rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 4096) -> S
         plain = forgetful(denoise, "diffrax_adaptive")
         cut = path.t_min if path.t_min > 0 else 1e-3 * path.t_max
         end = jnp.where(u > 0, u, jnp.minimum(t, cut))
-        estimate = for_each(plain)
+        # What the denoiser closes over (parameters, conditions) becomes arguments of the solve.
+        explicit = equinox.filter_closure_convert(lambda x, s: plain(x, s), x, at(t, x))
+        arrays, static = equinox.partition(explicit, equinox.is_array)
+        estimate = for_one(lambda arrays, x, s: equinox.combine(arrays, static)(x, s))
 
-        def velocity(s, y, _):
+        def velocity(s, y, arrays):
             _, alpha_dot, _, sigma_dot = derivatives(path, s)
-            x_0 = estimate(s, y)
+            x_0 = estimate(arrays, y, s)
             return alpha_dot * x_0 + sigma_dot * noise_of(path, y, x_0, s)
 
         def solve(y):
@@ -52,6 +56,7 @@ def build(*, rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 4096) -> S
                 t1=end,
                 dt0=end - t,
                 y0=y,
+                args=arrays,
                 stepsize_controller=controller,
                 adjoint=diffrax.ForwardMode(),
                 max_steps=max_steps,
@@ -72,23 +77,23 @@ def build(*, rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 4096) -> S
     )
 
 
-def for_each(denoise):
-    """``denoise`` as a function of one sample and its time, to be called under ``jax.vmap`` only.
+def for_one(denoise):
+    """``denoise(arrays, x, t)`` as a function of one sample, to be called under ``jax.vmap`` only.
 
-    Mapped over the batch it is the batched call itself, so that a denoiser which closes over a
-    batch of conditions can serve a loop that is written for one sample.
+    Mapped over the batch it is the batched call itself, so that a denoiser with a batch of
+    conditions serves a loop that is written for one sample.
     """
 
     @jax.custom_batching.custom_vmap
-    def one(t, x):
-        return x  # a stand-in of the right shape: the rule below is what runs
+    def one(arrays, x, t):
+        return x  # a stand-in of the right shape: the rule is what runs
 
     @one.def_vmap
-    def batched(size, mapped, t, x):
-        t, x = (
+    def batched(size, mapped, arrays, x, t):
+        x, t = (
             a if is_mapped else jnp.broadcast_to(a, (size, *a.shape))
-            for a, is_mapped in zip((t, x), mapped, strict=True)
+            for a, is_mapped in zip((x, t), mapped[1:], strict=True)
         )
-        return denoise(x, t), True
+        return denoise(arrays, x, t), True
 
     return one
