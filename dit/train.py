@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dit import cli, experiment, media
 from dit.draw import Sampler, recipe_from, stamped
 from dit.experiment import Experiment
+from dit.scaling.flops import training_flops
 from dit.training.checkpoint import taken_from
 from dit.training.loop import train
 from dit.training.state import TrainState
@@ -35,7 +36,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = experiment.build(experiment.load_config(args.config, overrides))
     workdir = pathlib.Path(args.workdir)
     picture = painter(made, workdir)
-    outcome = train(made, workdir, batches=made.batches(), draw=picture)
+    outcome = train(
+        made,
+        workdir,
+        batches=made.batches(),
+        draw=picture,
+        flops_per_example=float(training_flops(made.model, made.shape)),
+    )
     if outcome.stopped:
         print(
             f"{outcome.stopped}: step {outcome.step} is saved in {workdir}; the same command goes on"

@@ -17,15 +17,13 @@ from typing import Any
 import jax
 
 from dit.data.pipeline import Batches
-from dit.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
 from dit.parallel.peak import peak_flops
-from dit.training import optimizer as optimizers
 from dit.training.checkpoint import Checkpoints
-from dit.training.feed import Feed, first_shapes
+from dit.training.feed import Feed
 from dit.training.logging import MetricsLog, Progress
+from dit.training.program import program
 from dit.training.signals import StopOnSignal
-from dit.training.state import TrainState, creator, state_shardings
-from dit.training.step import make_report, make_train_step, metric_names, objective
+from dit.training.state import TrainState
 from dit.training.workdir import lock, plain, write_config
 from dit.types import UserError
 
@@ -68,29 +66,7 @@ def train(
     steps, batch_size = config.steps, config.batch_size
     key = jax.random.key(config.seed)
 
-    mesh = make_mesh(experiment.settings("mesh"), devices)
-    axes = experiment.axes
-    optimizer = optimizers.build(
-        config.optimizer.to_dict(), config.schedule.to_dict(), steps=steps, axes=axes
-    )
-    check_batch(mesh, batch_size, optimizer.accumulate)
-    ema = experiment.settings("ema")
-    process = experiment.process
-    of = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
-    names = metric_names(of, jax.eval_shape(experiment.init, key), first_shapes(batches), key)
-    create = creator(experiment.init, optimizer, ema, names)
-    abstract = jax.eval_shape(create, key)
-    shardings = state_shardings(abstract, axes, mesh)
-    train_step = make_train_step(
-        of,
-        optimizer,
-        ema,
-        mesh=mesh,
-        shardings=shardings,
-        log_every=logging.every,
-        t_range=(process.path.t_min, process.path.t_max),
-    )
-    report = make_report(optimizer, shardings, mesh)
+    run = program(experiment, batches, devices)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(workdir))
@@ -101,15 +77,15 @@ def train(
         stack.callback(batches.close)
         stop = stack.enter_context(StopOnSignal())
 
-        restored = checkpoints.restore(_placed(abstract, shardings))
+        restored = checkpoints.restore(_placed(run.abstract, run.shardings))
         if restored is None:
-            state = jax.jit(create, out_shardings=shardings)(key)
+            state = jax.jit(run.create, out_shardings=run.shardings)(key)
         else:
             state, position = restored
             batches.set_state(position)
         step = int(state.step)
-        feed = Feed(batches, batch_sharding(mesh))
-        key = jax.device_put(key, replicated(mesh))
+        feed = Feed(batches, run.batch_sharding)
+        key = jax.device_put(key, run.replicated)
 
         metrics_log = MetricsLog(workdir, step, config=resolved, wandb=logging.wandb)
         stack.callback(metrics_log.close)
@@ -117,15 +93,15 @@ def train(
         stack.callback(bar.close)
         if restored is not None:
             bar.say(f"going on from step {step} in {workdir}")
-        rate = Rate(batch_size, flops_per_example, list(mesh.devices.flat))
+        rate = Rate(batch_size, flops_per_example, list(run.mesh.devices.flat))
         under_way = collections.deque()
-        simulated = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+        simulated = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
         ahead = 0 if simulated else AHEAD  # their collectives deadlock with two steps under way
         saved = step if restored is not None else None
 
         while step < steps and stop.name is None:
             with rate.paused() if rate.first else contextlib.nullcontext():  # the first compiles
-                state, metrics = train_step(state, feed.take(), key)
+                state, metrics = run.train_step(state, feed.take(), key)
             feed.fill()
             step += 1
             rate.count()
@@ -140,7 +116,7 @@ def train(
             draw_now = draw is not None and sampling.every and step % sampling.every == 0
             if not (log_now or save_now or draw_now):
                 continue
-            row = jax.device_get(report(state))
+            row = jax.device_get(run.report(state))
             if row.pop("bad"):
                 raise DivergedError(_diverged(int(row["updates"]) + 1, saved, workdir))
             if log_now:

@@ -1,0 +1,80 @@
+"""The compiled programs of a run and where their arrays live: all that follows from an experiment.
+
+The training loop, the benchmark and whatever compiles ahead of time use the same ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from dit.data.pipeline import Batches
+from dit.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
+from dit.training import optimizer as optimizers
+from dit.training.feed import first_shapes
+from dit.training.state import TrainState, creator, state_shardings
+from dit.training.step import make_report, make_train_step, metric_names, objective
+from dit.types import Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """``create(key)``: the first state, to be jitted with ``shardings``; ``abstract``: its shapes.
+
+    ``train_step(state, batch, key) -> (state, metrics)`` and ``report(state) -> metrics`` are jitted.
+    """
+
+    mesh: Mesh
+    create: Callable[[Key], TrainState]
+    abstract: TrainState
+    shardings: TrainState
+    train_step: Callable[[TrainState, Any, Key], tuple[TrainState, dict[str, jax.Array]]]
+    report: Callable[[TrainState], dict[str, Any]]
+
+    @property
+    def batch_sharding(self) -> NamedSharding:
+        """Of every array of a batch."""
+        return batch_sharding(self.mesh)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Of the run's key."""
+        return replicated(self.mesh)
+
+
+def program(
+    experiment: Any, batches: Batches, devices: Sequence[jax.Device] | None = None
+) -> Program:
+    """The program of ``experiment`` on ``batches`` like these, over ``devices`` (all by default).
+
+    Raises UserError for a mesh, batch size or optimizer that does not fit.
+    """
+    config, process = experiment.config, experiment.process
+    mesh = make_mesh(experiment.settings("mesh"), devices)
+    axes = experiment.axes
+    optimizer = optimizers.build(
+        config.optimizer.to_dict(), config.schedule.to_dict(), steps=config.steps, axes=axes
+    )
+    check_batch(mesh, config.batch_size, optimizer.accumulate)
+    ema = experiment.settings("ema")
+    key = jax.random.key(config.seed)
+    of = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
+    names = metric_names(of, jax.eval_shape(experiment.init, key), first_shapes(batches), key)
+    create = creator(experiment.init, optimizer, ema, names)
+    abstract = jax.eval_shape(create, key)
+    shardings = state_shardings(abstract, axes, mesh)
+    train_step = make_train_step(
+        of,
+        optimizer,
+        ema,
+        mesh=mesh,
+        shardings=shardings,
+        log_every=experiment.settings("log").every,
+        t_range=(process.path.t_min, process.path.t_max),
+    )
+    report = make_report(optimizer, shardings, mesh)
+    return Program(mesh, create, abstract, shardings, train_step, report)
