@@ -20,14 +20,16 @@ WEIGHTS = np.array([0.4, 0.35, 0.25])
 
 def posterior_mean(x, alpha, sigma, xp):
     """``E[x_0 | x_t]`` for points ``(b, d)`` and scalar alpha and sigma, in numpy or jax.numpy."""
-    values, vectors = np.linalg.eigh(COVARIANCES)  # k d, k d d
-    local = xp.einsum("kde,bkd->bke", vectors, x[:, None] - alpha * xp.asarray(MEANS)[None])
+    dtype = x.dtype
+    values, vectors = (a.astype(dtype) for a in np.linalg.eigh(COVARIANCES))  # k d, k d d
+    means, log_weights = MEANS.astype(dtype), np.log(WEIGHTS).astype(dtype)
+    local = xp.einsum("kde,bkd->bke", vectors, x[:, None] - alpha * means[None])
     spread = alpha**2 * values + sigma**2  # k d
-    logits = xp.log(WEIGHTS)[None] - 0.5 * (local**2 / spread[None] + xp.log(spread)[None]).sum(-1)
+    logits = log_weights[None] - 0.5 * (local**2 / spread[None] + xp.log(spread)[None]).sum(-1)
     weight = xp.exp(logits - logits.max(-1, keepdims=True))
     weight = weight / weight.sum(-1, keepdims=True)
     shift = xp.einsum("kde,bke->bkd", vectors, alpha * values[None] / spread[None] * local)
-    return (weight[..., None] * (MEANS[None] + shift)).sum(1)
+    return (weight[..., None] * (means[None] + shift)).sum(1)
 
 
 def denoiser(path):
