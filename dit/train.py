@@ -44,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         flops_per_example=float(training_flops(made.model, made.shape)),
     )
     if outcome.stopped:
-        print(
-            f"{outcome.stopped}: step {outcome.step} is saved in {workdir}; the same command goes on"
-        )
+        kept = f"step {outcome.step} is saved in {workdir}" if outcome.step else "before step 1"
+        print(f"{outcome.stopped}: {kept}; the same command goes on")
         return
     media.plot_curve(workdir / "metrics.jsonl", workdir / "curve.png")
     print(f"trained to step {outcome.step}: {workdir}/curve.png", end="")

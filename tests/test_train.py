@@ -29,11 +29,10 @@ SMALL = [
 
 
 def start(workdir, *more):
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(workdir.parent)}
     return subprocess.Popen(
         [sys.executable, "-m", "dit.train", *SMALL, f"--workdir={workdir}", *more],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "XLA_FLAGS": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -62,7 +62,7 @@ def shardings(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = RULES) -> Any
 
     tree = jax.tree_util.tree_map_with_path(one, axes, abstract, is_leaf=is_axes)
     if left_whole:
-        log.info(
+        log.warning(
             "%d arrays do not divide by the mesh and are held whole by every device: %s",
             len(left_whole),
             ", ".join(left_whole[:4]) + (", ..." if len(left_whole) > 4 else ""),

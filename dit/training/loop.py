@@ -36,7 +36,7 @@ class DivergedError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Where training ended. ``stopped``: the signal that ended it early, or None."""
+    """Where training ended, saved unless at step 0. ``stopped``: the signal that ended it, or None."""
 
     state: TrainState
     step: int

@@ -51,9 +51,13 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> No
 
 
 def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Keep ``config`` as ``workdir/config.json``; UserError if another run's is there."""
+    """Keep ``config`` as ``workdir/config.json``; UserError if another run's is there.
+
+    A run that never came to log or save anything leaves nothing to mix up: its config is replaced.
+    """
     file = workdir / "config.json"
-    if file.exists():
+    traces = [workdir / "metrics.jsonl", workdir / "damaged", *workdir.glob("checkpoints/[0-9]*")]
+    if file.exists() and any(t.exists() and t.stat().st_size for t in traces):
         check_same(read_config(workdir), config, str(workdir))
     fresh = file.with_suffix(".tmp")
     fresh.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -287,3 +287,14 @@ def test_a_config_file_that_is_not_there_or_damaged(tmp_path):
     (tmp_path / "config.json").write_text('{"steps": 1')
     with pytest.raises(UserError, match="damaged"):
         workdirs.read_config(tmp_path)
+
+
+def test_the_config_of_a_run_that_left_nothing_may_change(tmp_path):
+    other = {**CONFIG, "optimizer": {"lr": 9.0}}
+    workdirs.write_config(tmp_path, CONFIG)
+    (tmp_path / "metrics.jsonl").touch()
+    workdirs.write_config(tmp_path, other)
+    assert workdirs.read_config(tmp_path) == other
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n')
+    with pytest.raises(UserError, match=r"optimizer.lr: 9.0 -> 0.1"):
+        workdirs.write_config(tmp_path, CONFIG)

@@ -18,17 +18,6 @@ from dit.training.signals import StopOnSignal
 from dit.types import UserError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    """The runs of these tests compile the same programs: keep them."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-
-
 def train(workdir, *, batches=None, devices=1, draw=None, experiment=None, **changes):
     return loop.train(
         experiment or fake.Experiment(tiny, changes),
