@@ -1,0 +1,69 @@
+"""The real thing, shrunken: the DiT of the digits config through the whole of training."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from dit import experiment
+from dit.training.logging import TIMING, read_metrics
+from dit.training.loop import train
+from dit.training.program import program
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
+SMALL = {
+    "model.depth": 2,
+    "model.width": 32,
+    "model.heads": 4,
+    "batch_size": 16,
+    "schedule.name": "constant",
+    "log.every": 2,
+    "samples.every": 0,
+}
+
+
+def build(steps=6, **more):
+    return experiment.build(experiment.load_config(str(CONFIG), {**SMALL, "steps": steps, **more}))
+
+
+def run(workdir, made, devices=1):
+    outcome = train(
+        made, workdir, batches=made.batches(), devices=jax.devices()[:devices], progress=False
+    )
+    rows = [{k: v for k, v in r.items() if k not in TIMING} for r in read_metrics(workdir)]
+    return jax.device_get(outcome.state), rows
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("straight"), build())
+
+
+def test_six_steps_are_four_and_two_bit_for_bit(straight, tmp_path):
+    run(tmp_path, build(4))
+    state, rows = run(tmp_path, build(6))
+    assert jax.tree.all(jax.tree.map(np.array_equal, state, straight[0]))
+    assert rows == straight[1]
+
+
+@pytest.mark.parametrize(
+    "mesh", [{"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 4, "tensor": 2}], ids=str
+)
+def test_eight_devices_give_the_losses_of_one(straight, tmp_path, mesh):
+    made = build(**{f"mesh.{axis}": n for axis, n in mesh.items()})
+    _, rows = run(tmp_path, made, devices=8)
+    for a, b in zip(rows, straight[1], strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
+        np.testing.assert_allclose(a["grad_norm"], b["grad_norm"], rtol=1e-2)
+
+
+def test_every_large_array_of_the_state_is_sharded():
+    made = build(**{"mesh.data": 2, "mesh.fsdp": 4})
+    made_program = program(made, made.batches(), jax.devices()[:8])
+    leaves = zip(
+        jax.tree.leaves(made_program.abstract), jax.tree.leaves(made_program.shardings), strict=True
+    )
+    large = [s.shard_shape(x.shape) != x.shape for x, s in leaves if x.size >= 128]
+    assert len(large) > 40
+    assert all(large)
