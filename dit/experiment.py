@@ -99,7 +99,7 @@ class LogSettings:
 class SampleSettings:
     """How samples are drawn. ``solver``, ``grid`` and ``guidance`` as on the command line.
 
-    In training: a grid of ``num``, cycling through the classes, ``every`` so many steps (0: never).
+    In training: a grid of ``num``, cycling through the classes, ``every`` so many steps and at the end.
     """
 
     every: int = 1000

@@ -48,28 +48,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{outcome.stopped}: {kept}; the same command goes on")
         return
     media.plot_curve(workdir / "metrics.jsonl", workdir / "curve.png")
-    print(f"trained to step {outcome.step}: {workdir}/curve.png", end="")
-    if picture is not None:
-        print(f", {picture(outcome.state, outcome.step)}", end="")
-    print()
+    if picture is not None and not _due(made, outcome.step):
+        picture(outcome.state, outcome.step)
+    print(f"trained to step {outcome.step}; see {workdir}/curve.png and {workdir}/samples")
 
 
-def painter(
-    made: Experiment, workdir: pathlib.Path
-) -> Callable[[TrainState, int], pathlib.Path] | None:
-    """What draws the sample grid of a step; None for latents that nothing here can decode."""
+def _due(made: Experiment, step: int) -> bool:
+    """Whether the loop itself drew samples at ``step``."""
+    return made.config.samples.every > 0 and step % made.config.samples.every == 0
+
+
+def painter(made: Experiment, workdir: pathlib.Path) -> Callable[[TrainState, int], None] | None:
+    """What draws the samples of a step: a grid, or a filmstrip and a GIF of clips.
+
+    None for latents, which nothing here can decode.
+    """
     if not made.codec.pixels or not made.config.samples.num:
         return None
     recipe = recipe_from(made.config.samples.to_dict(), made.num_classes)
     sampler = Sampler(made, recipe)
 
-    def paint(state: TrainState, step: int) -> pathlib.Path:
+    def paint(state: TrainState, step: int) -> None:
         taken = taken_from(state)
         drawn = sampler(taken.params)
-        out = workdir / "samples" / f"step_{step:07d}.png"
-        out.parent.mkdir(exist_ok=True)
-        media.save_samples(str(out), drawn.samples, drawn.labels, stamped(recipe, taken, drawn.nfe))
-        return out
+        stamp = stamped(recipe, taken, drawn.nfe)
+        for suffix in (".png", ".gif") if drawn.samples.shape[1] > 1 else (".png",):
+            out = workdir / "samples" / f"step_{step:07d}{suffix}"
+            media.save_samples(out, drawn.samples, drawn.labels, stamp)
 
     return paint
 
