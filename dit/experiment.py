@@ -135,8 +135,9 @@ NUMBERS = {"seed": 0, "steps": 1, "batch_size": 1}  # plain whole numbers, and t
 def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
     """The completed config of a Python file with ``get_config()``, with ``{"a.b": value}`` laid over.
 
-    The file is run, so it must be trusted; it may import a config beside it. Overriding a section's ``name`` starts that section afresh,
-    keeping the keywords that the new one takes too. Raises UserError for what is not there.
+    The file is run, so it must be trusted; it may import a config beside it. Overriding a section's
+    ``name`` starts that section afresh, with the keywords that the new one takes too. Raises
+    UserError for what is not there.
     """
     file = pathlib.Path(path)
     if not file.is_file():
