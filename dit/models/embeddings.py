@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ class ContextEmbedding(nn.Module):
         return Linear((self.width,), ("context", "embed"), self.dtype, name="linear")(context), mask
 
 
-def check_labels(label: Array, num_classes: int) -> None:
+def check_labels(label: Array | np.ndarray | Sequence[int], num_classes: int) -> None:
     """Raise UserError if a label is not in ``[0, num_classes)``. For entry points: not under jit.
 
     The null class is asked for with ``Cond.drop``, not with a label.
