@@ -55,6 +55,7 @@ def solve(
     any function ``(x_t, t) -> x0_hat`` with ``t`` of shape ``(b,)``. Raises UserError for a key or
     grid of another shape.
     """
+    grid = jnp.asarray(grid)
     if grid.ndim != 1 or grid.shape[0] < 2:
         raise UserError(f"got a time grid of shape {grid.shape}; expected (steps + 1,), steps >= 1")
     keys = sample_keys(key, x_T.shape[0])

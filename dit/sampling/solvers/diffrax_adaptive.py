@@ -1,10 +1,10 @@
 """The probability-flow ODE by an adaptive Runge-Kutta method, Tsit5 of diffrax (Tsitouras 2011).
 
-Each interval of the grid is one adaptive solve, tried in one step first: with ``steps=1`` the
-tolerances alone decide. Every sample has steps of its own, so its result does not depend on the
-batch; the network is called for all of them at once, as often as the slowest needs. As sigma' may
-be infinite at data, the ODE is solved down to t_min (where that is 0, to a thousandth of t_max),
-and the last evaluation goes from there to ``x0_hat``.
+Each interval of the grid is one adaptive solve: with ``steps=1`` the tolerances alone decide. Every
+sample has steps of its own, so its result does not depend on the batch; the network is called for
+all of them at once, as often as the slowest needs. The variable is log t, in which no rounding is
+amplified near data, down to t_min (where that is 0, to a thousandth of t_max); the last evaluation
+goes from there to ``x0_hat``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from dit.diffusion.path import derivatives
 from dit.sampling.denoisers import evaluate_if, forgetful
-from dit.sampling.solver import Solver, at, land, noise_of
+from dit.sampling.solver import Solver, at, land
 from dit.types import UserError
 
 EVALUATIONS = 6  # a step of Tsit5, which keeps the last of its seven stages for the next step
+FIRST = 0.2  # step in log t that is tried first in an interval, unless the interval is shorter
 
 
 def build(*, rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 4096) -> Solver:
@@ -43,18 +44,20 @@ def build(*, rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 4096) -> S
         arrays, static = equinox.partition(explicit, equinox.is_array)
         estimate = for_one(lambda arrays, x, s: equinox.combine(arrays, static)(x, s))
 
-        def velocity(s, y, arrays):
-            _, alpha_dot, _, sigma_dot = derivatives(path, s)
+        def slope(log_t, y, arrays):
+            """``dx / d log t``, in which sigma occurs only as the bounded ``t sigma' / sigma``."""
+            s = jnp.clip(jnp.exp(log_t), end, t)
+            alpha, alpha_dot, sigma, sigma_dot = derivatives(path, s)
             x_0 = estimate(arrays, y, s)
-            return alpha_dot * x_0 + sigma_dot * noise_of(path, y, x_0, s)
+            return s * alpha_dot * x_0 + s * sigma_dot / sigma * (y - alpha * x_0)
 
         def solve(y):
             solution = diffrax.diffeqsolve(
-                diffrax.ODETerm(velocity),
+                diffrax.ODETerm(slope),
                 diffrax.Tsit5(),
-                t0=t,
-                t1=end,
-                dt0=end - t,
+                t0=jnp.log(t),
+                t1=jnp.log(end),
+                dt0=jnp.maximum(jnp.log(end / t), -FIRST),
                 y0=y,
                 args=arrays,
                 stepsize_controller=controller,
