@@ -51,7 +51,7 @@ def build(
 
     def sigma(t):
         if zero_terminal_snr:
-            return jnp.sqrt((1 - alpha(t)) * (1 + alpha(t)))
+            return jnp.sqrt(jnp.maximum(0, 1 - alpha(t)) * (1 + alpha(t)))
         return jnp.sqrt(-jnp.expm1(2 * _polynomial(log_alpha, t)))
 
     return Path(
