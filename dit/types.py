@@ -68,7 +68,7 @@ ApplyFn = Callable[..., Video]  # apply_fn(params, x, t, cond) -> b f h w c_out
 Denoise = Callable[[Video, Times], Video]  # denoise(x_t, t) -> x0_hat
 
 
-def match_time(t: Times, x: Video) -> Array:
+def match_time(t: Float[Array, "..."], x: Video) -> Array:
     """Reshape ``t`` from ``(b,)`` or ``(b, f)`` to broadcast against ``b f h w c``.
 
     Raises ValueError for any other shape: time is never silently broadcast.

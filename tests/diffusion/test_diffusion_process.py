@@ -10,7 +10,7 @@ from dit.config import names, resolve
 from dit.diffusion.path import derivatives, logsnr, time_of_logsnr
 from dit.diffusion.process import Process, corrupt, denoiser, target, to_x0, x0_gain
 from dit.diffusion.times import draw
-from dit.types import Cond, UserError
+from dit.types import Cond, UserError, match_time
 
 PATHS = names("diffusion.paths")
 PREDICTIONS = names("diffusion.predictions")
@@ -242,8 +242,9 @@ def test_noise_does_not_depend_on_the_batch():
 
 
 def test_time_of_the_wrong_shape_is_refused():
-    process = make("linear", "velocity")
     x = jnp.zeros((2, 3, 4, 4, 1))
-    with pytest.raises(ValueError, match=r"time has shape \(\), expected \(2,\)"):
-        corrupt(process, x, x, jnp.float32(0.5))
-    assert corrupt(process, x, x, jnp.zeros((2, 3))).shape == x.shape
+    for wrong in ((), (1,), (3,), (2, 1), (2, 3, 1)):
+        with pytest.raises(ValueError, match=r"time has shape .*, expected \(2,\) .* or \(2, 3\)"):
+            match_time(jnp.zeros(wrong), x)
+    assert match_time(jnp.zeros((2,)), x).shape == (2, 1, 1, 1, 1)
+    assert match_time(jnp.zeros((2, 3)), x).shape == (2, 3, 1, 1, 1)
