@@ -158,9 +158,10 @@ def plot_curve(metrics: str | os.PathLike, out: str | os.PathLike, *, key: str =
     first = (width - 1) // 2
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, values, color="#56B4E9", linewidth=0.8, alpha=0.6, label="as logged")
-    middle = steps[first : first + len(smooth)]
-    axes.plot(middle, smooth, color="#D55E00", linewidth=1.8, label=f"mean of {width}")
+    axes.plot(steps, values, color="#56B4E9", linewidth=1.2, label="as logged")
+    if width > 1:
+        middle = steps[first : first + len(smooth)]
+        axes.plot(middle, smooth, color="#D55E00", linewidth=1.8, label=f"mean of {width}")
     if min(values) > 0:
         axes.set_yscale("log")
     axes.set(xlabel="step", ylabel=key.replace("_", " "))
