@@ -218,7 +218,16 @@ class DiT(nn.Module):
         return x, Condition(visible=visible, rotary=rotary)
 
     def run(self, x: Float[Array, "b n d"], condition: Condition) -> Float[Array, "b n d"]:
-        """All blocks in turn. Their parameters are stacked, whether the loop is unrolled or not."""
+        """All blocks in turn. Their parameters are stacked, whether the loop is unrolled or not.
+
+        Parameters that ``models.unstack`` took apart are used as they are, layer by layer.
+        """
+        layers = self.variables.get("params", {}).get("blocks", {})
+        if "0" in layers:
+            block = self.blocks.clone(parent=None)
+            for layer in range(self.depth):
+                x = block.apply({"params": layers[str(layer)]}, x, condition)
+            return x
         unroll = platform() == "cpu" if self.unroll == "auto" else self.unroll
         unroll = {True: self.depth, False: 1}[unroll] if isinstance(unroll, bool) else unroll
 

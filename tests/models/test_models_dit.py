@@ -135,6 +135,16 @@ def test_scanned_and_unrolled_are_the_same_function_of_the_same_tree():
         np.testing.assert_allclose(out, outs[False], atol=1e-5)
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+def test_layers_taken_apart_are_the_same_model(block):
+    model = tiny(block)
+    params = params_of(model)
+    apart = models.unstack(params)
+    assert models.count_params(apart) == models.count_params(params)
+    out = run(model, apart, *inputs())
+    np.testing.assert_allclose(out, run(model, params, *inputs()), atol=1e-5)
+
+
 @pytest.mark.parametrize("policy", [p for p in remat.POLICIES if p != "none"])
 @pytest.mark.parametrize("unroll", [True, False])
 def test_remat_changes_no_gradient(policy, unroll):

@@ -44,10 +44,15 @@ def _backward(residuals, g):
     q, k, v, p, total, out = residuals
     g = jnp.swapaxes(g, 1, 2) / total
     ds = p * (jnp.einsum("bhqd,bhkd->bhqk", g, v) - (g * out).sum(-1, keepdims=True))
-    dq = jnp.einsum("bhqk,bhkd->bqhd", ds, k) * q.shape[-1] ** -0.5
+    dq = jnp.einsum("bhqk,bhkd->bhqd", ds, k) * q.shape[-1] ** -0.5
     dk = jnp.einsum("bhqd,bhqk->bhdk", q, ds)
     dv = jnp.einsum("bhqd,bhqk->bhdk", g, p)
-    return dq, jnp.transpose(dk, (0, 3, 1, 2)), jnp.transpose(dv, (0, 3, 1, 2)), None
+    return (
+        jnp.swapaxes(dq, 1, 2),
+        jnp.transpose(dk, (0, 3, 1, 2)),
+        jnp.transpose(dv, (0, 3, 1, 2)),
+        None,
+    )
 
 
 _attend.defvjp(_forward, _backward)
