@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import dit
-from dit import cli, experiment, media, rng
+from dit import cli, experiment, media, models, rng
 from dit.config import resolve
 from dit.diffusion.process import denoiser
 from dit.experiment import Experiment
-from dit.models import check_labels
 from dit.sampling.denoisers import pair, paired
 from dit.sampling.edit import image_to_image, inpaint
 from dit.sampling.nfe import nfe
@@ -65,7 +64,7 @@ class Sampler:
         if self.n < 1:
             raise UserError("nothing to sample; expected --labels, or a positive --num")
         if recipe.labels:
-            check_labels(jnp.asarray(recipe.labels), made.num_classes or 0)
+            models.check_labels(jnp.asarray(recipe.labels), made.num_classes or 0)
         self.made, self.recipe = made, recipe
         self._solver = resolve("sampling.solvers", **cli.parse_spec(recipe.solver))
         grid = resolve("sampling.grids", **cli.parse_spec(recipe.grid))
@@ -126,6 +125,7 @@ class Sampler:
     def _run(self, params: Params, weak: Params | None, batch: dict[str, Any]):
         """Decoded samples, and how often the denoiser was called for each."""
         made, recipe, grid, path = self.made, self.recipe, self._grid, self.made.process.path
+        params, weak = (None if p is None else models.unstack(p) for p in (params, weak))
         keys = rng.per_sample(rng.stream(jax.random.key(recipe.seed), "sample"), batch["id"])
         cond = Cond(label=batch.get("labels"))
         denoise = denoiser(made.process, made.apply_fn, params, cond)
