@@ -93,6 +93,26 @@ def test_values_and_gradients(kernel, mask):
     np.testing.assert_allclose(slope, (along(1e-4) - along(-1e-4)) / 2e-4, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mask", [m for m in MASKS if m != "empty"])
+def test_splash_where_no_tpu_is(mask):
+    """The TPU's kernel, interpreted: padding of lengths and heads, masks and gradients."""
+    from dit.models.kernels import splash
+
+    q, k, v, g = arrays()
+    visible = MASKS[mask]
+
+    def grads(attend):
+        def value(q, k, v):
+            out = attend(q, k, v)
+            return (out * g).sum(), out
+
+        return jax.jit(jax.grad(value, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+
+    got = grads(lambda *a: splash.attend(*a, visible, interpret=True))
+    expected = grads(lambda *a: attention(*a, visible, "xla"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, expected)
+
+
 def test_the_hand_made_derivative_is_the_automatic_one():
     *qkv, g = arrays()
 

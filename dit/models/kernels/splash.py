@@ -1,0 +1,111 @@
+"""JAX's Pallas "splash" attention for TPUs: memory linear in the sequence, for long ones.
+
+The kernel wants sequences in whole blocks and heads in whole lanes, so both are padded; padded keys are
+in a segment of their own. XLA cannot split a Pallas call over devices: under ``jax.set_mesh`` with axis
+rules in force (``flax.linen.logical_axis_rules``) each device runs it on its share of batch and heads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+LANES = 128
+BLOCK = 512  # rows a block; much larger ones do not fit in a chip's fast memory
+
+
+def attend(
+    q: Float[Array, "b q h d"],
+    k: Float[Array, "b k h d"],
+    v: Float[Array, "b k h d"],
+    visible,
+    interpret: bool = False,
+) -> Float[Array, "b q h d"]:
+    """No forward-mode derivative. ``interpret`` runs it slowly anywhere, for tests."""
+    d, n_q = q.shape[-1], q.shape[1]
+    block_q, block_k = (min(BLOCK, -(-x.shape[1] // LANES) * LANES) for x in (q, k))
+    pad_q, pad_k = -n_q % block_q, -k.shape[1] % block_k
+    ids = _segments(visible, q, k, pad_q, pad_k)
+    q, k, v = (
+        jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, pad), (0, -d % LANES)))
+        for x, pad in ((q * d**-0.5, pad_q), (k, pad_k), (v, pad_k))
+    )
+    blocks = splash.BlockSizes(
+        block_q=block_q,
+        block_kv=block_k,
+        block_q_dkv=block_q,
+        block_kv_dkv=block_k,
+        block_q_dq=block_q,
+        block_kv_dq=block_k,
+    )
+    shape = (q.shape[2], k.shape[2])
+    mask = masks.FullMask(shape)
+    if visible is not None and visible.frame_size is not None:
+        mask = FrameMask(shape, visible.frame_size, visible.prefix)
+
+    def run(q, k, v, ids):
+        kernel = splash.make_splash_mha(
+            masks.MultiHeadMask([mask] * q.shape[1]),
+            block_sizes=blocks,
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+        return jax.vmap(kernel)(q, k, v, ids)
+
+    out = _on_each_device(run, ids is None)(q, k, v, ids)
+    return jnp.swapaxes(out[:, :, :n_q, :d], 1, 2)
+
+
+def _segments(visible, q, k, pad_q: int, pad_k: int) -> splash.SegmentIds | None:
+    """Ids that tell real keys from others and packed samples apart; None if nothing needs them."""
+    ids = [jnp.zeros(x.shape[:2], jnp.int32) for x in (q, k)]
+    needed = pad_k > 0
+    if visible is not None and visible.q_segment is not None:
+        ids, needed = [visible.q_segment, visible.k_segment], True
+    if visible is not None and visible.k_valid is not None:
+        ids, needed = [ids[0], jnp.where(visible.k_valid, ids[1], -1)], True
+    if not needed:
+        return None
+    return splash.SegmentIds(
+        jnp.pad(ids[0].astype(jnp.int32), ((0, 0), (0, pad_q)), mode="edge"),
+        jnp.pad(ids[1].astype(jnp.int32), ((0, 0), (0, pad_k)), constant_values=-1),
+    )
+
+
+def _on_each_device(run, no_ids: bool):
+    """``run`` on each device's batch and heads, if a mesh and axis rules are in force."""
+    mesh, rules = jax.sharding.get_abstract_mesh(), nn.get_logical_axis_rules()
+    if mesh.empty or not rules:
+        return run
+    spec = nn.logical_to_mesh_axes(("act_batch", "act_heads"), rules)
+    ids = None if no_ids else splash.SegmentIds(PartitionSpec(spec[0]), PartitionSpec(spec[0]))
+    return jax.shard_map(run, in_specs=(spec, spec, spec, ids), out_specs=spec, check_vma=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameMask(masks.Mask):
+    """A key's frame is not later than the query's: ``Visibility.frame_size``, a block at a time."""
+
+    size: tuple[int, int]
+    frame_size: int
+    prefix: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.size
+
+    def __getitem__(self, index) -> np.ndarray:
+        rows, columns = (
+            np.maximum((np.arange(n)[i] - self.prefix) // self.frame_size, -1)
+            for n, i in zip(self.size, index, strict=True)
+        )
+        return columns[None, :] <= rows[:, None]
