@@ -36,6 +36,7 @@ setup(
         "numpy>=2.0",
         "pillow>=11.0",
         "scikit-learn>=1.6",
+        "scipy>=1.13",
         "tensorboardX>=2.6",
         "tqdm>=4.67",
     ],
