@@ -21,7 +21,7 @@ from dit.parallel.peak import peak_flops
 from dit.training.checkpoint import Checkpoints
 from dit.training.feed import Feed
 from dit.training.logging import MetricsLog, Progress
-from dit.training.program import program
+from dit.training.program import Program, program
 from dit.training.signals import StopOnSignal
 from dit.training.state import TrainState
 from dit.training.workdir import lock, plain, write_config
@@ -112,13 +112,11 @@ def train(
                 under_way.popleft().block_until_ready()
 
             log_now = step % logging.every == 0 or step == steps
-            save_now = step % saving.every == 0 or step == steps or stop.name is not None
+            save_now = step % saving.every == 0 or step == steps
             draw_now = draw is not None and sampling.every and step % sampling.every == 0
             if not (log_now or save_now or draw_now):
                 continue
-            row = jax.device_get(run.report(state))
-            if row.pop("bad"):
-                raise DivergedError(_diverged(int(row["updates"]) + 1, saved, workdir))
+            row = _look(run, state, saved, workdir)
             if log_now:
                 row = {"step": int(row.pop("updates")), **row, **rate.measure()}
                 metrics_log.write(row)
@@ -129,7 +127,18 @@ def train(
                     saved = step
                 if draw_now:
                     draw(state, step)
+        if step not in (0, saved):  # stopped by a signal, which may come at any point of a step
+            _look(run, state, saved, workdir)
+            checkpoints.save(step, state, feed.position)
     return Outcome(state, step, stop.name if step < steps else None)
+
+
+def _look(run: Program, state: TrainState, saved: int | None, workdir: pathlib.Path) -> dict:
+    """What the device has to report; DivergedError if an update was withheld."""
+    row = jax.device_get(run.report(state))
+    if row.pop("bad"):
+        raise DivergedError(_diverged(int(row["updates"]) + 1, saved, workdir))
+    return row
 
 
 class Rate:
