@@ -10,7 +10,7 @@ from dit.types import UserError
 
 
 def make_report(**ratios):
-    rows = [report.row("train step, ours", [0.5, 0.4, 0.9], images=8, flops=1e9, peak=1e10)]
+    rows = [report.row("train step, ours", [0.5, 0.4, 0.9], images=8, flops=10**9, peak=1e10)]
     return {
         "model": "DiT-S/2, 32x32x4",
         "dtype": "float32",

@@ -33,7 +33,7 @@ def experiment(
     )
 
 
-def train_step(made: Experiment) -> tuple[Callable[[], float], float]:
+def train_step(made: Experiment) -> tuple[Callable[[], float], int]:
     """``(step, flops)``: a step on a fixed batch, over all devices; it returns the loss."""
     batches = made.batches()
     parts = program(made, batches)
@@ -52,7 +52,7 @@ def train_step(made: Experiment) -> tuple[Callable[[], float], float]:
 
 def sampler(
     made: Experiment, *, batch: int, steps: int, guidance: float
-) -> tuple[Callable[[], float], float]:
+) -> tuple[Callable[[], float], int]:
     """``(draw, flops)``: a batch of images by DDIM; the FLOPs leave out what is not the network."""
     recipe = Recipe(
         labels=tuple(range(batch)),

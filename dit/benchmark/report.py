@@ -14,7 +14,7 @@ from dit.types import UserError
 START, END = "<!-- benchmark: {} -->", "<!-- end of benchmark -->"
 
 
-def row(name: str, seconds: Sequence[float], images: int, flops: float, peak: float) -> dict:
+def row(name: str, seconds: Sequence[float], images: int, flops: int, peak: float) -> dict:
     """One line: the median and range of ``seconds``, images a second, and the share of ``peak``."""
     middle = float(np.median(seconds))
     return {
