@@ -2,7 +2,7 @@
 
 Command:   python -m dit.train --config=configs/imagenet256_lightning_xl1.py --workdir=DIR
 Data:      config.data.path holds latents.npy (n, 16, 16, 32) of unit variance, and labels.npy.
-Hardware:  8 H800 GPUs for about 10 hours at 64 epochs (Yao et al. 2025); not yet run.
+Hardware:  TPU pod or GPU cluster; not yet run.
 Expected:  FID-50K 5.14 after 64 epochs without guidance, 2.11 with it (Yao et al. 2025, table 4). Not
            yet run here.
 """

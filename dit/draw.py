@@ -63,6 +63,11 @@ class Sampler:
         self.n = len(recipe.labels) or recipe.num
         if self.n < 1:
             raise UserError("nothing to sample; expected --labels, or a positive --num")
+        for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
+            if getattr(recipe, name) < least:
+                raise UserError(
+                    f"got {name}={getattr(recipe, name)} for the samples; expected at least {least}"
+                )
         if recipe.labels:
             models.check_labels(jnp.asarray(recipe.labels), made.num_classes or 0)
         self.made, self.recipe = made, recipe

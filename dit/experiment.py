@@ -79,12 +79,21 @@ def mesh_sizes(
     return {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
 
 
+def _at_least_one(section: str, **values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise UserError(f"got {section}.{name}={value}; expected a positive number")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
     """Save ``every`` so many steps (and at the end); ``keep`` the latest ones."""
 
     every: int = 1000
     keep: int = 3
+
+    def __post_init__(self):
+        _at_least_one("checkpoint", every=self.every, keep=self.keep)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +102,9 @@ class LogSettings:
 
     every: int = 50
     wandb: bool = False
+
+    def __post_init__(self):
+        _at_least_one("log", every=self.every)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -122,6 +122,8 @@ def test_tfds_names_its_data_set_after_a_colon():
         ({"optimizer.name": "adamx"}, r"no optimizers 'adamx': did you mean 'adam'"),
         ({"steps": -5}, r"got steps=-5; expected a whole number of at least 1"),
         ({"steps": 1.5}, r"got steps=1.5; expected a whole number"),
+        ({"log.every": 0}, r"got log.every=0; expected a positive number"),
+        ({"checkpoint.keep": 0}, r"got checkpoint.keep=0; expected a positive number"),
         ({"model": 3}, r"config.model is a section"),
         ({"ema.half_lives": (0.0,)}, r"got EMA half_lives="),
         ({"samples.solver": 3}, r"got solver=3 of type int"),
