@@ -1,20 +1,24 @@
 """Time training and sampling: ``python -m dit.benchmark [--torch] [--out=benchmark.json]``.
 
 A train step of the paper's recipe (noise, forward, backward, AdamW, an average of the parameters) and
-DDIM sampling without guidance, in one process, run in turn: ours, and with ``--torch`` a torch DiT of
-the same shape, eager and compiled, on the same number of threads. So a machine that slows down slows
-all of them, and the ratios hold. FLOPs are counted from the shapes (2 a multiply-add); utilisation is
+DDIM sampling without guidance, run in turn: ours, and with ``--torch`` a torch DiT of the same shape,
+eager and compiled, on the same number of threads. So a machine that slows down slows all of them, and
+the ratios hold. Torch has a process of its own, so that neither library's threads and allocator stand
+in the other's way. FLOPs are counted from the shapes (2 a multiply-add); utilisation is
 against the data sheet's peak, or against a matrix product timed here where there is none.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
+import importlib.util
 import json
+import multiprocessing
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -65,9 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         made, batch=args.sample_batch, steps=args.steps, guidance=args.guidance
     )
     timed: dict[str, Callable] = {f"{train}, ours": step, f"{draw}, ours": sample}
-    if args.torch:
-        timed |= torch_twins(args, train, draw)
-    seconds = interleave(timed, args.runs)
+    with contextlib.ExitStack() as stack:
+        if args.torch:
+            timed |= stack.enter_context(torch_twins(args, train, draw))
+        seconds = interleave({k: timed[k] for k in sorted(timed, key=lambda k: k.startswith(draw))}, args.runs)
 
     device = jax.devices()[0]
     peak = peak_flops(device) * jax.device_count()
@@ -115,27 +120,38 @@ def interleave(timed: dict[str, Callable], runs: int) -> dict[str, list[float]]:
     return seconds
 
 
-def torch_twins(args: argparse.Namespace, train: str, draw: str) -> dict[str, Callable]:
-    """The torch calls by name; UserError without torch, or off the CPU in float32."""
-    try:
-        import torch
-
-        from dit.benchmark import twin
-    except ImportError as error:
-        raise UserError('--torch needs torch: pip install -e ".[torch]"') from error
+@contextlib.contextmanager
+def torch_twins(
+    args: argparse.Namespace, train: str, draw: str
+) -> Iterator[dict[str, Callable[[], None]]]:
+    """The torch calls by name, answered by another process; UserError without torch or off the CPU."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError('--torch needs torch: pip install -e ".[torch]"')
     if jax.default_backend() != "cpu" or args.dtype == "bfloat16" or args.guidance != 1:
         raise UserError("--torch compares on the CPU in float32 without guidance; drop the others")
-    torch.manual_seed(0)
+    from dit.benchmark import twin
+
     shape = {**parse(args.size), "channels": args.channels, "side": args.side, "classes": 1000}
-    calls = {}
-    for kind, compiled in (("torch eager", False), ("torch.compile", True)):
-        model = twin.TorchDiT(**shape)
-        calls[f"{train}, {kind}"] = twin.train_step(model, args.batch, args.side, compiled=compiled)
-        model = twin.TorchDiT(**shape)
-        calls[f"{draw}, {kind}"] = twin.ddim(
-            model, args.sample_batch, args.side, args.steps, compiled=compiled
-        )
-    return calls
+    here, there = (context := multiprocessing.get_context("spawn")).Pipe()
+    process = context.Process(
+        target=twin.serve, args=(there, shape, args.batch, args.sample_batch, args.steps)
+    )
+    process.start()
+    there.close()
+
+    def ask(what: str, kind: str) -> Callable[[], None]:
+        def call() -> None:
+            here.send((what, kind))
+            here.recv()
+
+        return call
+
+    names = {train: "train", draw: "draw"}
+    try:
+        yield {f"{name}, {kind}": ask(names[name], kind) for kind in twin.KINDS for name in names}
+    finally:
+        here.close()
+        process.join()
 
 
 def describe(device: jax.Device) -> str:

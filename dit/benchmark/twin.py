@@ -9,10 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+
+KINDS = ("torch eager", "torch.compile")
 
 
 class Block(nn.Module):
@@ -128,3 +131,20 @@ def ddim(
             return x.sum().item()
 
     return draw
+
+
+def serve(
+    connection: Connection, shape: dict[str, int], batch: int, sample_batch: int, steps: int
+) -> None:
+    """Answer ``("train" | "draw", kind)`` over a pipe by doing it and sending the result, to its end."""
+    torch.manual_seed(0)
+    side, calls = shape["side"], {}
+    for kind in KINDS:
+        how = {"compiled": kind == "torch.compile"}
+        calls["train", kind] = train_step(TorchDiT(**shape), batch, side, **how)
+        calls["draw", kind] = ddim(TorchDiT(**shape), sample_batch, side, steps, **how)
+    while True:
+        try:
+            connection.send(calls[connection.recv()]())
+        except EOFError:
+            return
