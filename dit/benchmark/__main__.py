@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with contextlib.ExitStack() as stack:
         if args.torch:
             timed |= stack.enter_context(torch_twins(args, train, draw))
-        seconds = interleave({k: timed[k] for k in sorted(timed, key=lambda k: k.startswith(draw))}, args.runs)
+        in_turn = sorted(timed, key=lambda name: name.startswith(draw))
+        seconds = interleave({name: timed[name] for name in in_turn}, args.runs)
 
     device = jax.devices()[0]
     peak = peak_flops(device) * jax.device_count()
