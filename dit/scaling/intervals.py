@@ -1,0 +1,124 @@
+"""Intervals for the parameters of sums of power laws: profile likelihood, and the bootstrap.
+
+*Profile*: with log residuals Gaussian of unknown scale, a value ``psi`` of one parameter is kept when
+refitting all others at ``psi`` raises the sum of squares by less than ``s^2 t^2``, with ``s^2`` the
+residual variance and ``t`` Student's quantile of n - p degrees of freedom (Bates & Watts 1988, ch. 6).
+*Bootstrap*: the fit repeated on data made of it and its own resampled residuals, widened by
+``sqrt(n / (n - p))``, or on resampled runs; an interval is two quantiles (Efron & Tibshirani 1993).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+from scipy import linalg, optimize, stats
+
+from dit.scaling import terms
+from dit.types import UserError
+
+Array = np.ndarray
+FAR = 40.0  # in logs: beyond it a parameter is as good as zero or infinite
+KINDS = ("residuals", "runs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """``low`` to ``high``, at a confidence ``level``."""
+
+    low: float
+    high: float
+    level: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UserError(f"got level={level}; expected a confidence between 0 and 1, such as 0.9")
+
+
+def profile(
+    design: Float[Array, "n k p"],
+    y: Float[Array, "n"],
+    theta: Float[Array, "p"],
+    direction: Float[Array, "p"],
+    level: float = 0.9,
+) -> Interval:
+    """The interval of ``direction . theta``, with ``theta`` a least-squares fit.
+
+    An end may be infinite: the data then do not bound the parameter on that side.
+    """
+    _check_level(level)
+    n, _, p = design.shape
+    if n <= p:
+        raise UserError(f"got {n} runs for {p} parameters; an interval needs at least {p + 1}")
+    solved, least = terms.solve(design, y[None], theta[None])
+    theta, least = solved[0], 2 * float(least[0])
+    variance = least / (n - p)
+    bound = float(stats.t.ppf(0.5 + level / 2, n - p))
+    centre = float(direction @ theta)
+    if variance < 1e-24:
+        return Interval(centre, centre, level)
+    jacobian = terms.log_sum(design, theta[None])[1][0]
+    spread = np.sqrt(variance * direction @ np.linalg.pinv(jacobian.T @ jacobian) @ direction)
+    along = direction / (direction @ direction)
+    free = linalg.null_space(direction[None])
+    reduced, pushed = design @ free, design @ along
+    others = [free.T @ (theta - centre * along)]
+
+    def excess(psi: float) -> float:
+        u, cost = terms.solve(reduced, y[None], others[0][None], offset=psi * pushed)
+        others[0] = u[0]
+        return np.sqrt(max(2 * float(cost[0]) - least, 0) / variance) - bound
+
+    ends = []
+    for side in (-1, 1):
+        others[0] = free.T @ (theta - centre * along)
+        inner, outer = centre, centre + side * bound * spread
+        while excess(outer) < 0 and abs(outer - centre) < FAR:
+            inner, outer = outer, centre + 1.6 * (outer - centre)
+        if abs(outer - centre) >= FAR:
+            ends.append(side * np.inf)
+            continue
+        ends.append(optimize.brentq(excess, inner, outer, xtol=1e-4 * spread, rtol=1e-10))
+    return Interval(float(ends[0]), float(ends[1]), level)
+
+
+def bootstrap(
+    design: Float[Array, "n k p"],
+    y: Float[Array, "n"],
+    theta: Float[Array, "p"],
+    *,
+    samples: int = 400,
+    seed: int = 0,
+    kind: str = "residuals",
+    delta: float | None = None,
+) -> Float[Array, "s p"]:
+    """``theta`` fitted to so many resampled data sets; ``delta`` as in ``terms.solve``.
+
+    ``kind``: resample ``residuals`` (the runs' places are kept) or whole ``runs``.
+    """
+    if kind not in KINDS:
+        raise UserError(f"got kind={kind!r}; expected one of {', '.join(KINDS)}")
+    n, _, p = design.shape
+    if n <= p:
+        raise UserError(f"got {n} runs for {p} parameters; a bootstrap needs at least {p + 1}")
+    draw = np.random.default_rng(seed).integers(0, n, (samples, n))
+    starts = np.repeat(theta[None], samples, 0)
+    if kind == "runs":
+        weights = np.stack([np.bincount(row, minlength=n) for row in draw]).astype(float)
+        return terms.solve(design, y[None], starts, weights=weights, delta=delta)[0]
+    fitted = terms.log_sum(design, theta[None])[0][0]
+    residual = y - fitted
+    residual = (residual - residual.mean()) * np.sqrt(n / (n - p))
+    return terms.solve(design, fitted + residual[draw], starts, delta=delta)[0]
+
+
+def quantiles(values: Float[Array, "s"], level: float = 0.9) -> Interval:
+    """The central part of resampled values that holds ``level`` of them."""
+    _check_level(level)
+    low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
+    return Interval(float(low), float(high), level)
