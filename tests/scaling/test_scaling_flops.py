@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from dit import config, models
+from dit.scaling.costs import costs
 from dit.scaling.flops import forward_flops, forward_parts, training_flops
-from dit.types import Cond
+from dit.scaling.jaxpr_flops import count_flops
+from dit.types import Cond, UserError
 
 PUBLISHED = {  # multiply-adds in 1e9 at 256 pixels, latents of 32x32x4 (Peebles & Xie 2023)
     "S/2": 6.06,
@@ -23,24 +24,6 @@ PUBLISHED = {  # multiply-adds in 1e9 at 256 pixels, latents of 32x32x4 (Peebles
     "XL/4": 29.05,
     "XL/8": 7.39,
 }
-
-
-def products(jaxpr) -> int:
-    """FLOPs of all matrix products in a program, loops counted as often as they run."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contract, _), _ = eqn.params["dimension_numbers"]
-            size = np.prod([eqn.invars[0].aval.shape[i] for i in contract], dtype=int)
-            total += 2 * int(np.prod(eqn.outvars[0].aval.shape, dtype=int)) * int(size)
-        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-        for inner in jax.tree.leaves(
-            list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")
-        ):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                total += times * products(inner)
-    return total
 
 
 @pytest.mark.parametrize("t_per_frame", [False, True])
@@ -61,12 +44,50 @@ def test_count_equals_the_products_in_the_program(block, context, t_per_frame):
         context_dim=7 if context else None,
         block=block,
         attention="xla",
+        unroll=1,
     )
     params = jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
     x, t = jnp.zeros((1, *shape)), jnp.zeros((1, 4) if t_per_frame else (1,))
-    cond = Cond(label=jnp.zeros((1,), int), context=jnp.zeros((1, context, 7)) if context else None)
-    program = jax.make_jaxpr(models.apply_fn(model))(params, x, t, cond)
-    assert forward_flops(model, shape, context, t_per_frame) == products(program.jaxpr)
+    cond = Cond(
+        label=jnp.zeros((1,), int),
+        context=jnp.zeros((1, context, 7)) if context else None,
+        drop=jnp.zeros((1,), bool),
+    )
+
+    def total(params):
+        return models.apply_fn(model)(params, x, t, cond).sum()
+
+    found = costs(model, shape, context, t_per_frame)
+    assert found.forward == forward_flops(model, shape, context, t_per_frame)
+    assert found.forward == count_flops(total, params)
+    assert found.training == count_flops(jax.grad(total), params)
+    assert found.parameters == models.count_params(params)
+
+
+def test_loops_count_as_often_as_they_run_and_unknown_ones_are_refused():
+    x = jnp.ones((3, 3))
+
+    def looped(x):
+        return jax.lax.scan(lambda c, _: (jax.jit(jnp.matmul)(c, x), None), x, length=5)[0]
+
+    assert count_flops(looped, x) == 5 * 2 * 27
+    assert count_flops(lambda x: jax.lax.cond(x[0, 0] > 0, jnp.matmul, jnp.add, x, x), x) == 2 * 27
+    with pytest.raises(UserError, match="while loop"):
+        count_flops(lambda x: jax.lax.while_loop(lambda c: c[0, 0] < 9, lambda c: c @ x, x), x)
+
+
+def test_parameters_of_a_sample_and_of_a_token_apart():
+    """XL/2: a block has 12 d^2 for tokens and 6 d^2 of modulation, which 6 N D counts a token each."""
+    model = config.resolve(
+        "models", "dit", size="XL/2", in_channels=4, learn_sigma=True, num_classes=1000
+    )
+    found = costs(model, (1, 32, 32, 4))
+    assert found.parameters / 1e6 == pytest.approx(675.1 - 1152 * 256 / 1e6, rel=1e-3)
+    assert found.tokens == 256
+    d = 1152
+    inside = 28 * (12 * d * d + 9 * d)  # biases: 3 d, d, 4 d, d
+    assert found.per_token == inside + (16 + 1) * d + (d + 1) * 32
+    assert 1.2 < 6 * found.parameters * 256 / found.training < 1.5
 
 
 @pytest.mark.parametrize(("size", "gmacs"), PUBLISHED.items())

@@ -1,0 +1,53 @@
+"""The matrix products that a traced program makes: what formulas of FLOPs are checked against.
+
+A loop's body counts as often as it runs (a compiler's own count takes it once); 2 for each multiply-add.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from dit.types import UserError
+
+
+def count_flops(function: Callable, *args) -> int:
+    """FLOPs of the matrix products in ``function(*args)``; arrays may be given by their shapes.
+
+    Raises UserError for a ``while`` loop with a product in it: how often it runs is not known.
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            depth = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
+        inner = [_count(body) for body in _bodies(equation)]
+        if name == "while" and any(inner):
+            raise UserError(
+                "got a while loop around matrix products; use a scan, whose length is known"
+            )
+        if name == "cond":
+            total += max(inner)
+        else:
+            total += sum(inner) * (equation.params["length"] if name == "scan" else 1)
+    return total
+
+
+def _bodies(equation: Any) -> Iterator[Any]:
+    """The jaxprs inside an equation's parameters."""
+    leaves = jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")
+    )
+    for leaf in leaves:
+        leaf = getattr(leaf, "jaxpr", leaf)
+        if hasattr(leaf, "eqns"):
+            yield leaf
