@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "training": BASE | {"objectives", "parallel", "data"},
     "evaluation": BASE | {"parallel"},
     "interop": BASE | {"models", "codecs", "text"},
-    "scaling": BASE | {"models", "training"},
+    "scaling": BASE | {"models", "diffusion", "training", "parallel"},
 }
 FILES = sorted((ROOT / "dit").rglob("*.py"))
 

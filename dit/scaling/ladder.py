@@ -1,0 +1,126 @@
+"""Model sizes for a scaling law: near-log-spaced, under one rule of depth and width, one head size.
+
+With the head size fixed, widths are its multiples, and sizes that also keep ``width / depth`` exactly
+lie far apart when small (8, 3.4, 2.4, ... times). So the depth may leave the rule by a stated factor,
+and each rung is the size nearest to its target among those, with how far it is off recorded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from dit import config
+from dit.scaling.costs import Costs, costs
+from dit.types import UserError
+
+COUNTS = ("per_token", "parameters")
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """One rung: what to give the model's ``build``, what it costs, and ``N`` as the ladder counts it.
+
+    ``rule``: ``depth / (width / aspect)``, 1 where the rule is kept exactly.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    N: int
+    costs: Costs
+    rule: float
+
+    @property
+    def kwargs(self) -> dict[str, int]:
+        """For the model section of a config."""
+        return {"depth": self.depth, "width": self.width, "heads": self.heads}
+
+
+def ladder(
+    shape: tuple[int, int, int, int],
+    *,
+    smallest: float,
+    largest: float,
+    count: int,
+    head_dim: int = 64,
+    aspect: float = 64.0,
+    slack: float = 2.0,
+    least_depth: int = 1,
+    by: str = "per_token",
+    context_len: int = 0,
+    t_per_frame: bool = False,
+    **model,
+) -> list[Size]:
+    """``count`` sizes from about ``smallest`` to about ``largest`` parameters, for data of ``shape``.
+
+    ``shape``: (f, h, w, c): one frame is an image, more are a video. ``head_dim``: channels a head.
+    ``aspect``: ``width / depth``, which depths may miss by a factor ``slack``. ``by``: which count of
+    parameters (``per_token`` or ``parameters``, see ``Costs``) is spaced evenly. ``model``: further
+    keywords of ``models.dit``. Raises UserError where no such sizes exist or two rungs fall together.
+    """
+    if by not in COUNTS:
+        raise UserError(f"got by={by!r}: {config.suggest(by, list(COUNTS))}")
+    if not (0 < smallest < largest and count >= 2 and slack >= 1):
+        raise UserError(
+            f"got smallest={smallest}, largest={largest}, count={count}, slack={slack}; expected "
+            "0 < smallest < largest, two rungs or more and a slack of at least 1"
+        )
+    model = {"in_channels": shape[-1], **model}
+    options = (tuple(shape), context_len, t_per_frame, tuple(sorted(model.items())))
+    base, layer = _polynomials(by, head_dim, *options)
+    candidates = []
+    for heads in range(1, 10_000):
+        width = heads * head_dim
+        rule = width / aspect
+        low = max(least_depth, math.ceil(rule / slack))
+        high = max(low, math.floor(rule * slack))
+        if base(width) + layer(width) * low > 1.5 * largest:
+            break
+        for depth in range(low, high + 1):
+            N = base(width) + layer(width) * depth
+            candidates.append((N, depth, width, heads, depth / rule))
+    if not candidates:
+        raise UserError(
+            f"the least model with heads of {head_dim} channels has more than {largest:.3g} "
+            "parameters; lower head_dim or raise largest"
+        )
+    sizes = []
+    for target in np.geomspace(smallest, largest, count):
+        _, depth, width, heads, rule = min(
+            candidates,
+            key=lambda c: abs(math.log(c[0] / target)) + 0.1 * abs(math.log(c[4])),
+        )
+        found = _costs(depth, width, heads, *options)
+        size = Size(depth, width, heads, getattr(found, by), found, rule)
+        if sizes and size.N <= sizes[-1].N:
+            raise UserError(
+                f"rungs {len(sizes)} and {len(sizes) + 1} both become depth {depth}, width {width}: "
+                "ask for fewer sizes, a smaller head_dim, or more slack"
+            )
+        sizes.append(size)
+    return sizes
+
+
+@functools.cache
+def _costs(depth, width, heads, shape, context_len, t_per_frame, model) -> Costs:
+    made = config.resolve("models", "dit", depth=depth, width=width, heads=heads, **dict(model))
+    return costs(made, shape, context_len, t_per_frame)
+
+
+def _polynomials(by, head_dim, *options) -> tuple[np.poly1d, np.poly1d]:
+    """Parameters are ``base(width) + layer(width) depth``, both quadratic but for rounded MLP sizes."""
+    widths = [heads * head_dim for heads in (1, 2, 4)]
+    counts = np.array(
+        [
+            [getattr(_costs(depth, width, width // head_dim, *options), by) for depth in (1, 2)]
+            for width in widths
+        ],
+        float,
+    )
+    layer = counts[:, 1] - counts[:, 0]
+    base = counts[:, 0] - layer
+    return np.poly1d(np.polyfit(widths, base, 2)), np.poly1d(np.polyfit(widths, layer, 2))
