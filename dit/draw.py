@@ -16,6 +16,7 @@ from dit import cli, experiment, media, models, rng
 from dit.config import resolve
 from dit.diffusion.process import denoiser
 from dit.experiment import Experiment
+from dit.parallel.multihost import everywhere
 from dit.sampling.denoisers import pair, paired
 from dit.sampling.edit import image_to_image, inpaint
 from dit.sampling.nfe import nfe
@@ -100,7 +101,8 @@ class Sampler:
                 f"and --weak=NAME together; got guidance {self.recipe.guidance!r}"
             )
         if self._compiled is None:
-            self._compiled = jax.jit(self._run).lower(params, weak, parts[0]).compile()
+            run = jax.jit(self._run, out_shardings=everywhere(params))
+            self._compiled = run.lower(params, weak, parts[0]).compile()
         before = time.perf_counter()
         results = jax.device_get([self._compiled(params, weak, part) for part in parts])
         seconds = time.perf_counter() - before

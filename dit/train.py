@@ -1,40 +1,72 @@
 """Train what a config says: ``python -m dit.train --config=configs/digits.py --workdir=DIR``.
 
 ``--config.section.field=value`` overrides a field. Ctrl-C and SIGTERM save, say so and exit with status
-0; the same command goes on from there. Bad input and a diverged run exit with 2 and one message.
-The workdir holds ``config.json``, ``metrics.jsonl``, ``curve.png``, ``checkpoints``, ``samples`` and
+0, or with ``DIT_STOPPED_STATUS`` where a launcher must tell a stopped run from a finished one; the
+same command goes on from there. Bad input and a diverged run exit with 2 and one message. The
+workdir holds ``config.json``, ``metrics.jsonl``, ``curve.png``, ``checkpoints``, ``samples`` and
 ``tensorboard``.
+
+On several hosts the same command runs on each of them, with one workdir that all can reach. They find
+each other through Slurm, a Kubernetes JobSet or the metadata of a TPU pod, or by the flags
+``--coordinator``, ``--processes`` and ``--process``. A signal to one of them stops all after the same
+step; an error on one of them ends all, and is named in ``error-<process>.log``.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 
 from dit import cli, experiment, media
 from dit.draw import Sampler, recipe_from, stamped
 from dit.experiment import Experiment
+from dit.parallel import multihost
 from dit.scaling.flops import training_flops
 from dit.training.checkpoint import taken_from
 from dit.training.loop import train
 from dit.training.state import TrainState
+from dit.types import UserError
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dit.train", description=__doc__)
     parser.add_argument("--config", required=True, help="a Python file with get_config()")
     parser.add_argument("--workdir", required=True, help="where the run is kept, and resumed from")
+    parser.add_argument("--coordinator", help="host:port of process 0, where there are several")
+    parser.add_argument("--processes", type=int, help="how many there are")
+    parser.add_argument("--process", type=int, help="which of them this is, from 0")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; UserError for bad input."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit status. UserError for bad input."""
     args, overrides = cli.parse(arguments(), argv)
-    logging.basicConfig(format="%(message)s")
-    made = experiment.build(experiment.load_config(args.config, overrides))
+    when_stopped = stopped_status()
+    multihost.initialize(
+        coordinator=args.coordinator, processes=args.processes, process=args.process
+    )
+    level = logging.WARNING if multihost.is_main() else logging.ERROR
+    logging.basicConfig(format="%(message)s", level=level)
     workdir = pathlib.Path(args.workdir)
+    with multihost.guard(workdir):
+        made = experiment.build(experiment.load_config(args.config, overrides))
+        stopped = run(made, workdir)
+    return when_stopped if stopped else 0
+
+
+def stopped_status() -> int:
+    """The exit status of a run that a signal stopped: ``DIT_STOPPED_STATUS``, or 0."""
+    text = os.environ.get("DIT_STOPPED_STATUS") or "0"
+    if not text.isdigit() or int(text) > 255:
+        raise UserError(f"got DIT_STOPPED_STATUS={text!r}; expected a number from 0 to 255")
+    return int(text)
+
+
+def run(made: Experiment, workdir: pathlib.Path) -> bool:
+    """Train, draw the curve and the last samples, and say how it went; whether a signal stopped it."""
     picture = painter(made, workdir)
     outcome = train(
         made,
@@ -45,12 +77,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if outcome.stopped:
         kept = f"step {outcome.step} is saved in {workdir}" if outcome.step else "before step 1"
-        print(f"{outcome.stopped}: {kept}; the same command goes on")
-        return
-    media.plot_curve(workdir / "metrics.jsonl", workdir / "curve.png")
+        say(f"{outcome.stopped}: {kept}; the same command goes on")
+        return True
+    if multihost.is_main():
+        media.plot_curve(workdir / "metrics.jsonl", workdir / "curve.png")
     if picture is not None and not _due(made, outcome.step):
         picture(outcome.state, outcome.step)
-    print(f"trained to step {outcome.step}; see {workdir}/curve.png and {workdir}/samples")
+    say(f"trained to step {outcome.step}; see {workdir}/curve.png and {workdir}/samples")
+    return False
+
+
+def say(text: str) -> None:
+    """Print, once for all processes."""
+    if multihost.is_main():
+        print(text, flush=True)
 
 
 def _due(made: Experiment, step: int) -> bool:
@@ -70,7 +110,9 @@ def painter(made: Experiment, workdir: pathlib.Path) -> Callable[[TrainState, in
 
     def paint(state: TrainState, step: int) -> None:
         taken = taken_from(state)
-        drawn = sampler(taken.params)
+        drawn = sampler(taken.params)  # by all processes: each holds a part of the parameters
+        if not multihost.is_main():
+            return
         stamp = stamped(recipe, taken, drawn.nfe)
         for suffix in (".png", ".gif") if drawn.samples.shape[1] > 1 else (".png",):
             out = workdir / "samples" / f"step_{step:07d}{suffix}"

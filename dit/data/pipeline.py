@@ -2,10 +2,10 @@
 
 The stream of a split of ``n`` examples is an infinite sequence: position ``p = e n + k`` is the
 ``k``-th example of epoch ``e``, and each epoch is a fresh permutation that depends on (seed, e)
-alone. Batch ``g`` after ``start`` holds positions ``start + g B .. start + (g + 1) B - 1``; process
-``i`` of ``count`` makes its own contiguous rows of it. So the whole state is *one global index*,
-and a run may resume with another number of processes, workers or another batch size. Positions
-are the examples' ``id``: they key the noise and the augmentations.
+alone. Batch ``g`` after ``start`` holds positions ``start + g B .. start + (g + 1) B - 1``; a process
+that needs only some of its rows makes only those. So the whole state is *one global index*, and a
+run may resume with another number of processes, workers or another batch size. Positions are the
+examples' ``id``: they key the noise and the augmentations.
 """
 
 from __future__ import annotations
@@ -85,20 +85,20 @@ class _Rows:
 
     start: int
     batch: int
-    first: int
-    rows: int
+    rows: Sequence[int]
 
-    def __call__(self, g: int) -> range:
-        first = self.start + g * self.batch + self.first
-        return range(first, first + self.rows)
+    def __call__(self, g: int) -> list[int]:
+        first = self.start + g * self.batch
+        return [first + row for row in self.rows]
 
 
 class Batches(Iterator[Batch]):
     """An iterator over batches with ``get_state``, ``set_state`` and ``close``; see ``batches``."""
 
-    def __init__(self, stream: _Stream, *, batch_size, start, shard, workers, prefetch):
+    def __init__(self, stream: _Stream, *, batch_size, start, workers, prefetch):
         self._stream, self._batch = stream, batch_size
-        self._shard, self._workers, self._prefetch = shard, workers, prefetch
+        self._workers, self._prefetch = workers, prefetch
+        self._rows: Sequence[int] = range(batch_size)
         self._iterator = None
         self._position = _check_position(start)
 
@@ -108,6 +108,23 @@ class Batches(Iterator[Batch]):
         batch = next(self._iterator)
         self._position += self._batch
         return batch
+
+    @property
+    def batch_size(self) -> int:
+        """The rows of a batch of all processes together."""
+        return self._batch
+
+    def take_rows(self, rows: Sequence[int]) -> None:
+        """Make only these rows of every batch from now on: those that this process is to hold."""
+        if not rows or min(rows) < 0 or max(rows) >= self._batch:
+            raise UserError(f"got rows {rows}; expected some of 0 .. {self._batch - 1}")
+        self.close()
+        self._rows = rows
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """``{name: (shape, dtype)}`` of a whole batch, from one example."""
+        one = self._stream([self._position])
+        return {name: ((self._batch, *x.shape[1:]), x.dtype) for name, x in one.items()}
 
     def get_state(self) -> State:
         """Where the *next* batch starts and in which data, as a small JSON-able dict."""
@@ -134,9 +151,7 @@ class Batches(Iterator[Batch]):
             self._iterator = None
 
     def _open(self) -> Iterator[Batch]:
-        index, count = self._shard
-        rows = self._batch // count
-        mine = _Rows(self._position, self._batch, index * rows, rows)
+        mine = _Rows(self._position, self._batch, self._rows)
         steps = (STREAM_LENGTH - self._position) // self._batch
         dataset = grain.MapDataset.range(steps).map(mine).map(self._stream)  # whole batches
         options = grain.ReadOptions(num_threads=self._prefetch, prefetch_buffer_size=self._prefetch)
@@ -156,28 +171,21 @@ def batches(
     seed: int,
     shuffle: bool = True,
     start: int = 0,
-    shard: tuple[int, int] = (0, 1),
     workers: int = 0,
     prefetch: int = 2,
     transforms: Sequence[Transform] = (),
 ) -> Batches:
     """Endless batches of ``split`` from position ``start``, resumable through get/set_state.
 
-    ``batch_size`` counts the rows of all processes; ``shard = (index, count)`` says which of
-    ``count`` equal, contiguous blocks of rows to make here. ``prefetch`` batches are read ahead,
-    each by a thread (0: read when asked), or in each of ``workers`` processes where there are any.
-    The batches are the same whatever the number of workers. ``transforms`` follow the split's own.
-    Raises UserError for a bad argument.
+    ``batch_size`` counts the rows of all processes; ``take_rows`` says which to make here, all by
+    default. ``prefetch`` batches are read ahead, each by a thread (0: read when asked), or in each of
+    ``workers`` processes where there are any. The batches are the same whatever the number of
+    workers. ``transforms`` follow the split's own. Raises UserError for a bad argument.
     """
-    index, count = shard
     if len(split) < 1:
         raise UserError("the data are empty; expected at least one example")
-    if not 0 <= index < count:
-        raise UserError(f"got shard={shard}; expected (index, count) with 0 <= index < count")
-    if batch_size < 1 or batch_size % count:
-        raise UserError(
-            f"got batch_size={batch_size} on {count} processes; expected a positive multiple"
-        )
+    if batch_size < 1:
+        raise UserError(f"got batch_size={batch_size}; expected 1 or more")
     if workers < 0 or prefetch < 0:
         raise UserError(f"got workers={workers}, prefetch={prefetch}; expected 0 or more")
     generator(seed, "shuffle", 0)  # refuses a seed out of range now and not in a reading thread
@@ -185,7 +193,6 @@ def batches(
         _Stream(split, seed, shuffle, (*split.transforms, *transforms)),
         batch_size=batch_size,
         start=start,
-        shard=(index, count),
         workers=workers,
         prefetch=prefetch,
     )

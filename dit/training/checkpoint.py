@@ -21,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 
 import dit
 from dit.config import fingerprint, suggest
+from dit.parallel import multihost
 from dit.training.fingerprints import describe, fingerprints
 from dit.training.workdir import check_same
 from dit.types import Params, UserError
@@ -88,14 +89,18 @@ class Checkpoints:
         checkpoints and none of them is sound, or if they belong to another config or model.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
+            damage = ""
             try:
                 meta, data = _read_json(self._manager, step)
                 check_same(meta["config"], self._config, f"checkpoint {step} in {self._workdir}")
                 _check_arrays(describe(abstract), meta, f"checkpoint {step} in {self._workdir}")
-                return _read_arrays(self._manager, step, abstract, meta), data
+                state = _read_arrays(self._manager, step, abstract, meta)
             except DamagedError as error:
                 log.warning("checkpoint %d is damaged (%s); trying an older one", step, error)
-                self._set_aside(step, str(error))
+                damage = str(error)
+            if not multihost.any_of_all(bool(damage)):
+                return state, data
+            self._set_aside(step, damage or "another process could not read it")
         if any((self._workdir / "damaged").glob("*")):
             raise UserError(
                 f"no sound checkpoint in {self._workdir}: the damaged ones lie in its folder damaged, "
@@ -106,11 +111,13 @@ class Checkpoints:
 
     def _set_aside(self, step: int, reason: str) -> None:
         """Move a step away: left where it is, it would be kept and a good one deleted for it."""
-        aside = self._workdir / "damaged"
-        aside.mkdir(exist_ok=True)
-        taken = len(list(aside.glob(f"{step}-*")))
-        place = (self._workdir / "checkpoints" / str(step)).rename(aside / f"{step}-{taken}")
-        (place / "reason.txt").write_text(reason + "\n")
+        if multihost.is_main():
+            aside = self._workdir / "damaged"
+            aside.mkdir(exist_ok=True)
+            taken = len(list(aside.glob(f"{step}-*")))
+            place = (self._workdir / "checkpoints" / str(step)).rename(aside / f"{step}-{taken}")
+            (place / "reason.txt").write_text(reason + "\n")
+        multihost.meet("a damaged checkpoint is set aside")
         self._manager.reload()
 
     def close(self) -> None:

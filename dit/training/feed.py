@@ -20,6 +20,8 @@ class Feed:
 
     def __init__(self, batches: Batches, sharding: NamedSharding, ahead: int = 2):
         self._batches, self._sharding, self._ahead = batches, sharding, ahead
+        self._size = batches.batch_size
+        batches.take_rows(local_rows(sharding, self._size))
         self._ready: collections.deque[tuple[Any, Any]] = collections.deque()
         self.position = batches.get_state()
 
@@ -35,15 +37,24 @@ class Feed:
         while len(self._ready) < (self._ahead if count is None else count):
             rows = next(self._batches)
             batch = {
-                name: jax.make_array_from_process_local_data(self._sharding, x)
+                name: jax.make_array_from_process_local_data(
+                    self._sharding, x, (self._size, *x.shape[1:])
+                )
                 for name, x in rows.items()
             }
             self._ready.append((batch, self._batches.get_state()))
 
 
+def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
+    """The rows of a batch that the devices of this process hold, in order.
+
+    They follow from the mesh, not from the number of the process: processes along a ``tensor`` axis
+    hold the same rows, and the devices of one process need not hold neighbouring ones.
+    """
+    held = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (rows,) in held for row in range(*rows.indices(batch_size))})
+
+
 def first_shapes(batches: Batches) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a batch of this process; the position of ``batches`` stays as it was."""
-    start = batches.get_state()
-    shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in next(batches).items()}
-    batches.set_state(start)
-    return shapes
+    """Shapes and dtypes of a whole batch; the position of ``batches`` stays as it was."""
+    return {k: jax.ShapeDtypeStruct(*shape) for k, shape in batches.shapes().items()}

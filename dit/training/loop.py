@@ -2,6 +2,10 @@
 
 The host looks at the device only at log steps, and when it saves or draws: in between it sends off steps
 and batches, at most ``AHEAD`` steps before the device. What is logged was summed on the device.
+
+On several processes each runs this same loop. They compare configs and programs before the first
+step, and the signal that stops one of them stops all after the same step; process 0 alone locks the
+workdir and writes logs.
 """
 
 from __future__ import annotations
@@ -9,23 +13,28 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import json
 import pathlib
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
+import dit
 from dit.data.pipeline import Batches
+from dit.parallel import multihost
 from dit.parallel.peak import peak_flops
 from dit.training.checkpoint import Checkpoints
-from dit.training.feed import Feed
+from dit.training.feed import Feed, first_shapes
 from dit.training.logging import MetricsLog, Progress
 from dit.training.program import Program, program
 from dit.training.signals import StopOnSignal
 from dit.training.state import TrainState
 from dit.training.workdir import lock, plain, write_config
-from dit.types import UserError
+from dit.types import Key, UserError
 
 AHEAD = 2  # steps the host may be before the device
 
@@ -57,21 +66,26 @@ def train(
 
     ``experiment``: what ``dit.experiment.build`` makes of a config. ``batches``: its training data.
     ``draw(state, step)`` is called every ``samples.every`` steps. ``flops_per_example``: of a training
-    step, forward and backward, for the utilisation. The first SIGINT or SIGTERM saves and returns.
-    Raises DivergedError, and UserError for a bad config, a workdir in use or of another config.
+    step, forward and backward, for the utilisation. The first SIGINT or SIGTERM, to any process, saves
+    and returns. Raises DivergedError, and UserError for a bad config, a workdir in use or of another
+    config, and processes that do not run the same.
     """
     workdir = pathlib.Path(workdir)
     config = experiment.config
     saving, logging, sampling = map(experiment.settings, ("checkpoint", "log", "samples"))
     steps, batch_size = config.steps, config.batch_size
-    key = jax.random.key(config.seed)
+    resolved = plain(config)
+    multihost.agree("the config", lambda: json.dumps(resolved, sort_keys=True))
+    multihost.agree("the version of jax or dit", lambda: f"{jax.__version__} {dit.__version__}")
 
     run = program(experiment, batches, devices)
+    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=run.replicated)()
+    main = multihost.is_main()
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lock(workdir))
-        resolved = plain(config)
-        write_config(workdir, resolved)
+        if main:
+            stack.enter_context(lock(workdir))
+            write_config(workdir, resolved)
         checkpoints = Checkpoints(workdir, resolved, saving.keep)
         stack.callback(checkpoints.close)
         stack.callback(batches.close)
@@ -84,22 +98,27 @@ def train(
             state, position = restored
             batches.set_state(position)
         step = int(state.step)
+        multihost.agree("the step to go on from", lambda: str(step))
+        multihost.agree("the program of a step", lambda: _text(run, batches, key))
         feed = Feed(batches, run.batch_sharding)
-        key = jax.device_put(key, run.replicated)
 
-        metrics_log = MetricsLog(workdir, step, config=resolved, wandb=logging.wandb)
-        stack.callback(metrics_log.close)
-        bar = Progress(step, steps, shown=progress)
+        metrics_log = None
+        if main:
+            metrics_log = MetricsLog(workdir, step, config=resolved, wandb=logging.wandb)
+            stack.callback(metrics_log.close)
+        bar = Progress(step, steps, shown=progress and main)
         stack.callback(bar.close)
-        if restored is not None:
+        if restored is not None and main:
             bar.say(f"going on from step {step} in {workdir}")
-        rate = Rate(batch_size, flops_per_example, list(run.mesh.devices.flat))
+        rate = Rate(batch_size, flops_per_example, run.mesh)
         under_way = collections.deque()
         simulated = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
         ahead = 0 if simulated else AHEAD  # their collectives deadlock with two steps under way
+        highest = multihost.HighestOfAll(run.mesh, lag=ahead)
+        stopped = 0
         saved = step if restored is not None else None
 
-        while step < steps and stop.name is None:
+        while step < steps and not (stopped := highest(stop.number)):
             with rate.paused() if rate.first else contextlib.nullcontext():  # the first compiles
                 state, metrics = run.train_step(state, feed.take(), key)
             feed.fill()
@@ -119,7 +138,8 @@ def train(
             row = _look(run, state, saved, workdir)
             if log_now:
                 row = {"step": int(row.pop("updates")), **row, **rate.measure()}
-                metrics_log.write(row)
+                if metrics_log is not None:
+                    metrics_log.write(row)
                 bar.show(row)
             with rate.paused():
                 if save_now:
@@ -130,7 +150,7 @@ def train(
         if step not in (0, saved):  # stopped by a signal, which may come at any point of a step
             _look(run, state, saved, workdir)
             checkpoints.save(step, state, feed.position)
-    return Outcome(state, step, stop.name if step < steps else None)
+    return Outcome(state, step, signal.Signals(stopped).name if stopped else None)
 
 
 def _look(run: Program, state: TrainState, saved: int | None, workdir: pathlib.Path) -> dict:
@@ -144,11 +164,9 @@ def _look(run: Program, state: TrainState, saved: int | None, workdir: pathlib.P
 class Rate:
     """Steps a second between two looks at the device, not counting what was paused."""
 
-    def __init__(
-        self, batch_size: int, flops_per_example: float | None, devices: Sequence[jax.Device]
-    ):
+    def __init__(self, batch_size: int, flops_per_example: float | None, mesh: Mesh):
         self._batch, self._flops = batch_size, flops_per_example
-        self._peak = peak_flops(devices[0]) * len(devices) if flops_per_example else None
+        self._peak = peak_flops(mesh.local_devices[0]) * mesh.size if flops_per_example else None
         self._start, self._steps, self.first = time.perf_counter(), 0, True
 
     def count(self) -> None:
@@ -177,6 +195,11 @@ def _placed(abstract: TrainState, shardings: TrainState) -> TrainState:
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
+
+
+def _text(run: Program, batches: Batches, key: Key) -> str:
+    state = _placed(run.abstract, run.shardings)
+    return run.train_step.lower(state, first_shapes(batches), key).as_text()
 
 
 def _diverged(step: int, saved: int | None, workdir: pathlib.Path) -> str:

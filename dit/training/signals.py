@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class StopOnSignal:
-    """``with StopOnSignal() as stop:`` sets ``stop.name`` at the first SIGINT or SIGTERM.
+    """``with StopOnSignal() as stop:`` sets ``stop.number`` at the first SIGINT or SIGTERM.
 
     The second one acts as usual, for whoever cannot wait for the checkpoint. Handlers can only be
     set from the main thread; elsewhere signals do what they did before.
@@ -17,7 +17,7 @@ class StopOnSignal:
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self):
-        self.name: str | None = None
+        self.number = 0
         self._before = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -29,7 +29,7 @@ class StopOnSignal:
         self._restore()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
+        self.number = number
         self._restore()
 
     def _restore(self) -> None:

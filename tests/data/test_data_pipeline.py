@@ -110,9 +110,10 @@ def test_close_keeps_the_place(split):
 def test_resume_with_another_batch_size_and_process_count(split):
     whole = join(take(batches(split, batch_size=6, seed=2), 10), "label")
     state = {"position": 18, "fingerprint": split.fingerprint}
-    parts = [batches(split, batch_size=14, seed=2, shard=(i, 2)) for i in range(2)]
-    for part in parts:
+    parts = [batches(split, batch_size=14, seed=2) for _ in range(2)]
+    for i, part in enumerate(parts):
         part.set_state(state)
+        part.take_rows(range(7 * i, 7 * i + 7))
     rows = [join([a, b], "label") for a, b in zip(*(take(p, 3) for p in parts), strict=True)]
     np.testing.assert_array_equal(np.concatenate(rows), whole[18:60])
 
@@ -126,16 +127,21 @@ def test_workers_give_the_same_stream(split):
         apart.close()
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_shards_are_contiguous_rows_of_the_global_batch(split, count):
+@pytest.mark.parametrize("rows", [range(4, 8), [0, 1, 4, 5], [3]], ids=str)
+def test_a_process_makes_its_own_rows_of_the_global_batch(split, rows):
     whole = take(batches(split, batch_size=8, seed=0), 6)
-    parts = [take(batches(split, batch_size=8, seed=0, shard=(i, count)), 6) for i in range(count)]
-    for i in range(count):  # the position is that of all processes together
-        it = batches(split, batch_size=8, seed=0, shard=(i, count))
-        take(it, 3)
-        assert it.get_state()["position"] == 24
-    joined = [{k: join(shards, k) for k in whole[0]} for shards in zip(*parts, strict=True)]
-    assert_same(joined, whole)
+    part = batches(split, batch_size=8, seed=0)
+    next(part)
+    part.take_rows(rows)
+    assert_same(take(part, 5), [{k: x[list(rows)] for k, x in b.items()} for b in whole[1:]])
+    assert part.get_state()["position"] == 48  # that of all processes together
+    assert part.shapes() == {k: (x.shape, x.dtype) for k, x in whole[0].items()}
+
+
+@pytest.mark.parametrize("rows", [[], [8], [-1]], ids=str)
+def test_rows_that_are_not_there_are_refused(split, rows):
+    with pytest.raises(UserError, match=r"expected some of 0 \.\. 7"):
+        batches(split, batch_size=8, seed=0).take_rows(rows)
 
 
 def test_a_stream_is_read_in_order_and_ids_are_positions():
@@ -175,9 +181,6 @@ def test_a_bad_state_is_refused_and_changes_nothing(split, state, says):
     "wrong",
     [
         {"batch_size": 0},
-        {"batch_size": 5, "shard": (0, 2)},
-        {"shard": (2, 2)},
-        {"shard": (-1, 2)},
         {"workers": -1},
         {"prefetch": -1},
         {"seed": -1},

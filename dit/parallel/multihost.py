@@ -1,0 +1,239 @@
+"""Several processes as one job: started together, agreeing, and going down together.
+
+Every process runs the same program on its own devices. ``initialize`` connects them, ``agree`` compares
+what must be the same everywhere, ``guard`` makes the first error of any process that of all, and
+``HighestOfAll`` lets one process speak to the others. With a single process they all do nothing.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import logging
+import os
+import pathlib
+import secrets
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dit.parallel import cluster
+from dit.types import UserError
+
+HEARTBEAT_SECONDS = 10  # a process that was not heard of for so long is dead, and so is the job
+SHUTDOWN_SECONDS = 120  # how long the first process to finish waits for the last
+WATCH_SECONDS = 2  # how often a process looks for the error of another
+
+
+def initialize(
+    *,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    heartbeat_seconds: int = HEARTBEAT_SECONDS,
+    shutdown_seconds: int = SHUTDOWN_SECONDS,
+) -> str | None:
+    """Connect the processes of this job; to be called before JAX looks at a device.
+
+    ``coordinator`` (``host:port`` of process 0), ``processes`` and ``process`` go before the variables
+    ``DIT_COORDINATOR``, ``DIT_NUM_PROCESSES`` and ``DIT_PROCESS_ID``; see ``parallel.cluster`` for where
+    else they come from. Returns the kind of cluster, or None for a single process. Raises UserError
+    for settings that are there in part, and where the others do not answer.
+    """
+    given = zip(cluster.OURS, (coordinator, processes, process), strict=True)
+    flags = {name: str(value) for name, value in given if value is not None}
+    found = cluster.find({**os.environ, **flags})
+    if found is None:
+        return None
+    # Signals are the loop's: JAX's own service would swallow SIGTERM until it is asked.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            heartbeat_timeout_seconds=heartbeat_seconds,
+            shutdown_timeout_seconds=shutdown_seconds,
+            **found.arguments,
+        )
+    except jax.errors.JaxRuntimeError as error:
+        where = found.arguments.get("coordinator_address", f"the {found.kind} job")
+        raise UserError(
+            f"the {found.processes} processes could not be connected at {where}: {error}"
+        ) from error
+    return found.kind
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which alone writes logs and draws bars."""
+    return jax.process_index() == 0
+
+
+def agree(name: str, value: Callable[[], str]) -> None:
+    """Raise UserError on every process, naming those that differ, unless all give the same ``value``.
+
+    What they compare are hashes. A single process has nothing to compare, and nothing is called.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = hashlib.sha256(value().encode()).digest()
+    host = socket.gethostname().encode()[:64].ljust(64, b"\0")
+    rows = multihost_utils.process_allgather(np.frombuffer(digest + host, np.uint8))
+    digests = [row[:32].tobytes() for row in rows]
+    usual = max(digests, key=digests.count)  # the first of those seen most often
+    odd = [
+        f"process {i} on {row[32:].tobytes().rstrip(bytes(1)).decode(errors='replace')}"
+        for i, row in enumerate(rows)
+        if digests[i] != usual
+    ]
+    if odd:
+        raise UserError(
+            f"{name} is not the same on all {len(rows)} processes: {', '.join(odd)} differs from the "
+            "others. Give every process the same command, code and libraries"
+        )
+
+
+def any_of_all(flag: bool) -> bool:
+    """Whether ``flag`` is true on any process: a meeting of all of them, not for every step."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def meet(name: str) -> None:
+    """Wait here until every process has come."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def everywhere(tree: Any) -> NamedSharding | None:
+    """For results that each process needs whole: replicated on the mesh of ``tree``'s arrays.
+
+    None where the arrays lie on no mesh, and nothing needs to be said.
+    """
+    sharding = jax.tree.leaves(tree)[0].sharding
+    if not isinstance(sharding, NamedSharding):
+        return None
+    return NamedSharding(sharding.mesh, PartitionSpec())
+
+
+class HighestOfAll:
+    """``highest(value)``: the largest value that a process gave ``lag`` calls ago, the same on all.
+
+    One small reduction a call, which the devices do in their turn: nobody waits for it where they run
+    at most ``lag`` steps behind. A single process has its own value back at once.
+    """
+
+    def __init__(self, mesh: Mesh, lag: int):
+        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._shape, self._lag = (mesh.size,), lag
+        self._max = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._sent: collections.deque[jax.Array] = collections.deque()
+        self._arrays: dict[int, jax.Array] = {}
+
+    def __call__(self, value: int) -> int:
+        if jax.process_count() == 1:
+            return value
+        if value not in self._arrays:
+            self._arrays[value] = jax.make_array_from_callback(
+                self._shape, self._sharding, lambda _: np.full(1, value, np.int32)
+            )
+        self._sent.append(self._max(self._arrays[value]))
+        return int(self._sent.popleft()) if len(self._sent) > self._lag else 0
+
+
+@contextlib.contextmanager
+def guard(workdir: pathlib.Path) -> Iterator[None]:
+    """Inside, an error of any process ends all of them, with that error named by each.
+
+    JAX would have a failed process wait for the others, which wait for it. Here it leaves its error in
+    ``workdir/error-<process>.log`` and exits at once, with status 2 for a UserError and 1 for anything
+    else; the others find the file, or are told by JAX that a process is gone (after
+    ``HEARTBEAT_SECONDS``), and exit too. A single process is left to fail as usual.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    if is_main():
+        for old in workdir.glob("error-*.log"):
+            old.unlink()
+    number = np.array([secrets.randbits(31), secrets.randbits(31)], np.int32)
+    number = multihost_utils.broadcast_one_to_all(number)  # tells this run's errors from older ones
+    errors = _Errors(workdir, "".join(f"{n:08x}" for n in number))
+    done = threading.Event()
+    threading.Thread(target=errors.watch, args=(done,), daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        errors.end(error)
+    finally:
+        done.set()
+
+
+class _Errors:
+    """The errors of a run's processes, each a file in the workdir: the run's name, a status, a text."""
+
+    def __init__(self, workdir: pathlib.Path, run: str):
+        self._workdir, self._run = workdir, run
+        self._me = f"process {jax.process_index()} of {jax.process_count()}"
+        self._file = workdir / f"error-{jax.process_index()}.log"
+
+    def first(self) -> tuple[int, str] | None:
+        """The status and text of another process's error."""
+        for file in self._workdir.glob("error-*.log"):
+            run, _, rest = file.read_text().partition("\n")
+            status, _, text = rest.partition("\n")
+            if run == self._run and file.name != self._file.name:
+                return int(status), text
+        return None
+
+    def watch(self, done: threading.Event) -> None:
+        """Exit as soon as another process has failed."""
+        while not done.wait(WATCH_SECONDS):
+            with contextlib.suppress(OSError, ValueError):  # being written: look again
+                other = self.first()
+                if other is not None:
+                    self._follow(*other)
+
+    def end(self, error: BaseException) -> NoReturn:
+        """Say what went wrong here, or where it first did, and exit."""
+        if isinstance(error, jax.errors.JaxRuntimeError):  # most often another process is gone
+            deadline = time.monotonic() + WATCH_SECONDS
+            while time.monotonic() < deadline:
+                with contextlib.suppress(OSError, ValueError):
+                    other = self.first()
+                    if other is not None:
+                        self._follow(*other)
+                time.sleep(0.1)
+        status = {UserError: 2, KeyboardInterrupt: 130}
+        code = next((s for kind, s in status.items() if isinstance(error, kind)), 1)
+        short = f"{type(error).__name__}: {error}"
+        text = f"{self._me} on {socket.gethostname()} failed: {short}"
+        if code == 1:
+            text += "\n" + "".join(traceback.format_exception(error))
+        with contextlib.suppress(OSError):
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            fresh = self._file.with_suffix(".tmp")
+            fresh.write_text(f"{self._run}\n{code}\n{text}\n")
+            fresh.replace(self._file)
+        _exit(code, f"error: {error}" if code == 2 and is_main() else text)
+
+    def _follow(self, status: int, text: str) -> NoReturn:
+        _exit(status, f"{self._me} stops, because of the first error: {text}")
+
+
+def _exit(status: int, text: str) -> NoReturn:
+    print(text.rstrip(), file=sys.stderr)
+    with contextlib.suppress(Exception):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
