@@ -1,0 +1,206 @@
+"""Evaluation losses that can be compared: the same held-out examples, times and noise for every model.
+
+A draw ``i`` is an example, a time and noise, all functions of a frozen seed and of ``i``; times are
+stratified, one draw in each of n equal parts of the time distribution. So two models see the same draws,
+and the noise of the draws cancels in their difference: ``paired``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from dit import config
+from dit.diffusion.process import Process
+from dit.scaling.floor import optimal_network, stratified_error
+from dit.types import ApplyFn, Params, UserError
+
+Array = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """``examples`` of data and the draws on them: draw ``i`` is of example ``i % len(x)``.
+
+    ``hash`` changes with the data, the seed and the number of draws.
+    """
+
+    x: Array
+    label: Int[Array, "n"]
+    draws: int
+    seed: int
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hex digits."""
+        sha = hashlib.sha256(f"{self.x.shape}{self.x.dtype}{self.draws},{self.seed}".encode())
+        for a in (self.x, self.label):
+            sha.update(np.ascontiguousarray(a).tobytes())
+        return sha.hexdigest()[:16]
+
+
+def freeze(
+    split: Any, *, examples: int | None = None, draws: int | None = None, seed: int = 0
+) -> EvaluationSet:
+    """The first ``examples`` of a split (all by default), with ``draws`` of time and noise over them.
+
+    Raises UserError where there are not so many, or fewer draws than examples.
+    """
+    examples = len(split) if examples is None else examples
+    draws = examples if draws is None else draws
+    if not 1 <= examples <= min(len(split), draws):
+        raise UserError(
+            f"got examples={examples} and draws={draws} of a split of {len(split)}; expected at least "
+            "one, no more than the split has, and a draw or more of each"
+        )
+    rows = [split[i] for i in range(examples)]
+    label = np.array([row["label"] for row in rows], np.int32)
+    return EvaluationSet(np.stack([row["x"] for row in rows]), label, draws, seed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Losses:
+    """The loss of every draw, with its time, example and place in the time distribution."""
+
+    loss: Float[Array, "n"]
+    t: Float[Array, "n"]
+    example: Int[Array, "n"]
+    set_hash: str
+
+    @property
+    def mean(self) -> float:
+        """Over all draws."""
+        return float(np.mean(self.loss, dtype=np.float64))
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean; draws of one example count as one."""
+        return mean_error(self.loss, self.t, self.example)
+
+    def bins(self, count: int = 10) -> list[dict[str, float]]:
+        """Mean and standard error in ``count`` equal parts of the draws, in the order of time."""
+        parts = np.array_split(np.argsort(self.t, kind="stable"), count)
+        return [
+            {
+                "t_low": float(self.t[part].min()),
+                "t_high": float(self.t[part].max()),
+                "loss": float(np.mean(self.loss[part], dtype=np.float64)),
+                "error": float(np.std(self.loss[part], ddof=1) / np.sqrt(len(part))),
+                "draws": len(part),
+            }
+            for part in parts
+            if len(part) > 1
+        ]
+
+
+def mean_error(values: Float[Array, "n"], t: Float[Array, "n"], example: Int[Array, "n"]) -> float:
+    """The standard error of a mean of draws whose times are stratified.
+
+    The larger of two: from the spread at nearly the same time, and from that between examples.
+    """
+    values = np.asarray(values, np.float64)
+    within = stratified_error(values, t)
+    counts = np.bincount(example)
+    if len(counts) == len(values) or len(counts) < 3:
+        return within
+    means = np.bincount(example, values) / counts
+    return max(within, float(means.std(ddof=1) / np.sqrt(len(means))))
+
+
+def evaluator(
+    frozen: EvaluationSet,
+    *,
+    apply_fn: ApplyFn,
+    process: Process,
+    objective: Mapping[str, Any],
+    encode: Callable = lambda x: x,
+    batch: int = 256,
+) -> Callable[[Params], Losses]:
+    """``evaluate(params) -> Losses``, compiled once, for any parameters of one model.
+
+    ``objective``: the ``name`` of an objective and its keywords, ``times`` and ``weight`` among them;
+    its times are stratified and no condition is dropped. ``encode``: makes latents of the data.
+    """
+    kwargs = {**objective, "strata": frozen.draws, "condition_dropout": 0.0}
+    loss = config.resolve("objectives", kwargs.pop("name"), **kwargs)
+    key = jax.random.key(frozen.seed)
+    count, identity = len(frozen.x), frozen.hash
+
+    @jax.jit
+    def of(params, x, label, ids):
+        metrics = loss(key, params, apply_fn, process, {"x": encode(x), "label": label, "id": ids})[
+            1
+        ]
+        return metrics["loss"], metrics["t"]
+
+    def evaluate(params: Params) -> Losses:
+        found = []
+        for start in range(0, frozen.draws, batch):
+            ids = np.minimum(np.arange(start, start + batch), frozen.draws - 1)
+            rows = ids % count
+            out = of(params, frozen.x[rows], frozen.label[rows], ids.astype(np.int32))
+            found.append(jax.device_get(out))
+        value, t = (np.concatenate(parts)[: frozen.draws] for parts in zip(*found, strict=True))
+        return Losses(value, t, np.arange(frozen.draws) % count, identity)
+
+    return evaluate
+
+
+def evaluate_all(evaluate: Callable[[Params], Losses], state: Any) -> dict[str, Losses]:
+    """The losses of a training state's raw parameters (``params``) and of each of its averages."""
+    return {name: evaluate(p) for name, p in {"params": state.params, **state.ema}.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """A mean difference of losses, its standard error, an interval, and the p-value of no difference."""
+
+    difference: float
+    error: float
+    low: float
+    high: float
+    p: float
+    draws: int
+
+
+def paired(a: Losses, b: Losses, level: float = 0.95) -> Paired:
+    """``a - b`` on the same draws; UserError if the draws are not the same."""
+    if a.set_hash != b.set_hash or not np.array_equal(a.t, b.t):
+        raise UserError(
+            f"got losses on evaluation sets {a.set_hash} and {b.set_hash}; a paired test needs the same "
+            "examples, times and noise"
+        )
+    values = a.loss.astype(np.float64) - b.loss
+    difference, error = float(values.mean()), mean_error(values, a.t, a.example)
+    freedom = max(1, len(np.unique(a.example)) - 1)
+    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * error
+    p = float(2 * stats.t.sf(abs(difference) / error, freedom)) if error else float(difference == 0)
+    return Paired(difference, error, difference - half, difference + half, p, len(values))
+
+
+def floor_losses(
+    frozen: EvaluationSet,
+    *,
+    process: Process,
+    objective: Mapping[str, Any],
+    encode: Callable = lambda x: x,
+    told: bool = True,
+    batch: int = 256,
+) -> Losses:
+    """What the best of all networks scores on the draws of a set that is all of its data.
+
+    ``paired`` with a network's losses on its own training data, their distance from the floor is free of
+    most of the noise. ``told``: the network is given labels.
+    """
+    x = np.asarray(encode(jnp.asarray(frozen.x)))
+    known, best = optimal_network(process, x, frozen.label if told else None)
+    options = {"process": known, "objective": objective, "encode": encode, "batch": batch}
+    return evaluator(frozen, apply_fn=best, **options)(None)
