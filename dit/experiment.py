@@ -73,10 +73,15 @@ def precision(*, compute: str = "auto") -> str:
 
 
 def mesh_sizes(
-    *, data: int = -1, fsdp: int = 1, context: int = 1, tensor: int = 1
-) -> dict[str, int]:
-    """Devices along each mesh axis; -1 takes all that are left."""
-    return {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
+    *,
+    preset: str = "dp",
+    data: int | None = None,
+    fsdp: int | None = None,
+    context: int | None = None,
+    tensor: int | None = None,
+) -> dict[str, int | str | None]:
+    """Devices along each mesh axis (-1: all that are left; None: as in the ``preset``)."""
+    return {"preset": preset, "data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
 
 
 def _at_least_one(section: str, **values: int) -> None:

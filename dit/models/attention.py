@@ -1,8 +1,10 @@
 """Scaled dot-product attention: one function, its kernel chosen by platform.
 
 ``softmax(q k^T / sqrt(d)) v`` (Vaswani et al. 2017), the softmax in float32. The kernels are files
-in ``kernels/``: ``xla`` (plain, and the only one for forward-mode derivatives), ``cpu``, ``cudnn``
-and ``splash``. Who sees whom is one predicate over integer arrays; without any there is no mask.
+in ``kernels/``: ``xla`` (plain, and the only one for forward-mode derivatives), ``cpu``, ``cudnn``,
+``splash`` and ``ring``. Who sees whom is one predicate over integer arrays; without any there is no
+mask. Where a mesh splits the tokens (``context``), they are exchanged for heads and back by two
+all-to-alls (DeepSpeed-Ulysses, Jacobs et al. 2023), or with fewer heads than devices go round a ring.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from dit.config import suggest
+from dit.models.activations import WHOLE_HEADS, WHOLE_LENGTH, constrain, mesh_axes, shards
 from dit.types import UserError
 
-KERNELS = ("auto", "xla", "cpu", "cudnn", "splash")
+KERNELS = ("auto", "xla", "cpu", "cudnn", "splash", "ring")
 LONG = 2048  # tokens from which a TPU's splash kernel is worth its set-up
 
 
@@ -82,7 +85,16 @@ def attention(
         implementation = choose(q, k)
     kernel = importlib.import_module(f"dit.models.kernels.{implementation}")
     with forward_mode_message():
-        return kernel.attend(q, k, v, visible)
+        if implementation == "ring":
+            return kernel.attend(q, k, v, visible)
+        heads = q.shape[2]
+        extra = -heads % shards("act_all_heads") if mesh_axes("act_length") else 0
+        q, k, v = (
+            constrain(jnp.pad(x, ((0, 0), (0, 0), (0, extra), (0, 0))), *WHOLE_LENGTH)
+            for x in (q, k, v)
+        )
+        out = constrain(kernel.attend(q, k, v, visible), *WHOLE_LENGTH)
+        return constrain(out[:, :, :heads], *WHOLE_HEADS)
 
 
 def check(implementation: str) -> None:
@@ -94,8 +106,10 @@ def check(implementation: str) -> None:
 
 
 def choose(q: Array, k: Array) -> str:
-    """The kernel for these arrays on this platform."""
+    """The kernel for these arrays on this platform and mesh."""
     where = platform()
+    if mesh_axes("act_length") and q.shape[2] < shards("act_all_heads"):
+        return "ring"
     if where == "gpu" and q.dtype.itemsize == 2 and q.shape[-1] <= 128 and q.shape[-1] % 8 == 0:
         return "cudnn"
     if where == "tpu" and min(q.shape[1], k.shape[1]) >= LONG:

@@ -9,6 +9,7 @@ label, context) reaches the blocks in the way they ask for. ``x``: ``b f h w c``
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -18,6 +19,7 @@ from dit.models import patchify as patches
 from dit.models import positions as position_module
 from dit.models import remat as remat_module
 from dit.models import sizes
+from dit.models.activations import constrain
 from dit.models.attention import Visibility, platform
 from dit.models.condition import Condition
 from dit.models.embeddings import ContextEmbedding, LabelEmbedding, TimeEmbedding
@@ -25,13 +27,12 @@ from dit.models.layers import (
     Linear,
     Modulation,
     Norm,
-    constrain,
     modulate,
     spread,
     wide,
     zeros,
 )
-from dit.types import Cond, Tokens, UserError
+from dit.types import Cond, Params, Tokens, UserError
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 POSITIONS = ("sincos", "rope", "sincos+rope")
@@ -191,7 +192,7 @@ class DiT(nn.Module):
         if self.frame_causal:
             visible = (visible or Visibility()).replace(frame_size=frame_size)
         if self.uses == "vector":
-            vector = sum(parts)
+            vector = constrain(sum(parts), "act_batch", None, "act_embed")
             return x, Condition(vector=vector, frame=tokens.frame, visible=visible, rotary=rotary)
         if tokens.segment is not None:
             raise UserError(
@@ -220,22 +221,32 @@ class DiT(nn.Module):
     def run(self, x: Float[Array, "b n d"], condition: Condition) -> Float[Array, "b n d"]:
         """All blocks in turn. Their parameters are stacked, whether the loop is unrolled or not.
 
-        Parameters that ``models.unstack`` took apart are used as they are, layer by layer.
+        Unrolled in full it is a Python loop over slices of them, or over the parameters of each
+        layer if ``models.unstack`` took them apart: no loop carries what the backward pass needs.
         """
         layers = self.variables.get("params", {}).get("blocks", {})
-        if "0" in layers:
-            block = self.blocks.clone(parent=None)
-            for layer in range(self.depth):
-                x = block.apply({"params": layers[str(layer)]}, x, condition)
-            return x
         unroll = platform() == "cpu" if self.unroll == "auto" else self.unroll
         unroll = {True: self.depth, False: 1}[unroll] if isinstance(unroll, bool) else unroll
+        if "0" in layers:
+            layers = [layers[str(i)] for i in range(self.depth)]
+        if layers and (isinstance(layers, list) or unroll >= self.depth):
+            block = self.blocks.clone(parent=None)
+
+            def layer(params, x, condition):
+                x = constrain(x, "act_batch", "act_length", "act_embed")
+                return block.apply({"params": params}, x, condition)
+
+            layer = remat_module.remat(layer, self.remat)
+            each = layers if isinstance(layers, list) else split(layers, self.depth)
+            for params in each:
+                x = layer(params, x, condition)
+            return x
 
         def body(block, x, condition):
             x = constrain(x, "act_batch", "act_length", "act_embed")
             return block(x, condition), None
 
-        body = remat_module.remat(body, self.remat, unrolled=unroll > 1)
+        body = remat_module.remat_module(body, self.remat, unrolled=unroll > 1)
         scan = nn.scan(
             body,
             variable_axes={"params": 0},
@@ -246,6 +257,16 @@ class DiT(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         return scan(self.blocks, x, condition)[0]
+
+
+def split(stacked: Params, depth: int) -> list[Params]:
+    """The parameters of each layer; the gradient of it all is one concatenation an array."""
+    parts = [
+        [part[0] for part in jax.lax.split(array, (1,) * depth)]
+        for array in jax.tree.leaves(stacked)
+    ]
+    tree = jax.tree.structure(stacked)
+    return [jax.tree.unflatten(tree, layer) for layer in zip(*parts, strict=True)]
 
 
 def make_block(model: DiT) -> nn.Module:

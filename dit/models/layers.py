@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
+from dit.models.activations import constrain, shards
 from dit.models.attention import platform
 
 zeros = initializers.zeros
@@ -36,11 +37,6 @@ def xavier(n_in: int, n_out: int) -> Callable:
 def wide(dtype) -> jnp.dtype:
     """At least float32: the type norms, softmax and modulation run in."""
     return jnp.promote_types(dtype, jnp.float32)
-
-
-def constrain(x: Array, *names: str | None) -> Array:
-    """Shard an activation by logical axis names; without axis rules in force, nothing."""
-    return nn.with_logical_constraint(x, names)
 
 
 def along(v: Array, x: Array) -> Array:
@@ -71,7 +67,9 @@ class Linear(nn.Module):
             "kernel", nn.with_logical_partitioning(init, self.axes), (*inputs, *self.features)
         )
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if platform() == "cpu":  # two axes each: XLA then turns no gradient round, nor copies it
+        split = shards("act_length") * shards("act_heads") > 1  # axes of x or of the kernel
+        if platform() == "cpu" and not split:
+            # Two axes each: XLA then turns no gradient round, nor copies it.
             x = x.reshape(math.prod(rows), math.prod(inputs))
             kernel = kernel.reshape(math.prod(inputs), math.prod(self.features))
             y = (x @ kernel).reshape(*rows, *self.features)
@@ -133,7 +131,7 @@ class Modulation(nn.Module):
             kernel_init=zeros,
             name="linear",
         )
-        y = linear(nn.silu(c))
+        y = constrain(linear(nn.silu(c)), "act_batch", None, None, "act_embed")
         return [y[..., i, :] for i in range(self.parts)]
 
 

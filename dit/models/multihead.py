@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from dit.models.activations import WHOLE_HEADS, constrain
 from dit.models.attention import Visibility, attention
-from dit.models.layers import Linear, Norm, constrain
+from dit.models.layers import Linear, Norm
 from dit.models.positions import Rotary, rotate
 from dit.models.remat import mark_attention
 
@@ -35,7 +36,7 @@ class SelfAttention(nn.Module):
         shape = (3, self.heads, d // self.heads)
         qkv = Linear(shape, ("embed", None, "heads", "head_dim"), self.dtype, name="qkv")(x)
         parts = jax.lax.split(qkv, (1, 1, 1), axis=2)  # its gradient is one concatenation
-        q, k, v = (constrain(part[:, :, 0], *HEADS) for part in parts)
+        q, k, v = (constrain(part[:, :, 0], *WHOLE_HEADS) for part in parts)
         if self.qk_norm:
             q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
             k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)
@@ -69,11 +70,8 @@ class CrossAttention(nn.Module):
         if self.qk_norm:
             q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
             k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)
-        out = mark_attention(attention(constrain(q, *HEADS), k, v, visible, self.kernel))
+        out = mark_attention(attention(constrain(q, *WHOLE_HEADS), k, v, visible, self.kernel))
         return Linear((d,), ("heads", "head_dim", "embed"), self.dtype, name="out")(out)
-
-
-HEADS = ("act_batch", "act_length", "act_heads", None)
 
 
 def self_macs(n: int, d: int) -> int:

@@ -30,7 +30,12 @@ def check(name: str) -> None:
         raise UserError(f"no remat policy {name!r}: {suggest(name, list(POLICIES))}")
 
 
-def remat(function: Callable, name: str, unrolled: bool) -> Callable:
+def remat(function: Callable, name: str) -> Callable:
+    """A pure ``function`` under the policy."""
+    return function if name == "none" else jax.checkpoint(function, policy=POLICIES[name])
+
+
+def remat_module(function: Callable, name: str, unrolled: bool) -> Callable:
     """``function(module, *args)`` under the policy; when unrolled, XLA must not merge the copies."""
     if name == "none":
         return function

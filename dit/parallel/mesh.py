@@ -1,15 +1,18 @@
 """The device mesh: ``data`` (replicas), ``fsdp`` (sharded parameters), ``context``, ``tensor``.
 
 Every computation is written for the whole mesh and gives the same numbers on one device. A batch is
-split over ``data`` and ``fsdp``; ``parallel.rules`` says how parameters are.
+split over ``data`` and ``fsdp``, its tokens over ``context``, heads and hidden sizes over ``tensor``;
+``parallel.rules`` says how. Slices of a multi-slice pod, which only a slower network joins, lie along
+``data``: between them only gradients travel.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dit.config import suggest
@@ -17,20 +20,59 @@ from dit.types import UserError
 
 AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
+FEW, MANY = 2, 4  # the size of a preset's lesser axis, on fewer than 16 devices and on more
+
+PRESETS: dict[str, Callable[[int, int], dict[str, int]]] = {  # of (all devices, slices)
+    "dp": lambda n, slices: {"data": -1},
+    "fsdp": lambda n, slices: {"data": slices, "fsdp": -1},
+    "hsdp": lambda n, slices: {"data": max(slices, _lesser(n)), "fsdp": -1},
+    "fsdp+tp": lambda n, slices: {"data": slices, "fsdp": -1, "tensor": _lesser(n)},
+    "fsdp+context": lambda n, slices: {"data": slices, "fsdp": -1, "context": _lesser(n)},
+}
 
 
-def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def _lesser(n: int) -> int:
+    return 1 if n == 1 else FEW if n < 16 else MANY
+
+
+def preset(name: str, devices: Sequence[jax.Device]) -> dict[str, int]:
+    """The sizes of a preset's axes on some devices; UserError for a name that does not exist.
+
+    ``dp``: the batch is split and the state copied. ``fsdp``: the state is split too, over all.
+    ``hsdp``: it is split over groups of devices and copied between them. ``fsdp+tp`` and
+    ``fsdp+context`` also split heads and hidden sizes, or tokens.
+    """
+    if name not in PRESETS:
+        raise UserError(f"no mesh preset {name!r}: {suggest(name, list(PRESETS))}")
+    return PRESETS[name](len(devices), len(slices(devices)))
+
+
+def slices(devices: Sequence[jax.Device]) -> set[int]:
+    """The numbers of the slices that the devices are of: one, but on multi-slice TPU pods."""
+    return {getattr(d, "slice_index", 0) if d.platform == "tpu" else 0 for d in devices}
+
+
+def make_mesh(
+    sizes: Mapping[str, int | str | None], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh over ``devices`` (all of them by default), with axes that XLA shards automatically.
 
-    ``sizes``: how many devices along each of ``AXES``; an axis left out is 1, and one of them may be
-    -1, "all that are left". Raises UserError for an unknown axis, or sizes that do not multiply to
-    the number of devices.
+    ``sizes``: how many devices along each of ``AXES``; an axis left out or None is as in the preset
+    named by ``sizes["preset"]``, else 1, and one may be -1, "all that are left". Raises UserError for
+    an unknown axis or preset, sizes that do not multiply to the number of devices, and slices that
+    ``data`` does not divide over.
     """
     devices = jax.devices() if devices is None else list(devices)
-    for axis in sizes:
+    given = {axis: n for axis, n in sizes.items() if axis != "preset" and n is not None}
+    if sizes.get("preset") is not None:
+        base = preset(str(sizes["preset"]), devices)
+        if -1 in given.values():
+            base = {axis: n for axis, n in base.items() if n != -1}
+        given = base | given
+    for axis in given:
         if axis not in AXES:
             raise UserError(f"unknown mesh axis {axis!r}: {suggest(axis, list(AXES))}")
-    shape = [sizes.get(axis, 1) for axis in AXES]
+    shape = [given.get(axis, 1) for axis in AXES]
     shown = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True))
     if any(n < 1 and n != -1 for n in shape) or shape.count(-1) > 1:
         raise UserError(f"got a mesh of {shown}; expected positive sizes, at most one of them -1")
@@ -41,7 +83,14 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             f"devices; there are {len(devices)}. Set one axis to -1 to use all that are left"
         )
     shape = [len(devices) // fixed if n == -1 else n for n in shape]
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types, parts = (AxisType.Auto,) * len(AXES), len(slices(devices))
+    if parts == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    if shape[0] % parts:
+        raise UserError(f"got mesh.data={shape[0]}; expected a multiple of the {parts} slices")
+    within, between = [shape[0] // parts, *shape[1:]], [parts, 1, 1, 1]
+    grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

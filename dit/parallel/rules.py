@@ -4,15 +4,19 @@ A model names the axes of its parameters (``("layers", "embed", "mlp")``); this 
 mesh axes each name may be split, in order of preference. An axis named None holds several matrices as
 one (query, key and value): it is never split. No mesh axis is used twice in one array, and a dimension
 that does not divide by the mesh axis passes it on: 1152 columns do not divide by 256, but the 4608 of
-the MLP do.
+the MLP do. A second table says where the axes of activations lie; with it in force
+(``in_force``) the model constrains its activations, so that XLA gathers weights and not activations.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -22,22 +26,45 @@ from dit.types import UserError
 log = logging.getLogger(__name__)
 
 Axes = tuple[str | None, ...]
-Rules = Mapping[str, tuple[str, ...]]
+Choice = str | tuple[str, ...]  # one mesh axis, or several as one
+Rules = Mapping[str, tuple[Choice, ...]]
 
+STATE: tuple[Choice, ...] = (
+    ("fsdp", "context"),
+    "fsdp",
+)  # devices that share a sample share its state
 RULES: Rules = {
     "layers": (),
-    "embed": ("fsdp",),
-    "embed_out": ("tensor", "fsdp"),
-    "heads": ("tensor", "fsdp"),
+    "embed": STATE,
+    "embed_out": ("tensor", *STATE),
+    "heads": ("tensor", *STATE),
     "head_dim": (),
     "norm": (),
-    "mlp": ("tensor", "fsdp"),
-    "modulation": ("tensor", "fsdp"),
-    "patch": ("fsdp",),
-    "classes": ("fsdp",),
-    "context": ("fsdp",),
-    "time": ("fsdp",),
+    "mlp": ("tensor", *STATE),
+    "modulation": ("tensor", *STATE),
+    "patch": STATE,
+    "classes": STATE,
+    "context": STATE,
+    "time": STATE,
 }
+
+ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "act_batch": ("data", "fsdp"),
+    "act_length": ("context",),
+    "act_embed": (),
+    "act_heads": ("tensor",),
+    "act_all_heads": ("tensor", "context"),  # where every device sees all tokens: inside attention
+}
+
+
+@contextlib.contextmanager
+def in_force(mesh: Mesh) -> Iterator[None]:
+    """Inside a jitted function: activations are split over ``mesh`` as ``ACTIVATIONS`` says."""
+    with (
+        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+        nn.logical_axis_rules(tuple(ACTIVATIONS.items())),
+    ):
+        yield
 
 
 def is_axes(x: Any) -> bool:
@@ -81,15 +108,19 @@ def partition(
     for name in names:
         if name is not None and name not in rules:
             raise UserError(f"{where}: unknown logical axis {name!r}: {suggest(name, list(rules))}")
-    spec: list[str | None] = [None] * len(shape)
+    spec: list[tuple[str, ...] | None] = [None] * len(shape)
     choices = [_wanted(name, rules, mesh) for name in names]
     for rank in range(max(map(len, choices), default=0)):
         for i, wanted in enumerate(choices):
-            if spec[i] is None and rank < len(wanted) and wanted[rank] not in spec:
-                axis = wanted[rank]
-                spec[i] = axis if shape[i] % mesh.shape[axis] == 0 else None
-    return PartitionSpec(*spec)
+            taken = {axis for axes in spec if axes for axis in axes}
+            if spec[i] is None and rank < len(wanted) and not taken & set(wanted[rank]):
+                parts = math.prod(mesh.shape[axis] for axis in wanted[rank])
+                spec[i] = wanted[rank] if shape[i] % parts == 0 else None
+    return PartitionSpec(*(axes[0] if axes and len(axes) == 1 else axes for axes in spec))
 
 
-def _wanted(name: str | None, rules: Rules, mesh: Mesh) -> list[str]:
-    return [axis for axis in rules.get(name or "", ()) if mesh.shape[axis] > 1]
+def _wanted(name: str | None, rules: Rules, mesh: Mesh) -> list[tuple[str, ...]]:
+    """The choices of a logical axis, without mesh axes of one device, each once."""
+    choices = [(c,) if isinstance(c, str) else c for c in rules.get(name or "", ())]
+    real = [tuple(axis for axis in axes if mesh.shape[axis] > 1) for axes in choices]
+    return [axes for axes in dict.fromkeys(real) if axes]

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from dit import rng
 from dit.objectives import LossFn
 from dit.parallel.mesh import batch_sharding, replicated
+from dit.parallel.rules import in_force
 from dit.training import ema as averages
 from dit.training import meter as meters
 from dit.training.ema import Ema
@@ -96,6 +97,10 @@ def make_train_step(
     t_min, t_max = t_range
 
     def train_step(state: TrainState, batch: Batch, key: Key):
+        with in_force(mesh):
+            return guarded_update(state, batch, key)
+
+    def guarded_update(state: TrainState, batch: Batch, key: Key):
         step_key = rng.stream(key, "train", state.step)
         loss, grads, examples = gradients(of, state.params, batch, step_key, optimizer.accumulate)
         scalars = {name: m.mean() for name, m in examples.items() if name != "t"}

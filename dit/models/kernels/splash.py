@@ -1,15 +1,14 @@
 """JAX's Pallas "splash" attention for TPUs: memory linear in the sequence, for long ones.
 
-The kernel wants sequences in whole blocks and heads in whole lanes, so both are padded; padded keys are
-in a segment of their own. XLA cannot split a Pallas call over devices: under ``jax.set_mesh`` with axis
-rules in force (``flax.linen.logical_axis_rules``) each device runs it on its share of batch and heads.
+The kernel wants sequences in whole blocks and heads in whole lanes, so both are padded; padded keys
+are in a segment of their own. XLA cannot split a Pallas call over devices: where a mesh and axis rules
+are in force (``models/activations.py``) each device runs it on its share of batch and heads.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from dit.models.activations import partition
 
 LANES = 128
 BLOCK = 512  # rows a block; much larger ones do not fit in a chip's fast memory
@@ -30,7 +31,7 @@ def attend(
     interpret: bool = False,
 ) -> Float[Array, "b q h d"]:
     """No forward-mode derivative. ``interpret`` runs it slowly anywhere, for tests."""
-    d, n_q = q.shape[-1], q.shape[1]
+    d, n_q, shape = q.shape[-1], q.shape[1], q.shape
     block_q, block_k = (min(BLOCK, -(-x.shape[1] // LANES) * LANES) for x in (q, k))
     pad_q, pad_k = -n_q % block_q, -k.shape[1] % block_k
     ids = _segments(visible, q, k, pad_q, pad_k)
@@ -46,10 +47,10 @@ def attend(
         block_q_dq=block_q,
         block_kv_dq=block_k,
     )
-    shape = (q.shape[2], k.shape[2])
-    mask = masks.FullMask(shape)
+    pairs = (q.shape[2], k.shape[2])
+    mask = masks.FullMask(pairs)
     if visible is not None and visible.frame_size is not None:
-        mask = FrameMask(shape, visible.frame_size, visible.prefix)
+        mask = FrameMask(pairs, visible.frame_size, visible.prefix)
 
     def run(q, k, v, ids):
         kernel = splash.make_splash_mha(
@@ -61,7 +62,7 @@ def attend(
         )
         return jax.vmap(kernel)(q, k, v, ids)
 
-    out = _on_each_device(run, ids is None)(q, k, v, ids)
+    out = _on_each_device(run, shape, ids is None)(q, k, v, ids)
     return jnp.swapaxes(out[:, :, :n_q, :d], 1, 2)
 
 
@@ -81,12 +82,11 @@ def _segments(visible, q, k, pad_q: int, pad_k: int) -> splash.SegmentIds | None
     )
 
 
-def _on_each_device(run, no_ids: bool):
+def _on_each_device(run, shape: tuple[int, ...], no_ids: bool):
     """``run`` on each device's batch and heads, if a mesh and axis rules are in force."""
-    mesh, rules = jax.sharding.get_abstract_mesh(), nn.get_logical_axis_rules()
-    if mesh.empty or not rules:
+    spec = partition((shape[0], shape[2]), ("act_batch", "act_all_heads"))
+    if spec is None:
         return run
-    spec = nn.logical_to_mesh_axes(("act_batch", "act_heads"), rules)
     ids = None if no_ids else splash.SegmentIds(PartitionSpec(spec[0]), PartitionSpec(spec[0]))
     return jax.shard_map(run, in_specs=(spec, spec, spec, ids), out_specs=spec, check_vma=False)
 

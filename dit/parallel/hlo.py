@@ -1,0 +1,254 @@
+"""What a compiled program does, read from its HLO text: loops, collectives, the compiler's cycles.
+
+XLA's own cost analysis counts the body of a loop once. Here a program is walked from its entry, and
+what is in a loop counts as often as the loop runs. The text is that of ``compiled.as_text()``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from jax.sharding import Mesh
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BITS = {"pred": 8, "token": 0}
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line: ``name = shape opcode(rest``."""
+
+    name: str
+    shape: str
+    opcode: str
+    rest: str
+
+    def called(self, attribute: str) -> str | None:
+        """The computation that an attribute (``calls``, ``body``, ...) names."""
+        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
+        return found.group(1) if found else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """A communication, as often as it happens in one step.
+
+    ``bytes``: of one occurrence, on one device: what an all-gather makes, what a reduction reads.
+    ``axes``: the mesh axes it runs along. ``name``: the operation of the model it comes from.
+    ``overlapped``: sent off asynchronously, so that it may hide behind computation.
+    """
+
+    kind: str
+    bytes: int
+    shape: str
+    axes: tuple[str, ...]
+    group: int
+    times: int
+    name: str
+    overlapped: bool
+
+    @property
+    def total(self) -> int:
+        """Bytes a step."""
+        return self.bytes * self.times
+
+
+def parse(text: str) -> tuple[str, dict[str, list[Instruction]]]:
+    """``(entry, computations)``: the name of the first computation, and the lines of all."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if head := _COMPUTATION.match(line):
+            current = computations[head.group(2)] = []
+            entry = head.group(2) if head.group(1) else entry
+        elif current is not None and (found := _INSTRUCTION.match(line)):
+            shape, rest = _split_shape(found.group(2))
+            opcode, _, rest = rest.partition("(")
+            current.append(Instruction(found.group(1), shape, opcode.strip(), rest))
+    return entry, computations
+
+
+def _split_shape(text: str) -> tuple[str, str]:
+    """The result's shape, which may be a tuple, and what follows it."""
+    if not text.startswith("("):
+        shape, _, rest = text.partition(" ")
+        return shape, rest
+    depth = 0
+    for i, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth == 0:
+            return text[: i + 1], text[i + 1 :].lstrip()
+    return text, ""
+
+
+def shape_bytes(shape: str) -> list[int]:
+    """The bytes of each array in a shape, without padding."""
+    sizes = []
+    for kind, dims in _SHAPE.findall(shape):
+        digits = re.search(r"\d+", kind)
+        bits = _BITS.get(kind, int(digits.group()) if digits else 0)
+        sizes.append(math.prod(int(d) for d in dims.split(",") if d) * bits // 8)
+    return sizes
+
+
+def walk(
+    entry: str, computations: dict[str, list[Instruction]]
+) -> Iterator[tuple[Instruction, int, tuple[str, ...]]]:
+    """Every instruction that runs, how often, and the fusions it is inside of.
+
+    Both branches of a conditional are taken, and so is an asynchronous call.
+    """
+
+    def visit(name: str, times: int, inside: tuple[str, ...]):
+        for line in computations.get(name, ()):
+            yield line, times, inside
+            if line.opcode == "while":
+                trips = _trips(line, computations)
+                yield from visit(line.called("body"), times * trips, inside)
+            elif line.opcode == "fusion":
+                yield from visit(line.called("calls"), times, (*inside, line.called("calls")))
+            elif line.opcode in ("call", "async-start"):
+                target = line.called("to_apply") or line.called("calls")
+                yield from visit(target, times, inside)
+            elif line.opcode == "conditional":
+                listed = re.search(r"branch_computations=\{([^}]*)\}", line.rest)
+                names = re.findall(r"[\w.\-]+", listed.group(1)) if listed else []
+                names += [
+                    n for n in map(line.called, ("true_computation", "false_computation")) if n
+                ]
+                for branch in names:
+                    yield from visit(branch, times, inside)
+
+    return visit(entry, 1, ())
+
+
+def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
+    """How often a loop runs: as XLA knows, or the constant its counter is compared with, else 1."""
+    known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest)
+    if known:
+        return int(known.group(1))
+    lines = computations.get(loop.called("condition"), ())
+    limits = [re.match(r"(\d+)\)", line.rest) for line in lines if line.opcode == "constant"]
+    found = [int(limit.group(1)) for limit in limits if limit]
+    return found[0] if len(found) == 1 else 1
+
+
+def collectives(text: str, mesh: Mesh) -> list[Collective]:
+    """The communications of a program over ``mesh``, the largest first.
+
+    The parts of an asynchronous one, which share a channel, count as one. A reduction whose result is
+    cut up at once (XLA's fusion ``all-reduce-scatter``) is a reduce-scatter.
+    """
+    groups = _axis_groups(mesh)
+    found: dict[tuple, Collective] = {}
+    for line, times, inside in walk(*parse(text)):
+        kind = next((k for k in KINDS if line.opcode in (k, f"{k}-start")), None)
+        if kind is None:
+            continue
+        sizes = shape_bytes(line.shape)
+        size = sum(sizes)
+        axes, members = _axes(line.rest, groups, mesh)
+        if line.opcode.endswith("-start") and kind != "all-reduce":
+            size = max(sizes)
+        if kind == "reduce-scatter":
+            size *= members
+        elif kind == "all-reduce" and any("all-reduce-scatter" in name for name in inside):
+            kind = "reduce-scatter"
+        channel = re.search(r"channel_id=(\d+)", line.rest)
+        source = re.search(r'op_name="([^"]*)"', line.rest)
+        made = Collective(
+            kind=kind,
+            bytes=size,
+            shape=re.sub(r"\{[^}]*\}|/\*[^*]*\*/", "", line.shape),
+            axes=axes,
+            group=members,
+            times=times,
+            name=source.group(1) if source else line.name,
+            overlapped=(bool(inside) and kind != "reduce-scatter")
+            or line.opcode.endswith("-start"),
+        )
+        key = (kind, channel.group(1) if channel else line.name)
+        if key not in found or found[key].times < times:
+            found[key] = made
+    return sorted(found.values(), key=lambda c: -c.total)
+
+
+def _axis_groups(mesh: Mesh) -> dict[frozenset, tuple[str, ...]]:
+    """Which mesh axes a set of groups of device positions stands for."""
+    positions = np.arange(mesh.size).reshape(mesh.devices.shape)
+    names = [name for name in mesh.axis_names if mesh.shape[name] > 1]
+    found = {}
+    for n in range(1, len(names) + 1):
+        for chosen in itertools.combinations(names, n):
+            kept = [i for i, name in enumerate(mesh.axis_names) if name not in chosen]
+            moved = positions.transpose(*kept, *map(mesh.axis_names.index, chosen))
+            rows = moved.reshape(-1, math.prod(mesh.shape[name] for name in chosen))
+            found[frozenset(frozenset(row) for row in rows.tolist())] = chosen
+    return found
+
+
+def _axes(rest: str, groups: dict, mesh: Mesh) -> tuple[tuple[str, ...], int]:
+    """The mesh axes and the number of members of the groups that talk to each other."""
+    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
+    if pairs:
+        ends = [tuple(map(int, p)) for p in re.findall(r"\{(\d+),(\d+)", pairs.group(0))]
+        where = np.stack(np.unravel_index(np.asarray(ends).ravel(), mesh.devices.shape), -1)
+        moved = (where[::2] != where[1::2]).any(0)
+        axes = tuple(name for name, m in zip(mesh.axis_names, moved, strict=True) if m)
+        return axes, math.prod(mesh.shape[a] for a in axes)
+    rows = replica_groups(rest, mesh.size)
+    axes = groups.get(frozenset(frozenset(row) for row in rows.tolist()), ("other",))
+    return axes, rows.shape[1]
+
+
+def replica_groups(rest: str, devices: int) -> np.ndarray:
+    """The groups of device positions, a row each, in any of the three ways that XLA writes them."""
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest):
+        sizes = {k: int(n) for k, n in re.findall(r"'([^']*)'=(\d+)", found.group(1))}
+        chosen = re.findall(r"'([^']*)'", found.group(2))
+        order = [k for k in sizes if k not in chosen] + chosen
+        grid = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+        grid = grid.transpose([list(sizes).index(k) for k in order])
+        return grid.reshape(-1, math.prod(sizes[k] for k in chosen))
+    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
+        rows, base, order = (
+            [int(n) for n in part.split(",")] if part else None for part in found.groups()
+        )
+        grid = np.arange(math.prod(base)).reshape(base)
+        return (grid.transpose(order) if order else grid).reshape(rows)
+    if found := re.search(r"replica_groups=\{(\{.*?\})\}", rest):
+        return np.array(
+            [[int(n) for n in g.split(",")] for g in re.findall(r"\{([\d,]+)\}", found[1])]
+        )
+    return np.arange(devices)[None]
+
+
+def cycles(text: str) -> float:
+    """The compiler's ``estimated_cycles`` of every TPU instruction, as often as it runs; 0 elsewhere."""
+    total = 0
+    for line, times, inside in walk(*parse(text)):
+        if not inside and (found := re.search(r'"estimated_cycles":"(\d+)"', line.rest)):
+            total += int(found.group(1)) * times
+    return float(total)
+
+
+def kernels(text: str) -> dict[str, int]:
+    """Custom calls into Pallas, Triton or a library, by target and operation, and how often each."""
+    counted: dict[str, int] = {}
+    for line, times, _ in walk(*parse(text)):
+        target = re.search(
+            r'custom_call_target="(tpu_custom_call|__gpu\$\S*|__cudnn\S*)"', line.rest
+        )
+        if line.opcode == "custom-call" and target:
+            name = re.search(r'op_name="(?:[^"]*/)?([^"/]*)"', line.rest)
+            key = f"{target.group(1)} {name.group(1) if name else line.name}"
+            counted[key] = counted.get(key, 0) + times
+    return counted
