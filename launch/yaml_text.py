@@ -1,0 +1,48 @@
+"""A tree of dicts, lists, strings, numbers and truths as YAML: the little that a manifest needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+
+def yaml_text(tree: Any) -> str:
+    """YAML of a tree; strings of several lines as blocks, any that could be misread quoted."""
+    return "\n".join(_lines(tree)) + "\n"
+
+
+def _lines(tree: Any) -> Iterator[str]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _entry(f"{_scalar(key)}:", value)
+    elif isinstance(tree, list):
+        for value in tree:
+            first, *rest = (
+                _lines(value) if isinstance(value, dict) and value else _entry("-", value)
+            )
+            is_map = isinstance(value, dict) and value
+            yield f"- {first}" if is_map else first
+            yield from (f"  {line}" if is_map else line for line in rest)
+    else:
+        yield _scalar(tree)
+
+
+def _entry(start: str, value: Any) -> Iterator[str]:
+    """``start`` with a value beside it, or below it where that has lines of its own."""
+    if isinstance(value, str) and "\n" in value:
+        yield f"{start} |" if value.endswith("\n") else f"{start} |-"
+        yield from (f"  {line}" if line else "" for line in value.removesuffix("\n").split("\n"))
+    elif isinstance(value, dict | list) and value:
+        yield start
+        yield from (f"  {line}" for line in _lines(value))
+    else:
+        yield f"{start} {_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./=-]*", value)
+    if plain and value.lower() not in ("true", "false", "yes", "no", "on", "off", "null", "y", "n"):
+        return value
+    return json.dumps(value)  # JSON is YAML

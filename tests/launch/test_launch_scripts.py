@@ -1,0 +1,121 @@
+"""The shell scripts, and the table of flags, as the compilers take them."""
+
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import pytest
+from launch_tools import LAUNCH, launch, load, shellcheck
+
+flags = load("flags")
+
+
+@pytest.mark.parametrize("file", sorted(LAUNCH.glob("*.sh")), ids=lambda f: f.name)
+def test_scripts_pass_shellcheck(file):
+    shellcheck(file.read_text())
+
+
+@pytest.mark.parametrize("chip", flags.CHIPS)
+def test_the_flags_are_shell_that_sets_them(chip):
+    text = launch("flags.py", chip, "--cache=/tmp/a b").stdout
+    shellcheck(text)
+    done = subprocess.run(
+        ["bash", "-c", f'{text}\nenv; echo "open files $(ulimit -n)"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    for name, value in flags.environment(chip, "/tmp/a b").items():
+        assert f"{name}={value}" in lines
+    hard = subprocess.run(["bash", "-c", "ulimit -Hn"], capture_output=True, text=True, check=True)
+    assert f"open files {hard.stdout.strip()}" in lines
+
+
+def test_xla_knows_the_gpu_flags():
+    env = {**os.environ, "XLA_FLAGS": flags.environment("gpu")["XLA_FLAGS"], "JAX_PLATFORMS": "cpu"}
+    code = "import jax; jax.devices()"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+COMPILE = """
+import sys, jax, jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+devices = topologies.get_topology_desc(platform="tpu", topology_name=sys.argv[1]).devices
+mesh = Mesh(devices, "x")
+split, whole = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("x", None))
+x = jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16)
+jax.jit(jnp.matmul, in_shardings=(split, split), out_shardings=split).lower(x, x).compile()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("chip", "topology"),
+    [("v4", "v4:2x2x4"), ("v5e", "v5e:4x4"), ("v5p", "v5p:2x2x4"), ("v6e", "v6e:4x4")],
+)
+def test_the_tpu_compiler_takes_the_flags(chip, topology):
+    pytest.importorskip("libtpu")
+    env = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "LIBTPU_INIT_ARGS": flags.environment(chip)["LIBTPU_INIT_ARGS"],
+    }
+    command = [sys.executable, "-c", COMPILE, topology]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def worker(folder, number, script):
+    command = ["bash", str(LAUNCH / "worker.sh"), str(folder), "bash", "-c", script]
+    env = {**os.environ, "SLURM_PROCID": str(number)}
+    return subprocess.Popen(command, env=env)
+
+
+def first_failure(folder):
+    command = ["bash", str(LAUNCH / "first_failure.sh"), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_worker_leaves_its_log_and_its_end(tmp_path):
+    assert worker(tmp_path, 3, "echo out; echo err >&2; exit 5").wait() == 5
+    assert (tmp_path / "3.log").read_text() == "out\nerr\n"
+    when, status, host = (tmp_path / "3.status").read_text().split()
+    assert float(when) > 1e9
+    assert (status, host) == ("5", os.uname().nodename)
+    assert not (tmp_path / "3.pid").exists()
+
+
+def test_a_worker_waits_for_its_command_to_save(tmp_path):
+    script = f"trap 'sleep 1; echo saved; exit 75' TERM; touch {tmp_path}/up; while :; do :; done"
+    process = worker(tmp_path, 0, script)
+    while not (tmp_path / "up").exists():
+        assert process.poll() is None
+    inner = int((tmp_path / "0.pid").read_text())
+    process.terminate()  # as a scheduler does, to both
+    os.kill(inner, 15)
+    assert process.wait(timeout=20) == 75
+    assert "saved" in (tmp_path / "0.log").read_text()
+
+
+def test_the_first_to_fail_is_found_among_those_that_followed(tmp_path):
+    assert "no worker" in first_failure(tmp_path)
+    for number, status in ((4, 0), (2, 75), (9, 3), (1, 1)):
+        worker(tmp_path, number, f"echo this is {number}; exit {status}").wait()
+    text = first_failure(tmp_path)
+    assert text.startswith("worker 9 on ")
+    assert "with status 3" in text
+    assert text.endswith("this is 9\n")
+
+
+def test_no_launcher_imports_the_package():
+    for file in pathlib.Path(LAUNCH).glob("*.py"):
+        assert "import dit" not in file.read_text()
+        assert "from dit" not in file.read_text()
+    assert shlex.split(launch("flags.py", "cpu").stdout)
