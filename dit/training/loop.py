@@ -83,13 +83,13 @@ def train(
     main = multihost.is_main()
 
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopOnSignal())  # until everything is on disk
         if main:
             stack.enter_context(lock(workdir))
             write_config(workdir, resolved)
         checkpoints = Checkpoints(workdir, resolved, saving.keep)
         stack.callback(checkpoints.close)
         stack.callback(batches.close)
-        stop = stack.enter_context(StopOnSignal())
 
         restored = checkpoints.restore(_placed(run.abstract, run.shardings))
         if restored is None:

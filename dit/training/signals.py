@@ -10,8 +10,9 @@ from types import FrameType
 class StopOnSignal:
     """``with StopOnSignal() as stop:`` sets ``stop.number`` at the first SIGINT or SIGTERM.
 
-    The second one acts as usual, for whoever cannot wait for the checkpoint. Handlers can only be
-    set from the main thread; elsewhere signals do what they did before.
+    A second Ctrl-C acts as usual, for whoever cannot wait for the checkpoint; a second SIGTERM does
+    nothing, as schedulers send several. Handlers can only be set from the main thread; elsewhere
+    signals do what they did before.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -22,7 +23,9 @@ class StopOnSignal:
 
     def __enter__(self) -> StopOnSignal:
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._stop) for s in self.SIGNALS}
+            self._before = {s: signal.getsignal(s) for s in self.SIGNALS}
+            for number in self.SIGNALS:
+                signal.signal(number, self._stop)
         return self
 
     def __exit__(self, *_) -> None:
@@ -30,7 +33,7 @@ class StopOnSignal:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        self._restore()
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -186,6 +186,8 @@ def test_signals_stop_once_and_then_act_as_before():
         assert stop.number == 0
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.number == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGTERM)  # schedulers send several
+        os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
