@@ -19,10 +19,11 @@ def count_flops(function: Callable, *args) -> int:
 
     Raises UserError for a ``while`` loop with a product in it: how often it runs is not known.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _count(jaxpr: Any) -> int:
+def count(jaxpr: Any) -> int:
+    """FLOPs of the matrix products of a jaxpr, those inside Pallas kernels left out."""
     total = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -30,7 +31,7 @@ def _count(jaxpr: Any) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
             total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
-        inner = [_count(body) for body in _bodies(equation)]
+        inner = [count(body) for body in _bodies(equation)]
         if name == "while" and any(inner):
             raise UserError(
                 "got a while loop around matrix products; use a scan, whose length is known"

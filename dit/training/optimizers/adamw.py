@@ -5,16 +5,34 @@ from __future__ import annotations
 import optax
 
 from dit.training.optimizers import Make, decayed
+from dit.training.transfer import Transfer, scale_rates
 
 
 def build(
-    *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    mup_base_width: int | None = None,
+    mup_base_depth: int | None = None,
+    mup_depth_power: float = 1.0,
 ) -> Make:
-    """Matrices decay; see ``decayed``. The defaults are the original DiT's."""
+    """Matrices decay; see ``decayed``. The defaults are the original DiT's.
+
+    ``mup_base_width``, ``mup_base_depth``: the sizes that the rate was tuned at (``training.transfer``).
+    """
+    transfer = Transfer(mup_base_width, mup_base_depth, mup_depth_power)
 
     def make(schedule, axes):
         b1, b2 = betas
         mask = decayed(axes)
-        return optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=mask)
+        if not transfer:
+            return optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=mask)
+        return optax.chain(
+            optax.scale_by_adam(b1, b2, eps),
+            scale_rates(transfer, axes),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(schedule),
+        )
 
     return make

@@ -13,6 +13,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from dit.parallel.rules import Axes, is_axes
 from dit.training.optimizers import Make, decayed, groups, is_matrix
+from dit.training.transfer import Transfer, scale_rates
 
 
 def build(
@@ -22,15 +23,25 @@ def build(
     rms: float | None = 0.2,
     betas: tuple[float, float] = (0.9, 0.95),
     weight_decay: float = 0.0,
+    mup_base_width: int | None = None,
+    mup_base_depth: int | None = None,
+    mup_depth_power: float = 1.0,
 ) -> Make:
     """``rms``: the root mean square of an update in units of the rate, or None for Muon's own scale.
 
     ``betas``: of the AdamW that serves embeddings, vectors and the first and last layers.
+    ``mup_base_width``, ``mup_base_depth``: the sizes that the rate was tuned at (``training.transfer``).
     """
+    transfer = Transfer(mup_base_width, mup_base_depth, mup_depth_power)
 
     def make(schedule, axes):
         mask = decayed(axes)
         dimensions = jax.tree.map(matrix_dimensions, axes, is_leaf=is_axes)
+        powers = jax.tree.map(
+            lambda a: 1.0 if matrix_dimensions(a) is None else (0.0 if rms is None else 0.5),
+            axes,
+            is_leaf=is_axes,
+        )
         return optax.chain(
             muon(
                 optax.constant_schedule(1.0),
@@ -41,6 +52,7 @@ def build(
                 muon_weight_dimension_numbers=dimensions,
                 consistent_rms=rms,
             ),
+            *([scale_rates(transfer, axes, powers)] if transfer else []),
             # Muon's partition hands a mask for the whole tree to a part of it, so decay comes here:
             # what arrives is minus the direction of descent.
             optax.add_decayed_weights(-weight_decay, mask),

@@ -1,0 +1,197 @@
+"""Does a parametrisation keep its promise? The coordinate check of muP (Yang et al. 2022, app. D.1).
+
+Models of several widths are trained for a few steps at one learning rate. What the training changed in
+each activation, in root mean square, must not grow with the width; in the standard parametrisation it
+does, so that the best learning rate falls as models grow. The parametrisation itself is in
+``training/transfer.py`` and follows from the ``optimizer`` section of a config: ``mup_base_width``,
+``mup_base_depth``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from dit import models, rng
+from dit.diffusion.process import Process, corrupt, network_input
+from dit.models.dit import DiT
+from dit.models.layers import Norm
+from dit.training import optimizer as optimizers
+from dit.training.transfer import Transfer, scale_init
+from dit.types import Cond, Key, Params
+
+Array = np.ndarray
+
+
+def transfer_of(optimizer: Mapping[str, Any]) -> Transfer:
+    """The parametrisation that an ``optimizer`` section asks for."""
+    power = optimizer.get("mup_depth_power", 1.0)
+    return Transfer(optimizer.get("mup_base_width"), optimizer.get("mup_base_depth"), power)
+
+
+def init(model: DiT, key: Key, shape: tuple[int, ...], optimizer: Mapping[str, Any]) -> Params:
+    """Initial parameters of ``model`` in the parametrisation of an ``optimizer`` section."""
+    params, transfer = models.init(model, key, shape), transfer_of(optimizer)
+    if not transfer:
+        return params
+    return scale_init(transfer, models.logical_axes(model, shape), params)
+
+
+def activations(
+    model: DiT, params: Params, x: Any, t: Any, cond: Cond
+) -> dict[str, Float[jax.Array, "..."]]:
+    """The output of every module but norms in one forward pass, by path and layer. Can be jitted.
+
+    A norm's output has unit size whatever goes in, so its change saturates and says nothing.
+    """
+    found: dict[str, jax.Array] = {}
+
+    def record(run, args, kwargs, context):
+        out = run(*args, **kwargs)
+        left_out = isinstance(context.module, DiT | Norm)
+        if context.method_name == "__call__" and not left_out and hasattr(out, "shape"):
+            name = "/".join(context.module.path) or "block"
+            layer = sum(key.split(" ")[0] == name for key in found)
+            found[f"{name} {layer}"] = out
+        return out
+
+    plain = model.clone(
+        unroll=True, remat="none", attention="xla"
+    )  # a loop would hide what is in it
+    with nn.intercept_methods(record):
+        models.apply_fn(plain)(params, x, t, cond)
+    return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Coordinates:
+    """The change of every activation, ``(widths, seeds, activations)``, in root mean square."""
+
+    widths: tuple[int, ...]
+    names: tuple[str, ...]
+    change: Float[Array, "w s a"]
+    loss: Float[Array, "w s"]
+
+    @property
+    def slopes(self) -> dict[str, float]:
+        """The exponent of each activation's change in the width, by least squares in logs."""
+        means = np.log(np.maximum(self.change.mean(1), 1e-30))
+        fitted = np.polyfit(np.log(self.widths), means, 1)[0]
+        return dict(zip(self.names, map(float, fitted), strict=True))
+
+    @property
+    def steepest(self) -> tuple[str, float]:
+        """The activation that grows fastest with the width, and its exponent."""
+        return max(self.slopes.items(), key=lambda item: item[1])
+
+
+def coordinate_check(
+    make_model: Callable[[int], DiT],
+    *,
+    loss: Callable,
+    process: Process,
+    batch: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    widths: Sequence[int] = (32, 64, 128, 256),
+    seeds: int = 3,
+    steps: int = 4,
+    open_gates: bool = True,
+) -> Coordinates:
+    """Train ``make_model(width)`` for ``steps`` on ``batch`` and compare activations before and after.
+
+    ``optimizer``: a config section, at one rate for all widths. Zero-initialised gates hide what a
+    branch does in the first steps; ``open_gates`` starts modulations at random numbers instead, of the
+    same size at every width.
+    """
+    changes, losses, names = [], [], ()
+    shape = tuple(np.shape(batch["x"])[1:])
+    for width in widths:
+        model = make_model(width)
+        axes = models.logical_axes(model, shape)
+        transform = optimizers.build(
+            optimizer, {"name": "constant"}, steps=steps, axes=axes
+        ).transform
+        apply = models.apply_fn(model)
+
+        def measure(key, model=model, apply=apply, transform=transform):
+            params = init(model, rng.stream(key, "init"), shape, optimizer)
+            if open_gates:
+                params = with_open_gates(params, rng.stream(key, "gates"))
+            keys = rng.per_sample(rng.stream(key, "probe"), batch["id"])
+            t = rng.uniform(keys)
+            x, time = network_input(
+                process, corrupt(process, batch["x"], rng.normal(keys, shape), t), t
+            )
+            cond = Cond(label=batch.get("label"))
+            before = activations(model, params, x, time, cond)
+
+            def step(carry, i):
+                params, state = carry
+                value, grads = jax.value_and_grad(
+                    lambda p: loss(rng.stream(key, "train", i), p, apply, process, batch)[0]
+                )(params)
+                updates, state = transform.update(grads, state, params)
+                return (optax.apply_updates(params, updates), state), value
+
+            (params, _), values = jax.lax.scan(
+                step, (params, transform.init(params)), jnp.arange(steps)
+            )
+            after = activations(model, params, x, time, cond)
+            moved = {k: jnp.sqrt(jnp.square(after[k] - before[k]).mean()) for k in before}
+            return moved, values[-1]
+
+        run = jax.jit(measure)
+        found = [jax.device_get(run(jax.random.key(seed))) for seed in range(seeds)]
+        moving = [k for k in found[0][0] if found[0][0][k] > 0]
+        names = tuple(moving) if not names else tuple(n for n in names if n in moving)
+        changes.append([moved for moved, _ in found])
+        losses.append([float(value) for _, value in found])
+    table = [[[float(moved[n]) for n in names] for moved in row] for row in changes]
+    return Coordinates(tuple(widths), names, np.array(table), np.array(losses))
+
+
+def with_open_gates(params: Params, key: Key, scale: float = 0.5) -> Params:
+    """Modulation biases at random: each block then acts from the first step, alike at every width."""
+
+    def one(path, p):
+        names = [part.key for part in path]
+        if "modulation" not in names or names[-1] != "bias":
+            return p
+        return p + scale * jax.random.normal(rng.stream(key, "/".join(names)), p.shape, p.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def plot_coordinates(checks: Mapping[str, Coordinates], path: str) -> None:
+    """One panel a parametrisation: the change of every activation against the width, on log axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(checks), 4), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(checks), sharey=True))
+    for panel, (title, check) in zip(panels, checks.items(), strict=True):
+        means = check.change.mean(1)
+        for i, name in enumerate(check.names):
+            steep = name == check.steepest[0]
+            style = (
+                {"color": "#D55E00", "lw": 2, "zorder": 3} if steep else {"color": "0.7", "lw": 0.8}
+            )
+            panel.plot(check.widths, means[:, i], label=name if steep else None, **style)
+        panel.set(
+            xscale="log",
+            yscale="log",
+            xlabel="width",
+            title=f"{title}: steepest slope {check.steepest[1]:.2f}",
+        )
+        panel.set_xticks(check.widths, [str(w) for w in check.widths])
+        panel.minorticks_off()
+        panel.legend(frameon=False)
+    panels[0].set_ylabel("change of an activation (root mean square)")
+    figure.savefig(path, dpi=150)

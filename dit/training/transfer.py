@@ -1,0 +1,156 @@
+"""Hyperparameters that carry over from a small model to a wide or deep one: muP, told by axis names.
+
+Maximal update parametrisation (Yang et al. 2022, "Tensor Programs V", table 8) for transformers whose
+head size stays the same. With ``m = width / base_width``, by kind of parameter:
+
+| kind | initial spread | Adam's rate | Muon's rate |
+|---|---|---|---|
+| hidden: width to width | as ``1 / sqrt(fan_in)`` | ``1 / m`` | ``1 / sqrt(m)`` |
+| input: from patches, time, context or a table | does not depend on width | 1 | 1 |
+| output: from width to patches | zero here | ``1 / m`` | (by Adam) |
+| vector: biases, norms | zero or one | 1 | 1 |
+
+Muon's update has the same size in every direction, so at a given root mean square its norm goes as
+``sqrt(m)``; in Muon's own scale (``rms=None``) nothing is left to correct. Depth, with
+``r = depth / base_depth``: each branch is multiplied by ``r^-p`` (Dey et al. 2025, "CompleteP": p = 1) by
+folding it into the branch's last linear map, its initial spread and its rate; the blocks' other rates
+are multiplied by ``r^(p - 1)``. At the base width and depth all multipliers are 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import optax
+
+from dit.parallel.rules import Axes, is_axes
+from dit.training.optimizers import groups, is_matrix
+from dit.types import Params, UserError
+
+WIDE = {"embed", "embed_out", "heads", "mlp", "modulation"}  # axes that grow with the width
+XAVIER = {"patch", "context"}  # inputs whose initial spread follows from both fans
+KINDS = ("hidden", "input", "output", "vector")
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """The sizes that hyperparameters were tuned at; None: that size plays no part.
+
+    ``depth_power``: p above, from 0.5 to 1. Raises UserError for what is not positive.
+    """
+
+    base_width: int | None = None
+    base_depth: int | None = None
+    depth_power: float = 1.0
+
+    def __post_init__(self):
+        for name in ("base_width", "base_depth"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"got mup_{name}={value}; expected a positive number or None")
+        if not 0 <= self.depth_power <= 1:
+            raise UserError(f"got mup_depth_power={self.depth_power}; expected 0 to 1")
+
+    def __bool__(self) -> bool:
+        return self.base_width is not None or self.base_depth is not None
+
+
+def kind(axes: Axes) -> str:
+    """``hidden``, ``input``, ``output`` or ``vector``, from the names of a parameter's axes."""
+    if "classes" in axes:
+        return "input"
+    if not is_matrix(axes):
+        return "vector"
+    first, *_, last = (axes[group[0]] in WIDE for group in groups(axes))
+    if first:
+        return "hidden" if last else "output"
+    return "input"
+
+
+def labels(axes: Any) -> Any:
+    """The kind of every parameter, in a tree like theirs."""
+    return jax.tree.map(kind, axes, is_leaf=is_axes)
+
+
+def is_branch_end(path: tuple[Any, ...]) -> bool:
+    """Whether a parameter is of the last linear map of a block's branch: its output is added to x."""
+    names = [part.key for part in path]
+    return "blocks" in names and "out" in names
+
+
+def sizes(axes: Any, shapes: Any) -> tuple[int, int]:
+    """``(width, depth)`` of a model, from the first parameters with axes ``embed`` and ``layers``."""
+    found: dict[str, int] = {}
+    for names, array in zip(
+        jax.tree.leaves(axes, is_leaf=is_axes), jax.tree.leaves(shapes), strict=True
+    ):
+        for name, size in zip(names, array.shape, strict=True):
+            found.setdefault(name, size)
+    missing = {"embed", "layers"} - set(found)
+    if missing:
+        raise UserError(f"no parameter has an axis {sorted(missing)}: muP needs width and depth")
+    return found["embed"], found["layers"]
+
+
+def init_multipliers(transfer: Transfer, axes: Any, shapes: Any) -> Any:
+    """What to multiply each initial parameter by."""
+    width, depth = sizes(axes, shapes)
+    m = width / (transfer.base_width or width)
+
+    def one(path, names, array):
+        factor = _branch(transfer, depth, path)
+        if "embed_out" in names and kind(names) == "hidden":
+            return factor / math.sqrt(m)  # drawn with a fixed spread
+        if kind(names) == "input" and names[0] in XAVIER:
+            fan_in, fan_out = array.shape
+            return factor * math.sqrt((fan_in + fan_out) / (fan_in + fan_out / m))
+        return factor
+
+    return jax.tree_util.tree_map_with_path(one, axes, shapes, is_leaf=is_axes)
+
+
+def rate_multipliers(transfer: Transfer, axes: Any, shapes: Any, powers: Any = 1.0) -> Any:
+    """What to multiply each parameter's rate by.
+
+    ``powers``: of ``1 / m`` for hidden and output parameters, one for all or a tree of them: 1 for
+    Adam's updates, 0.5 for Muon's of a fixed root mean square, 0 for Muon's own.
+    """
+    width, depth = sizes(axes, shapes)
+    m, r = width / (transfer.base_width or width), depth / (transfer.base_depth or depth)
+    if isinstance(powers, float | int):
+        powers = jax.tree.map(lambda _: powers, axes, is_leaf=is_axes)
+
+    def one(path, names, power):
+        factor = m**-power if kind(names) in ("hidden", "output") else 1.0
+        if "layers" in names:
+            factor *= r ** (transfer.depth_power - 1) * _branch(transfer, depth, path)
+        return factor
+
+    return jax.tree_util.tree_map_with_path(one, axes, powers, is_leaf=is_axes)
+
+
+def _branch(transfer: Transfer, depth: int, path: tuple[Any, ...]) -> float:
+    r = depth / (transfer.base_depth or depth)
+    return r**-transfer.depth_power if is_branch_end(path) else 1.0
+
+
+def scale_init(transfer: Transfer, axes: Any, params: Params) -> Params:
+    """Initial parameters in the new parametrisation."""
+    factors = init_multipliers(transfer, axes, params)
+    return jax.tree.map(lambda p, f: p * f if f != 1 else p, params, factors)
+
+
+def scale_rates(transfer: Transfer, axes: Any, powers: Any = 1.0) -> optax.GradientTransformation:
+    """Updates times ``rate_multipliers``, to stand between an optimizer's direction and its decay.
+
+    So weight decay stays what it is: the rate times the decay, at every width.
+    """
+
+    def update(updates, state, params=None):
+        factors = rate_multipliers(transfer, axes, updates, powers)
+        return jax.tree.map(lambda u, f: u * f if f != 1 else u, updates, factors), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

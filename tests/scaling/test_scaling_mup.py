@@ -1,0 +1,210 @@
+"""muP: multipliers by the paper's table, equality at the base size, and the coordinate check."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dit import models
+from dit.config import resolve
+from dit.diffusion.process import Process
+from dit.parallel.rules import is_axes
+from dit.scaling import mup
+from dit.training import optimizer as optimizers
+from dit.training.transfer import Transfer, init_multipliers, labels, rate_multipliers
+from dit.types import UserError
+
+SHAPE = (1, 8, 8, 1)
+
+
+def make(width, depth=2, block="adaln_zero", **kwargs):
+    options = {"heads": width // 16, "in_channels": 1, "num_classes": 10, "patch": 2, **kwargs}
+    return resolve("models", "dit", depth=depth, width=width, block=block, **options)
+
+
+def tree(width, depth, block="adaln_zero", **kwargs):
+    model = make(width, depth, block, **kwargs)
+    shapes = jax.eval_shape(lambda key: models.init(model, key, SHAPE), jax.random.key(0))
+    return models.logical_axes(model, SHAPE), shapes
+
+
+def flat(values):
+    paths = jax.tree_util.tree_leaves_with_path(values)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): v for p, v in paths}
+
+
+def test_every_parameter_has_its_kind():
+    axes, _ = tree(64, 2, "cross_attention", context_dim=7)
+    found = flat(labels(axes))
+    expected = {
+        "embed/kernel": "input",
+        "time/in/kernel": "input",
+        "time/out/kernel": "hidden",
+        "label/table": "input",
+        "context/linear/kernel": "input",
+        "context/null": "vector",
+        "blocks/attention/qkv/kernel": "hidden",
+        "blocks/cross/kv/kernel": "hidden",
+        "blocks/mlp/in/bias": "vector",
+        "blocks/norm_mlp/scale": "vector",
+        "final/linear/kernel": "output",
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_multipliers_follow_the_table():
+    axes, shapes = tree(128, 4)
+    transfer = Transfer(base_width=32, base_depth=2)
+    rates = flat(rate_multipliers(transfer, axes, shapes))
+    start = flat(init_multipliers(transfer, axes, shapes))
+    assert rates["blocks/mlp/in/kernel"] == 1 / 4
+    assert rates["blocks/mlp/out/kernel"] == 1 / 8  # width, and half a branch at twice the depth
+    assert rates["blocks/mlp/in/bias"] == rates["embed/kernel"] == rates["label/table"] == 1
+    assert rates["final/linear/kernel"] == rates["time/out/kernel"] == 1 / 4
+    assert start["blocks/mlp/in/kernel"] == 1  # already drawn in proportion to 1 / sqrt(fan_in)
+    assert start["blocks/attention/out/kernel"] == 1 / 2
+    assert start["time/out/kernel"] == 1 / 2
+    assert start["embed/kernel"] == pytest.approx(np.sqrt((4 + 128) / (4 + 32)))
+    root = flat(rate_multipliers(Transfer(base_depth=1, depth_power=0.5), axes, shapes))
+    assert root["blocks/mlp/in/kernel"] == 1 / 2
+    assert root["blocks/mlp/out/kernel"] == 1 / 4
+    assert root["embed/kernel"] == 1
+
+
+AXES = {
+    "embed": {"kernel": ("patch", "embed")},
+    "blocks": {
+        "mlp": {
+            "in": {"kernel": ("layers", "embed", "mlp"), "bias": ("layers", "mlp")},
+            "out": {"kernel": ("layers", "mlp", "embed")},
+        }
+    },
+    "final": {"kernel": ("embed", "patch")},
+}
+SIZES = {"layers": 2, "patch": 4, "embed": 16, "mlp": 64}
+
+
+def arrays(seed):
+    draw = np.random.default_rng(seed).standard_normal
+    return jax.tree.map(
+        lambda names: draw([SIZES[n] for n in names]).astype(np.float32), AXES, is_leaf=is_axes
+    )
+
+
+def updates(name, grads, **options):
+    section = {"name": name, "lr": 0.1, **options}
+    made = optimizers.build(section, {"name": "constant"}, steps=1, axes=AXES).transform
+    params = arrays(1)
+    return flat(jax.jit(made.update)(grads, made.init(params), params)[0])
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_at_the_base_size_nothing_changes(name):
+    grads = arrays(0)
+    plain = updates(name, grads, weight_decay=0.1)
+    based = updates(name, grads, weight_decay=0.1, mup_base_width=16, mup_base_depth=2)
+    for key in plain:
+        np.testing.assert_allclose(plain[key], based[key], rtol=1e-5, atol=1e-8)
+    for factor in jax.tree.leaves(init_multipliers(Transfer(16, 2), AXES, grads)):
+        assert factor == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("name", "power"), [("adamw", 1.0), ("muon", 0.5)])
+def test_rates_shrink_and_decay_does_not(name, power):
+    grads = arrays(0)
+    plain, scaled = updates(name, grads), updates(name, grads, mup_base_width=4)
+    factors = {
+        "blocks/mlp/in/kernel": 4**-power,
+        "blocks/mlp/in/bias": 1,
+        "embed/kernel": 1,
+        "final/kernel": 1 / 4,
+    }
+    for key, factor in factors.items():
+        np.testing.assert_allclose(scaled[key], plain[key] * factor, rtol=1e-5, atol=1e-8)
+    zeros = jax.tree.map(np.zeros_like, grads)
+    decay = updates(name, zeros, mup_base_width=4, weight_decay=0.5)
+    kernel = "blocks/mlp/in/kernel"
+    np.testing.assert_allclose(decay[kernel], -0.05 * flat(arrays(1))[kernel], atol=1e-6)
+
+
+def test_muons_own_scale_needs_no_correction_of_hidden_matrices():
+    plain, scaled = (
+        updates("muon", arrays(0), rms=None, mup_base_width=base) for base in (None, 4)
+    )
+    key = "blocks/mlp/in/kernel"
+    np.testing.assert_allclose(scaled[key], plain[key], rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"mup_base_width": 0}, {"mup_depth_power": 2.0}])
+def test_impossible_bases_are_refused(options):
+    with pytest.raises(UserError, match="mup_"):
+        resolve("training.optimizers", "adamw", **options)
+
+
+@pytest.mark.slow
+def test_depth_does_not_make_the_stream_grow_when_branches_are_scaled():
+    """Untrained blocks with open gates add independent branches: p = 1/2 keeps the stream's size."""
+    x = jax.random.normal(jax.random.key(1), (4, *SHAPE))
+    cond = mup.Cond(label=jnp.arange(4))
+
+    def size(depth, base):
+        model = make(32, depth, unroll=True)
+        optimizer = {"mup_base_depth": base, "mup_depth_power": 0.5}
+
+        def last(key):
+            params = mup.init(model, key, SHAPE, optimizer)
+            params = mup.with_open_gates(params, jax.random.key(2), 1.0)
+            seen = mup.activations(model, params, x, jnp.full(4, 0.5), cond)
+            return jnp.sqrt(jnp.square(seen[f"block {depth - 1}"]).mean())
+
+        return float(jax.jit(last)(jax.random.key(0)))
+
+    shallow, deep, scaled = size(2, None), size(8, None), size(8, 2)
+    assert deep > 1.5 * shallow
+    assert scaled == pytest.approx(shallow, rel=0.2)
+
+
+def check(name, base, widths=(32, 64, 128, 256), seeds=3):
+    draw = np.random.default_rng(0)
+    batch = {
+        "x": draw.standard_normal((16, *SHAPE)).astype(np.float32),
+        "label": (np.arange(16) % 10).astype(np.int32),
+        "id": np.arange(16, dtype=np.int32),
+    }
+    loss = resolve(
+        "objectives",
+        "denoise",
+        times=resolve("diffusion.times", "uniform"),
+        weight=resolve("diffusion.weights", "none"),
+    )
+    process = Process(
+        resolve("diffusion.paths", "linear"), resolve("diffusion.predictions", "velocity")
+    )
+    return mup.coordinate_check(
+        make,
+        loss=loss,
+        process=process,
+        batch=batch,
+        optimizer={"name": name, "lr": 2e-3, "mup_base_width": base},
+        widths=widths,
+        seeds=seeds,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_coordinates_grow_with_the_width_in_the_standard_parametrisation_only(name, tmp_path):
+    standard, scaled = check(name, None), check(name, 32)
+    assert standard.steepest[1] >= 0.5
+    assert scaled.steepest[1] <= 0.15
+    np.testing.assert_allclose(standard.change[0], scaled.change[0], rtol=1e-4)  # at the base width
+    mup.plot_coordinates({"standard": standard, "muP": scaled}, str(tmp_path / "check.png"))
+    assert (tmp_path / "check.png").stat().st_size > 10_000
+
+
+def test_slopes_are_exponents():
+    widths = (32, 64, 128)
+    change = np.array([[[0.1 * w**0.5, 3.0]] * 2 for w in widths])
+    found = mup.Coordinates(widths, ("a", "b"), change, np.zeros((3, 2)))
+    assert found.slopes == {"a": pytest.approx(0.5), "b": pytest.approx(0, abs=1e-9)}
+    assert found.steepest[0] == "a"
