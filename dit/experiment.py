@@ -29,6 +29,7 @@ from dit.data.source import Source
 from dit.diffusion.process import Process
 from dit.diffusion.weights import Weight
 from dit.objectives import LossFn
+from dit.scaling import mup
 from dit.training import ema
 from dit.types import ApplyFn, Key, Params, UserError
 
@@ -290,8 +291,8 @@ class Experiment:
         return models.apply_fn(self.model)
 
     def init(self, key: Key) -> Params:
-        """Random parameters; works under ``jax.eval_shape``."""
-        return models.init(self.model, key, self.shape)
+        """Random parameters, in the optimizer's parametrisation; works under ``jax.eval_shape``."""
+        return mup.init(self.model, key, self.shape, self.config.optimizer.to_dict())
 
     @property
     def axes(self) -> Any:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import models
+from dit import experiment, models
 from dit.config import resolve
 from dit.diffusion.process import Process
 from dit.parallel.rules import is_axes
@@ -208,3 +208,23 @@ def test_slopes_are_exponents():
     found = mup.Coordinates(widths, ("a", "b"), change, np.zeros((3, 2)))
     assert found.slopes == {"a": pytest.approx(0.5), "b": pytest.approx(0, abs=1e-9)}
     assert found.steepest[0] == "a"
+
+
+def test_a_config_asks_for_it():
+    """The optimizer's section alone changes initial parameters and rates."""
+    section = {"name": "adamw", "lr": 1e-3}
+    config = {
+        "steps": 1,
+        "batch_size": 8,
+        "data": {"name": "noise", "shape": SHAPE},
+        "codec": {"name": "latent"},
+        "model": {"name": "dit", "depth": 1, "width": 64, "heads": 4},
+        "path": {"name": "linear"},
+        "prediction": {"name": "velocity"},
+    }
+    kernels = []
+    for base in (None, 16):
+        made = experiment.build({**config, "optimizer": {**section, "mup_base_width": base}})
+        params = made.init(jax.random.key(0))
+        kernels.append(np.asarray(params["time"]["out"]["kernel"]))
+    np.testing.assert_allclose(kernels[1], kernels[0] / 2, rtol=1e-6)
