@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
                 "path": "data/imagenet256",
                 "num_classes": 1000,
                 "moments": True,
+                "shape": (1, 32, 32, 4),
             },
             "loader": {"workers": 8, "prefetch": 4},
             "codec": {"name": "latent", "scale": 0.18215},

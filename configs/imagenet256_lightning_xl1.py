@@ -16,7 +16,12 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "steps": 80_000,
             "batch_size": 1024,
-            "data": {"name": "latents", "path": "data/imagenet256_f16", "num_classes": 1000},
+            "data": {
+                "name": "latents",
+                "path": "data/imagenet256_f16",
+                "num_classes": 1000,
+                "shape": (1, 16, 16, 32),
+            },
             "loader": {"workers": 8, "prefetch": 4},
             "codec": {"name": "latent", "scale": 1.0},
             "model": {

@@ -101,7 +101,7 @@ class Sampler:
                 f"and --weak=NAME together; got guidance {self.recipe.guidance!r}"
             )
         if self._compiled is None:
-            run = jax.jit(self._run, out_shardings=everywhere(params))
+            run = jax.jit(self.run, out_shardings=everywhere(params))
             self._compiled = run.lower(params, weak, parts[0]).compile()
         before = time.perf_counter()
         results = jax.device_get([self._compiled(params, weak, part) for part in parts])
@@ -129,8 +129,11 @@ class Sampler:
             for i in np.split(ids, len(ids) // size)
         ]
 
-    def _run(self, params: Params, weak: Params | None, batch: dict[str, Any]):
-        """Decoded samples, and how often the denoiser was called for each."""
+    def run(self, params: Params, weak: Params | None, batch: dict[str, Any]):
+        """Decoded samples, and how often the denoiser was called for each; to be jitted.
+
+        ``batch``: ``id`` of the samples and, where they apply, ``labels``, ``start`` and ``mask``.
+        """
         made, recipe, grid, path = self.made, self.recipe, self._grid, self.made.process.path
         params, weak = (None if p is None else models.unstack(p) for p in (params, weak))
         keys = rng.per_sample(rng.stream(jax.random.key(recipe.seed), "sample"), batch["id"])
@@ -154,10 +157,14 @@ class Sampler:
 
     def _count(self, calls: int) -> int:
         """Network evaluations of a sample, from those of its denoiser."""
-        guidance, path = self._guidance, self.made.process.path
-        if isinstance(guidance.evaluations, int):
-            return calls * guidance.evaluations
-        return nfe(self._solver, self.recipe.steps, guidance, path=path, grid=self._grid)
+        each = self._guidance.evaluations
+        return calls * each if isinstance(each, int) else self.evaluations
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of a sample, counted from the recipe."""
+        path, steps = self.made.process.path, self.recipe.steps
+        return nfe(self._solver, steps, self._guidance, path=path, grid=self._grid)
 
 
 def load(

@@ -25,11 +25,14 @@ def build(
     path: str,
     num_classes: int | None = None,
     moments: bool = False,
+    shape: tuple[int, int, int, int] | None = None,
     held_out: float = 0.01,
     split_seed: int = 0,
 ) -> Source:
     """Latents under ``path``; ``num_classes`` is one more than the largest label unless given.
 
+    ``shape``: of an example, ``(f, h, w, c)``, if it is to be checked; programs can then be compiled
+    ahead of time where the files are not (``dit.preflight``).
     Raises UserError for a missing or damaged file, or labels that do not fit.
     """
     root = pathlib.Path(path).expanduser()
@@ -61,10 +64,13 @@ def build(
     kept, aside = split_rows(label, held_out, split_seed)
     transforms = (sample_posterior,) if moments else ()
     train = Latents(x, label, kept, moments, f"{name}/train", transforms=transforms)
+    found = train[0]["x"].shape
+    if shape is not None and tuple(shape) != found:
+        raise UserError(f"got data.shape={tuple(shape)}; the latents in {root} have {found}")
     return Source(
         train=train,
         held_out=Latents(x, label, aside, moments, f"{name}/held_out"),
-        shape=train[0]["x"].shape,
+        shape=found,
         num_classes=num_classes if labelled else None,
         fingerprint=name,
     )

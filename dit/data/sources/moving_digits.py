@@ -3,11 +3,12 @@
 Clip ``i`` is a pure function of ``(seed, i)``: one digit of ``dit.data.sources.digits``, a place,
 a speed and a direction, then straight motion that is reflected at the borders,
 
-    p_k = | (p_0 + k v + L) mod 2L - L |,    L = size - 8,
+    p_k = | (p_0 + k v + L) mod 2L - L |,    L = size - side,
 
-along each axis, so nothing is ever cut off. Places are rounded to 1/16 pixel and drawn with
-bilinear weights: all sums are small integers, hence the same on every machine, and the centroid of
-a frame moves exactly as ``p_k`` does. Held-out clips use only the held-out digits, in turn.
+along each axis, so nothing is ever cut off. Digits are ``side`` pixels wide, places are rounded to 1/16
+pixel, and both are drawn with bilinear weights: all sums are small integers, hence the same on every
+machine. The centroid of a frame moves as ``p_k`` does, exactly for the 8 pixels of the originals.
+Held-out clips use only the held-out digits, in turn.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dit.data.source import (
 from dit.data.sources import digits
 from dit.types import UserError
 
-SIDE = 8  # of a digit, in pixels
+SIDE = 8  # of an original digit, in pixels
 GRAIN = 16  # places are multiples of 1/16 pixel
 
 
@@ -36,19 +37,23 @@ def build(
     *,
     frames: int = 8,
     size: int = 16,
+    side: int = SIDE,
     speed: tuple[float, float] = (0.5, 1.5),
     seed: int = 0,
     held_out_clips: int = 2000,
 ) -> Source:
-    """Clips of ``frames`` frames, ``size x size``, at a ``speed`` (low, high) in pixels a frame."""
+    """Clips of ``frames`` frames, ``size x size``, of digits ``side`` wide, all in pixels.
+
+    ``speed``: (low, high), in pixels a frame.
+    """
     low, high = speed
     if frames < 1 or held_out_clips < 1:
         raise UserError(f"got frames={frames}, held_out_clips={held_out_clips}; expected 1 or more")
-    if size <= SIDE:
-        raise UserError(f"got size={size}; expected more than the {SIDE} pixels of a digit")
-    if not 0 <= low <= high <= size - SIDE:
+    if not SIDE <= side < size:
+        raise UserError(f"got size={size}, side={side}; expected {SIDE} <= side < size, in pixels")
+    if not 0 <= low <= high <= size - side:
         raise UserError(
-            f"got speed={speed}; expected 0 <= low <= high <= {size - SIDE} pixels a frame, so that "
+            f"got speed={speed}; expected 0 <= low <= high <= {size - side} pixels a frame, so that "
             "a digit crosses the canvas at most once a frame"
         )
     still = digits.build()
@@ -56,11 +61,12 @@ def build(
         "moving_digits",
         frames=frames,
         size=size,
+        side=side,
         speed=[low, high],
         seed=seed,
         of=still.fingerprint,
     )
-    common = {"frames": frames, "size": size, "speed": (low, high), "seed": seed}
+    common = {"frames": frames, "size": size, "side": side, "speed": (low, high), "seed": seed}
     return Source(
         train=Clips(still.train.x, still.train.label, f"{name}/train", STREAM_LENGTH, **common),
         held_out=Clips(
@@ -83,6 +89,7 @@ class Clips:
     length: int
     frames: int
     size: int
+    side: int
     speed: tuple[float, float]
     seed: int
     streaming: bool = True
@@ -98,12 +105,12 @@ class Clips:
         finite = self.length < STREAM_LENGTH
         which = i % len(self.digits) if finite else int(u[4] * len(self.digits))
         place = self.path(u)
-        clip = draw(self.digits[which, 0, :, :, 0], place, self.size)
+        clip = draw(self.digits[which, 0, :, :, 0], place, self.size, self.side)
         return {"x": clip[..., None], "label": int(self.labels[which])}
 
     def path(self, u: np.ndarray) -> np.ndarray:
         """Corner ``(f, 2)`` of the digit in sixteenths of a pixel, from 4 uniform numbers."""
-        room = self.size - SIDE
+        room = self.size - self.side
         speed = self.speed[0] + (self.speed[1] - self.speed[0]) * u[2]
         velocity = speed * np.array([np.sin(2 * np.pi * u[3]), np.cos(2 * np.pi * u[3])])
         place = room * u[:2] + np.arange(self.frames)[:, None] * velocity
@@ -115,9 +122,16 @@ def reflect(place: np.ndarray, room: float | int) -> np.ndarray:
     return np.abs((place + room) % (2 * room) - room)
 
 
-def draw(digit: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
-    """Frames ``(f, size, size)`` uint8 of an ``8 x 8`` digit with its corner at ``place / 16``."""
-    offset = GRAIN * (np.arange(size)[:, None] - np.arange(SIDE)).astype(np.float32)  # (size, 8)
-    weight = np.maximum(0, GRAIN - np.abs(offset - place[:, :, None, None]))  # (f, 2, size, 8)
+def draw(digit: np.ndarray, place: np.ndarray, size: int, side: int = SIDE) -> np.ndarray:
+    """Frames ``(f, size, size)`` uint8 of an ``8 x 8`` digit with its corner at ``place / 16``.
+
+    The digit's pixel ``i`` has its middle ``(i + 1/2) side / 8`` from the corner, and its weight falls
+    to zero at the middle of the next.
+    """
+    step = GRAIN * side // SIDE  # between two pixels of the digit, in sixteenths
+    first = (step - GRAIN) / 2
+    places = GRAIN * np.arange(size)[:, None] - first - step * np.arange(SIDE)
+    offset = np.abs(places.astype(np.float32) - place[:, :, None, None])  # (f, 2, size, 8)
+    weight = np.maximum(0, step - offset)
     ink = weight[:, 0] @ digit.astype(np.float32) @ weight[:, 1].transpose(0, 2, 1)
-    return np.floor(ink / GRAIN**2 + 0.5).astype(np.uint8)
+    return np.floor(ink / step**2 + 0.5).astype(np.uint8)

@@ -1,0 +1,222 @@
+"""Compile a run's programs for devices that need not exist, and read off what they would do there."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import Any
+
+import jax
+
+from dit.draw import Sampler, recipe_from
+from dit.experiment import Experiment
+from dit.models.patchify import grid
+from dit.parallel import hlo
+from dit.parallel.estimate import step_time
+from dit.parallel.rules import in_force
+from dit.parallel.topology import Topology
+from dit.preflight.report import Report
+from dit.scaling.flops import forward_flops, training_flops
+from dit.scaling.jaxpr_flops import count
+from dit.training.feed import first_shapes
+from dit.training.program import Program, program
+from dit.training.step import objective
+
+OVERFLOW = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)")
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def train_step(made: Experiment, where: Topology) -> Report:
+    """The report on the train step that ``dit.train`` would run on these devices."""
+    batches = made.batches()
+    try:
+        run = program(made, batches, where.devices)
+        shapes = first_shapes(batches)
+    finally:
+        batches.close()
+    state = placed(run.abstract, run.shardings)
+    batch = placed(shapes, jax.tree.map(lambda _: run.batch_sharding, shapes))
+    key = placed(jax.eval_shape(lambda: jax.random.key(0)), run.replicated)
+    devices, size = run.mesh.size, made.config.batch_size
+    kept = activations(made, run, state.params, batch)
+    with jax.default_device(target(where)):
+        traced = run.train_step.trace(state, batch, key)
+    return report(
+        "train step",
+        made,
+        where,
+        run,
+        traced,
+        images=size,
+        flops=training_flops(made.model, made.shape) * size,
+        memory={
+            "parameters": per_device(state.params),
+            "optimizer": per_device(state.opt_state),
+            "EMA": per_device(state.ema),
+            "batch": per_device(batch),
+        },
+        kept=kept / devices,
+    )
+
+
+def sampler(made: Experiment, where: Topology) -> Report:
+    """The report on drawing one batch of samples with the config's recipe, a share on every device."""
+    batches = made.batches()
+    run = program(made, batches, where.devices)
+    batches.close()
+    settings = {**made.config.samples.to_dict(), "num": made.config.samples.batch}
+    draw = Sampler(made, recipe_from(settings, made.num_classes))
+    size = max(1, draw.n // run.mesh.size) * run.mesh.size
+    params = placed(run.abstract.params, run.shardings.params)
+    labels = {"labels": jax.ShapeDtypeStruct((size,), "int32")} if made.num_classes else {}
+    ids = {"id": jax.ShapeDtypeStruct((size,), "int32"), **labels}
+    batch = placed(ids, jax.tree.map(lambda _: run.batch_sharding, ids))
+
+    def sample(params, batch):
+        with in_force(run.mesh):
+            return draw.run(params, None, batch)
+
+    with jax.default_device(target(where)):
+        traced = jax.jit(sample, out_shardings=(run.batch_sharding, run.replicated)).trace(
+            params, batch
+        )
+    return report(
+        f"sampler, {draw.recipe.steps} steps",
+        made,
+        where,
+        run,
+        traced,
+        images=size,
+        flops=forward_flops(made.model, made.shape) * size * draw.evaluations,
+        memory={"parameters": per_device(params), "batch": per_device(batch)},
+        kept=0.0,
+    )
+
+
+def target(where: Topology) -> Any:
+    """The device to trace for: it decides which attention kernel is taken."""
+    return where.devices[0]
+
+
+def placed(shapes: Any, where: Any) -> Any:
+    """Shapes with shardings, in place of arrays. ``where``: one sharding, or a tree of them."""
+    if not isinstance(where, jax.sharding.Sharding):
+        return jax.tree.map(placed, shapes, where)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
+
+
+def per_device(tree: Any) -> int:
+    """Bytes of a tree of placed shapes on one device, without padding."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def activations(made: Experiment, run: Program, params: Any, batch: Any) -> int:
+    """Bytes that the forward pass keeps for the backward pass, on all devices together.
+
+    The residuals of the objective's derivative, but for the parameters themselves; the compiler may
+    keep fewer, by computing some again.
+    """
+    of = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    own = {(x.shape, x.dtype) for x in jax.tree.leaves(params)}
+
+    def pullback(params, batch, key):
+        return jax.vjp(lambda p: of(p, batch, key)[0], params)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(pullback, params, batch, key))
+    return sum(x.size * x.dtype.itemsize for x in kept if (x.shape, x.dtype) not in own)
+
+
+def report(
+    what: str,
+    made: Experiment,
+    where: Topology,
+    run: Program,
+    traced: Any,
+    *,
+    images: int,
+    flops: int,
+    memory: dict[str, int],
+    kept: float,
+) -> Report:
+    """Lower, compile and read. A program that the compiler refuses for want of memory does not fit."""
+    tokens = math.prod(grid(made.shape[:3], made.model.patch))
+    common = {
+        "what": what,
+        "topology": where.name,
+        "mesh": {k: n for k, n in run.mesh.shape.items() if n > 1},
+        "devices": run.mesh.size,
+        "images": images,
+        "tokens": images * tokens,
+        "model_flops": flops,
+        "program_flops": count(traced.jaxpr.jaxpr),
+        "peak_flops": where.peak,
+        "hbm": where.chip.hbm if where.chip else None,
+        "remat": made.model.remat,
+        "parameter_sizes": parameter_sizes(run, made.model.depth),
+        "advice": lanes(made) if where.platform == "tpu" else [],
+    }
+    start = time.perf_counter()
+    try:
+        with jax.default_device(target(where)):
+            compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        found = OVERFLOW.search(str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error) or not found:
+            raise
+        needed = float(found[1]) * UNITS[found[2]]
+        return Report(**common, memory=memory | {"needed": int(needed)}, fits=False)
+    text = compiled.as_text()
+    used = compiled.memory_analysis()
+    total = (
+        used.argument_size_in_bytes
+        + used.output_size_in_bytes
+        - used.alias_size_in_bytes
+        + used.temp_size_in_bytes
+        + used.generated_code_size_in_bytes
+    )
+    forward = min(kept, used.temp_size_in_bytes)
+    memory |= {
+        "activations": int(forward),
+        "temporaries": int(used.temp_size_in_bytes - forward),
+        "program": used.generated_code_size_in_bytes,
+        "needed": total,
+    }
+    found = hlo.collectives(text, run.mesh)
+    pairs = 2 * tokens**2 * made.model.width * images / run.mesh.size
+    return Report(
+        **common,
+        memory=memory,
+        fits=common["hbm"] is None or total <= common["hbm"],
+        collectives=found,
+        kernels=hlo.kernels(text),
+        time=step_time(text, found, where, pairs),
+        compile_seconds=time.perf_counter() - start,
+    )
+
+
+def parameter_sizes(run: Program, depth: int) -> frozenset[int]:
+    """Elements of every parameter, of one layer of it, and of a device's share along ``tensor``."""
+    whole = {x.size for x in jax.tree.leaves(run.abstract.params)}
+    whole |= {size // depth for size in whole if size % depth == 0}
+    return frozenset(whole | {size // run.mesh.shape["tensor"] for size in whole})
+
+
+def lanes(made: Experiment) -> list[str]:
+    """Widths and head sizes that leave lanes of a TPU's 128-wide matrix unit empty."""
+    model, said = made.model, []
+    head = model.width // model.heads
+    if head % 128 and 128 % head:
+        best = max(1, model.width // 128)
+        said.append(
+            f"head size {head} fills {head / (-(-head // 128) * 128):.0%} of the lanes in attention; "
+            f"heads={best} has head size {model.width // best}"
+        )
+    if model.width % 128:
+        said.append(
+            f"width {model.width} is not a multiple of 128; {round(model.width / 128) * 128} is"
+        )
+    return said

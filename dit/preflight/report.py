@@ -1,0 +1,171 @@
+"""What preflight found out, as a table for people and JSON for programs."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from dit.parallel.estimate import StepTime
+from dit.parallel.hlo import Collective
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """One program on one topology. FLOPs and images are of all devices, memory of one, in bytes.
+
+    ``model_flops``: of the model, by formula; ``program_flops``: of the program's matrix products,
+    recomputation included, but without those inside Pallas kernels. ``memory["needed"]`` is the
+    compiler's own total. ``parameter_sizes``: elements of the arrays that a step has to gather.
+    """
+
+    what: str
+    topology: str
+    mesh: dict[str, int]
+    devices: int
+    images: int
+    tokens: int
+    model_flops: int
+    program_flops: int
+    peak_flops: float | None
+    hbm: float | None
+    remat: str
+    advice: list[str]
+    parameter_sizes: frozenset[int]
+    memory: dict[str, int]
+    fits: bool
+    collectives: Sequence[Collective] = ()
+    kernels: dict[str, int] = dataclasses.field(default_factory=dict)
+    time: StepTime | None = None
+    compile_seconds: float = 0.0
+
+    @property
+    def images_per_s(self) -> float:
+        """Predicted, of all devices; 0 where there is no prediction."""
+        return self.images / self.time.total if self.time else 0.0
+
+    def utilisation(self, exposed: bool = True) -> float | None:
+        """Model FLOPs over what the chips could do in the predicted time; None without a prediction.
+
+        ``exposed=False`` leaves out communication: what the compiler's cycles alone say.
+        """
+        if self.time is None:
+            return None
+        seconds = self.time.total if exposed else self.time.compiled + self.time.kernels
+        return self.model_flops / seconds / (self.peak_flops * self.devices)
+
+    @property
+    def unexpected(self) -> Collective | None:
+        """The largest all-gather of what is not the size of a parameter, or None."""
+        gathers = (c for c in self.collectives if c.kind == "all-gather")
+        return next((c for c in gathers if elements(c.shape) not in self.parameter_sizes), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, with the derived ones."""
+        return {
+            **{k: v for k, v in dataclasses.asdict(self).items() if k != "parameter_sizes"},
+            "images_per_s": self.images_per_s,
+            "utilisation": self.utilisation(),
+            "utilisation_without_communication": self.utilisation(exposed=False),
+            "step_seconds": self.time.total if self.time else None,
+        }
+
+
+def elements(shape: str) -> int:
+    """The number of elements of the largest array in a shape such as ``bf16[8,256]``."""
+    dims = re.findall(r"\[([\d,]*)\]", shape)
+    return max((math.prod(int(d) for d in text.split(",") if d) for text in dims), default=0)
+
+
+def gib(n: int | float) -> str:
+    """Bytes in the unit that suits them."""
+    return f"{n / GIB:.2f} GiB" if n >= GIB / 100 else f"{n / 2**20:.2f} MiB"
+
+
+def one_line(report: Report) -> str:
+    """Fit, speed and utilisation."""
+    needed = gib(report.memory["needed"])
+    if not report.fits:
+        return f"does not fit: {needed} of {gib(report.hbm)}"
+    if report.time is None:
+        return f"{needed} a device"
+    return (
+        f"{needed}, {report.time.total * 1e3:.1f} ms a step, {report.images_per_s:.0f} images/s, "
+        f"utilisation {report.utilisation():.2f} (predicted)"
+    )
+
+
+def table(report: Report) -> str:
+    """The whole report as text."""
+    mesh = " x ".join(f"{k}={n}" for k, n in report.mesh.items()) or "one device"
+    lines = [
+        f"{report.what} on {report.topology}: {report.devices} devices, {mesh}, "
+        f"{report.images} images ({report.images / report.devices:g} a device), remat {report.remat}",
+        "",
+        "memory a device",
+    ]
+    lines += [f"  {kind:14}{gib(n):>12}" for kind, n in report.memory.items() if kind != "needed"]
+    needed = report.memory["needed"]
+    of = f" of {gib(report.hbm)}" if report.hbm else ""
+    lines += [f"  {'needed':14}{gib(needed):>12}{of}, by the compiler", ""]
+    if not report.fits:
+        return "\n".join([*lines, does_not_fit(report)])
+    extra = report.program_flops / report.model_flops
+    lines += [
+        f"model FLOPs a step   {report.model_flops:.4g}",
+        f"program FLOPs a step {report.program_flops:.4g} ({extra:.2f} of the model's)",
+    ]
+    if report.time is not None:
+        t = report.time
+        lines += [
+            "",
+            "time a step (predicted: compiler's cycles, analytic kernels and links)",
+            f"  compiled code {t.compiled * 1e3:9.2f} ms",
+            f"  kernels       {t.kernels * 1e3:9.2f} ms",
+            f"  communication {t.exposed * 1e3:9.2f} ms exposed, of "
+            f"{(t.collectives_async + t.collectives_sync) * 1e3:.2f} ms",
+            f"  total         {t.total * 1e3:9.2f} ms: {report.images_per_s:.0f} images/s, "
+            f"{report.tokens / t.total / report.devices:.0f} tokens/s a chip",
+            f"  utilisation   {report.utilisation():.3f}; "
+            f"{report.utilisation(exposed=False):.3f} without communication",
+        ]
+    lines += ["", "collectives a step and device", *_collectives(report)]
+    if report.kernels:
+        lines += ["", "kernels", *(f"  {n:6} x {name}" for name, n in report.kernels.items())]
+    lines += [f"\nadvice: {text}" for text in report.advice]
+    lines += ["", f"compiled in {report.compile_seconds:.0f} s"]
+    return "\n".join(lines)
+
+
+def does_not_fit(report: Report) -> str:
+    """What to change, in one line."""
+    next_policy = {"none": "dots", "dots": "full"}.get(report.remat)
+    changes = [f"--remat={next_policy}"] if next_policy else []
+    changes += [f"--batch={report.images // 2}"]
+    if "fsdp" not in report.mesh:
+        changes.append("--mesh=fsdp")
+    return (
+        f"OUT OF MEMORY: needs {gib(report.memory['needed'])} a device of {gib(report.hbm)}; "
+        f"try {', or '.join(changes)}"
+    )
+
+
+def _collectives(report: Report) -> list[str]:
+    """By kind and mesh axis: how many, and their bytes; then the largest unexpected one."""
+    sums: dict[tuple, list[int]] = collections.defaultdict(lambda: [0, 0])
+    for c in report.collectives:
+        entry = sums[c.kind, c.axes]
+        entry[0] += c.times
+        entry[1] += c.total
+    lines = [
+        f"  {kind:20}{'+'.join(axes):16}{times:6} x {gib(total):>12}"
+        for (kind, axes), (times, total) in sorted(sums.items(), key=lambda kv: -kv[1][1])
+    ]
+    if (worst := report.unexpected) is not None:
+        lines.append(f"  largest unexpected: {worst.kind} {worst.shape} in {worst.name}")
+    return lines or ["  none"]

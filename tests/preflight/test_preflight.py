@@ -1,0 +1,131 @@
+"""Preflight against what is known without it: shapes, formulas, and a TPU compiler that says no."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from dit import experiment
+from dit.parallel import topology
+from dit.parallel.estimate import StepTime, collective_seconds, step_time
+from dit.parallel.hlo import Collective
+from dit.preflight import __main__ as command
+from dit.preflight import report as reports
+from dit.scaling.flops import training_flops
+from dit.types import UserError
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+SMALL = [f"--config={CONFIGS / 'digits.py'}", "--topology=cpu:8", "--config.model.depth=2"]
+
+
+def preflight(tmp_path, *options):
+    out = tmp_path / "report.json"
+    status = command.main([*SMALL, f"--out={out}", *options])
+    return status, json.loads(out.read_text())
+
+
+def test_the_report_on_simulated_devices(tmp_path, capsys):
+    status, (found,) = preflight(tmp_path, "--mesh=fsdp", "--batch=32")
+    config = experiment.load_config(str(CONFIGS / "digits.py"), {"model.depth": 2})
+    made = experiment.build(config)
+    sizes = [x.size for x in jax.tree.leaves(jax.eval_shape(made.init, jax.random.key(0)))]
+    assert status == 0
+    assert (found["devices"], found["images"], found["mesh"]) == (8, 32, {"fsdp": 8})
+    assert 4 * sum(sizes) / 8 <= found["memory"]["parameters"] <= 1.05 * 4 * sum(sizes) / 8
+    np.testing.assert_allclose(
+        found["memory"]["optimizer"], 2 * found["memory"]["parameters"], rtol=1e-3
+    )
+    assert found["model_flops"] == 32 * training_flops(made.model, made.shape)
+    np.testing.assert_allclose(found["program_flops"], found["model_flops"], rtol=0.02)
+    parts = [n for kind, n in found["memory"].items() if kind != "needed"]
+    assert sum(parts) <= 1.2 * found["memory"]["needed"]
+    assert found["time"] is None
+    kinds = {c["kind"] for c in found["collectives"]}
+    assert {"all-gather"} < kinds | {"x"}
+    assert all(c["axes"] == ["fsdp"] for c in found["collectives"])
+    said = capsys.readouterr().out
+    assert "8 devices, fsdp=8, 32 images" in said
+    assert "unexpected" not in said
+
+
+def test_recomputation_is_seen_and_activations_shrink(tmp_path):
+    _, (kept,) = preflight(tmp_path, "--batch=32", "--remat=none")
+    _, (again,) = preflight(tmp_path, "--batch=32", "--remat=full")
+    assert again["model_flops"] == kept["model_flops"]
+    assert 1.2 < again["program_flops"] / kept["program_flops"] < 1.4
+    assert again["memory"]["activations"] < 0.5 * kept["memory"]["activations"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mesh=fdsp"], "fdsp"),
+        (["--topology=v9:2x2"], "no topology 'v9:2x2'"),
+        (["--topology=cpu:64"], "start afresh"),
+        (["--topology=cpu:8", "--slices=2"], "slices"),
+        (["--topology=cuda:8:nowhere.textproto"], "GpuTargetConfig"),
+        (["--batch=7"], "multiple of 8"),
+    ],
+)
+def test_bad_requests_say_so(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        preflight(tmp_path, *options)
+
+
+TPU = topology.Topology("v5e:4x4", (), topology.CHIPS["v5e"], 197e12)
+
+
+def collective(kind, **changes):
+    made = Collective(kind, 8 * 10**6, "f32[2000000]", ("fsdp",), 16, 3, "x", False)
+    return dataclasses.replace(made, **changes)
+
+
+def test_times_of_collectives():
+    gather = collective_seconds(collective("all-gather"), TPU)
+    np.testing.assert_allclose(gather, 3 * 8e6 * 15 / 16 / 9e10)
+    reduce = collective_seconds(collective("reduce-scatter"), TPU)
+    np.testing.assert_allclose(collective_seconds(collective("all-reduce"), TPU), gather + reduce)
+    assert collective_seconds(collective("all-reduce", group=1), TPU) == 0
+    slices = dataclasses.replace(TPU, slices=2)
+    slow = collective_seconds(collective("all-reduce", axes=("data",)), slices)
+    np.testing.assert_allclose(slow, 2 * gather * 9e10 / topology.DCN)
+
+
+def test_communication_hides_behind_work_and_no_further():
+    assert StepTime(1.0, 0.5, 1.0, 0.25).total == 1.75
+    assert StepTime(1.0, 0.5, 2.0, 0.25).total == 2.25
+
+
+def test_no_prediction_without_a_chip():
+    assert step_time("", [], dataclasses.replace(TPU, chip=None), 0.0) is None
+
+
+def test_a_program_that_does_not_fit_says_what_to_change():
+    line = reports.does_not_fit(
+        reports.Report(
+            what="train step", topology="v5e:2x2", mesh={"data": 4}, devices=4, images=64,
+            tokens=1, model_flops=1, program_flops=1, peak_flops=1.0, hbm=16e9, remat="none",
+            advice=[], parameter_sizes=frozenset(), memory={"needed": 20 * 2**30}, fits=False,
+        )
+    )  # fmt: skip
+    assert line == (
+        "OUT OF MEMORY: needs 20.00 GiB a device of 14.90 GiB; try --remat=dots, or --batch=32, "
+        "or --mesh=fsdp"
+    )
+
+
+@pytest.mark.slow
+def test_the_tpu_compiler_answers(tmp_path, capsys):
+    pytest.importorskip("libtpu")
+    config = f"--config={CONFIGS / 'imagenet256_dit_s2.py'}"
+    out = tmp_path / "v5e.json"
+    few = ["--topology=v5e:2x2", "--config.model.depth=2", f"--out={out}"]
+    assert command.main([config, *few, "--batch=32", "--mesh=fsdp"]) == 0
+    (found,) = json.loads(out.read_text())
+    assert 0.02 < found["utilisation"] <= found["utilisation_without_communication"] < 0.9
+    assert found["memory"]["needed"] < found["hbm"] == 16e9
+    assert command.main([config, *few, "--batch=131072", "--remat=none"]) == command.DOES_NOT_FIT
+    assert "OUT OF MEMORY" in capsys.readouterr().out
