@@ -44,7 +44,11 @@ SETUP = (
     "python3 -m uv venv --quiet --clear --python 3.12 dit-env; "
     "python3 -m uv pip install --quiet --python dit-env/bin/python -e './dit-jax[tpu]'"
 )
-ENDED = "cat dit-run/*.status 2>/dev/null || echo running"
+ENDED = (
+    "cat dit-run/*.status 2>/dev/null || "
+    "if ls dit-run/*.pid >/dev/null 2>&1; then echo running; else echo nothing; fi"
+)
+PATIENCE = 10  # looks in a row that find nothing running, or no worker
 REPORT = (
     f'for f in dit-run/*.status; do echo "DIT-STATUS $(cat "$f")"; done; '
     f'tail -q -n {TAIL} dit-run/*.log | sed "s/^/DIT-LOG $(hostname) /"'
@@ -150,7 +154,7 @@ class Pod:
             [
                 *flags.shell(chip, self.args.cache).splitlines(),
                 'export PATH="$HOME/dit-env/bin:$PATH"',
-                "cd dit-jax",
+                "cd dit-jax || exit 1",
                 f"exec {shlex.join(self.args.command)}",
             ]
         )
@@ -167,10 +171,12 @@ class Pod:
 
     def follow(self) -> int:
         """Wait for the end of the command on the first worker: its status, or PREEMPTED."""
-        while True:
+        missed = 0
+        while missed < PATIENCE:
             text = (self.ssh(ENDED, "0", read=True, check=False) or "").split()
             if self.args.dry_run:
                 return 0
+            missed = 0 if text and text[0] != "nothing" else missed + 1
             status = int(text[1]) if len(text) >= 3 else None
             if status == 0:
                 return 0
@@ -181,6 +187,7 @@ class Pod:
             if status is not None:
                 return status
             time.sleep(self.args.poll)
+        sys.exit(f"nothing runs on the first worker of {self.args.name}, or it cannot be reached")
 
     def report(self) -> None:
         """Print the end of the log of the worker that failed first."""

@@ -40,11 +40,10 @@ def load(name):
         sys.path.remove(str(LAUNCH))
 
 
-def shellcheck(text):
+def shellcheck(text, *options):
     """Raise unless shellcheck has nothing to say about a script."""
-    done = subprocess.run(
-        ["shellcheck", "--shell=bash", "-"], input=text, text=True, capture_output=True, check=False
-    )
+    command = ["shellcheck", "--shell=bash", *options, "-"]
+    done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
