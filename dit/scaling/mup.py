@@ -112,6 +112,7 @@ def coordinate_check(
     same size at every width.
     """
     changes, losses, names = [], [], ()
+    batch = {name: jnp.asarray(column) for name, column in batch.items()}
     shape = tuple(np.shape(batch["x"])[1:])
     for width in widths:
         model = make_model(width)

@@ -1,0 +1,78 @@
+"""Small pictures of one coloured shape on a coloured ground, as many as are asked for.
+
+Picture ``i`` is a pure function of ``(seed, i)``: a class (disc, square, diamond, ring, cross), a place,
+a radius and two colours, drawn with edges one pixel soft. No two are alike, so there are no epochs: made
+for scaling laws, where data must not repeat. Held-out pictures come from a stream of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from dit.data.source import (
+    STREAM_LENGTH,
+    Example,
+    Source,
+    Transform,
+    check_index,
+    generator,
+    identity,
+)
+from dit.types import UserError
+
+CLASSES = ("disc", "square", "diamond", "ring", "cross")
+
+
+def build(*, size: int = 8, seed: int = 0, held_out: int = 2000) -> Source:
+    """Pictures of ``size x size x 3`` uint8 in five classes; UserError below 4 pixels."""
+    if size < 4 or held_out < 1:
+        raise UserError(f"got size={size}, held_out={held_out}; expected at least 4 and 1")
+    name = identity("shapes", size=size, seed=seed, held_out=held_out, version=1)
+    train, aside = (
+        Shapes(size, seed, length, f"{name}/{part}")
+        for part, length in (("train", STREAM_LENGTH), ("held_out", held_out))
+    )
+    return Source(train, aside, (1, size, size, 3), len(CLASSES), name, streaming=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """See the module."""
+
+    size: int
+    seed: int
+    length: int
+    fingerprint: str
+    streaming: bool = True
+    transforms: tuple[Transform, ...] = ()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> Example:
+        check_index(i, self.length)
+        random = generator(self.seed, self.fingerprint.rsplit("/")[-1], i)
+        label = int(random.integers(len(CLASSES)))
+        u = random.random(9)
+        radius = self.size * (0.18 + 0.2 * u[0])
+        middle = radius + (self.size - 2 * radius) * u[1:3]
+        inside = np.clip(0.5 - distance(CLASSES[label], self.size, middle, radius), 0, 1)[..., None]
+        ground, colour = u[3:6], u[6:9]
+        x = np.rint(255 * (inside * colour + (1 - inside) * ground)).astype(np.uint8)
+        return {"x": x[None], "label": label}
+
+
+def distance(shape: str, size: int, middle: np.ndarray, radius: float) -> np.ndarray:
+    """About how many pixels each pixel's centre lies outside the shape, negative within."""
+    at = np.arange(size) + 0.5
+    y, x = np.abs(at - middle[0])[:, None], np.abs(at - middle[1])[None, :]
+    if shape == "square":
+        return np.maximum(y, x) - 0.85 * radius
+    if shape == "diamond":
+        return 0.75 * (y + x - 1.1 * radius)
+    if shape == "cross":
+        return np.maximum(np.minimum(y, x) - 0.35 * radius, np.maximum(y, x) - radius)
+    r = np.sqrt(y * y + x * x)
+    return r - radius if shape == "disc" else np.abs(r - 0.7 * radius) - 0.3 * radius

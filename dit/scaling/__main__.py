@@ -1,0 +1,156 @@
+"""Scaling laws: ``python -m dit.scaling plan|run|fit|report --dir=DIR``.
+
+``plan`` writes ``DIR/plan.json`` from a config and a budget; ``run`` trains what is left of it, and may
+be killed and given again; ``fit`` prints the law; ``report`` writes markdown, figures and a table.
+``--config.section.field=value`` overrides a field of the config, for ``plan``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import pathlib
+from collections.abc import Sequence
+
+from dit import cli, experiment
+from dit.scaling import ladder, plan, plan_file, report, run
+from dit.scaling.surface import METHODS
+from dit.training.workdir import plain
+from dit.types import UserError
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dit.scaling", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str):
+        made = commands.add_parser(name, help=text)
+        made.add_argument("--dir", required=True, help="where plan, registry and runs are kept")
+        return made.add_argument
+
+    add = command("plan", "from a budget to runs")
+    add("--config", required=True, help="a Python file with get_config()")
+    add("--total", type=float, help="FLOPs of all runs together")
+    add("--device-hours", type=float, help="the same, in hours of --chip")
+    add("--chip", help="a chip of the data sheet, such as 'TPU v5e'")
+    add("--utilisation", type=float, default=0.4, help="share of its peak (default: %(default)s)")
+    add("--flops-per-second", type=float, help="the measured rate, instead of a chip")
+    add("--devices", type=int, default=1)
+    add("--start-seconds", type=float, default=20.0, help="to start and compile a run")
+    add("--budgets", default="3", help="how many, or costs: 3e10,1e11,3e11 (default: %(default)s)")
+    add("--spacing", type=float, default=10**0.5, help="ratio of budgets (default: %(default).3g)")
+    add("--per-budget", type=int, default=5, help="sizes at each (default: %(default)s)")
+    add("--seeds", type=int, default=2)
+    add("--lrs", default="1e-3,2e-3,4e-3", help="tried at each budget (default: %(default)s)")
+    add("--batches", help="batch sizes tried at each budget (default: the config's)")
+    add("--ratio", type=float, default=20.0, help="tokens a parameter expected at the optimum")
+    add(
+        "--held-out",
+        type=float,
+        default=3.0,
+        help="one more run at so many times the largest budget",
+    )
+    add("--least-steps", type=int, default=100)
+    add("--most-epochs", type=float, default=4.0)
+    add("--smallest", type=float, required=True, help="N of the least model")
+    add("--largest", type=float, required=True, help="N of the largest")
+    add("--sizes", type=int, default=8, help="rungs of the ladder (default: %(default)s)")
+    add("--head-dim", type=int, default=64)
+    add("--aspect", type=float, default=64.0, help="width / depth (default: %(default)s)")
+    add("--by", default="per_token", help="the N of the law: per_token or parameters")
+    add("--examples", type=int, default=256, help="held-out examples (default: %(default)s)")
+    add("--draws", type=int, default=1024, help="of time and noise over them")
+    add("--weights", default="params", help="whose loss decides: params, or an average's name")
+    add = command("run", "train what is left")
+    add("--row", help="one row of the plan, by name")
+    add("--retry", action="store_true", help="failed rows too")
+    for name, text in (("fit", "print the law"), ("report", "write the report")):
+        add = command(name, text)
+        add("--method", default="huber", choices=METHODS)
+    command("rows", "print the names of the rows, for one job a row")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit status. UserError for bad input."""
+    args, overrides = cli.parse(arguments(), argv)
+    logging.basicConfig(format="%(message)s")
+    if overrides and args.command != "plan":
+        raise UserError("--config.… belongs to plan: the runs of a plan keep its config")
+    root = pathlib.Path(args.dir)
+    if args.command == "plan":
+        print(plan.describe(make_plan(args, overrides, root)))
+    elif args.command == "run":
+        return 0 if run.sweep(root, experiment.build, only=args.row, retry=args.retry) else 1
+    elif args.command == "rows":
+        print("\n".join(row.name for row in plan_file.load_plan(root / "plan.json")[0].rows))
+    else:
+        weights = plan_file.load_plan(root / "plan.json")[2]["weights"]
+        out = root / "report"
+        report.write_report(run.read_registry(root), out, weights=weights, method=args.method)
+        shown = (out / "report.md").read_text() if args.command == "fit" else f"written to {out}"
+        print(shown)
+    return 0
+
+
+def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> plan.Plan:
+    """The plan that the arguments ask for, written to ``root``."""
+    config = experiment.load_config(args.config, overrides)
+    made = experiment.build(config)
+    model = config.model.to_dict()
+    for key in ("name", "size", "depth", "width", "heads"):
+        model.pop(key, None)
+    sizes = ladder.ladder(
+        made.shape,
+        smallest=args.smallest,
+        largest=args.largest,
+        count=args.sizes,
+        head_dim=args.head_dim,
+        aspect=args.aspect,
+        by=args.by,
+        t_per_frame=config.objective.to_dict().get("per_frame", False),
+        num_classes=made.num_classes,
+        **model,
+    )
+    if args.chip:
+        machine = plan.on_chip(args.chip, args.utilisation, args.devices, args.start_seconds)
+    elif args.flops_per_second:
+        rate, start = args.flops_per_second, args.start_seconds
+        machine = plan.Machine("this machine", rate, args.devices, start_seconds=start)
+    else:
+        raise UserError("say how fast it goes: --chip, or --flops-per-second as measured")
+    total = machine.budget(args.device_hours) if args.device_hours else args.total
+    counted = args.budgets.isdigit()
+    made_plan = plan.plan(
+        sizes,
+        machine,
+        total=total,
+        budgets=int(args.budgets) if counted else numbers(args.budgets),
+        spacing=args.spacing,
+        per_budget=args.per_budget,
+        seeds=args.seeds,
+        lrs=numbers(args.lrs),
+        batches=[int(b) for b in numbers(args.batches)] if args.batches else [config.batch_size],
+        ratio=args.ratio,
+        held_out=args.held_out or None,
+        least_steps=args.least_steps,
+        unique=None if made.source.streaming else len(made.source.train),
+        most_epochs=args.most_epochs,
+    )
+    examples = min(args.examples, len(made.source.held_out))
+    evaluation = {"examples": examples, "draws": max(args.draws, examples), "seed": 0}
+    options = {"evaluation": evaluation, "weights": args.weights}
+    plan_file.save_plan(root / "plan.json", made_plan, plain(config), options)
+    return made_plan
+
+
+def numbers(text: str) -> list[float]:
+    """``"1e-3,2e-3"`` as numbers; UserError for anything else."""
+    try:
+        return [float(item) for item in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"got {text!r}; expected numbers with commas between them") from error
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,218 @@
+"""The report of a sweep: markdown, figures and a table of raw rows, from the registry alone.
+
+``report.md`` holds the fit, the optimal allocation by all three approaches, what the held-out runs say,
+and what was held fixed; ``runs.csv`` every row; ``isoflop.png`` and ``surface.png`` the pictures.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dit.scaling.approaches import budgets, parabola
+from dit.scaling.fit import Fit, Runs, fit
+from dit.types import UserError
+
+Row = Mapping[str, Any]
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+FIXED = {  # what a law takes for granted, and the columns that must then hold one value
+    "evaluation set": "evaluation_set",
+    "training data": "data",
+    "tokens a sample": "tokens",
+    "batch size": "batch",
+}
+COLUMNS = (
+    *("stage", "budget", "N", "depth", "width", "heads", "parameters", "per_token", "tokens", "lr"),
+    *(
+        "batch",
+        "seed",
+        "steps",
+        "C",
+        "images",
+        "unique_images",
+        "status",
+        "seconds",
+        "row",
+        "config",
+    ),
+)
+
+
+def runs_of(rows: Sequence[Row], weights: str, stages: Sequence[str] = ("probe", "main")) -> Runs:
+    """The finished rows of some stages as columns: N as planned, D in images, C exact."""
+    rows = [r for r in rows if r["status"] == "done" and r["stage"] in stages]
+    if not rows:
+        raise UserError(f"no finished runs of the stages {', '.join(stages)}")
+    names = {"N": "N", "D": "images", "C": "C", "lr": "lr", "batch": "batch"}
+    columns = {k: np.array([r[v] for r in rows], float) for k, v in names.items()}
+    return Runs(**columns, loss=np.array([r["losses"][weights]["loss"] for r in rows]))
+
+
+def held_out(rows: Sequence[Row], found: Fit, weights: str) -> list[dict[str, float | int]]:
+    """Forecast and truth of every run beyond the budgets that were fitted."""
+    out = []
+    for r in rows:
+        if r["stage"] == "held_out" and r["status"] == "done":
+            truth, forecast = (
+                r["losses"][weights]["loss"],
+                float(found.surface(r["N"], r["images"])),
+            )
+            relative = forecast / truth - 1
+            out.append(
+                {"C": r["C"], "N": r["N"], "loss": truth, "forecast": forecast, "error": relative}
+            )
+    return out
+
+
+def interior(runs: Runs) -> list[tuple[float, bool]]:
+    """For each budget, whether its least loss lies between the sizes that were run."""
+    out = []
+    for rows in budgets(runs.C):
+        sizes = np.unique(runs.N[rows])
+        inside = len(sizes) >= 3 and parabola(runs.N[rows], runs.loss[rows]).interior
+        out.append((float(np.exp(np.log(runs.C[rows]).mean())), bool(inside)))
+    return out
+
+
+def write_report(
+    rows: Sequence[Row], out: str | pathlib.Path, *, weights: str = "params", method: str = "huber"
+) -> Fit:
+    """Write ``report.md``, ``runs.csv`` and the figures into ``out``; the fit they show.
+
+    ``weights``: which losses are fitted, ``params`` or an average's name. Raises UserError for fewer
+    finished runs than a fit needs.
+    """
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    runs = runs_of(rows, weights)
+    found = fit(runs, method=method)
+    write_table(rows, out / "runs.csv")
+    plot_isoflop(runs.tuned(), found, out / "isoflop.png")
+    plot_surface(runs.tuned(), found, held_out(rows, found, weights), out / "surface.png")
+    (out / "report.md").write_text("\n".join(_markdown(rows, runs, found, weights, method)) + "\n")
+    return found
+
+
+def write_table(rows: Sequence[Row], path: pathlib.Path) -> None:
+    """Every row, with the loss of every set of weights and its standard error."""
+    names = sorted({name for r in rows for name in r.get("losses", {})})
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        losses = [column for name in names for column in (f"loss_{name}", f"error_{name}")]
+        table.writerow([*COLUMNS, *losses, "evaluation_set", "device"])
+        for r in rows:
+            found = [
+                r.get("losses", {}).get(name, {}).get(k)
+                for name in names
+                for k in ("loss", "error")
+            ]
+            table.writerow([*(r.get(c) for c in COLUMNS), *found, r["evaluation_set"], r["device"]])
+
+
+def _markdown(rows, runs: Runs, found: Fit, weights: str, method: str) -> list[str]:
+    s, (k, g) = found.surface, found.cost
+    done = sum(r["status"] == "done" for r in rows)
+    lines = [
+        "# Scaling law",
+        "",
+        f"{done} runs finished, {len(rows) - done} failed; the loss is that of `{weights}` on the "
+        f"frozen held-out set, the fit is `{method}`. N: as the ladder counts it. D: images seen.",
+        "",
+        f"L(N, D) = {s.E:.5g} + {s.A:.5g} N^-{s.alpha:.4g} + {s.B:.5g} D^-{s.beta:.4g}",
+        "",
+        f"Cost: C = {k:.4g} N^{g:.4g} D, fitted to exact FLOPs.",
+        "",
+        "| parameter | 90% interval (profile likelihood of least squares) |",
+        "|---|---|",
+        *(f"| {name} | {i.low:.4g} to {i.high:.4g} |" for name, i in found.intervals.items()),
+        "",
+        "## Optimal allocation",
+        "",
+        "| approach | N grows as | D grows as |",
+        "|---|---|---|",
+    ]
+    for name, a in found.approaches.items():
+        cells = "not possible | " if a is None else f"C^{a.N.exponent:.3f} | C^{a.D.exponent:.3f}"
+        lines.append(f"| {name} | {cells} |")
+    for name, i in found.exponents.items():
+        lines.append(
+            f"\n90% interval of the exponent of {name} (bootstrap): {i.low:.3f} to {i.high:.3f}."
+        )
+    if found.bias is not None:
+        lines.append(
+            f"\nBias of approach 2 in the optimal N at ten times the largest budget, were the surface "
+            f"true: {found.bias:+.1%}."
+        )
+    lines += ["", "## Tuned settings", ""]
+    for name, tuned in found.tuning.items():
+        if tuned.law is None:
+            lines.append(
+                f"- {name}: no power law; too few budgets with a best value inside those tried"
+            )
+        else:
+            lines.append(f"- {name}: {tuned.law.coefficient:.4g} C^{tuned.law.exponent:.4g}")
+    lines += ["", "## Does it foretell?", ""]
+    if found.extrapolation is not None:
+        lines += ["Largest budget held out, relative error of the least loss there:", ""]
+        lines += [f"- {name}: {error:+.2%}" for name, error in found.extrapolation.best.items()]
+    lines += [
+        f"- run at C = {r['C']:.3g}, N = {r['N']}: {r['loss']:.5g}, forecast {r['forecast']:.5g} "
+        f"({r['error']:+.2%})"
+        for r in held_out(rows, found, weights)
+    ]
+    lines += ["", "## Checklist", "", "Held fixed, or not:", ""]
+    for what, column in FIXED.items():
+        values = sorted({str(r[column]) for r in rows})
+        lines.append(f"- [{'x' if len(values) == 1 else ' '}] one {what}: {', '.join(values[:4])}")
+    repeated = [r for r in rows if r["images"] > r["unique_images"]]
+    lines.append(
+        f"- [{' ' if repeated else 'x'}] every image seen once ({len(repeated)} runs repeat)"
+    )
+    for cost, inside in interior(runs.tuned()):
+        lines.append(f"- [{'x' if inside else ' '}] a minimum between the sizes at C = {cost:.3g}")
+    lines += ["", "Notes:", "", *(f"- {note}" for note in found.notes)]
+    return lines
+
+
+def plot_isoflop(runs: Runs, found: Fit, path: pathlib.Path) -> None:
+    """Loss against N, a curve a budget: the runs, and the fitted surface through them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    k, g = found.cost
+    for colour, rows in zip(_cycle(), budgets(runs.C), strict=False):
+        cost = float(np.exp(np.log(runs.C[rows]).mean()))
+        axes.plot(runs.N[rows], runs.loss[rows], "o", color=colour, ms=4, label=f"C = {cost:.2g}")
+        N = np.geomspace(runs.N[rows].min() / 1.5, runs.N[rows].max() * 1.5, 100)
+        axes.plot(N, found.surface(N, cost / (k * N**g)), color=colour, lw=1.2)
+    axes.set(xscale="log", xlabel="parameters N", ylabel="evaluation loss")
+    axes.legend(frameon=False, title="FLOPs")
+    figure.savefig(path, dpi=150)
+
+
+def plot_surface(runs: Runs, found: Fit, beyond: Sequence[Row], path: pathlib.Path) -> None:
+    """What the surface says against what was measured, held-out runs marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    said = found.surface(runs.N, runs.D)
+    axes.plot(runs.loss, said, "o", color=COLOURS[0], ms=4, label="fitted")
+    if beyond:
+        truth, forecast = [r["loss"] for r in beyond], [r["forecast"] for r in beyond]
+        axes.plot(truth, forecast, "D", color=COLOURS[5], label="held out")
+    ends = [min(runs.loss.min(), said.min()), max(runs.loss.max(), said.max())]
+    axes.plot(ends, ends, color="0.6", lw=1, zorder=0)
+    axes.set(xlabel="measured loss", ylabel="loss by the surface")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _cycle():
+    while True:
+        yield from COLOURS

@@ -1,0 +1,210 @@
+"""Run a plan: each row through the normal training loop, then the frozen evaluation, then a line.
+
+A row that has its line is not run again, and a run that was killed goes on from its checkpoint, so the
+same command may be given until all is done. Each run keeps its directory, ``runs/<row>``; its
+checkpoints go when its line is written, the losses of every evaluation draw stay (``losses.npz``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+import dit
+from dit import config as configs
+from dit.scaling.evaluate import EvaluationSet, evaluate_all, evaluator, freeze
+from dit.scaling.fit import tuning
+from dit.scaling.plan import Plan, Row, steps_for
+from dit.scaling.plan_file import load_plan
+from dit.scaling.registry import Registry
+from dit.training.loop import DivergedError, train
+from dit.training.workdir import plain
+from dit.types import UserError
+
+Make = Callable[[Mapping[str, Any]], Any]  # a config to an experiment
+
+
+def row_config(base: Mapping[str, Any], row: Row, lr: float, batch: int) -> dict[str, Any]:
+    """The config of a row: the base with its size, rate, batch, seed and steps, and nothing drawn."""
+    steps = steps_for(row.budget, batch * row.size.costs.training)
+    sections = {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain(base).items()}
+    model = {k: v for k, v in sections["model"].items() if k != "size"}
+    return {
+        **sections,
+        "seed": row.seed,
+        "steps": steps,
+        "batch_size": batch,
+        "model": {**model, **row.size.kwargs},
+        "optimizer": {**sections.get("optimizer", {}), "lr": lr},
+        "samples": {**sections.get("samples", {}), "every": 0, "num": 0},
+        "checkpoint": {"every": max(1, math.ceil(steps / 4)), "keep": 1},
+        "log": {"every": max(1, steps // 20)},
+    }
+
+
+def setting(plan: Plan, row: Row, rows: Mapping[str, dict], weights: str) -> tuple[float, int]:
+    """``(lr, batch)`` of a row: its own, or the best of the probes of its budget.
+
+    Beyond the largest budget the rate is the power law through the budgets' best, if there is one.
+    Raises UserError while the probes are not done, or where all have failed.
+    """
+    if row.lr is not None and row.batch is not None:
+        return row.lr, row.batch
+    probes = [r for r in plan.rows if r.stage == "probe"]
+    done = [rows[r.name] for r in probes if r.name in rows]
+    budget = row.budget if row.stage == "main" else max(plan.budgets)
+    wanted = [r for r in probes if r.budget == budget]
+    if any(r.name not in rows for r in (probes if row.stage == "held_out" else wanted)):
+        raise UserError(f"row {row.name} needs the probes of its budget; run those rows first")
+    here = [d for d in done if d["budget"] == budget and d["status"] == "done"]
+    if not here:
+        raise UserError(f"row {row.name}: all probes at C = {budget:.3g} failed; try smaller rates")
+    best = min(here, key=lambda d: d["losses"][weights]["loss"])
+    lr, batch = best["lr"], best["batch"]
+    if row.stage == "held_out":
+        same = [d for d in done if d["status"] == "done" and d["batch"] == batch]
+        columns = [[d[k] for d in same] for k in ("C", "lr")]
+        law = tuning(*columns, [d["losses"][weights]["loss"] for d in same]).law
+        if law is not None:
+            lr = float(np.clip(law(row.budget), lr / 2, lr * 2))
+    return (lr if row.lr is None else row.lr), (batch if row.batch is None else row.batch)
+
+
+def sweep(
+    root: str | pathlib.Path,
+    make: Make,
+    *,
+    only: str | None = None,
+    retry: bool = False,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Run what is left of the plan in ``root/plan.json``; whether all of it is done now.
+
+    ``make``: a config to an experiment. ``only``: one row by its name, for one job a row. ``retry``:
+    rows that failed, too. A signal saves the run under way and returns.
+    """
+    root = pathlib.Path(root)
+    plan, base, options = load_plan(root / "plan.json")
+    registry, frozen, weights = Registry(root / "registry.jsonl"), None, options["weights"]
+    todo = [row for row in plan.rows if only in (None, row.name)]
+    if not todo:
+        raise UserError(f"no row {only!r} in {root / 'plan.json'}")
+    for i, row in enumerate(todo):
+        rows = registry.latest()
+        if row.name in rows and not (retry and rows[row.name]["status"] == "failed"):
+            continue
+        lr, batch = setting(plan, row, rows, weights)
+        made = make(row_config(base, row, lr, batch))
+        if frozen is None:
+            frozen = freeze(made.source.held_out, **options["evaluation"])
+        line = one_run(made, row, root / "runs" / row.name, frozen)
+        if line is None:
+            say(f"stopped in row {row.name}; the same command goes on")
+            return False
+        registry.append(line)
+        shutil.rmtree(root / "runs" / row.name / "checkpoints", ignore_errors=True)
+        shown = line["losses"][weights]["loss"] if line["status"] == "done" else line["error"]
+        say(
+            f"[{i + 1}/{len(todo)}] {row.stage} C {row.budget:.3g} N {row.size.N} lr {lr:.3g} "
+            f"seed {row.seed}: {shown}"
+        )
+    return True
+
+
+def one_run(
+    made: Any, row: Row, workdir: pathlib.Path, frozen: EvaluationSet
+) -> dict[str, Any] | None:
+    """Train and evaluate one row; its line, or None if a signal stopped it."""
+    config, costs = plain(made.config), row.size.costs
+    images = config["steps"] * config["batch_size"]
+    unique = None if made.source.streaming else len(made.source.train)
+    free = ("log", "checkpoint", "samples")
+    line = {
+        "row": row.name,
+        "config": configs.fingerprint({k: v for k, v in config.items() if k not in free}),
+        "stage": row.stage,
+        "budget": row.budget,
+        "N": row.size.N,
+        **row.size.kwargs,
+        "parameters": costs.parameters,
+        "per_token": costs.per_token,
+        "tokens": costs.tokens,
+        "lr": config["optimizer"]["lr"],
+        "batch": config["batch_size"],
+        "seed": row.seed,
+        "steps": config["steps"],
+        "C": images * costs.training,
+        "images": images,
+        "unique_images": images if unique is None else min(images, unique),
+        "data": made.source.fingerprint,
+        "evaluation_set": frozen.hash,
+        "versions": versions(),
+        "device": jax.devices()[0].device_kind,
+    }
+    start = time.perf_counter()
+    try:
+        outcome = train(made, workdir, batches=made.batches(), progress=False)
+    except DivergedError as error:
+        seconds = time.perf_counter() - start
+        return line | {"status": "failed", "error": str(error), "seconds": seconds}
+    if outcome.stopped:
+        return None
+    seconds = time.perf_counter() - start
+    found = evaluate_all(
+        evaluator(
+            frozen,
+            apply_fn=made.apply_fn,
+            process=made.process,
+            objective=objective_of(made.config.to_dict()),
+            encode=made.codec.encode,
+        ),
+        outcome.state,
+    )
+    np.savez_compressed(
+        workdir / "losses.npz",
+        t=next(iter(found.values())).t,
+        example=next(iter(found.values())).example,
+        **{name: losses.loss for name, losses in found.items()},
+    )
+    losses = {
+        name: {"loss": x.mean, "error": x.error, "bins": [b["loss"] for b in x.bins()]}
+        for name, x in found.items()
+    }
+    if not all(math.isfinite(x["loss"]) for x in losses.values()):
+        return line | {"status": "failed", "error": "the loss is not finite", "seconds": seconds}
+    return line | {"status": "done", "losses": losses, "seconds": seconds}
+
+
+def objective_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The objective of a config with its times and weight built, as ``evaluator`` takes it."""
+    times, weight = (
+        configs.resolve(room, **config[section])
+        for room, section in (("diffusion.times", "times"), ("diffusion.weights", "weight"))
+    )
+    return {**config["objective"], "times": times, "weight": weight}
+
+
+def versions() -> dict[str, str]:
+    """Of what computed the numbers."""
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in ("jax", "flax", "optax", "numpy")}
+    return {"dit": dit.__version__, "python": platform.python_version(), **packages}
+
+
+def read_registry(root: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The latest line of every row of a sweep; UserError if there is none."""
+    file = pathlib.Path(root) / "registry.jsonl"
+    rows = list(Registry(file).latest().values())
+    if not rows:
+        raise UserError(f"no runs in {file}; run the sweep first")
+    return json.loads(json.dumps(rows))
