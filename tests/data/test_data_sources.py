@@ -32,6 +32,7 @@ def made(tmp_path_factory):
         "digits": {},
         "moving_digits": {},
         "noise": {"shape": (2, 4, 4, 3), "num_classes": 7},
+        "shapes": {},
         "folder": {"path": str(root / "images"), "size": 8, "held_out": 0.2},
         "latents": {"path": str(root / "latents"), "held_out": 0.1},
         "tfds": {"dataset": "tiny_images", "data_dir": str(root / "tfds")},
