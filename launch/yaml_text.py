@@ -31,7 +31,8 @@ def _lines(tree: Any) -> Iterator[str]:
 
 def _entry(start: str, value: Any) -> Iterator[str]:
     """``start`` with a value beside it, or below it where that has lines of its own."""
-    if isinstance(value, str) and "\n" in value:
+    block = isinstance(value, str) and "\n" in value
+    if block and not value[0].isspace() and not value.endswith("\n\n"):
         yield f"{start} |" if value.endswith("\n") else f"{start} |-"
         yield from (f"  {line}" if line else "" for line in value.removesuffix("\n").split("\n"))
     elif isinstance(value, dict | list) and value:

@@ -134,9 +134,10 @@ def test_the_extras_are_where_they_belong():
             "colon": "a: b",
             "q": "it's \"",
         },
+        {"indented": "  a\nb", "empty lines": "a\n\n", "tab": "\ta\nb"},
         [{"nested": {"deep": [{"text": "a\nb\n"}]}}, "on", "~", "*x", "&y", "%", "@", "é"],
     ],
-    ids=["scalars", "lists", "texts", "nested"],
+    ids=["scalars", "lists", "texts", "more-texts", "nested"],
 )
 def test_yaml_reads_back_as_it_was(tree):
     assert yaml.safe_load(load("yaml_text").yaml_text(tree)) == tree
