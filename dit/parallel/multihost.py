@@ -224,6 +224,8 @@ class _Errors:
             fresh = self._file.with_suffix(".tmp")
             fresh.write_text(f"{self._run}\n{code}\n{text}\n")
             fresh.replace(self._file)
+        if is_main():  # JAX ends the others as soon as process 0 is gone: let them read it first
+            time.sleep(WATCH_SECONDS + 1)
         _exit(code, f"error: {error}" if code == 2 and is_main() else text)
 
     def _follow(self, status: int, text: str) -> NoReturn:

@@ -28,16 +28,16 @@ def free_port():
 
 
 class Job:
-    """``count`` processes with ``devices`` each; ``odd`` is what the last one is given besides."""
+    """``count`` processes with ``devices`` each; ``odd`` is what process ``who`` is given besides."""
 
-    def __init__(self, workdir, count, *, devices=1, odd=None, **given):
+    def __init__(self, workdir, count, *, devices=1, odd=None, who=-1, **given):
         workdir.mkdir(exist_ok=True)
         self.workdir, self.processes, port = workdir, [], free_port()
         given["config"] = {"log": {"every": 1}, **given.get("config", {})}
         odd = {**given, **(odd or {})}
         odd["config"] = {**given["config"], **odd["config"]}
         for i in range(count):
-            mine = odd if i == count - 1 else given
+            mine = odd if i == who % count else given
             env = {
                 **os.environ,
                 "JAX_PLATFORMS": "cpu",
@@ -128,24 +128,47 @@ def test_the_final_state_is_that_of_a_run_that_never_changed_its_processes(two, 
     assert straight.outcomes()["digest"] == changed["digest"]
 
 
-@pytest.mark.parametrize("fault", ["raise", "SIGKILL"])
-def test_the_failure_of_one_process_ends_all_within_half_a_minute(tmp_path, fault):
-    odd = {"at": 6, "fault": fault}
-    job = Job(tmp_path, 2, odd=odd, config={"steps": 1_000_000, "mesh": DP})
-    status, errors = job.wait()
+@pytest.mark.parametrize("who", [0, 1], ids=["coordinator", "other"])
+@pytest.mark.parametrize("fault", ["raise", "SIGKILL", "SIGSTOP"])
+def test_the_failure_of_one_process_ends_all_within_half_a_minute(tmp_path, fault, who):
+    job = Job(
+        tmp_path, 2, odd={"at": 6, "fault": fault}, who=who, config={"steps": 1_000_000, "mesh": DP}
+    )
+    left = job.processes[1 - who]
+    left.wait(timeout=240)
     assert time.time() - float((tmp_path / "failed").read_text()) < 30
-    assert status[0] != 0
-    if fault == "SIGKILL":
-        assert status[1] == -signal.SIGKILL
-    else:
+    job.processes[who].kill()  # or it would stay stopped
+    status, errors = job.wait()
+    assert status[1 - who] != 0
+    if fault == "raise":
         assert status == [1, 1]
-        named = re.compile("process 1 of 2 on .* failed: RuntimeError: the disk is on fire")
-        for text in (*errors, (tmp_path / "error-1.log").read_text()):
+        named = re.compile(f"process {who} of 2 on .* failed: RuntimeError: the disk is on fire")
+        for text in (*errors, (tmp_path / f"error-{who}.log").read_text()):
             assert named.search(text), text
-        assert "process 0 of 2 stops, because of the first error: process 1 of 2" in errors[0]
-        again = Job(tmp_path, 2, config={"steps": 8, "mesh": DP})  # older errors mean nothing
-        assert again.outcomes()["step"] == 8
-        assert not list(tmp_path.glob("error-*"))
+        assert f"{1 - who} of 2 stops, because of the first error" in errors[1 - who]
+
+
+def test_the_errors_of_an_older_run_mean_nothing(tmp_path):
+    odd = {"at": 2, "fault": "raise"}
+    assert 1 in Job(tmp_path, 2, odd=odd, config={"steps": 50, "mesh": DP}).wait()[0]
+    assert list(tmp_path.glob("error-*"))
+    again = Job(tmp_path, 2, config={"steps": 8, "mesh": DP})
+    assert again.outcomes()["step"] == 8
+    assert not list(tmp_path.glob("error-*"))
+
+
+def test_all_set_a_damaged_checkpoint_aside_and_take_the_one_before(two, tmp_path):
+    workdir = tmp_path / "run"
+    subprocess.run(["cp", "-r", two, workdir], check=True)
+    state = workdir / "checkpoints" / "10" / "state"
+    largest = max(state.rglob("*"), key=lambda f: f.stat().st_size if f.is_file() else 0)
+    broken = bytearray(largest.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    largest.write_bytes(broken)
+    outcome = Job(workdir, 2, devices=2, config={"steps": 12, "mesh": GRID}).outcomes()
+    assert outcome["step"] == 12
+    assert [f.name for f in (workdir / "damaged").iterdir()] == ["10-0"]
+    assert steps(workdir) == [5, 10, 12]
 
 
 def test_sigterm_to_any_process_saves_one_step_on_all(tmp_path):
