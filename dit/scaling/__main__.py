@@ -12,6 +12,8 @@ import logging
 import pathlib
 from collections.abc import Sequence
 
+import jax
+
 from dit import cli, experiment
 from dit.scaling import ladder, plan, plan_file, report, run
 from dit.scaling.surface import METHODS
@@ -81,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "plan":
         print(plan.describe(make_plan(args, overrides, root)))
     elif args.command == "run":
+        keep_compiled(root)
         return 0 if run.sweep(root, experiment.build, only=args.row, retry=args.retry) else 1
     elif args.command == "rows":
         print("\n".join(row.name for row in plan_file.load_plan(root / "plan.json")[0].rows))
@@ -142,6 +145,13 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
     options = {"evaluation": evaluation, "weights": args.weights}
     plan_file.save_plan(root / "plan.json", made_plan, plain(config), options)
     return made_plan
+
+
+def keep_compiled(root: pathlib.Path) -> None:
+    """Keep compiled programs under ``root``, where no place is set: seeds share them, and restarts."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(root.resolve() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def numbers(text: str) -> list[float]:

@@ -183,7 +183,7 @@ def test_the_command_plans_in_device_hours(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_real_run_is_recorded_resumed_and_its_failure_too(tmp_path, base, made_plan, monkeypatch):
-    row = dataclasses.replace(made_plan.rows[0], budget=4e8)
+    row = dataclasses.replace(made_plan.rows[0], budget=4e9)
     config = run.row_config(base, row, 2e-3, 16)
     made = experiment.build(config)
     frozen = run.freeze(made.source.held_out, examples=16, draws=32)
