@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float
-from scipy import linalg, optimize, stats
+from scipy import linalg, stats
 
 from dit.scaling import terms
 from dit.types import UserError
@@ -55,6 +55,7 @@ def profile(
     n, _, p = design.shape
     if n <= p:
         raise UserError(f"got {n} runs for {p} parameters; an interval needs at least {p + 1}")
+    theta = np.clip(theta, -0.75 * FAR, 0.75 * FAR)  # a term of no size at all has no derivative
     solved, least = terms.solve(design, y[None], theta[None])
     theta, least = solved[0], 2 * float(least[0])
     variance = least / (n - p)
@@ -63,28 +64,52 @@ def profile(
     if variance < 1e-24:
         return Interval(centre, centre, level)
     jacobian = terms.log_sum(design, theta[None])[1][0]
-    spread = np.sqrt(variance * direction @ np.linalg.pinv(jacobian.T @ jacobian) @ direction)
+    spread = variance * direction @ np.linalg.pinv(jacobian.T @ jacobian) @ direction
+    first = bound * np.sqrt(max(float(spread), 0.0))
+    first = first if 1e-9 < first < FAR / 4 else 1.0  # nearly or not at all determined
     along = direction / (direction @ direction)
     free = linalg.null_space(direction[None])
     reduced, pushed = design @ free, design @ along
-    others = [free.T @ (theta - centre * along)]
+    home = free.T @ (theta - centre * along)
+    others = [home]
 
     def excess(psi: float) -> float:
-        u, cost = terms.solve(reduced, y[None], others[0][None], offset=psi * pushed)
-        others[0] = u[0]
-        return np.sqrt(max(2 * float(cost[0]) - least, 0) / variance) - bound
+        starts = np.stack([others[0], home])  # where the last one ended, and afresh
+        u, cost = terms.solve(reduced, y[None], starts, offset=psi * pushed)
+        others[0] = u[cost.argmin()]
+        return float(np.sqrt(max(2 * cost.min() - least, 0) / variance) - bound)
 
     ends = []
     for side in (-1, 1):
-        others[0] = free.T @ (theta - centre * along)
-        inner, outer = centre, centre + side * bound * spread
-        while excess(outer) < 0 and abs(outer - centre) < FAR:
-            inner, outer = outer, centre + 1.6 * (outer - centre)
-        if abs(outer - centre) >= FAR:
-            ends.append(side * np.inf)
-            continue
-        ends.append(optimize.brentq(excess, inner, outer, xtol=1e-4 * spread, rtol=1e-10))
+        others[0] = home
+        inner, below = centre, -bound
+        outer = centre + side * first
+        above = excess(outer)
+        while above < 0 and abs(outer - centre) < FAR:
+            inner, below = outer, above
+            outer = centre + 1.6 * (outer - centre)
+            above = excess(outer)
+        ends.append(_crossing(excess, inner, below, outer, above) if above >= 0 else side * np.inf)
     return Interval(float(ends[0]), float(ends[1]), level)
+
+
+def _crossing(f, low: float, below: float, high: float, above: float, steps: int = 30) -> float:
+    """Where ``f`` passes zero between ``low`` (below) and ``high``: false position, Illinois's way.
+
+    The values at the ends are given and never asked for again, and ``f`` need not be smooth.
+    """
+    width, last = abs(high - low), 0
+    for _ in range(steps):
+        middle = high - above * (high - low) / (above - below)
+        value = f(middle)
+        if abs(value) < 1e-5 or abs(high - low) < 1e-6 * width:
+            return middle
+        if value > 0:
+            high, above, below = middle, value, below / 2 if last == 1 else below
+        else:
+            low, below, above = middle, value, above / 2 if last == -1 else above
+        last = 1 if value > 0 else -1
+    return middle
 
 
 def bootstrap(

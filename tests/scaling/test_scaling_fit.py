@@ -149,6 +149,17 @@ def test_an_interval_says_when_the_data_do_not_bound_the_floor():
     assert uncertainty.law_intervals(x, 5 * x**-0.3 * noise, floor=True)["floor"].low == 0
 
 
+def test_intervals_of_runs_that_say_little_are_wide_and_not_an_error():
+    """Six runs, five parameters, no floor in sight."""
+    N = np.array([3628, 13388, 25964, 3628, 13388, 25964.0])
+    D = np.array([1480, 424, 216, 4936, 1400, 728.0])
+    loss = np.array([0.666, 0.718, 0.858, 0.479, 0.519, 0.578])
+    found = uncertainty.surface_intervals(N, D, loss)
+    assert all(i.low <= i.high for i in found.values())
+    assert found["E"].low == 0
+    assert np.isfinite(fit.fit(fit.Runs(N, D, 400 * N * D, loss), samples=20).surface.alpha)
+
+
 def test_approach_two_is_biased_and_variable_projection_is_not():
     planted = PLANTED[0]
     at = 1e23
