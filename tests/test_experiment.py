@@ -28,8 +28,9 @@ def latents(tmp_path, config):
     """Stand-in latents where a config reads some: the right shape, a handful of examples."""
     if config.data.name != "latents":
         return {}
-    side, channels = (32, 4) if config.codec.scale != 1 else (16, 32)
-    x = np.random.default_rng(0).normal(size=(8, side, side, channels * (1 + config.data.moments)))
+    *rest, channels = config.data.shape
+    size = (8, *rest, channels * (1 + config.data.moments))
+    x = np.random.default_rng(0).normal(size=size)
     np.save(tmp_path / "latents.npy", np.abs(x).astype(np.float16))
     np.save(tmp_path / "labels.npy", np.arange(8))
     return {"data.path": str(tmp_path), "data.held_out": 0.25, "loader.workers": 0}

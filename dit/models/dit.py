@@ -52,7 +52,7 @@ class Final(nn.Module):
         affine = self.norm == "rms" or not self.adaptive
         h = Norm(self.norm, affine, self.eps, name="norm")(x)
         if self.adaptive:
-            parts = Modulation(2, name="modulation")(c.vector)
+            parts = Modulation(2, self.dtype, name="modulation")(c.vector)
             shift, scale = (spread(part, x.shape[1], c.frame) for part in parts)
             h = modulate(h, shift, scale)
         out = Linear((self.features,), ("embed", "patch"), self.dtype, zeros, name="linear")

@@ -48,7 +48,8 @@ class Linear(nn.Module):
     """``x @ kernel + bias`` from the last ``len(inputs)`` axes of x to the axes ``features``.
 
     ``axes`` names the axes of the kernel, inputs first. Keeping heads as axes of their own lets a
-    mesh split them, and lets query, key and value share one product.
+    mesh split them (``split``: as this axis of activations is), and lets query, key and value share one
+    product.
     """
 
     features: tuple[int, ...]
@@ -56,6 +57,7 @@ class Linear(nn.Module):
     dtype: str = "float32"
     kernel_init: Callable | None = None
     bias: bool = True
+    split: str = "act_heads"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -67,15 +69,15 @@ class Linear(nn.Module):
             "kernel", nn.with_logical_partitioning(init, self.axes), (*inputs, *self.features)
         )
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        split = shards("act_length") * shards("act_heads") > 1  # axes of x or of the kernel
-        if platform() == "cpu" and not split:
-            # Two axes each: XLA then turns no gradient round, nor copies it.
-            x = x.reshape(math.prod(rows), math.prod(inputs))
+        flat = shards(self.split) == 1  # several axes as one: gradients are then plain matrices
+        if flat:
+            x = x.reshape(*rows, math.prod(inputs))
             kernel = kernel.reshape(math.prod(inputs), math.prod(self.features))
-            y = (x @ kernel).reshape(*rows, *self.features)
-        else:
-            contract = (tuple(range(len(rows), x.ndim)), tuple(range(n_in)))
-            y = jax.lax.dot_general(x, kernel, (contract, ((), ())))
+        if flat and platform() == "cpu" and shards("act_length") == 1:
+            x = x.reshape(math.prod(rows), -1)  # XLA then turns no gradient round, nor copies it
+        contract = (tuple(range(x.ndim - kernel.ndim + 1, x.ndim)), (0,)) if flat else None
+        contract = contract or (tuple(range(len(rows), x.ndim)), tuple(range(n_in)))
+        y = jax.lax.dot_general(x, kernel, (contract, ((), ()))).reshape(*rows, *self.features)
         if self.bias:
             bias = self.param(
                 "bias", nn.with_logical_partitioning(zeros, self.axes[n_in:]), self.features
@@ -118,20 +120,29 @@ class Norm(nn.Module):
 
 
 class Modulation(nn.Module):
-    """``parts`` vectors of x's width from a condition: ``Linear(silu(c))``, zero at initialisation."""
+    """``parts`` vectors of x's width from a condition: ``Linear(silu(c))``, zero at initialisation.
+
+    A third of a DiT's parameters, used once a sample: where the batch and the parameters are split over
+    the same devices, conditions go to the devices that hold their columns and the results come back,
+    which is far less than the columns.
+    """
 
     parts: int
+    dtype: str
 
     @nn.compact
     def __call__(self, c: Float[Array, "b k d"]) -> list[Float[Array, "b k d"]]:
         linear = Linear(
             (self.parts, c.shape[-1]),
-            ("embed", None, "modulation"),
-            dtype=str(c.dtype),
+            ("condition", None, "modulation"),
+            dtype=self.dtype,
             kernel_init=zeros,
+            split="act_modulation",
             name="linear",
         )
-        y = constrain(linear(nn.silu(c)), "act_batch", None, None, "act_embed")
+        h = constrain(nn.silu(c).astype(self.dtype), "act_replica", None, None)
+        y = constrain(linear(h), "act_replica", None, None, "act_modulation")
+        y = constrain(y, "act_batch", None, None, "act_embed").astype(wide(c.dtype))
         return [y[..., i, :] for i in range(self.parts)]
 
 

@@ -25,10 +25,15 @@ FEW, MANY = 2, 4  # the size of a preset's lesser axis, on fewer than 16 devices
 PRESETS: dict[str, Callable[[int, int], dict[str, int]]] = {  # of (all devices, slices)
     "dp": lambda n, slices: {"data": -1},
     "fsdp": lambda n, slices: {"data": slices, "fsdp": -1},
-    "hsdp": lambda n, slices: {"data": max(slices, _lesser(n)), "fsdp": -1},
+    "hsdp": lambda n, slices: {"data": -1, "fsdp": _group(n // slices)},
     "fsdp+tp": lambda n, slices: {"data": slices, "fsdp": -1, "tensor": _lesser(n)},
     "fsdp+context": lambda n, slices: {"data": slices, "fsdp": -1, "context": _lesser(n)},
 }
+
+
+def _group(n: int) -> int:
+    """Devices that share a copy of the state: 16, of which rings and rows of 8 come out even."""
+    return 16 if n % 16 == 0 and n > 16 else max(1, n // 2)
 
 
 def _lesser(n: int) -> int:

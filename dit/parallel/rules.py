@@ -41,7 +41,8 @@ RULES: Rules = {
     "head_dim": (),
     "norm": (),
     "mlp": ("tensor", *STATE),
-    "modulation": ("tensor", *STATE),
+    "condition": (),
+    "modulation": STATE,
     "patch": STATE,
     "classes": STATE,
     "context": STATE,
@@ -50,6 +51,8 @@ RULES: Rules = {
 
 ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "act_batch": ("data", "fsdp"),
+    "act_replica": ("data",),  # the samples of all devices that share one copy of the state
+    "act_modulation": ("fsdp", "context"),
     "act_length": ("context",),
     "act_embed": (),
     "act_heads": ("tensor",),

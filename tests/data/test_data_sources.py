@@ -127,6 +127,19 @@ def test_a_still_digit_is_the_digit_itself():
     assert source.held_out[5]["label"] == digits.build().held_out.label[5]
 
 
+def test_a_larger_digit_is_the_linear_interpolation_of_its_pixels():
+    image = digits.build().train[0]["x"][0, ..., 0].astype(float)
+    place, side, size = np.array([[24, 40]], np.float32), 12, 17
+    step, where = side / 8, np.arange(size) + 0.5
+    nodes = (np.arange(-1, 9) + 0.5) * step  # one more pixel on each side, of no ink
+    padded = np.pad(image, 1)
+    rows = np.stack([np.interp(where - 1.5, nodes, column) for column in padded.T], 1)
+    both = np.stack([np.interp(where - 2.5, nodes, row) for row in rows])
+    drawn = moving_digits.draw(image.astype(np.uint8), place, size, side)[0]
+    assert np.abs(drawn - both).max() <= 0.5 + 1e-6
+    assert (drawn[:1] == 0).all()
+
+
 def test_half_a_pixel_is_the_mean_of_two_places():
     image = digits.build().train[0]["x"][0, ..., 0]
     here, half, there = moving_digits.draw(
