@@ -12,9 +12,9 @@ head size stays the same. With ``m = width / base_width``, by kind of parameter:
 
 Muon's update has the same size in every direction, so at a given root mean square its norm goes as
 ``sqrt(m)``; in Muon's own scale (``rms=None``) nothing is left to correct. Depth, with
-``r = depth / base_depth``: each branch is multiplied by ``r^-p`` (Dey et al. 2025, "CompleteP": p = 1) by
-folding it into the branch's last linear map, its initial spread and its rate; the blocks' other rates
-are multiplied by ``r^(p - 1)``. At the base width and depth all multipliers are 1.
+``r = depth / base_depth``: each branch is multiplied by ``r^-p`` (Dey et al. 2025, "CompleteP": p = 1)
+by folding it into the branch's last linear map, its initial spread and its rate; the blocks' other
+rates are multiplied by ``r^(p - 1)``. At the base width and depth all multipliers are 1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dit.parallel.rules import Axes, is_axes
 from dit.training.optimizers import groups, is_matrix
 from dit.types import Params, UserError
 
-WIDE = {"embed", "embed_out", "heads", "mlp", "modulation"}  # axes that grow with the width
+WIDE = {"embed", "embed_out", "condition", "heads", "mlp", "modulation"}  # axes that grow with the width
 XAVIER = {"patch", "context"}  # inputs whose initial spread follows from both fans
 KINDS = ("hidden", "input", "output", "vector")
 

@@ -9,7 +9,7 @@ from dit import experiment, models
 from dit.config import resolve
 from dit.diffusion.process import Process
 from dit.parallel.rules import is_axes
-from dit.scaling import mup
+from dit.scaling import mup, transfer
 from dit.training import optimizer as optimizers
 from dit.training.transfer import Transfer, init_multipliers, labels, rate_multipliers
 from dit.types import UserError
@@ -228,3 +228,40 @@ def test_a_config_asks_for_it():
         params = made.init(jax.random.key(0))
         kernels.append(np.asarray(params["time"]["out"]["kernel"]))
     np.testing.assert_allclose(kernels[1], kernels[0] / 2, rtol=1e-6)
+
+
+def rates(name, base, widths=(32, 128), steps=300):
+    digits = resolve("data.sources", "digits")
+    parts = [
+        {"x": part.x.astype(np.float32) / 127.5 - 1, "label": part.label}
+        for part in (digits.train, digits.held_out)
+    ]
+    loss = resolve(
+        "objectives",
+        "denoise",
+        times=resolve("diffusion.times", "uniform"),
+        weight=resolve("diffusion.weights", "none"),
+        strata=32,
+    )
+    process = Process(
+        resolve("diffusion.paths", "linear", time_scale=1000.0),
+        resolve("diffusion.predictions", "velocity"),
+    )
+    return transfer.rate_sweep(
+        make,
+        loss=loss,
+        process=process,
+        train=parts[0],
+        test=parts[1],
+        optimizer={"name": name, "betas": (0.9, 0.99), "mup_base_width": base},
+        widths=widths,
+        rates=[2.0**-k for k in range(10, 3, -1)],
+        steps=steps,
+    )
+
+
+@pytest.mark.slow
+def test_the_best_rate_of_a_narrow_model_serves_a_wide_one_with_mup_only():
+    scaled, standard = rates("adamw", 32), rates("adamw", None)
+    assert scaled.regret(32, 128) <= 0.02
+    assert standard.regret(32, 128) > 0.1
