@@ -30,7 +30,14 @@ from dit.parallel.rules import Axes, is_axes
 from dit.training.optimizers import groups, is_matrix
 from dit.types import Params, UserError
 
-WIDE = {"embed", "embed_out", "condition", "heads", "mlp", "modulation"}  # axes that grow with the width
+WIDE = {
+    "embed",
+    "embed_out",
+    "condition",
+    "heads",
+    "mlp",
+    "modulation",
+}  # axes that grow with the width
 XAVIER = {"patch", "context"}  # inputs whose initial spread follows from both fans
 KINDS = ("hidden", "input", "output", "vector")
 
