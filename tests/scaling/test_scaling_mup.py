@@ -255,8 +255,9 @@ def rates(name, base, widths=(32, 128), steps=300):
         test=parts[1],
         optimizer={"name": name, "betas": (0.9, 0.99), "mup_base_width": base},
         widths=widths,
-        rates=[2.0**-k for k in range(10, 3, -1)],
+        rates=[2.0 ** (-k / 2) for k in range(16, 10, -1)],
         steps=steps,
+        seeds=2,
     )
 
 

@@ -1,0 +1,99 @@
+"""Does the best learning rate of a small model serve a wide one? Trained and told: ``rate_sweep``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from dit import models, rng
+from dit.diffusion.process import Process
+from dit.models.dit import DiT
+from dit.scaling import mup
+from dit.training import optimizer as optimizers
+
+Array = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RateSweep:
+    """The final loss of every width, rate and seed; infinite where training did not stay finite."""
+
+    widths: tuple[int, ...]
+    rates: tuple[float, ...]
+    loss: Float[Array, "w r s"]
+
+    def best(self, width: int) -> float:
+        """The rate with the least mean loss at ``width``."""
+        return self.rates[int(self.loss[self.widths.index(width)].mean(-1).argmin())]
+
+    def regret(self, source: int, target: int) -> float:
+        """By which part the loss at width ``target`` is larger with the best rate of ``source``.
+
+        Against the best of the rates tried there.
+        """
+        means = self.loss[self.widths.index(target)].mean(-1)
+        return float(means[self.rates.index(self.best(source))] / means.min() - 1)
+
+
+def rate_sweep(
+    make_model: Callable[[int], DiT],
+    *,
+    loss: Callable,
+    process: Process,
+    train: Mapping[str, Any],
+    test: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    widths: Sequence[int],
+    rates: Sequence[float],
+    steps: int = 300,
+    batch: int = 32,
+    seeds: int = 1,
+) -> RateSweep:
+    """Train ``make_model(width)`` at every rate, on the same batches and noise for all, and evaluate.
+
+    ``train``, ``test``: columns ``x`` and ``label`` of examples. ``optimizer``: a section of a config
+    without ``lr``; the rate is constant. One program a width serves all its rates.
+    """
+    train, test = ({k: jnp.asarray(v) for k, v in part.items()} for part in (train, test))
+    shape, count = tuple(train["x"].shape[1:]), len(train["x"])
+    held = {**test, "id": jnp.arange(len(test["x"]))}
+    table = []
+    for width in widths:
+        model = make_model(width)
+        axes, apply = models.logical_axes(model, shape), models.apply_fn(model)
+        unit = optimizers.build(
+            {**optimizer, "lr": 1.0}, {"name": "constant"}, steps=steps, axes=axes
+        ).transform
+
+        @jax.jit
+        def final(key, rate, model=model, apply=apply, unit=unit):
+            params = mup.init(model, rng.stream(key, "init"), shape, optimizer)
+
+            def step(carry, i):
+                params, state = carry
+                rows = jax.random.randint(rng.stream(key, "batch", i), (batch,), 0, count)
+                picked = {k: v[rows] for k, v in train.items()} | {"id": jnp.arange(batch)}
+                grads = jax.grad(
+                    lambda p: loss(rng.stream(key, "train", i), p, apply, process, picked)[0]
+                )(params)
+                updates, state = unit.update(grads, state, params)
+                updates = jax.tree.map(lambda u: rate * u, updates)
+                return (optax.apply_updates(params, updates), state), None
+
+            (params, _), _ = jax.lax.scan(step, (params, unit.init(params)), jnp.arange(steps))
+            return loss(jax.random.key(0), params, apply, process, held)[0]
+
+        found = [
+            [float(final(jax.random.key(seed), jnp.float32(rate))) for seed in range(seeds)]
+            for rate in rates
+        ]
+        table.append(found)
+    values = np.array(table)
+    return RateSweep(tuple(widths), tuple(rates), np.where(np.isfinite(values), values, np.inf))
