@@ -93,7 +93,7 @@ def test_defaults_are_filled_in_and_can_all_be_overridden():
     assert config.optimizer.eps == 1e-6
     assert config.optimizer.name == "adamw"
     assert config.weight.name == "none"
-    assert config.mesh.data == -1
+    assert (config.mesh.preset, config.mesh.fsdp, config.mesh.data) == ("dp", 2, None)
 
 
 def test_a_new_name_starts_its_section_afresh_and_keeps_what_it_shares():
