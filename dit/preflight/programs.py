@@ -156,7 +156,7 @@ def report(
         "peak_flops": where.peak,
         "hbm": where.chip.hbm if where.chip else None,
         "remat": made.model.remat,
-        "parameter_sizes": parameter_sizes(run, made.model.depth),
+        "expected_sizes": expected_sizes(made, run, images),
         "advice": lanes(made) if where.platform == "tpu" else [],
     }
     start = time.perf_counter()
@@ -198,11 +198,16 @@ def report(
     )
 
 
-def parameter_sizes(run: Program, depth: int) -> frozenset[int]:
-    """Elements of every parameter, of one layer of it, and of a device's share along ``tensor``."""
+def expected_sizes(made: Experiment, run: Program, images: int) -> frozenset[int]:
+    """Elements of every parameter, of one layer of it, and of a device's share along ``tensor``.
+
+    And of the conditions of adaLN, which go to the devices that hold its columns.
+    """
+    depth = made.model.depth
     whole = {x.size for x in jax.tree.leaves(run.abstract.params)}
     whole |= {size // depth for size in whole if size % depth == 0}
-    return frozenset(whole | {size // run.mesh.shape["tensor"] for size in whole})
+    conditions = images // run.mesh.shape["data"] * made.model.width
+    return frozenset(whole | {size // run.mesh.shape["tensor"] for size in whole} | {conditions})
 
 
 def lanes(made: Experiment) -> list[str]:

@@ -21,7 +21,7 @@ class Report:
 
     ``model_flops``: of the model, by formula; ``program_flops``: of the program's matrix products,
     recomputation included, but without those inside Pallas kernels. ``memory["needed"]`` is the
-    compiler's own total. ``parameter_sizes``: elements of the arrays that a step has to gather.
+    compiler's own total. ``expected_sizes``: elements of the arrays that a step has to gather.
     """
 
     what: str
@@ -36,7 +36,7 @@ class Report:
     hbm: float | None
     remat: str
     advice: list[str]
-    parameter_sizes: frozenset[int]
+    expected_sizes: frozenset[int]
     memory: dict[str, int]
     fits: bool
     collectives: Sequence[Collective] = ()
@@ -61,14 +61,14 @@ class Report:
 
     @property
     def unexpected(self) -> Collective | None:
-        """The largest all-gather of what is not the size of a parameter, or None."""
+        """The largest all-gather of what is not the size of a parameter or a condition, or None."""
         gathers = (c for c in self.collectives if c.kind == "all-gather")
-        return next((c for c in gathers if elements(c.shape) not in self.parameter_sizes), None)
+        return next((c for c in gathers if elements(c.shape) not in self.expected_sizes), None)
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, with the derived ones."""
         return {
-            **{k: v for k, v in dataclasses.asdict(self).items() if k != "parameter_sizes"},
+            **{k: v for k, v in dataclasses.asdict(self).items() if k != "expected_sizes"},
             "images_per_s": self.images_per_s,
             "utilisation": self.utilisation(),
             "utilisation_without_communication": self.utilisation(exposed=False),

@@ -108,7 +108,7 @@ def test_a_program_that_does_not_fit_says_what_to_change():
         reports.Report(
             what="train step", topology="v5e:2x2", mesh={"data": 4}, devices=4, images=64,
             tokens=1, model_flops=1, program_flops=1, peak_flops=1.0, hbm=16e9, remat="none",
-            advice=[], parameter_sizes=frozenset(), memory={"needed": 20 * 2**30}, fits=False,
+            advice=[], expected_sizes=frozenset(), memory={"needed": 20 * 2**30}, fits=False,
         )
     )  # fmt: skip
     assert line == (
