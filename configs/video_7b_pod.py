@@ -1,6 +1,6 @@
 """A 6.8-billion-parameter DiT on clips of 32,768 latent tokens, for a TPU v5p slice of 64 chips.
 
-Command:   python -m dit.train --config=configs/video_7b_pod.py --workdir=gs://BUCKET/DIR
+Command:   python -m dit.train --config=configs/video_7b_pod.py --workdir=DIR
 Check:     python -m dit.preflight --config=configs/video_7b_pod.py --topology=v5p:4x4x4
 Data:      config.data.path holds latents.npy (n, 32, 64, 64, 16) of unit variance, and labels.npy.
 Hardware:  v5p:4x4x4: the state is split over 64 chips, the tokens of a clip over 4. Not yet run.

@@ -28,6 +28,7 @@ from dit.scaling.flops import training_flops
 from dit.training.checkpoint import taken_from
 from dit.training.loop import train
 from dit.training.state import TrainState
+from dit.training.workdir import directory
 from dit.types import UserError
 
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     level = logging.WARNING if multihost.is_main() else logging.ERROR
     logging.basicConfig(format="%(message)s", level=level)
-    workdir = pathlib.Path(args.workdir)
+    workdir = directory(args.workdir)
     with multihost.guard(workdir):
         made = experiment.build(experiment.load_config(args.config, overrides))
         stopped = run(made, workdir)

@@ -105,3 +105,8 @@ def test_bad_overrides_are_one_message(tmp_path, override, message):
     with pytest.raises(UserError, match=message):
         train.main([*SMALL, f"--workdir={tmp_path / 'run'}", "--config.steps=1", override])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_buckets_address_is_refused_before_a_directory_of_that_name_is_made(tmp_path):
+    with pytest.raises(UserError, match="mount the bucket"):
+        train.main([*SMALL, "--workdir=gs://bucket/run"])

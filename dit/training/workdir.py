@@ -20,6 +20,16 @@ from dit.types import UserError
 FREE = ("log", "samples", "checkpoint")
 
 
+def directory(workdir: str | pathlib.Path) -> pathlib.Path:
+    """The directory of a run; UserError for a bucket's address, which a file system has to carry."""
+    if "://" in str(workdir):
+        raise UserError(
+            f"got workdir {str(workdir)!r}; expected a directory: mount the bucket (gcsfuse, for one) "
+            "and give the place where it is mounted"
+        )
+    return pathlib.Path(workdir)
+
+
 def plain(config: Any) -> dict[str, Any]:
     """A config (a mapping or a ConfigDict) as it reads back from JSON: dicts, lists, numbers."""
     return json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
