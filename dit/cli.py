@@ -36,8 +36,9 @@ def keep_freed_memory() -> None:
     """On a machine with nothing but CPUs, and glibc, let ``malloc`` keep what a step frees.
 
     XLA's temporaries come and go with every step. Given back to the system they are mapped, and
-    zeroed, anew each time, which is up to a third of a small step. To be called before JAX starts its
-    threads; elsewhere (an accelerator, another C library) it does nothing.
+    zeroed, anew each time: a seventh of a train step of DiT-S/2 at batch 8 on two cores. To be
+    called before JAX starts its threads; elsewhere (an accelerator, another C library) it does
+    nothing.
     """
     devices = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
     if sys.platform != "linux" or any(os.path.exists(path) for path in devices):

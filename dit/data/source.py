@@ -74,6 +74,32 @@ class ArraySplit:
         return {"x": self.x[i], "label": int(self.label[i])}
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Stream:
+    """A split of ``length`` examples, each made when it is asked for: ``make(rng, i)``.
+
+    Example ``i`` is a pure function of the seed, the last part of the ``fingerprint`` (``train`` or
+    ``held_out``) and ``i``.
+    """
+
+    seed: int
+    length: int
+    fingerprint: str
+    streaming: bool = True
+    transforms: tuple[Transform, ...] = ()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> Example:
+        check_index(i, self.length)
+        return self.make(generator(self.seed, self.fingerprint.rsplit("/")[-1], i), i)
+
+    def make(self, rng: np.random.Generator, i: int) -> Example:
+        """Example ``i`` from its own random numbers."""
+        raise NotImplementedError
+
+
 def check_index(i: int, length: int) -> None:
     """Raise IndexError unless ``0 <= i < length``: a negative index is a mistake, not the last one."""
     if not 0 <= i < length:

@@ -75,8 +75,8 @@ class Linear(nn.Module):
             kernel = kernel.reshape(math.prod(inputs), math.prod(self.features))
         if flat and platform() == "cpu" and shards("act_length") == 1:
             x = x.reshape(math.prod(rows), -1)  # XLA then turns no gradient round, nor copies it
-        contract = (tuple(range(x.ndim - kernel.ndim + 1, x.ndim)), (0,)) if flat else None
-        contract = contract or (tuple(range(len(rows), x.ndim)), tuple(range(n_in)))
+        n_sum = 1 if flat else n_in
+        contract = (tuple(range(x.ndim - n_sum, x.ndim)), tuple(range(n_sum)))
         y = jax.lax.dot_general(x, kernel, (contract, ((), ()))).reshape(*rows, *self.features)
         if self.bias:
             bias = self.param(

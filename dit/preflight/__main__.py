@@ -89,7 +89,10 @@ def chosen(
 
 
 def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace) -> int:
-    """Compile every combination, print them ranked by images a second; status 3 if none fits."""
+    """Compile every combination and rank them; status 3 if none fits.
+
+    By images a second, or where there is no prediction by memory.
+    """
     base = args.batch or config.batch_size
     meshes = [args.mesh] if args.mesh else ["dp", "fsdp", "hsdp"]
     policies = [args.remat] if args.remat else ["none", "dots", "full"]
@@ -103,7 +106,7 @@ def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace
             continue
         print(f"{name}: {report.one_line(found)}", flush=True)
         tried.append((name, found))
-    ranked = sorted(tried, key=lambda pair: (not pair[1].fits, -pair[1].images_per_s))
+    ranked = sorted(tried, key=lambda pair: pair[1].rank)
     print("\nranked:")
     for name, found in ranked:
         print(f"  {name}: {report.one_line(found)}")

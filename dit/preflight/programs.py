@@ -61,7 +61,10 @@ def train_step(made: Experiment, where: Topology) -> Report:
 
 
 def sampler(made: Experiment, where: Topology) -> Report:
-    """The report on drawing one batch of samples with the config's recipe, a share on every device."""
+    """The report on drawing one batch of samples with the config's recipe, a share on every device.
+
+    (``dit.train`` and ``dit.sample`` do not split their samples over devices yet.)
+    """
     batches = made.batches()
     run = program(made, batches, where.devices)
     batches.close()
@@ -167,8 +170,9 @@ def report(
         found = OVERFLOW.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not found:
             raise
-        needed = float(found[1]) * UNITS[found[2]]
-        return Report(**common, memory=memory | {"needed": int(needed)}, fits=False)
+        needed, hbm = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
+        memory |= {"needed": int(needed)}
+        return Report(**common | {"hbm": hbm}, memory=memory, fits=False)
     text = compiled.as_text()
     used = compiled.memory_analysis()
     total = (

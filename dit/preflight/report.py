@@ -49,6 +49,11 @@ class Report:
         """Predicted, of all devices; 0 where there is no prediction."""
         return self.images / self.time.total if self.time else 0.0
 
+    @property
+    def rank(self) -> tuple[bool, float, int]:
+        """Less is better: what fits, then what is faster, then what needs less memory."""
+        return not self.fits, -self.images_per_s, self.memory["needed"]
+
     def utilisation(self, exposed: bool = True) -> float | None:
         """Model FLOPs over what the chips could do in the predicted time; None without a prediction.
 

@@ -30,14 +30,8 @@ from dit.parallel.rules import Axes, is_axes
 from dit.training.optimizers import groups, is_matrix
 from dit.types import Params, UserError
 
-WIDE = {
-    "embed",
-    "embed_out",
-    "condition",
-    "heads",
-    "mlp",
-    "modulation",
-}  # axes that grow with the width
+# Axes that grow with the width.
+WIDE = {"embed", "embed_out", "condition", "heads", "mlp", "modulation"}
 XAVIER = {"patch", "context"}  # inputs whose initial spread follows from both fans
 KINDS = ("hidden", "input", "output", "vector")
 
@@ -46,7 +40,7 @@ KINDS = ("hidden", "input", "output", "vector")
 class Transfer:
     """The sizes that hyperparameters were tuned at; None: that size plays no part.
 
-    ``depth_power``: p above, from 0.5 to 1. Raises UserError for what is not positive.
+    ``depth_power``: p above, from 0 to 1. Raises UserError for sizes that are not positive.
     """
 
     base_width: int | None = None

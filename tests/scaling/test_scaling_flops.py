@@ -76,6 +76,13 @@ def test_loops_count_as_often_as_they_run_and_unknown_ones_are_refused():
         count_flops(lambda x: jax.lax.while_loop(lambda c: c[0, 0] < 9, lambda c: c @ x, x), x)
 
 
+def test_a_body_split_over_devices_counts_for_all_of_them():
+    mesh = jax.make_mesh((4,), ("data",))
+    rows = jax.sharding.PartitionSpec("data")
+    split = jax.shard_map(lambda x, y: x @ y, mesh=mesh, in_specs=(rows, None), out_specs=rows)
+    assert count_flops(split, jnp.ones((8, 3)), jnp.ones((3, 5))) == 2 * 8 * 3 * 5
+
+
 def test_parameters_of_a_sample_and_of_a_token_apart():
     """XL/2: a block has 12 d^2 for tokens and 6 d^2 of modulation, which 6 N D counts a token each."""
     model = config.resolve(

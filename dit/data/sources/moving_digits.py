@@ -17,15 +17,7 @@ import dataclasses
 
 import numpy as np
 
-from dit.data.source import (
-    STREAM_LENGTH,
-    Example,
-    Source,
-    Transform,
-    check_index,
-    generator,
-    identity,
-)
+from dit.data.source import STREAM_LENGTH, ArraySplit, Example, Source, Stream, identity
 from dit.data.sources import digits
 from dit.types import UserError
 
@@ -66,12 +58,23 @@ def build(
         seed=seed,
         of=still.fingerprint,
     )
-    common = {"frames": frames, "size": size, "side": side, "speed": (low, high), "seed": seed}
+
+    def clips(part: str, of: ArraySplit, length: int) -> Clips:
+        return Clips(
+            digits=of.x,
+            labels=of.label,
+            frames=frames,
+            size=size,
+            side=side,
+            speed=(low, high),
+            seed=seed,
+            length=length,
+            fingerprint=f"{name}/{part}",
+        )
+
     return Source(
-        train=Clips(still.train.x, still.train.label, f"{name}/train", STREAM_LENGTH, **common),
-        held_out=Clips(
-            still.held_out.x, still.held_out.label, f"{name}/held_out", held_out_clips, **common
-        ),
+        train=clips("train", still.train, STREAM_LENGTH),
+        held_out=clips("held_out", still.held_out, held_out_clips),
         shape=(frames, size, size, 1),
         num_classes=10,
         fingerprint=name,
@@ -79,28 +82,18 @@ def build(
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Clips:
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Clips(Stream):
     """A stream of ``length`` clips of the ``digits`` ``(n, 1, 8, 8, 1)`` and their ``labels``."""
 
     digits: np.ndarray
     labels: np.ndarray
-    fingerprint: str
-    length: int
     frames: int
     size: int
     side: int
     speed: tuple[float, float]
-    seed: int
-    streaming: bool = True
-    transforms: tuple[Transform, ...] = ()
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> Example:
-        check_index(i, self.length)
-        rng = generator(self.seed, self.fingerprint.rsplit("/")[-1], i)
+    def make(self, rng: np.random.Generator, i: int) -> Example:
         u = rng.random(5)
         finite = self.length < STREAM_LENGTH
         which = i % len(self.digits) if finite else int(u[4] * len(self.digits))

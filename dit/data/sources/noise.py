@@ -9,15 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from dit.data.source import (
-    STREAM_LENGTH,
-    Example,
-    Source,
-    Transform,
-    check_index,
-    generator,
-    identity,
-)
+from dit.data.source import STREAM_LENGTH, Example, Source, Stream, identity
 from dit.types import UserError
 
 
@@ -29,29 +21,25 @@ def build(
         raise UserError(f"got shape={shape}, num_classes={num_classes}; expected positive numbers")
     name = identity("noise", shape=shape, num_classes=num_classes, seed=seed)
     train, held_out = (
-        Noise(shape, num_classes or 1, seed, length, f"{name}/{part}")
+        Noise(
+            shape=shape,
+            num_classes=num_classes or 1,
+            seed=seed,
+            length=length,
+            fingerprint=f"{name}/{part}",
+        )
         for part, length in (("train", STREAM_LENGTH), ("held_out", 1000))
     )
     return Source(train, held_out, tuple(shape), num_classes, name, streaming=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Noise:
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Noise(Stream):
     """Example ``i`` is a pure function of the seed, the split and ``i``."""
 
     shape: tuple[int, ...]
     num_classes: int
-    seed: int
-    length: int
-    fingerprint: str
-    streaming: bool = True
-    transforms: tuple[Transform, ...] = ()
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> Example:
-        check_index(i, self.length)
-        rng = generator(self.seed, self.fingerprint.rsplit("/")[-1], i)
+    def make(self, rng: np.random.Generator, i: int) -> Example:
         label = int(rng.integers(self.num_classes))
         return {"x": rng.standard_normal(self.shape, np.float32), "label": label}

@@ -11,15 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from dit.data.source import (
-    STREAM_LENGTH,
-    Example,
-    Source,
-    Transform,
-    check_index,
-    generator,
-    identity,
-)
+from dit.data.source import STREAM_LENGTH, Example, Source, Stream, identity
 from dit.types import UserError
 
 CLASSES = ("disc", "square", "diamond", "ring", "cross")
@@ -31,31 +23,21 @@ def build(*, size: int = 8, seed: int = 0, held_out: int = 2000) -> Source:
         raise UserError(f"got size={size}, held_out={held_out}; expected at least 4 and 1")
     name = identity("shapes", size=size, seed=seed, held_out=held_out, version=1)
     train, aside = (
-        Shapes(size, seed, length, f"{name}/{part}")
+        Shapes(size=size, seed=seed, length=length, fingerprint=f"{name}/{part}")
         for part, length in (("train", STREAM_LENGTH), ("held_out", held_out))
     )
     return Source(train, aside, (1, size, size, 3), len(CLASSES), name, streaming=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Shapes:
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Shapes(Stream):
     """See the module."""
 
     size: int
-    seed: int
-    length: int
-    fingerprint: str
-    streaming: bool = True
-    transforms: tuple[Transform, ...] = ()
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> Example:
-        check_index(i, self.length)
-        random = generator(self.seed, self.fingerprint.rsplit("/")[-1], i)
-        label = int(random.integers(len(CLASSES)))
-        u = random.random(9)
+    def make(self, rng: np.random.Generator, i: int) -> Example:
+        label = int(rng.integers(len(CLASSES)))
+        u = rng.random(9)
         radius = self.size * (0.18 + 0.2 * u[0])
         middle = radius + (self.size - 2 * radius) * u[1:3]
         inside = np.clip(0.5 - distance(CLASSES[label], self.size, middle, radius), 0, 1)[..., None]
