@@ -77,7 +77,7 @@ def test_loops_count_as_often_as_they_run_and_unknown_ones_are_refused():
 
 
 def test_a_body_split_over_devices_counts_for_all_of_them():
-    mesh = jax.make_mesh((4,), ("data",))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.PartitionSpec("data")
     split = jax.shard_map(lambda x, y: x @ y, mesh=mesh, in_specs=(rows, jax.P()), out_specs=rows)
     assert count_flops(split, jnp.ones((8, 3)), jnp.ones((3, 5))) == 2 * 8 * 3 * 5
