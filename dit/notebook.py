@@ -1,6 +1,7 @@
 """What the notebooks share: quick and full mode, where they run, stored results, pictures and tables.
 
-``DIT_FULL=1`` in the environment asks for the full mode. What is shown goes through IPython, which is
+``DIT_FULL=1`` in the environment asks for the full mode, ``DIT_RETRAIN=1`` for runs that are not taken
+from what is stored. What is shown goes through IPython, which is
 imported only then.
 """
 
@@ -10,6 +11,7 @@ import io
 import logging
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,17 @@ def results(name: str) -> pathlib.Path:
         f"no stored results of {name!r}: expected results/{name} beside the notebooks; run the notebook "
         "from a clone of the repository"
     )
+
+
+def runs(name: str) -> pathlib.Path:
+    """The directory of the registry of the runs of the notebook ``name`` in this mode.
+
+    Runs that are stored there are shown and not run again, unless ``DIT_RETRAIN=1`` is in the
+    environment: then it is an empty temporary directory.
+    """
+    if os.environ.get("DIT_RETRAIN", "0") == "1":
+        return pathlib.Path(tempfile.mkdtemp(prefix=name))
+    return results(name) / ("full" if FULL else "quick")
 
 
 def show(figure: Figure) -> None:
