@@ -10,13 +10,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 import dit
 from dit import cli, experiment, media, models, rng
 from dit.config import resolve
 from dit.diffusion.process import denoiser
 from dit.experiment import Experiment
-from dit.parallel.multihost import everywhere
+from dit.parallel.mesh import (
+    batch_sharding,
+    batch_shards,
+    make_mesh,
+    mesh_of,
+    parse_mesh,
+    replicated,
+)
+from dit.parallel.rules import in_force, shardings
 from dit.sampling.denoisers import pair, paired
 from dit.sampling.edit import image_to_image, inpaint
 from dit.sampling.nfe import nfe
@@ -57,7 +66,8 @@ class Drawn:
 class Sampler:
     """Draws samples by a recipe, from any parameters of a model; compiled at the first call.
 
-    Raises UserError for a bad recipe.
+    Where the parameters lie on a mesh, each of its devices makes a share of the samples. Raises
+    UserError for a bad recipe.
     """
 
     def __init__(self, made: Experiment, recipe: Recipe):
@@ -94,17 +104,18 @@ class Sampler:
         h w c``, to edit, noised to ``recipe.strength``; what is true in a ``mask`` like it is kept.
         ``seconds`` leaves compilation out. Raises UserError for inputs that do not fit together.
         """
-        parts = self._parts(start, mask)
+        mesh = mesh_of(params)
+        parts = self._parts(start, mask, batch_shards(mesh) if mesh else 1)
         if self._autoguided != (weak is not None):
             raise UserError(
                 "autoguidance steers away from a weaker model: give --guidance=autoguidance:scale=... "
                 f"and --weak=NAME together; got guidance {self.recipe.guidance!r}"
             )
         if self._compiled is None:
-            run = jax.jit(self.run, out_shardings=everywhere(params))
-            self._compiled = run.lower(params, weak, parts[0]).compile()
+            self._compiled = self.jitted(mesh).lower(params, weak, placed(parts[0], mesh)).compile()
         before = time.perf_counter()
-        results = jax.device_get([self._compiled(params, weak, part) for part in parts])
+        results = [self._compiled(params, weak, placed(part, mesh)) for part in parts]
+        results = jax.device_get(results)
         seconds = time.perf_counter() - before
         decoded = np.concatenate([x for x, _ in results])[: self.n]
         pixels = self.made.codec.pixels
@@ -112,8 +123,13 @@ class Sampler:
         labels = np.asarray(self.recipe.labels or [0] * self.n, np.int32)
         return Drawn(samples, labels, self._count(max(int(c) for _, c in results)), seconds)
 
-    def _parts(self, start: np.ndarray | None, mask: np.ndarray | None) -> list[dict[str, Any]]:
-        """Equal batches: the sample ids and what belongs to each. The last one repeats a sample."""
+    def _parts(
+        self, start: np.ndarray | None, mask: np.ndarray | None, shards: int
+    ) -> list[dict[str, Any]]:
+        """Equal batches, a multiple of ``shards``: the sample ids and what belongs to each.
+
+        The last one repeats a sample.
+        """
         n, shape = self.n, self.made.shape
         for name, given in (("start", start), ("mask", mask)):
             if given is not None and given.shape != (n, *shape):
@@ -122,12 +138,23 @@ class Sampler:
             raise UserError("got a mask and nothing to keep under it; give --init too")
         labels = np.asarray(self.recipe.labels, np.int32) if self.recipe.labels else None
         data = {"labels": labels, "start": start, "mask": mask}
-        size = min(self.recipe.batch, n)
+        size = -(-min(self.recipe.batch, n) // shards) * shards
         ids = np.minimum(np.arange(-(-n // size) * size), n - 1)
         return [
             {"id": i, **{k: v[i] for k, v in data.items() if v is not None}}
             for i in np.split(ids, len(ids) // size)
         ]
+
+    def jitted(self, mesh: Mesh | None) -> Any:
+        """``run`` under jit, over the mesh; all processes get all of the result."""
+        if mesh is None:
+            return jax.jit(self.run)
+
+        def run(params, weak, batch):
+            with in_force(mesh):
+                return self.run(params, weak, batch)
+
+        return jax.jit(run, out_shardings=replicated(mesh))
 
     def run(self, params: Params, weak: Params | None, batch: dict[str, Any]):
         """Decoded samples, and how often the denoiser was called for each; to be jitted.
@@ -167,13 +194,38 @@ class Sampler:
         return nfe(self._solver, steps, self._guidance, path=path, grid=self._grid)
 
 
+def placed(batch: dict[str, np.ndarray], mesh: Mesh | None) -> dict[str, Any]:
+    """The arrays on the devices that work on them; every process has all of each."""
+    if mesh is None:
+        return batch
+    where = batch_sharding(mesh)
+    return {
+        k: jax.make_array_from_callback(v.shape, where, v.__getitem__) for k, v in batch.items()
+    }
+
+
 def load(
-    workdir: str, which: str | None = None, step: int | None = None
+    workdir: str, which: str | None = None, step: int | None = None, mesh: str = "dp"
 ) -> tuple[Experiment, Restored]:
-    """The experiment that was trained in ``workdir`` and a checkpoint's parameters."""
+    """The experiment that was trained in ``workdir`` and a checkpoint's parameters.
+
+    ``mesh``: where they are put, as on the command line; by default a copy on every device.
+    """
     made = experiment.build(read_meta(workdir, step)["config"])
+    return made, load_params(made, workdir, which, step, mesh)
+
+
+def load_params(
+    made: Experiment, workdir: str, which: str | None, step: int | None, mesh: str = "dp"
+) -> Restored:
+    """The parameters, or the average ``which`` of them, of a checkpoint of ``made``, on a mesh."""
+    devices = make_mesh(parse_mesh(mesh))
     abstract = jax.eval_shape(made.init, jax.random.key(0))
-    return made, restore_params(workdir, abstract, which=which, step=step)
+    where = shardings(abstract, made.axes, devices)
+    target = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where
+    )
+    return restore_params(workdir, target, which=which, step=step)
 
 
 def recipe_from(settings: Mapping[str, Any], num_classes: int | None) -> Recipe:

@@ -25,6 +25,7 @@ from dit.draw import Sampler, load, recipe_from, stamped
 from dit.evaluation.clips import evaluate_clips
 from dit.evaluation.images import evaluate_images
 from dit.experiment import Experiment
+from dit.parallel.mesh import OPTION
 from dit.types import Params, UserError
 
 LOSS_SAMPLES, LOSS_BATCH = 1024, 128
@@ -62,6 +63,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--guidance")
     add("--seed", type=int)
     add("--batch", type=int)
+    add("--mesh", default="dp", help=f"of all devices: {OPTION}")
     add("--ema", help="which parameters: params, or an average, such as ema_6931")
     add("--step", type=int, help="which checkpoint (default: the latest)")
     return parser
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, rest = cli.parse(arguments(), argv)
     if rest:
         raise UserError(f"--config.{next(iter(rest))} belongs to dit.train; see --help")
-    made, restored = load(args.workdir, args.ema, args.step)
+    made, restored = load(args.workdir, args.ema, args.step, args.mesh)
     recipe = recipe_from({**made.config.samples.to_dict(), "num": args.num}, made.num_classes)
     names = ("solver", "grid", "steps", "guidance", "seed", "batch")
     given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}

@@ -13,13 +13,12 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from dit import cli, media
-from dit.draw import Recipe, Sampler, load, recipe_from, stamped
+from dit.draw import Recipe, Sampler, load, load_params, recipe_from, stamped
 from dit.experiment import Experiment
-from dit.training.checkpoint import restore_params
+from dit.parallel.mesh import OPTION
 from dit.types import UserError
 
 
@@ -52,6 +51,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--guidance", help="a classifier-free scale (1: off), or a rule, such as apg:scale=4")
     add("--seed", type=int)
     add("--batch", type=int, help="samples made at once")
+    add("--mesh", default="dp", help=f"of all devices: {OPTION}")
     add("--ema", help="which parameters: params, or an average, such as ema_6931")
     add("--step", type=int, help="which checkpoint (default: the latest)")
     add("--weak", help="the average that autoguidance steers away from")
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stamp = media.read_recipe(args.like) if args.like else {}
     which = args.ema or stamp.get("ema")
     step = stamp.get("checkpoint_step") if args.step is None else args.step
-    made, restored = load(args.workdir, which, step)
+    made, restored = load(args.workdir, which, step, args.mesh)
     same = stamp.get("checkpoint_fingerprint", restored.fingerprint) == restored.fingerprint
     if not same and args.step is None and args.ema is None:
         raise UserError(
@@ -81,9 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = choose(args, made, stamp)
     weak = None
     if args.weak:
-        weak = restore_params(
-            args.workdir, jax.eval_shape(made.init, jax.random.key(0)), which=args.weak, step=step
-        ).params
+        weak = load_params(made, args.workdir, args.weak, step, args.mesh).params
     start = read_data(args.init, "samples", made.shape) if args.init else None
     mask = read_data(args.mask, "mask", made.shape) if args.mask else None
     drawn = Sampler(made, recipe)(restored.params, weak=weak, start=start, mask=mask)

@@ -5,11 +5,14 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from dit import evaluate, media, sample, train
+from dit.draw import Recipe, Sampler, load, placed
+from dit.parallel.mesh import mesh_of
 from dit.types import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -91,6 +94,27 @@ def test_a_sample_does_not_depend_on_the_batch(workdir, tmp_path):
     assert alone["samples"].dtype == np.uint8
     np.testing.assert_array_equal(alone["labels"], [0, 1, 2])
     assert np.abs(alone["samples"].astype(int) - together["samples"]).max() <= 1
+
+
+@pytest.mark.parametrize("mesh", ["fsdp", "data=4,tensor=2"])
+def test_a_sample_does_not_depend_on_the_mesh(workdir, tmp_path, mesh):
+    copied = np.load(draw(workdir, tmp_path / "a.npz"))["samples"]
+    split = np.load(draw(workdir, tmp_path / "b.npz", f"--mesh={mesh}"))["samples"]
+    assert np.abs(copied.astype(int) - split).max() <= 1
+
+
+def test_every_device_makes_a_share(workdir):
+    made, restored = load(str(workdir))
+    sampler = Sampler(made, Recipe(labels=tuple(range(8)), steps=1, solver="euler"))
+    batch = {"id": np.arange(8), "labels": np.arange(8, dtype=np.int32)}
+
+    def flops(params):
+        mesh = mesh_of(params)
+        lowered = sampler.jitted(mesh).lower(params, None, placed(batch, mesh))
+        return lowered.compile().cost_analysis()["flops"]
+
+    alone = flops(jax.device_put(restored.params, jax.devices()[0]))
+    assert flops(restored.params) < 1.5 * alone / 8
 
 
 def test_editing_keeps_what_the_mask_covers(workdir, tmp_path):

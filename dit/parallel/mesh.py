@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
@@ -31,6 +32,9 @@ PRESETS: dict[str, Callable[[int, int], dict[str, int]]] = {  # of (all devices,
 }
 
 
+OPTION = f"{', '.join(PRESETS)}, or sizes of axes: data=4,fsdp=64"
+
+
 def _group(n: int) -> int:
     """Devices that share a copy of the state: 16, of which rings and rows of 8 come out even."""
     return 16 if n % 16 == 0 and n > 16 else max(1, n // 2)
@@ -50,6 +54,19 @@ def preset(name: str, devices: Sequence[jax.Device]) -> dict[str, int]:
     if name not in PRESETS:
         raise UserError(f"no mesh preset {name!r}: {suggest(name, list(PRESETS))}")
     return PRESETS[name](len(devices), len(slices(devices)))
+
+
+def parse_mesh(text: str) -> dict[str, int | str]:
+    """A command line's ``fsdp`` or ``data=4,fsdp=64``, for ``make_mesh``; UserError for neither."""
+    if "=" not in text:
+        return {"preset": text}
+    sizes = {}
+    for item in text.split(","):
+        axis, _, n = item.partition("=")
+        if not n.removeprefix("-").isdigit():
+            raise UserError(f"got mesh {text!r}; expected {OPTION}")
+        sizes[axis] = int(n)
+    return sizes
 
 
 def slices(devices: Sequence[jax.Device]) -> set[int]:
@@ -108,9 +125,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def mesh_of(tree: Any) -> Mesh | None:
+    """The mesh that the arrays of ``tree`` lie on; None where they lie on none."""
+    sharding = jax.tree.leaves(tree)[0].sharding
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """How many groups of devices see different examples."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     """Raise UserError unless a batch splits evenly over micro-batches and devices."""
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = batch_shards(mesh)
     if batch_size < 1 or batch_size % (shards * accumulate):
         raise UserError(
             f"got batch_size={batch_size}; expected a positive multiple of {shards * accumulate}: "

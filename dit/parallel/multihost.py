@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -112,17 +112,6 @@ def meet(name: str) -> None:
     """Wait here until every process has come."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def everywhere(tree: Any) -> NamedSharding | None:
-    """For results that each process needs whole: replicated on the mesh of ``tree``'s arrays.
-
-    None where the arrays lie on no mesh, and nothing needs to be said.
-    """
-    sharding = jax.tree.leaves(tree)[0].sharding
-    if not isinstance(sharding, NamedSharding):
-        return None
-    return NamedSharding(sharding.mesh, PartitionSpec())
 
 
 class HighestOfAll:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from dit import cli, experiment
 from dit.parallel import topology
-from dit.parallel.mesh import PRESETS
+from dit.parallel.mesh import OPTION, parse_mesh
 from dit.preflight import programs, report
 from dit.types import UserError
 
@@ -33,7 +33,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--config", required=True, help="a Python file with get_config()")
     add("--topology", default="", help="v5e:16x16, cpu:8, cuda:N:FILE (default: the devices here)")
     add("--slices", type=int, default=1, help="of a multi-slice pod (default: %(default)s)")
-    add("--mesh", help=f"{', '.join(PRESETS)}, or axes: data=4,fsdp=64")
+    add("--mesh", help=OPTION)
     add("--batch", type=int, help="images a step, over all devices (default: the config's)")
     add("--remat", help="policy (default: the config's)")
     add("--sampler", action="store_true", help="compile the sampler of the config too")
@@ -77,10 +77,8 @@ def chosen(
 ) -> dict[str, Any]:
     """The config with what the command line says of mesh, batch and remat policy."""
     out = config.to_dict()
-    if mesh in PRESETS:
-        out["mesh"] = {"preset": mesh}
-    elif mesh is not None:
-        out["mesh"] = {k: v for k, v in cli.parse_spec(f"mesh:{mesh}").items() if k != "name"}
+    if mesh is not None:
+        out["mesh"] = parse_mesh(mesh)
     if batch is not None:
         out["batch_size"] = batch
     if remat is not None:

@@ -14,7 +14,7 @@ from dit.experiment import Experiment
 from dit.models.patchify import grid
 from dit.parallel import hlo
 from dit.parallel.estimate import step_time
-from dit.parallel.rules import in_force
+from dit.parallel.mesh import batch_shards
 from dit.parallel.topology import Topology
 from dit.preflight.report import Report
 from dit.scaling.flops import forward_flops, training_flops
@@ -61,29 +61,20 @@ def train_step(made: Experiment, where: Topology) -> Report:
 
 
 def sampler(made: Experiment, where: Topology) -> Report:
-    """The report on drawing one batch of samples with the config's recipe, a share on every device.
-
-    (``dit.train`` and ``dit.sample`` do not split their samples over devices yet.)
-    """
+    """The report on drawing one batch of samples with the config's recipe, a share on every device."""
     batches = made.batches()
     run = program(made, batches, where.devices)
     batches.close()
     settings = {**made.config.samples.to_dict(), "num": made.config.samples.batch}
     draw = Sampler(made, recipe_from(settings, made.num_classes))
-    size = max(1, draw.n // run.mesh.size) * run.mesh.size
+    shards = batch_shards(run.mesh)
+    size = -(-draw.n // shards) * shards
     params = placed(run.abstract.params, run.shardings.params)
     labels = {"labels": jax.ShapeDtypeStruct((size,), "int32")} if made.num_classes else {}
     ids = {"id": jax.ShapeDtypeStruct((size,), "int32"), **labels}
     batch = placed(ids, jax.tree.map(lambda _: run.batch_sharding, ids))
-
-    def sample(params, batch):
-        with in_force(run.mesh):
-            return draw.run(params, None, batch)
-
     with jax.default_device(target(where)):
-        traced = jax.jit(sample, out_shardings=(run.batch_sharding, run.replicated)).trace(
-            params, batch
-        )
+        traced = draw.jitted(run.mesh).trace(params, None, batch)
     return report(
         f"sampler, {draw.recipe.steps} steps",
         made,
