@@ -19,9 +19,9 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from dit import config
-from dit.diffusion.process import Process
+from dit.diffusion.process import Process, denoiser
 from dit.scaling.floor import optimal_network, stratified_error
-from dit.types import ApplyFn, Params, UserError
+from dit.types import ApplyFn, Params, UserError, match_time
 
 Array = np.ndarray
 
@@ -157,6 +157,35 @@ def evaluator(
 def evaluate_all(evaluate: Callable[[Params], Losses], state: Any) -> dict[str, Losses]:
     """The losses of a training state's raw parameters (``params``) and of each of its averages."""
     return {name: evaluate(p) for name, p in {"params": state.params, **state.ema}.items()}
+
+
+def summaries(found: Mapping[str, Losses]) -> dict[str, dict[str, Any]]:
+    """Losses as a registry keeps them: the mean, its standard error, and the means by time."""
+    return {
+        name: {"loss": x.mean, "error": x.error, "bins": [b["loss"] for b in x.bins()]}
+        for name, x in found.items()
+    }
+
+
+def in_terms_of(reference: Process, process: Process, apply_fn: ApplyFn) -> tuple[Process, ApplyFn]:
+    """A network that was trained for ``process``, with the prediction of ``reference``.
+
+    Both must have one path. Whatever the network predicts gives ``x0_hat`` and with ``eps_hat = (x_t -
+    alpha x0_hat) / sigma`` any other prediction: so networks of different predictions have comparable
+    losses. The pair returned is for ``evaluator``.
+    """
+    path = dataclasses.replace(reference.path, c_noise=lambda t: t, sigma_data=None)
+    prediction = dataclasses.replace(reference.prediction, sigma_data=None)
+
+    def predict(params, x_t, t, cond):
+        x_0 = denoiser(process, apply_fn, params, cond)(x_t, t)
+        s = match_time(t, x_t)
+        sigma = path.sigma(s)
+        eps = (x_t - path.alpha(s) * x_0) / jnp.where(sigma > 0, sigma, 1)
+        p, q = reference.prediction.coefficients(reference.path, s)
+        return p * x_0 + q * eps
+
+    return Process(path, prediction), predict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy as np
 
 import dit
 from dit import config as configs
-from dit.scaling.evaluate import EvaluationSet, evaluate_all, evaluator, freeze
+from dit.scaling.evaluate import EvaluationSet, evaluate_all, evaluator, freeze, summaries
 from dit.scaling.fit import tuning
 from dit.scaling.plan import Plan, Row, steps_for
 from dit.scaling.plan_file import load_plan
@@ -175,10 +175,7 @@ def one_run(
         example=next(iter(found.values())).example,
         **{name: losses.loss for name, losses in found.items()},
     )
-    losses = {
-        name: {"loss": x.mean, "error": x.error, "bins": [b["loss"] for b in x.bins()]}
-        for name, x in found.items()
-    }
+    losses = summaries(found)
     if not all(math.isfinite(x["loss"]) for x in losses.values()):
         return line | {"status": "failed", "error": "the loss is not finite", "seconds": seconds}
     return line | {"status": "done", "losses": losses, "seconds": seconds}

@@ -1,0 +1,304 @@
+"""Ablations: arms x seeds, each arm at its own best learning rate, kept as rows of a registry.
+
+An arm is a config with a few fields changed. Every arm is first run at each learning rate with a seed
+that serves for nothing else (stage ``probe``), then at its best rate with the seeds of the comparison
+(stage ``main``). A seed gives all arms the same data in the same order, the same times and noise, and
+all runs are judged on one frozen evaluation set: differences are paired (``verdict.compare``). A row
+that is there is not run again, so that the same call goes on after a kill, and shows what is stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from dit.config import fingerprint
+from dit.scaling.costs import Costs, costs
+from dit.scaling.evaluate import (
+    evaluate_all,
+    evaluator,
+    freeze,
+    in_terms_of,
+    summaries,
+)
+from dit.scaling.registry import Registry
+from dit.scaling.run import objective_of, versions
+from dit.scaling.short import Trainer
+from dit.training.loop import DivergedError
+from dit.training.workdir import plain
+from dit.types import UserError
+
+Make = Callable[[Mapping[str, Any]], Any]  # a config to an experiment
+Measure = Callable[[str, Any, Any], Mapping[str, float]]  # (arm, experiment, Trained) to figures
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """What is compared. ``base``: a config; ``arms``: by name, what each changes in it.
+
+    A change is ``{"section.field": value}``, or ``{"section": {...}}`` for a whole section. The first
+    arm is the baseline: all runs are judged by its objective. ``lrs``: the rates tried for every arm.
+    ``weights``: whose losses choose a rate, ``params`` or an average's name. ``match``: every arm gets
+    the ``steps`` of the base, or as many as cost the baseline's ``flops``. ``evaluation``: as of
+    ``freeze``. ``measured``: settings of what else is measured; they belong to a row's identity.
+    """
+
+    base: Mapping[str, Any]
+    arms: Mapping[str, Mapping[str, Any]]
+    lrs: Sequence[float]
+    seeds: Sequence[int] = (1, 2, 3)
+    probe_seed: int = 0
+    weights: str = "params"
+    match: str = "steps"
+    evaluation: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if len(self.arms) < 1 or len(set(self.lrs)) < len(self.lrs) or not self.lrs:
+            raise UserError(f"got arms {list(self.arms)} and lrs={self.lrs}; expected some of each")
+        if len(set(self.seeds)) < max(2, len(self.seeds)) or self.probe_seed in self.seeds:
+            raise UserError(
+                f"got seeds={self.seeds} and probe_seed={self.probe_seed}; expected two different seeds "
+                "or more, and another one for the probes, lest the choice of the rate favour an arm"
+            )
+        if self.match not in ("steps", "flops"):
+            raise UserError(f"got match={self.match!r}; expected 'steps' or 'flops'")
+
+    @property
+    def baseline(self) -> str:
+        """The name of the first arm."""
+        return next(iter(self.arms))
+
+    def config(self, arm: str, *, lr: float, seed: int, steps: int | None = None) -> dict[str, Any]:
+        """The config of one run; ``steps`` as in the base by default."""
+        config = changed(self.base, self.arms[arm])
+        optimizer = {**config.get("optimizer", {}), "lr": lr}
+        run = {"seed": seed, "optimizer": optimizer}
+        return plain(config | run | ({} if steps is None else {"steps": steps}))
+
+
+def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``{"section.field": value}`` or ``{"section": {...}}`` laid over it."""
+    config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain(base).items()}
+    for key, value in changes.items():
+        section, _, field = key.partition(".")
+        if field:
+            config[section] = {**config.get(section, {}), field: value}
+        else:
+            config[section] = value
+    return config
+
+
+def cost_of(made: Any) -> Costs:
+    """The costs of the model of an experiment, on its data."""
+    per_frame = made.config.objective.to_dict().get("per_frame", False)
+    return costs(made.model, made.shape, t_per_frame=per_frame)
+
+
+class _Arm:
+    """One arm while it runs: what is compiled for it is kept."""
+
+    def __init__(self, ablation: Ablation, name: str, make: Make, reference: Any, frozen: Any):
+        self.name, self._make, self._ablation = name, make, ablation
+        lr, seed = ablation.lrs[0], ablation.probe_seed
+        made = make(ablation.config(name, lr=lr, seed=seed))
+        if made.config.path != reference.config.path:
+            raise UserError(
+                f"arm {name!r} has another path than the baseline; their losses are not of the same x_t"
+            )
+        self.costs, self.steps = cost_of(made), made.config.steps
+        if ablation.match == "flops":
+            whole = reference.config.batch_size * cost_of(reference).training
+            step = made.config.batch_size * self.costs.training
+            self.steps = max(1, round(reference.config.steps * whole / step))
+            made = make(ablation.config(name, lr=lr, seed=seed, steps=self.steps))
+        self.trainer = Trainer(made)
+        judge, apply_fn = in_terms_of(reference.process, made.process, made.apply_fn)
+        self.evaluate = evaluator(
+            frozen,
+            apply_fn=apply_fn,
+            process=judge,
+            objective=objective_of(reference.config.to_dict()),
+            encode=made.codec.encode,
+        )
+
+    def run(
+        self, line: dict[str, Any], config: Mapping[str, Any], measure: Measure | None
+    ) -> dict[str, Any]:
+        """The line of a run, with its losses, or with how it failed."""
+        made = self._make(config)
+        images = self.steps * made.config.batch_size
+        line |= {
+            "lr": config["optimizer"]["lr"],
+            "seed": config["seed"],
+            "steps": self.steps,
+            "batch": made.config.batch_size,
+            "images": images,
+            "C": images * self.costs.training,
+            **dataclasses.asdict(self.costs),
+            "data": made.source.fingerprint,
+            "versions": versions(),
+            "device": jax.devices()[0].device_kind,
+        }
+        start = time.perf_counter()
+        batches = made.batches()
+        try:
+            trained = self.trainer(batches, lr=line["lr"], seed=line["seed"])
+        except DivergedError as error:
+            return line | {"status": "failed", "error": str(error)}
+        finally:
+            batches.close()
+            line["seconds"] = round(time.perf_counter() - start, 2)
+        losses = summaries(evaluate_all(self.evaluate, trained))
+        if not all(math.isfinite(x["loss"]) for x in losses.values()):
+            return line | {"status": "failed", "error": "the loss is not finite"}
+        line |= {"status": "done", "losses": losses}
+        if measure is not None and line["stage"] == "main":
+            line["measures"] = {k: float(v) for k, v in measure(self.name, made, trained).items()}
+        return line
+
+
+def ablate(
+    root: str | pathlib.Path,
+    make: Make,
+    ablation: Ablation,
+    *,
+    measure: Measure | None = None,
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Run what is not yet in ``root/registry.jsonl``; all rows of the ablation, probes first.
+
+    ``measure(arm, experiment, trained)``: more figures of a ``main`` run, kept in its row under
+    ``measures``; what they depend on belongs in ``ablation.measured``. Raises UserError where every rate
+    of an arm failed.
+    """
+    registry = Registry(pathlib.Path(root) / "registry.jsonl")
+    known, arms, rows = registry.latest(), {}, []
+    reference = frozen = None
+
+    def one(arm: str, stage: str, lr: float, seed: int) -> dict[str, Any]:
+        nonlocal reference, frozen
+        config = ablation.config(arm, lr=lr, seed=seed)
+        whole = [config, ablation.config(ablation.baseline, lr=lr, seed=seed), ablation.match]
+        settings = [plain(ablation.evaluation), stage == "main" and plain(ablation.measured)]
+        name = f"{arm}/{stage}/lr={lr:g}/seed={seed}/{fingerprint({'run': whole + settings})}"
+        if name not in known:
+            if reference is None:
+                reference = make(ablation.config(ablation.baseline, lr=lr, seed=seed))
+                frozen = freeze(reference.source.held_out, **ablation.evaluation)
+            if arm not in arms:
+                arms[arm] = _Arm(ablation, arm, make, reference, frozen)
+            start = {"row": name, "arm": arm, "stage": stage, "evaluation_set": frozen.hash}
+            full = ablation.config(arm, lr=lr, seed=seed, steps=arms[arm].steps)
+            known[name] = arms[arm].run(start, full, measure)
+            registry.append(known[name])
+            done = known[name]["status"] == "done"
+            shown = known[name]["losses"][ablation.weights]["loss"] if done else "failed"
+            say(
+                f"{arm}, {stage}, lr {lr:g}, seed {seed}: {shown:.5g}"
+                if done
+                else f"{name}: failed"
+            )
+        rows.append(known[name])
+        return known[name]
+
+    for arm in ablation.arms:
+        for lr in ablation.lrs:
+            one(arm, "probe", lr, ablation.probe_seed)
+    for arm, lr in best_rates(rows, ablation.weights).items():
+        for seed in ablation.seeds:
+            one(arm, "main", lr, seed)
+    return rows
+
+
+def best_rates(rows: Sequence[Row], weights: str = "params") -> dict[str, float]:
+    """The rate of the least loss among the probes of each arm; UserError where all have failed."""
+    best: dict[str, float] = {}
+    for arm in dict.fromkeys(r["arm"] for r in rows):
+        probes = [r for r in rows if (r["arm"], r["stage"]) == (arm, "probe")]
+        done = [r for r in probes if r["status"] == "done"]
+        if not done:
+            raise UserError(f"arm {arm!r}: no learning rate of the probes worked; try smaller ones")
+        best[arm] = min(done, key=lambda r: r["losses"][weights]["loss"])["lr"]
+    return best
+
+
+def tuning(rows: Sequence[Row], weights: str = "params") -> list[dict[str, Any]]:
+    """A table of the probes: the loss of every rate, the best one, and whether it is at an edge.
+
+    A best rate at an edge of those tried may not be the arm's best: try further ones.
+    """
+    out = []
+    for arm, best in best_rates(rows, weights).items():
+        probes = {r["lr"]: r for r in rows if (r["arm"], r["stage"]) == (arm, "probe")}
+        losses = {
+            f"loss at lr {lr:g}": r["losses"][weights]["loss"]
+            if r["status"] == "done"
+            else "failed"
+            for lr, r in sorted(probes.items())
+        }
+        edge = best in (min(probes), max(probes))
+        out.append({"arm": arm, **losses, "best lr": best, "at an edge": "yes" if edge else "no"})
+    return out
+
+
+def values(rows: Sequence[Row], *keys: str) -> dict[str, dict[int, float]]:
+    """``{arm: {seed: value}}`` of the ``main`` runs, NaN for those that failed.
+
+    ``keys`` lead to the value in a row: ``"losses", "params", "loss"``, or ``"measures", "frechet"``.
+    UserError if it is not there.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for row in (r for r in rows if r["stage"] == "main"):
+        value: Any = row if row["status"] == "done" else math.nan
+        for key in keys if row["status"] == "done" else ():
+            if key not in value:
+                raise UserError(f"row {row['row']}: no {key!r} in {list(value)}")
+            value = value[key]
+        found.setdefault(row["arm"], {})[row["seed"]] = float(value)
+    return found
+
+
+MATCHED = {  # what may be matched between arms, and its column
+    "steps": "steps",
+    "images seen": "images",
+    "training FLOPs": "C",
+    "parameters": "parameters",
+}
+
+
+def matched(rows: Sequence[Row], within: float = 0.005) -> tuple[list[dict[str, Any]], str]:
+    """What each arm cost, and a sentence on what was the same for all, to a share of ``within``.
+
+    FLOPs are exact ones of the matrix products (``costs``).
+    """
+    arms = {r["arm"]: r for r in rows if r["stage"] == "main"}
+    first = next(iter(arms.values()))
+    ratios = {what: [r[c] / first[c] for r in arms.values()] for what, c in MATCHED.items()}
+    same = [what for what, x in ratios.items() if max(x) / min(x) <= 1 + within]
+    other = [
+        f"{w} ({min(x):.2f} to {max(x):.2f} times)" for w, x in ratios.items() if w not in same
+    ]
+    sentence = f"Matched: {', '.join(same) or 'nothing'}."
+    if other:
+        sentence += f" Not matched, relative to {first['arm']}: {', '.join(other)}."
+    table = [
+        {
+            "arm": arm,
+            "steps": r["steps"],
+            "images seen": r["images"],
+            "training FLOPs": f"{r['C']:.4g}",
+            "relative": f"{r['C'] / first['C']:.3f}",
+            "parameters": r["parameters"],
+            "per token": r["per_token"],
+        }
+        for arm, r in arms.items()
+    ]
+    return table, sentence

@@ -1,0 +1,103 @@
+"""Short runs of one model, many of them: one compiled program serves every learning rate and seed.
+
+Update for update what ``training.loop`` does (the same initialisation, data, noise, optimizer, schedule
+and averages), without its files: no checkpoints, no logs, one device. The optimizer is built for a rate
+of 1 and its updates are multiplied by the rate, which is exact, as every update here is proportional to
+it. Steps run in chunks inside one loop on the device, so that small models do not wait for the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from dit import rng
+from dit.training import ema as averages
+from dit.training import optimizer as optimizers
+from dit.training.loop import DivergedError
+from dit.training.step import gradients, objective
+from dit.types import Params
+
+CHUNK = 50  # steps that the device makes by itself
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """What a run leaves: parameters, their averages, and the training loss of every step."""
+
+    params: Params
+    ema: dict[str, Params]
+    loss: Float[np.ndarray, "steps"]
+
+
+class Trainer:
+    """``trainer(batches, lr=..., seed=...) -> Trained`` for one model and objective.
+
+    ``made``: the experiment; its ``seed`` and ``optimizer.lr`` are not used, its ``steps`` are. Compiled
+    at the first call.
+    """
+
+    def __init__(self, made: Any):
+        config = made.config
+        self.steps = config.steps
+        optimizer = optimizers.build(
+            {**config.optimizer.to_dict(), "lr": 1.0},
+            config.schedule.to_dict(),
+            steps=config.steps,
+            axes=made.axes,
+        )
+        ema = made.settings("ema")
+        of = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
+
+        def create(key):
+            params = made.init(key)
+            return params, optimizer.transform.init(params), averages.init(ema, params)
+
+        def advance(state, batches, key, lr, first, count):
+            def update(i, carry):
+                (params, opt_state, ema_state), losses = carry
+                batch = {name: x[i] for name, x in batches.items()}
+                step = first + i
+                loss, grads, _ = gradients(
+                    of, params, batch, rng.stream(key, "train", step), optimizer.accumulate
+                )
+                scale = optimizer.clip_scale(optax.tree.norm(grads))
+                grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+                updates, opt_state = optimizer.transform.update(grads, opt_state, params)
+                updates = jax.tree.map(lambda u: lr.astype(u.dtype) * u, updates)
+                params = optax.apply_updates(params, updates)
+                ema_state = averages.update(ema, ema_state, params, step)
+                return (params, opt_state, ema_state), losses.at[i].set(loss)
+
+            return jax.lax.fori_loop(0, count, update, (state, jnp.zeros(CHUNK)))
+
+        self._create = jax.jit(create)
+        self._advance = jax.jit(advance, donate_argnums=0)
+
+    def __call__(
+        self, batches: Iterator[Mapping[str, np.ndarray]], *, lr: float, seed: int
+    ) -> Trained:
+        """Train on the next ``steps`` of ``batches``; DivergedError once a loss is not finite."""
+        key = jax.random.key(seed)
+        state, losses = self._create(key), []
+        for first in range(0, self.steps, CHUNK):
+            count = min(CHUNK, self.steps - first)
+            rows = [next(batches) for _ in range(count)]
+            rows += [rows[-1]] * (CHUNK - count)  # not used: one shape for all chunks
+            stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            state, found = self._advance(state, stacked, key, jnp.float32(lr), first, count)
+            losses.append(np.asarray(found)[:count])
+            bad = ~np.isfinite(losses[-1])
+            if bad.any():
+                raise DivergedError(
+                    f"the loss of step {first + int(bad.argmax()) + 1} is not finite"
+                )
+        params, _, ema = state
+        return Trained(params, ema, np.concatenate(losses))
