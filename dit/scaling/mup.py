@@ -83,9 +83,14 @@ class Coordinates:
     @property
     def slopes(self) -> dict[str, float]:
         """The exponent of each activation's change in the width, by least squares in logs."""
-        means = np.log(np.maximum(self.change.mean(1), 1e-30))
-        fitted = np.polyfit(np.log(self.widths), means, 1)[0]
-        return dict(zip(self.names, map(float, fitted), strict=True))
+        return dict(zip(self.names, map(float, self._fit(self.change.mean(1))), strict=True))
+
+    def seed_slopes(self, name: str) -> Float[Array, "s"]:
+        """The exponent of one activation in each seed by itself."""
+        return self._fit(self.change[..., self.names.index(name)])
+
+    def _fit(self, change: Float[Array, "w n"]) -> Float[Array, "n"]:
+        return np.polyfit(np.log(self.widths), np.log(np.maximum(change, 1e-30)), 1)[0]
 
     @property
     def steepest(self) -> tuple[str, float]:

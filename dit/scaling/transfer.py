@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from dit.diffusion.process import Process
 from dit.models.dit import DiT
 from dit.scaling import mup
 from dit.training import optimizer as optimizers
+from dit.types import UserError
 
 Array = np.ndarray
 
@@ -40,6 +42,36 @@ class RateSweep:
         """
         means = self.loss[self.widths.index(target)].mean(-1)
         return float(means[self.rates.index(self.best(source))] / means.min() - 1)
+
+    def regrets(self, source: int, target: int) -> Float[Array, "s"]:
+        """The same seed by seed, with the two rates that are best in the mean."""
+        return self.at(target, self.best(source)) / self.at(target, self.best(target)) - 1
+
+    def at(self, width: int, rate: float) -> Float[Array, "s"]:
+        """The final losses at one width and rate."""
+        return self.loss[self.widths.index(width), self.rates.index(rate)]
+
+    def rows(self, **more) -> list[dict[str, Any]]:
+        """One row a run, with whatever else is to be in it; ``from_rows`` reads them again."""
+        places = itertools.product(self.widths, self.rates, range(self.loss.shape[-1]))
+        return [
+            {**more, "width": width, "lr": rate, "seed": seed, "loss": float(loss)}
+            for (width, rate, seed), loss in zip(places, self.loss.ravel(), strict=True)
+        ]
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]]) -> RateSweep:
+    """The sweep of which these are the rows; UserError unless each run is there just once."""
+    axes = [sorted({row[name] for row in rows}) for name in ("width", "lr", "seed")]
+    found = {(row["width"], row["lr"], row["seed"]): row["loss"] for row in rows}
+    places = list(itertools.product(*axes))
+    if set(places) != set(found) or len(rows) != len(found):
+        raise UserError(
+            f"got {len(rows)} runs; expected one for each of {len(axes[0])} widths, {len(axes[1])} "
+            f"rates and {len(axes[2])} seeds"
+        )
+    loss = np.array([found[place] for place in places]).reshape([len(axis) for axis in axes])
+    return RateSweep(tuple(axes[0]), tuple(axes[1]), loss)
 
 
 def rate_sweep(

@@ -9,9 +9,10 @@ from jaxtyping import Float
 
 from dit.config import suggest
 from dit.scaling import intervals, terms
+from dit.scaling.approaches import envelope, from_surface, parabolas
 from dit.scaling.intervals import Interval
 from dit.scaling.power_law import PowerLaw, fit_power_law
-from dit.scaling.surface import Surface, fit_surface
+from dit.scaling.surface import Surface, cost_law, fit_surface
 from dit.types import UserError
 
 Array = np.ndarray
@@ -62,11 +63,7 @@ def surface_samples(N, D, loss, **options) -> list[Surface]:
     ``options``: of ``intervals.bootstrap``.
     """
     design, y, theta, logs = _surface_problem(N, D, loss)
-    made = []
-    for e, a, alpha, b, beta in intervals.bootstrap(design, y, theta, **options):
-        A, B = np.exp(a + alpha * logs[0]), np.exp(b + beta * logs[1])
-        made.append(Surface(float(np.exp(e)), float(A), float(B), float(alpha), float(beta)))
-    return made
+    return [_surface(t, logs) for t in intervals.bootstrap(design, y, theta, **options)]
 
 
 def law_samples(x, y, *, floor: bool = False, seed: int = 0, samples: int = 400) -> list[PowerLaw]:
@@ -78,6 +75,50 @@ def law_samples(x, y, *, floor: bool = False, seed: int = 0, samples: int = 400)
         if len(np.unique(x[rows])) >= 2 + floor:
             laws.append(fit_power_law(x[rows], y[rows], floor=floor))
     return laws
+
+
+def allocation_intervals(
+    N, D, C, loss, *, level: float = 0.9, samples: int = 200, seed: int = 0
+) -> dict[str, dict[str, Interval] | None]:
+    """For each approach, intervals of the exponents with which the optimal N and D grow in C.
+
+    The bootstrap of ``intervals.bootstrap`` for all three: losses are made of the fitted surface and its
+    own resampled residuals, and each approach is applied to them. It tells how far noise moves an
+    approach, and nothing of its bias. None for an approach that fails in a tenth of the samples or more.
+    """
+    design, y, theta, logs = _surface_problem(N, D, loss)
+    n, p = len(y), len(theta)
+    terms.need(n, p + 1, "these intervals")
+    fitted = terms.log_sum(design, theta[None])[0][0]
+    residual = (y - fitted - np.mean(y - fitted)) * np.sqrt(n / (n - p))
+    draw = np.random.default_rng(seed).integers(0, n, (samples, n))
+    made = fitted + residual[draw]
+    thetas = terms.solve(design, made, np.repeat(theta[None], samples, 0))[0]
+    cost, places = cost_law(N, D, C), np.unique(C)
+    approaches = {
+        "1 envelope": lambda i: envelope(N, D, C, np.exp(made[i])),
+        "2 parabolas": lambda i: parabolas(N, D, C, np.exp(made[i])),
+        "3 surface": lambda i: from_surface(_surface(thetas[i], logs), places, *cost),
+    }
+    out: dict[str, dict[str, Interval] | None] = {}
+    for name, approach in approaches.items():
+        found = []
+        for i in range(samples):
+            try:
+                allocation = approach(i)
+            except UserError:
+                continue
+            found.append((allocation.N.exponent, allocation.D.exponent))
+        enough = len(found) > 0.9 * samples
+        columns = zip("ND", np.array(found).T, strict=True) if enough else ()
+        out[name] = {k: intervals.quantiles(v, level) for k, v in columns} or None
+    return out
+
+
+def _surface(theta: Float[Array, "5"], logs: tuple[float, float]) -> Surface:
+    e, a, alpha, b, beta = map(float, theta)
+    A, B = np.exp(a + alpha * logs[0]), np.exp(b + beta * logs[1])
+    return Surface(float(np.exp(e)), float(A), float(B), alpha, beta)
 
 
 def _surface_problem(N, D, loss) -> tuple[Array, Array, Float[Array, "5"], tuple[float, float]]:

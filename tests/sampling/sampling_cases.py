@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from dit import config
-from dit.diffusion.path import Path
+from dit.sampling.closed_form import one_of
 
 OPTIONS = {
     "ddim": [{}, {"eta": 0.7}],
@@ -53,31 +50,4 @@ def label(case):
 
 def chosen(which):
     """The path of this index (an array) among PATHS: alpha and sigma only."""
-
-    def switch(functions):
-        return lambda t: jax.lax.switch(which, functions, t)
-
-    paths = list(PATHS.values())
-    return Path(switch([p.alpha for p in paths]), switch([p.sigma for p in paths]), 0.0, 1.0)
-
-
-def smooth_grid(path, steps, last=0.0):
-    """Nodes that crowd smoothly towards both ends, in the angle ``arctan(sigma / alpha)``; float64.
-
-    At both ends log-SNR is infinite, and with equal steps in t some steps are never small in it,
-    however many there are; on this grid every solver shows its order. It may go below t_min, unless
-    ``last``, the angle at the last node but the end, is above that.
-    """
-    with jax.enable_x64(True):
-        ends = jnp.asarray([path.t_max])
-        top = jnp.arctan2(path.sigma(ends), path.alpha(ends))
-        shares = jnp.linspace(1, 0, steps + 1 if last == 0 else steps)
-        angle = last + (top - last) * jnp.sin(0.5 * jnp.pi * shares) ** 2
-        low, high = jnp.zeros_like(angle), jnp.full_like(angle, path.t_max)
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            noisy = jnp.arctan2(path.sigma(middle), path.alpha(middle)) > angle
-            low, high = jnp.where(noisy, low, middle), jnp.where(noisy, middle, high)
-        nodes = np.append(np.asarray(low), 0.0)[: steps + 1]
-    nodes[0], nodes[-1] = path.t_max, 0.0
-    return nodes
+    return one_of(list(PATHS.values()), which)

@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import mixture
 import numpy as np
 import pytest
-from sampling_cases import NEED_TIMES, PATHS, cases, chosen, smooth_grid, solver
+from sampling_cases import NEED_TIMES, PATHS, cases, chosen, solver
 
 from dit import rng
 from dit.diffusion.process import Denoiser
+from dit.sampling.closed_form import THREE, smooth_grid
 from dit.sampling.sample import initial_noise, sample, sample_keys, solve, step_keys
 
 STOCHASTIC = cases(lambda c: solver(*c).order is None and c[0] != "diffrax_adaptive")
@@ -31,7 +31,7 @@ def inputs():
 
 def standard_scores(x):
     """How many standard errors the mean and the second moments are off, at most."""
-    mean, covariance = mixture.moments()
+    mean, covariance = THREE.moments()
     x = np.asarray(x, np.float64).reshape(N, 2)
     square = (x - mean)[:, :, None] * (x - mean)[:, None]
     off_mean = (x.mean(0) - mean) / (x.std(0) / np.sqrt(N))
@@ -45,7 +45,7 @@ def test_mean_and_covariance(case, inputs):
     built = solver(*case)
 
     def run(path, keys, x, grid):
-        return sample(keys, mixture.denoiser(path), path, built, grid, x)
+        return sample(keys, THREE.denoiser(path), path, built, grid, x)
 
     one_for_all = jax.jit(lambda which, *args: run(chosen(which), *args))
     for which, (name, path) in enumerate(PATHS.items()):
@@ -60,8 +60,8 @@ def test_mean_and_covariance(case, inputs):
 
 def test_too_much_noise_is_seen():
     """The measure itself: a spread 5% too large is many standard errors away."""
-    x = np.random.default_rng(0).multivariate_normal(*mixture.moments(), size=N)
-    mean, _ = mixture.moments()
+    x = np.random.default_rng(0).multivariate_normal(*THREE.moments(), size=N)
+    mean, _ = THREE.moments()
     assert standard_scores(x) < 4.5
     assert standard_scores(mean + 1.1 * (x - mean)) > 4.5
 

@@ -185,6 +185,22 @@ def test_three_approaches_side_by_side():
     assert "biased" in approaches.WARNING
 
 
+def test_the_intervals_of_every_approach_hold_its_own_estimate():
+    N, D, C, L = isoflop(PLANTED[0], noise=0.003)
+    found = uncertainty.allocation_intervals(N, D, C, L, samples=60)
+    estimates = approaches.compare(N, D, C, L, method="least_squares")
+    assert list(found) == list(estimates)
+    for name, allocation in estimates.items():
+        width = found[name]["N"].high - found[name]["N"].low
+        assert 0 < width < 0.5
+        assert allocation.N.exponent in found[name]["N"]
+        assert allocation.D.exponent in found[name]["D"]
+    quiet = uncertainty.allocation_intervals(*isoflop(PLANTED[0]), samples=20)
+    assert quiet["3 surface"]["N"].high - quiet["3 surface"]["N"].low < 1e-4
+    one = C == C[0]  # a single budget has no minimum to follow
+    assert uncertainty.allocation_intervals(N[one], D[one], C[one], L[one])["2 parabolas"] is None
+
+
 def test_approach_two_leaves_out_budgets_without_a_minimum():
     N, D, C, L = isoflop(PLANTED[0], spread=4.0)
     low = np.argsort(C)[:7]

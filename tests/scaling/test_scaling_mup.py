@@ -208,6 +208,23 @@ def test_slopes_are_exponents():
     found = mup.Coordinates(widths, ("a", "b"), change, np.zeros((3, 2)))
     assert found.slopes == {"a": pytest.approx(0.5), "b": pytest.approx(0, abs=1e-9)}
     assert found.steepest[0] == "a"
+    np.testing.assert_allclose(found.seed_slopes("a"), [0.5, 0.5])
+
+
+def test_regrets_are_of_the_rates_that_are_best_in_the_mean_and_rows_read_back():
+    loss = np.array([[[1.0, 1.0], [2.0, 2.0]], [[3.0, 2.2], [2.0, 2.0]]])
+    found = transfer.RateSweep((32, 128), (0.1, 0.2), loss)
+    assert (found.best(32), found.best(128)) == (0.1, 0.2)
+    np.testing.assert_allclose(found.regrets(32, 128), [0.5, 0.1])
+    assert found.regret(32, 128) == pytest.approx(0.3)
+    rows = found.rows(arm="muP")
+    assert rows[-1] == {"arm": "muP", "width": 128, "lr": 0.2, "seed": 1, "loss": 2.0}
+    again = transfer.from_rows(rows[::-1])
+    assert (again.widths, again.rates) == (found.widths, found.rates)
+    np.testing.assert_array_equal(again.loss, loss)
+    for broken in (rows[1:], [*rows, rows[0]]):
+        with pytest.raises(UserError, match="one for each of 2 widths"):
+            transfer.from_rows(broken)
 
 
 def test_a_config_asks_for_it():
