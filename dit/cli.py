@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import ctypes
+import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dit.types import UserError
@@ -22,7 +24,8 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     """Call ``main`` and exit with its status: 2 and one message for a UserError."""
     keep_freed_memory()
     try:
-        status = main(None)
+        with full_disk():
+            status = main(None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
@@ -30,6 +33,20 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status or 0)
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Inside, a write for which there is no space raises UserError: it is not a mistake of ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"a file could not be written ({error}). Make room and give the same command again: "
+            "training goes on from its latest checkpoint"
+        ) from error
 
 
 def keep_freed_memory() -> None:

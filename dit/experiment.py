@@ -186,6 +186,8 @@ def _rename(config: ConfigDict, names: list[tuple[str, Any]]) -> ConfigDict:
         section = key.removesuffix(".name")
         if section not in ROOMS or config.get(section, {}).get("name") == name:
             continue
+        if not isinstance(name, str):
+            raise UserError(f"got {key}={name!r}; expected a name, as in configs/digits.py")
         accepted = {*_defaults(section, name), *_required(section, name)}
         kept = {k: v for k, v in config.get(section, {}).items() if k in accepted}
         config[section] = ConfigDict({**kept, "name": name})

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = logging.WARNING if multihost.is_main() else logging.ERROR
     logging.basicConfig(format="%(message)s", level=level)
     workdir = directory(args.workdir)
-    with multihost.guard(workdir):
+    with multihost.guard(workdir), cli.full_disk():
         made = experiment.build(experiment.load_config(args.config, overrides))
         stopped = run(made, workdir)
     return when_stopped if stopped else 0

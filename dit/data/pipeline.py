@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ from dit.data.source import STREAM_LENGTH, Example, Split, Transform, generator
 from dit.types import UserError
 
 Batch = dict[str, np.ndarray]  # x (b, f, h, w, c), label int32 (b,), id int32 (b,)
+log = logging.getLogger(__name__)
+
+RETRIES = 3  # times that killed workers are replaced to make one batch
 TABLE = 2**16  # below this many examples a permutation is stored
 State = dict[str, int | str]
 
@@ -103,11 +107,23 @@ class Batches(Iterator[Batch]):
         self._position = _check_position(start)
 
     def __next__(self) -> Batch:
-        if self._iterator is None:
-            self._iterator = self._open()
-        batch = next(self._iterator)
-        self._position += self._batch
-        return batch
+        for _ in range(RETRIES):
+            if self._iterator is None:
+                self._iterator = self._open()
+            try:
+                batch = next(self._iterator)
+            except RuntimeError as error:
+                if "Worker process was terminated" not in str(error):
+                    raise
+                log.warning("a process that reads data was killed: new ones are started")
+                self.close()
+                continue
+            self._position += self._batch
+            return batch
+        raise UserError(
+            f"the processes that read data were killed {RETRIES} times at position {self._position}: "
+            "out of memory? Lower loader.workers or loader.prefetch"
+        )
 
     @property
     def batch_size(self) -> int:

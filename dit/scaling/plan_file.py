@@ -35,16 +35,19 @@ def save_plan(
 
 
 def load_plan(path: str | pathlib.Path) -> tuple[Plan, dict[str, Any], dict[str, Any]]:
-    """``(plan, base, options)``; UserError if there is none."""
+    """``(plan, base, options)``; UserError if there is none, or it is damaged."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"no plan {path}; make one first: python -m dit.scaling plan")
-    made = json.loads(path.read_text())
-    plan = made["plan"]
-    rows = tuple(Row(**{**row, "size": _size(row["size"])}) for row in plan["rows"])
-    probed = tuple(map(_size, plan["probed"]))
-    machine = Machine(**plan["machine"])
-    return Plan(rows, tuple(plan["budgets"]), machine, probed), made["base"], made["options"]
+    try:
+        made = json.loads(path.read_text())
+        plan = made["plan"]
+        rows = tuple(Row(**{**row, "size": _size(row["size"])}) for row in plan["rows"])
+        probed = tuple(map(_size, plan["probed"]))
+        machine = Machine(**plan["machine"])
+        return Plan(rows, tuple(plan["budgets"]), machine, probed), made["base"], made["options"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); make the plan again") from error
 
 
 def _size(plain: Mapping[str, Any]) -> Size:

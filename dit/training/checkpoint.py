@@ -1,9 +1,10 @@
 """Checkpoints on Orbax: written in the background, kept only whole, and checked bit for bit when read.
 
 A checkpoint holds ``state`` (the TrainState), ``data`` (the position in the training stream) and
-``meta`` (the resolved config, versions, and the shape, dtype and fingerprint of every array). Orbax by
-itself casts dtypes and restores flipped bits without a word; ``meta`` is what finds them. A damaged
-checkpoint is moved to ``workdir/damaged`` and the one before it is taken.
+``meta`` (the resolved config, versions, the shape, dtype and fingerprint of every array, and a seal over
+all of this and ``data``). Orbax by itself casts dtypes and restores flipped bits without a word;
+``meta`` is what finds them. A damaged checkpoint is moved to ``workdir/damaged`` and the one before it
+is taken.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import logging
 import pathlib
 import platform
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,8 +30,9 @@ from dit.types import Params, UserError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # 1 had no seal
 READ = {"create": False, "save_root_metadata": False, "enable_async_checkpointing": False}
+STEP = re.compile("0|[1-9][0-9]*")  # the name of its directory
 NOT_DAMAGE = (UserError, MemoryError, jax.errors.JaxRuntimeError)  # of what a read may raise
 
 
@@ -54,6 +57,8 @@ class Checkpoints:
         if keep < 1:
             raise UserError(f"got checkpoint.keep={keep}; expected 1 or more")
         self._workdir, self._config = workdir, config
+        if multihost.is_main():
+            _clear(workdir / "checkpoints")
         self._manager = _manager(
             workdir,
             preservation_policy=LatestN(keep),
@@ -68,7 +73,7 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             data=ocp.args.JsonSave(data),
-            meta=ocp.args.JsonSave(_meta(self._config, state)),
+            meta=ocp.args.JsonSave(_meta(step, self._config, state, data)),
         )
         try:
             self._manager.save(step, args=args, force=True)
@@ -132,7 +137,7 @@ class Checkpoints:
 def steps(workdir: str | pathlib.Path) -> list[int]:
     """The steps that have a checkpoint, oldest first; UserError if there are none."""
     folder = pathlib.Path(workdir) / "checkpoints"
-    found = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    found = sorted(int(p.name) for p in folder.glob("*") if STEP.fullmatch(p.name) and p.is_dir())
     if not found:
         raise UserError(f"no checkpoint in {workdir}; train there first, or give another --workdir")
     return found
@@ -215,10 +220,19 @@ def _manager(workdir: pathlib.Path, **options) -> ocp.CheckpointManager:
     )
 
 
-def _meta(config: dict[str, Any], state: Any) -> dict[str, Any]:
+def _clear(folder: pathlib.Path) -> None:
+    """Rename what is no directory and has a step's name, where that step could not be written."""
+    for file in folder.glob("[0-9]*"):
+        if STEP.fullmatch(file.name) and not file.is_dir():
+            junk = file.replace(file.with_name(f"junk-{file.name}"))
+            log.warning("%s is no checkpoint; it is called %s now", file, junk.name)
+
+
+def _meta(step: int, config: dict[str, Any], state: Any, data: dict[str, Any]) -> dict[str, Any]:
     bits = fingerprints(state)
-    return {
+    meta = {
         "format": FORMAT,
+        "step": step,
         "config": config,
         "config_fingerprint": fingerprint(config),
         "versions": {
@@ -228,6 +242,12 @@ def _meta(config: dict[str, Any], state: Any) -> dict[str, Any]:
         },
         "arrays": {k: {**v, "bits": bits[k]} for k, v in describe(state).items()},
     }
+    return {**meta, "seal": _seal(meta, data)}
+
+
+def _seal(meta: dict[str, Any], data: dict[str, Any]) -> str:
+    """Of all that a checkpoint says besides its arrays, so that no word of it changes unnoticed."""
+    return fingerprint({"meta": {k: v for k, v in meta.items() if k != "seal"}, "data": data})
 
 
 def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -235,15 +255,17 @@ def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any
     try:
         read = manager.restore(step, args=args)
         meta, data = read["meta"], read["data"]
-        if meta["format"] != FORMAT:
-            raise UserError(
-                f"checkpoint {step} has format {meta['format']}; this version reads {FORMAT}"
-            )
-        meta["config"], meta["arrays"]
+        sealed, version = meta.get("seal") == _seal(meta, data), meta["format"]
     except NOT_DAMAGE:
         raise
     except Exception as error:
         raise DamagedError(f"its description cannot be read: {_first_line(error)}") from error
+    if version == 1 or (sealed and version != FORMAT):
+        raise UserError(f"checkpoint {step} has format {version}; this version reads {FORMAT}")
+    if not sealed:
+        raise DamagedError("its description is not the one that was written")
+    if meta["step"] != step:
+        raise DamagedError(f"it is a copy of the one of step {meta['step']}")
     return meta, data
 
 

@@ -6,6 +6,7 @@ a resume the rows past the restored step are dropped, so no step is there twice.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -60,14 +61,14 @@ class MetricsLog:
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    """The rows of ``metrics.jsonl``; a line cut short by a crash, or spoilt, is left out."""
     file = pathlib.Path(workdir) / "metrics.jsonl"
     rows = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    for line in file.read_bytes().splitlines() if file.exists() else []:
+        with contextlib.suppress(ValueError):  # neither UTF-8 nor JSON, or a number too long
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows
 
 

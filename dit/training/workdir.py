@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,8 @@ from typing import Any
 
 from dit.training.optimizer import depends_on_steps
 from dit.types import UserError
+
+log = logging.getLogger(__name__)
 
 FREE = ("log", "samples", "checkpoint")
 
@@ -66,9 +69,17 @@ def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     A run that never came to log or save anything leaves nothing to mix up: its config is replaced.
     """
     file = workdir / "config.json"
-    traces = [workdir / "metrics.jsonl", workdir / "damaged", *workdir.glob("checkpoints/[0-9]*")]
+    saved = [*workdir.glob("checkpoints/[0-9]*")]
+    traces = [workdir / "metrics.jsonl", workdir / "damaged", *saved]
     if file.exists() and any(t.exists() and t.stat().st_size for t in traces):
-        check_same(read_config(workdir), config, str(workdir))
+        try:
+            old = read_config(workdir)
+        except UserError as error:
+            if not saved:
+                raise
+            log.warning("%s; its checkpoints have the config too, so it is written anew", error)
+        else:
+            check_same(old, config, str(workdir))
     fresh = file.with_suffix(".tmp")
     fresh.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     fresh.replace(file)
@@ -80,11 +91,14 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"no run in {workdir}: there is no {file.name}. Train one there first")
     try:
-        return json.loads(file.read_text())
+        config = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(
             f"{file} is damaged ({error}); restore it, or start in another workdir"
         ) from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is damaged: it holds {config!r}, which is no config; restore it")
+    return config
 
 
 @contextlib.contextmanager
@@ -92,7 +106,11 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     """Hold ``workdir`` for one job; UserError if another one has it. A dead job holds nothing."""
     import fcntl
 
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / ".lock").touch()
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"cannot write in {workdir} ({error}); give another --workdir") from error
     with open(workdir / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,19 +1,65 @@
-"""One process of a job, for test_parallel_multihost: the real loop on the very small model.
+"""One process of a job, for ``multihost_job.py``: the real loop on the very small model.
 
 Usage: multihost_worker.py WORKDIR JSON, with DIT_COORDINATOR and the rest in the environment. The JSON
-holds ``config`` (changes to the config) and what goes wrong: ``at`` (a step) and ``fault``; or what
-this process ``says`` to the others, one number a call, instead of training.
+holds ``config`` (changes to the config), ``workers`` (of the loader) and what goes wrong: ``fault`` (a
+signal's name, ``raise`` or ``loader``, a signal to a process that reads data) and ``at``: the number of
+a batch, ``compile``, ``draw``, or ``write`` or ``commit`` of the checkpoint of step 10. Or it holds
+what this process ``says`` to the others, one number a call, instead of training.
 """
 
+import contextlib
+import dataclasses
 import json
+import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import sys
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).parent
 sys.path.insert(0, str(ROOT.parent / "training"))
+RENAMED = {"write": r"/checkpoints/10\.[^/]*/", "commit": r"/checkpoints/10$"}
+
+
+class Fault:
+    """Strikes once, at its place."""
+
+    def __init__(self, workdir, fault, at=None):
+        self.workdir, self.fault, self.at = workdir, fault, at
+        self._count, self._struck = iter(range(1_000_000)), False
+
+    def strike(self):
+        if self._struck:
+            return
+        self._struck = True
+        (self.workdir / "failed").write_text(str(time.time()))
+        if self.fault == "raise":
+            raise RuntimeError("the disk is on fire")
+        if self.fault == "loader":
+            multiprocessing.active_children()[0].kill()
+        else:
+            os.kill(os.getpid(), signal.Signals[self.fault])
+
+    @contextlib.contextmanager
+    def within(self, place):
+        """Strike from another thread soon after the main one has come to the place."""
+        if self.at == place and not self._struck:
+            threading.Timer(0.05, self.strike).start()
+        yield
+        if self.at == place and self._struck:
+            (self.workdir / "left").write_text(str(time.time()))
+
+    def batch(self):
+        if next(self._count) == self.at:
+            self.strike()
+
+    def audit(self, event, args):
+        """Watches renames, by which a checkpoint and each of its parts take their names."""
+        if event == "os.rename" and re.search(RENAMED[self.at], os.fspath(args[1])):
+            self.strike()
 
 
 def main(workdir: pathlib.Path, given: dict) -> None:
@@ -21,17 +67,12 @@ def main(workdir: pathlib.Path, given: dict) -> None:
 
     multihost.initialize()
     import jax
+    import jax.numpy as jnp
     import training_fake as fake
     import training_tiny as tiny
 
     from dit.training import loop
     from dit.training.fingerprints import fingerprints
-
-    def fail(fault: str) -> None:
-        if fault == "raise":
-            raise RuntimeError("the disk is on fire")
-        elif fault.startswith("SIG"):
-            os.kill(os.getpid(), signal.Signals[fault])
 
     if "says" in given:
         highest = multihost.HighestOfAll(tiny.make_mesh({"data": -1}), lag=2)
@@ -39,26 +80,52 @@ def main(workdir: pathlib.Path, given: dict) -> None:
         (workdir / f"heard-{jax.process_index()}.json").write_text(json.dumps(heard))
         return
 
+    fault = Fault(workdir, given.get("fault"), given.get("at"))
+    batches = tiny.batches(workers=given.get("workers", 0))
+    kind, program = type(batches), loop.program
+
+    class Read(kind):
+        def __next__(self):
+            fault.batch()
+            time.sleep(given.get("wait", 0))
+            return kind.__next__(self)
+
+    class Compiled:
+        """A step that is compiled when it is first called."""
+
+        def __init__(self, step):
+            self._step, self.lower = step, step.lower
+
+        def __call__(self, *args):
+            with fault.within("compile"):
+                return self._step(*args)
+
+    mean = jax.jit(lambda x: jnp.mean(jnp.tanh(x)))
+
+    def draw(state, step):
+        """A computation over the parameters by all processes for 0.3 seconds, as sampling is."""
+        with fault.within("draw"):
+            for _ in range(30):
+                mean(state.params["in"]["kernel"]).block_until_ready()
+                time.sleep(0.01)
+
+    def with_compiled(*args):
+        run = program(*args)
+        return dataclasses.replace(run, train_step=Compiled(run.train_step))
+
+    batches.__class__ = Read
+    loop.program = with_compiled
+    if fault.at in RENAMED:
+        sys.addaudithook(fault.audit)
     with multihost.guard(workdir):
-        batches = tiny.batches()
-        kind, count = type(batches), iter(range(1_000_000))
-
-        class Failing(kind):
-            def __next__(self):
-                if next(count) == given.get("at"):
-                    (workdir / "failed").write_text(str(time.time()))
-                    fail(given["fault"])
-                time.sleep(given.get("wait", 0))
-                return kind.__next__(self)
-
-        if given.get("fault"):
-            batches.__class__ = Failing
         made = fake.Experiment(tiny, given.get("config"))
-        outcome = loop.train(made, workdir, batches=batches, progress=False)
+        outcome = loop.train(made, workdir, batches=batches, draw=draw, progress=False)
         digest = fingerprints(outcome.state)
     said = {"step": outcome.step, "stopped": outcome.stopped, "digest": digest}
     (workdir / f"outcome-{jax.process_index()}.json").write_text(json.dumps(said))
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]))
+    from dit import cli
+
+    cli.run(lambda _: main(pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])))

@@ -90,11 +90,11 @@ def batch(start, size=16):
     }
 
 
-def batches(size=16, seed=0):
+def batches(size=16, seed=0, workers=0):
     """Endless shuffled batches of 64 examples, through the real pipeline."""
     examples = batch(0, 64)
     split = ArraySplit(examples["x"], examples["label"], fingerprint="tiny")
-    return pipeline.batches(split, batch_size=size, seed=seed)
+    return pipeline.batches(split, batch_size=size, seed=seed, workers=workers)
 
 
 def setup(

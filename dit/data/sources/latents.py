@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import tokenize
 
 import numpy as np
 
+from dit.data.npy import open_npy
 from dit.data.source import Example, Source, Transform, check_index, digest, identity, split_rows
 from dit.data.transforms import sample_posterior
 from dit.types import UserError
@@ -101,32 +101,3 @@ class Latents:
             return {"x": z, **label}
         mean, std = np.split(z, 2, axis=-1)
         return {"x": mean, "std": std, **label}
-
-
-def open_npy(path: pathlib.Path, what: str, kinds: str, ranks: tuple[int, ...]) -> np.ndarray:
-    """Map a .npy file after checking that its header is sane and that its size is what the header says.
-
-    Raises UserError otherwise: a header can claim any number of elements.
-    """
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-                version, np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = read(file)
-            start = file.tell()
-    except FileNotFoundError as error:
-        raise UserError(
-            f"no file {str(path)!r}: set data.path to a directory of latents"
-        ) from error
-    except (ValueError, OSError, SyntaxError, tokenize.TokenError) as error:
-        raise UserError(f"{str(path)!r} is not a .npy file ({error})") from error
-    if dtype.kind not in kinds or len(shape) not in ranks or 0 in shape or fortran:
-        raise UserError(f"{str(path)!r} holds {dtype} {shape}; expected {what} in C order")
-    size, claimed = path.stat().st_size, start + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if size != claimed:
-        raise UserError(
-            f"{str(path)!r} has {size} bytes, but its header says {claimed}: it is truncated or damaged"
-        )
-    return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape)

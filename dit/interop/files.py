@@ -1,0 +1,207 @@
+"""Weights from files that nobody vouches for: ``read(path)`` gives a flat dict of NumPy arrays.
+
+``.safetensors``: a length (8 bytes), a JSON header and the bytes of the tensors, without gaps. ``.pt``,
+``.pth``, ``.bin``: what ``torch.save`` writes since 1.6, a zip archive of a pickle and of storages. A
+pickle is a program; this one is run by an interpreter that knows the few functions of which tensors
+are made, and nothing else, so that it can do no harm. PyTorch is not needed.
+
+Nested dicts come out flat, with dots: ``{"ema": {"w": x}}`` is ``{"ema.w": x}``. What is no tensor (a
+training checkpoint's step, arguments, ...) is left out. Every number in a file is checked against the
+file's size before memory is reserved for it. The bits are not: neither format has check sums for them.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import io
+import json
+import math
+import pathlib
+import pickle
+import types
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from dit.interop.mapping import State
+from dit.types import UserError
+
+LARGEST_TEXT = 100 * 2**20  # bytes of a header or pickle: names and shapes, no numbers
+SAFETENSORS = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+BAD = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OSError)
+BAD = (*BAD, OverflowError, MemoryError, RecursionError, NotImplementedError, RuntimeError)
+BAD = (*BAD, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+
+
+def read(path: str | pathlib.Path) -> State:
+    """The arrays of a file, by name. Raises UserError, naming the file, for anything unsound in it."""
+    path = pathlib.Path(path)
+    readers = {".safetensors": _safetensors, ".pt": _torch, ".pth": _torch, ".bin": _torch}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"got the weights {str(path)!r}; expected a file in {', '.join(readers)}")
+    try:
+        state = reader(path)
+    except BAD as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read the weights {str(path)!r}: {what[:300]}") from error
+    if not state:
+        raise UserError(f"there are no tensors in {str(path)!r}")
+    return state
+
+
+def _safetensors(path: pathlib.Path) -> State:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, LARGEST_TEXT):
+            raise ValueError(f"its header claims {length} bytes; the file has {size}")
+        header = json.loads(file.read(length), object_pairs_hook=_unique)
+    header.pop("__metadata__", None)
+    places = {name: _place(name, entry) for name, entry in header.items()}
+    end = 0
+    for name, (_, _, begin, stop) in sorted(places.items(), key=lambda item: item[1][2:]):
+        if begin != end:
+            raise ValueError(f"{name!r} begins at byte {begin}; expected {end}")
+        end = stop
+    if 8 + length + end != size:
+        raise ValueError(f"it has {size} bytes; its header says {8 + length + end}")
+    data = np.memmap(path, np.uint8, "r", 8 + length, (end,)) if end else np.zeros(0, np.uint8)
+    return {
+        name: np.asarray(data[begin:stop]).view(dtype).reshape(shape)
+        for name, (dtype, shape, begin, stop) in places.items()
+    }
+
+
+def _place(name: str, entry: Mapping[str, Any]) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    dtype, shape = np.dtype(SAFETENSORS[entry["dtype"]]), tuple(entry["shape"])
+    begin, stop = entry["data_offsets"]
+    _whole(*shape, begin, stop)
+    if stop - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name!r} has {stop - begin} bytes, which are not {dtype} {shape}")
+    return dtype, shape, begin, stop
+
+
+def _torch(path: pathlib.Path) -> State:
+    with zipfile.ZipFile(path) as archive:
+        pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
+        if len(pickles) != 1 or pickles[0].file_size > LARGEST_TEXT:
+            raise ValueError("it is no archive of torch.save with one data.pkl of a fair size")
+        root = pickles[0].filename.removesuffix("data.pkl")
+        order = f"{root}byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise ValueError("its numbers are not little-endian")
+        text = io.BytesIO(archive.read(pickles[0]))
+        content = _Tensors(text, functools.partial(_storage, archive, root)).load()
+    return dict(_flat(content, ""))
+
+
+class _Held:
+    """An array in the hands of a pickle, which may pass it on but not change it."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("it changes a tensor after it has made it: not run")
+
+
+class _Tensors(pickle.Unpickler):
+    """Runs the pickle of a state dict: knows tensors and dicts, and imports nothing."""
+
+    def __init__(self, file: io.BytesIO, storage: Callable[[str, np.dtype, int], np.ndarray]):
+        super().__init__(file)
+        self._storage = storage
+        self._known = {
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("argparse", "Namespace"): types.SimpleNamespace,  # a training script's arguments
+            ("torch", "Size"): tuple,
+            # Functions of this reader alone: a pickle can set attributes of what it is given.
+            ("torch._utils", "_rebuild_tensor_v2"): lambda *given: _Held(_tensor(*given)),
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+            **{("torch", kind): np.dtype(dtype) for kind, dtype in STORAGES.items()},
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._known:
+            raise ValueError(f"it calls {module}.{name}, which no state dict needs: not run")
+        return self._known[module, name]
+
+    def persistent_load(self, pid: Any) -> _Held:
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype) or not str(key).isdecimal():
+            raise ValueError(f"it refers to {pid!r}, which is no storage")
+        return _Held(self._storage(str(key), dtype, count))
+
+
+def _storage(
+    archive: zipfile.ZipFile, root: str, key: str, dtype: np.dtype, count: int
+) -> np.ndarray:
+    _whole(count)
+    info = archive.getinfo(f"{root}data/{key}")
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != count * dtype.itemsize:
+        raise ValueError(f"storage {key} has {info.file_size} bytes, which are not {count} {dtype}")
+    return np.frombuffer(archive.read(info), dtype)
+
+
+def _tensor(held: _Held, offset: int, shape: Any, strides: Any, *_: Any) -> np.ndarray:
+    """A view of a storage, inside of it and not larger."""
+    _whole(offset, *shape, *strides)
+    storage, count = held.array, math.prod(shape)
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if storage.ndim != 1 or count > storage.size or (count and last >= storage.size):
+        raise ValueError(f"a tensor of shape {tuple(shape)} is not within what it is stored in")
+    steps = [s * storage.itemsize for s in strides]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
+
+
+def _flat(tree: Any, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(tree, _Held):
+        yield prefix, tree.array
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("its header names a tensor twice")
+    return dict(pairs)
+
+
+def _whole(*numbers: Any) -> None:
+    for n in numbers:
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n < 2**63:
+            raise ValueError(f"it holds {n!r} where a size or place is expected")

@@ -1,0 +1,182 @@
+"""Real processes on loopback that are killed, stopped, and made to fail: all end, and nothing is lost.
+
+After every fault the same command runs again and must come to the state, bit for bit, and to the log of
+a run that nothing happened to. Where a job of two processes was hit, one process with two devices goes
+on, on the same mesh.
+"""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from multihost_job import DP, ENDLESS, Job, rows
+
+from dit.training.checkpoint import steps
+
+pytestmark = pytest.mark.slow
+STEPS = {"steps": 20, "mesh": DP}
+HOSTS = pytest.mark.parametrize("who", [0, 1], ids=["coordinator", "other"])
+NAMES = ["process 0, the coordinator", "process 1"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Twenty steps on two devices without a fault: the digest of the state, and the log."""
+    workdir = tmp_path_factory.mktemp("straight")
+    outcome = Job(workdir, 1, devices=2, config=STEPS).outcomes()
+    return outcome["digest"], rows(workdir)
+
+
+@pytest.fixture
+def go_on(straight):
+    """``go_on(workdir)``: run again and compare; what there is to say of it."""
+
+    def again(workdir):
+        before = steps(workdir)[-1] if list(workdir.glob("checkpoints/*")) else 0
+        outcome = Job(workdir, 1, devices=2, config=STEPS).outcomes()
+        assert outcome["digest"] == straight[0]
+        assert rows(workdir) == straight[1]
+        assert not list(workdir.glob("checkpoints/*tmp*"))
+        return f"went on from step {before} to the same state"
+
+    return again
+
+
+def last_line(text):
+    return [line for line in text.strip().splitlines() if line.strip()][-1]
+
+
+def when(workdir, name):
+    return float((workdir / name).read_text())
+
+
+@HOSTS
+@pytest.mark.parametrize("fault", ["raise", "SIGKILL", "SIGSTOP"])
+def test_the_failure_of_one_process_ends_all_within_half_a_minute(
+    tmp_path, go_on, note, fault, who
+):
+    job = Job(tmp_path, 2, odd={"at": 12, "fault": fault}, who=who, config=STEPS)
+    job.processes[1 - who].wait(timeout=240)
+    took = time.time() - when(tmp_path, "failed")
+    assert took < 30
+    if fault == "SIGSTOP":
+        job.processes[who].kill()
+    status, errors = job.wait()
+    assert status[1 - who] != 0
+    said = last_line(errors[1 - who])
+    if fault == "raise":
+        assert status == [1, 1]
+        named = re.compile(f"process {who} of 2 on .* failed: RuntimeError: the disk is on fire")
+        for text in (*errors, (tmp_path / f"error-{who}.log").read_text()):
+            assert named.search(text), text
+        assert f"{1 - who} of 2 stops, because of the first error" in errors[1 - who]
+        said = named.search(errors[1 - who])[0]
+    what = "an exception" if fault == "raise" else fault
+    note(what, NAMES[who], f"the other ended after {took:.0f} s: {said}; {go_on(tmp_path)}")
+
+
+@HOSTS
+@pytest.mark.parametrize("place", ["steady", "compile", "draw"])
+def test_sigterm_to_any_process_saves_one_step_on_all(tmp_path, go_on, note, place, who):
+    at = 12 if place == "steady" else place
+    config = {**STEPS, "steps": ENDLESS, "samples": {"every": 11 if place == "draw" else 0}}
+    odd = {"at": at, "fault": "SIGTERM"}
+    env = {"JAX_ENABLE_COMPILATION_CACHE": "false"} if place == "compile" else {}
+    outcome = Job(tmp_path, 2, odd=odd, who=who, config=config, env=env).outcomes()
+    assert outcome["stopped"] == "SIGTERM"
+    low, high = {"steady": (9, 14), "compile": (1, 3), "draw": (11, 14)}[place]
+    assert low <= outcome["step"] <= high
+    assert steps(tmp_path)[-1] == outcome["step"]
+    if place != "steady":
+        assert when(tmp_path, "failed") < when(tmp_path, "left")  # it came in the midst
+    names = {"steady": "in a step", "compile": "in compilation", "draw": "while samples are drawn"}
+    said = f"both saved step {outcome['step']} and exited with 0"
+    note("SIGTERM", f"{names[place]}, to {NAMES[who]}", f"{said}; {go_on(tmp_path)}")
+
+
+@pytest.mark.parametrize("place", ["write", "commit"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_sigkill_in_the_midst_of_saving(tmp_path, go_on, note, place, count):
+    job = Job(
+        tmp_path,
+        count,
+        devices=2 // count,
+        odd={"at": place, "fault": "SIGKILL"},
+        who=0,
+        config=STEPS,
+    )
+    status, _ = job.wait()
+    assert status[0] == -signal.SIGKILL
+    assert list(tmp_path.glob("checkpoints/10.*"))  # it was under way
+    assert steps(tmp_path) == [5]
+    names = {"write": "during the write of a checkpoint", "commit": "before the rename of one"}
+    note("SIGKILL", f"{names[place]}, {count} processes", go_on(tmp_path))
+
+
+def test_a_process_that_stops_for_a_while_is_waited_for(tmp_path, straight, note):
+    odd = {"at": 8, "fault": "SIGSTOP"}
+    job = Job(tmp_path, 2, odd=odd, config=STEPS)
+    while not (tmp_path / "failed").exists():
+        time.sleep(0.1)
+    time.sleep(3)
+    job.processes[1].send_signal(signal.SIGCONT)
+    outcome = job.outcomes()
+    assert outcome["step"] == 20
+    assert outcome["digest"] == straight[0]
+    note("SIGSTOP and SIGCONT", "3 s later, process 1", "the other waited; the same state")
+
+
+def test_the_errors_of_an_older_run_mean_nothing(tmp_path, note):
+    odd = {"at": 2, "fault": "raise"}
+    assert 1 in Job(tmp_path, 2, odd=odd, config={"steps": 50, "mesh": DP}).wait()[0]
+    assert list(tmp_path.glob("error-*"))
+    again = Job(tmp_path, 2, config={"steps": 8, "mesh": DP})
+    assert again.outcomes()["step"] == 8
+    assert not list(tmp_path.glob("error-*"))
+    note("an error file of an older run", "two processes", "it is removed, and nobody heeds it")
+
+
+def test_only_one_job_may_hold_a_workdir(tmp_path, go_on, note):
+    first = Job(tmp_path, 1, devices=2, config={**STEPS, "steps": ENDLESS}, wait=0.2)
+    while not (tmp_path / "metrics.jsonl").exists():
+        time.sleep(0.2)
+    status, errors = Job(tmp_path, 2, config=STEPS).wait()
+    assert status == [2, 2]
+    assert all("is in use by another job" in text for text in errors)
+    first.processes[0].send_signal(signal.SIGTERM)
+    assert first.outcomes()["stopped"] == "SIGTERM"
+    note("a second job", "two processes, in a workdir in use", last_line(errors[0]))
+
+
+@pytest.mark.parametrize("at", [0, 12])
+def test_a_killed_loader_is_replaced(tmp_path, straight, note, at):
+    job = Job(tmp_path, 1, devices=2, workers=2, at=at, fault="loader", config=STEPS)
+    status, (error,) = job.wait()
+    assert status == [0], error
+    assert (tmp_path / "failed").exists()
+    assert rows(tmp_path) == straight[1]
+    note("SIGKILL", f"a process that reads data, before batch {at}", last_line(error))
+
+
+def test_loaders_do_not_outlive_their_process(tmp_path, go_on, note):
+    job = Job(tmp_path, 1, devices=2, workers=2, at=12, fault="SIGKILL", config=STEPS)
+    children = set()
+    while job.processes[0].poll() is None:
+        children |= set(children_of(job.processes[0].pid))
+        time.sleep(0.05)
+    job.wait()
+    deadline = time.monotonic() + 20
+    while left := [pid for pid in children if os.path.exists(f"/proc/{pid}")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+    note("SIGKILL", "a process that has loaders", f"they ended too; {go_on(tmp_path)}")
+
+
+def children_of(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        return []
