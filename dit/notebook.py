@@ -1,8 +1,7 @@
 """What the notebooks share: quick and full mode, where they run, stored results, pictures and tables.
 
 ``DIT_FULL=1`` in the environment asks for the full mode, ``DIT_RETRAIN=1`` for runs that are not taken
-from what is stored. What is shown goes through IPython, which is
-imported only then.
+from what is stored. What is shown goes through IPython, which is imported only then.
 """
 
 from __future__ import annotations
