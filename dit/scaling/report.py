@@ -203,10 +203,11 @@ def plot_surface(runs: Runs, found: Fit, beyond: Sequence[Row], path: pathlib.Pa
     axes = figure.subplots()
     said = found.surface(runs.N, runs.D)
     axes.plot(runs.loss, said, "o", color=COLOURS[0], ms=4, label="fitted")
+    truth, forecast = ([r[k] for r in beyond] for k in ("loss", "forecast"))
     if beyond:
-        truth, forecast = [r["loss"] for r in beyond], [r["forecast"] for r in beyond]
         axes.plot(truth, forecast, "D", color=COLOURS[5], label="held out")
-    ends = [min(runs.loss.min(), said.min()), max(runs.loss.max(), said.max())]
+    everything = np.concatenate([runs.loss, said, truth, forecast])
+    ends = [everything.min(), everything.max()]
     axes.plot(ends, ends, color="0.6", lw=1, zorder=0)
     axes.set(xlabel="measured loss", ylabel="loss by the surface")
     axes.legend(frameon=False)
