@@ -80,7 +80,7 @@ class Sampler:
                     f"got {name}={getattr(recipe, name)} for the samples; expected at least {least}"
                 )
         if recipe.labels:
-            models.check_labels(jnp.asarray(recipe.labels), made.num_classes or 0)
+            models.check_labels(recipe.labels, made.num_classes or 0)
         self.made, self.recipe = made, recipe
         self._solver = resolve("sampling.solvers", **cli.parse_spec(recipe.solver))
         grid = resolve("sampling.grids", **cli.parse_spec(recipe.grid))

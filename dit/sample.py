@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dit import cli, media
+from dit.config import call
+from dit.data.npy import read_npz
 from dit.draw import Recipe, Sampler, load, load_params, recipe_from, stamped
 from dit.experiment import Experiment
 from dit.parallel.mesh import OPTION
@@ -24,13 +25,7 @@ from dit.types import UserError
 
 def read_data(path: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
     """The array ``key`` of an .npz file as ``n f h w c``; UserError if it does not fit."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if key not in file:
-                raise UserError(f"no array {key!r} in {path}; it holds {', '.join(file)}")
-            array = file[key]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path}: {error}. Expected an .npz file") from error
+    array = read_npz(path, key)
     if array.ndim == 4:
         array = array[:, None]
     if array.shape[1:] != shape:
@@ -101,7 +96,7 @@ def choose(args: argparse.Namespace, made: Experiment, stamp: Mapping[str, Any])
         if missing:
             raise UserError(f"the recipe in {args.like} lacks {', '.join(missing)}; was it edited?")
         fields = {f.name: stamp[f.name] for f in dataclasses.fields(Recipe)}
-        recipe = Recipe(**{**fields, "labels": tuple(fields["labels"])})
+        recipe = call(Recipe, f"the recipe in {args.like}", **fields)
     if args.num is not None:
         recipe = recipe_from({**dataclasses.asdict(recipe), "num": args.num}, made.num_classes)
     if args.labels is not None:

@@ -3,6 +3,7 @@
 Each gives one line that names the file. A payload that were run would leave a file behind.
 """
 
+import dataclasses
 import io
 import json
 import os
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 
 from dit import config as configs
-from dit import experiment
+from dit import experiment, sample
 from dit.data import npy
 from dit.data.sources import folder
+from dit.draw import Recipe, Sampler
 from dit.interop import files
 from dit.scaling.plan_file import load_plan
 from dit.training.workdir import lock
@@ -314,6 +316,36 @@ def test_a_section_of_a_config_with_a_strange_name_is_refused(refused, name):
         "path traversal",
         f"config.data.name={name!r}",
         lambda: experiment.load_config("configs/digits.py", {"data.name": name}),
+    )
+
+
+RECIPE = {**dataclasses.asdict(Recipe(labels=(1,), num=1)), "labels": [1]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"solver": "../../os"},
+        {"solver": "heun:__class__=1"},
+        {"guidance": "os:system=ls"},
+        {"grid": {"name": "uniform"}},
+        {"labels": "12"},
+        {"labels": [-1]},
+        {"labels": [10**30]},
+        {"steps": "many"},
+        {"seed": -5},
+        {"batch": None},
+        {"strength": float("inf")},
+    ],
+    ids=str,
+)
+def test_a_forged_recipe_in_a_picture_is_refused(refused, change):
+    made = experiment.build(experiment.load_config("configs/digits.py"))
+    args = sample.arguments().parse_args(["--workdir=x", "--like=y.png"])
+    refused(
+        "forged recipe in a PNG",
+        str(change),
+        lambda: Sampler(made, sample.choose(args, made, {**RECIPE, **change})),
     )
 
 

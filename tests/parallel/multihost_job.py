@@ -35,6 +35,7 @@ class Job:
             settings = {
                 **os.environ,
                 "JAX_PLATFORMS": "cpu",
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
                 "DIT_COORDINATOR": f"127.0.0.1:{port}",
                 "DIT_NUM_PROCESSES": str(count),

@@ -21,6 +21,7 @@ import time
 
 ROOT = pathlib.Path(__file__).parent
 sys.path.insert(0, str(ROOT.parent / "training"))
+sys.modules["torch"] = None  # where it is installed tensorboardX would take seconds to import it
 RENAMED = {"write": r"/checkpoints/10\.[^/]*/", "commit": r"/checkpoints/10$"}
 
 
