@@ -29,6 +29,7 @@ class RateSweep:
 
     widths: tuple[int, ...]
     rates: tuple[float, ...]
+    seeds: tuple[int, ...]
     loss: Float[Array, "w r s"]
 
     def best(self, width: int) -> float:
@@ -53,7 +54,7 @@ class RateSweep:
 
     def rows(self, **more) -> list[dict[str, Any]]:
         """One row a run, with whatever else is to be in it; ``from_rows`` reads them again."""
-        places = itertools.product(self.widths, self.rates, range(self.loss.shape[-1]))
+        places = itertools.product(self.widths, self.rates, self.seeds)
         return [
             {**more, "width": width, "lr": rate, "seed": seed, "loss": float(loss)}
             for (width, rate, seed), loss in zip(places, self.loss.ravel(), strict=True)
@@ -71,7 +72,7 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> RateSweep:
             f"rates and {len(axes[2])} seeds"
         )
     loss = np.array([found[place] for place in places]).reshape([len(axis) for axis in axes])
-    return RateSweep(tuple(axes[0]), tuple(axes[1]), loss)
+    return RateSweep(*map(tuple, axes), loss)
 
 
 def rate_sweep(
@@ -86,7 +87,7 @@ def rate_sweep(
     rates: Sequence[float],
     steps: int = 300,
     batch: int = 32,
-    seeds: int = 1,
+    seeds: Sequence[int] = (0,),
 ) -> RateSweep:
     """Train ``make_model(width)`` at every rate, on the same batches and noise for all, and evaluate.
 
@@ -123,9 +124,10 @@ def rate_sweep(
             return loss(jax.random.key(0), params, apply, process, held)[0]
 
         found = [
-            [float(final(jax.random.key(seed), jnp.float32(rate))) for seed in range(seeds)]
+            [float(final(jax.random.key(seed), jnp.float32(rate))) for seed in seeds]
             for rate in rates
         ]
         table.append(found)
     values = np.array(table)
-    return RateSweep(tuple(widths), tuple(rates), np.where(np.isfinite(values), values, np.inf))
+    values = np.where(np.isfinite(values), values, np.inf)
+    return RateSweep(tuple(widths), tuple(rates), tuple(seeds), values)
