@@ -44,7 +44,8 @@ class Ablation:
     """What is compared. ``base``: a config; ``arms``: by name, what each changes in it.
 
     A change is ``{"section.field": value}``, or ``{"section": {...}}`` for a whole section. The first
-    arm is the baseline: all runs are judged by its objective. ``lrs``: the rates tried for every arm.
+    arm is the baseline: all runs are judged by its objective. ``lrs``: the rates tried for every arm;
+    while the best is the least or the largest of them, up to ``extend`` more are tried beyond it.
     ``weights``: whose losses choose a rate, ``params`` or an average's name. ``match``: every arm gets
     the ``steps`` of the base, or as many as cost the baseline's ``flops``. ``evaluation``: as of
     ``freeze``. ``measured``: settings of what else is measured; they belong to a row's identity.
@@ -53,6 +54,7 @@ class Ablation:
     base: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Any]]
     lrs: Sequence[float]
+    extend: int = 2
     seeds: Sequence[int] = (1, 2, 3)
     probe_seed: int = 0
     weights: str = "params"
@@ -212,6 +214,11 @@ def ablate(
     for arm in ablation.arms:
         for lr in ablation.lrs:
             one(arm, "probe", lr, ablation.probe_seed)
+        for _ in range(ablation.extend):
+            further = beyond(rows, arm, ablation.weights)
+            if further is None:
+                break
+            one(arm, "probe", further, ablation.probe_seed)
     for arm, lr in best_rates(rows, ablation.weights).items():
         for seed in ablation.seeds:
             one(arm, "main", lr, seed)
@@ -230,22 +237,32 @@ def best_rates(rows: Sequence[Row], weights: str = "params") -> dict[str, float]
     return best
 
 
+def beyond(rows: Sequence[Row], arm: str, weights: str) -> float | None:
+    """The next rate to try for an arm whose best one is at an edge, by the ratio there; else None."""
+    best = best_rates([r for r in rows if r["arm"] == arm], weights)[arm]
+    tried = sorted(r["lr"] for r in rows if (r["arm"], r["stage"]) == (arm, "probe"))
+    if len(tried) < 2 or best not in (tried[0], tried[-1]):
+        return None
+    neighbour = tried[1] if best == tried[0] else tried[-2]
+    return float(f"{best * best / neighbour:.3g}")
+
+
 def tuning(rows: Sequence[Row], weights: str = "params") -> list[dict[str, Any]]:
     """A table of the probes: the loss of every rate, the best one, and whether it is at an edge.
 
     A best rate at an edge of those tried may not be the arm's best: try further ones.
     """
+    rates = sorted({r["lr"] for r in rows if r["stage"] == "probe"})
     out = []
     for arm, best in best_rates(rows, weights).items():
         probes = {r["lr"]: r for r in rows if (r["arm"], r["stage"]) == (arm, "probe")}
-        losses = {
-            f"loss at lr {lr:g}": r["losses"][weights]["loss"]
-            if r["status"] == "done"
-            else "failed"
-            for lr, r in sorted(probes.items())
-        }
-        edge = best in (min(probes), max(probes))
-        out.append({"arm": arm, **losses, "best lr": best, "at an edge": "yes" if edge else "no"})
+        shown = dict.fromkeys(rates, "")
+        for lr, r in probes.items():
+            done = r["status"] == "done"
+            shown[lr] = f"{r['losses'][weights]['loss']:.4g}" if done else "failed"
+        edge = "yes" if best in (min(probes), max(probes)) else "no"
+        losses = {f"loss at lr {lr:g}": text for lr, text in shown.items()}
+        out.append({"arm": arm, **losses, "best lr": best, "at an edge": edge})
     return out
 
 

@@ -22,8 +22,8 @@ Row = Mapping[str, Any]
 def plot(values: Values, found: Sequence[Comparison], quantity: str) -> Figure:
     """Left the ``quantity`` itself (name and unit), right its paired difference to the baseline.
 
-    Arms are rows, in the order of ``found``. A diamond is a mean and the bar its 95% t-interval; a bar
-    that leaves the panel ends in an arrow-less cut, so that one wide interval does not flatten the rest.
+    Arms are rows, in the order of ``found``. A diamond is a mean, the bar its 95% t-interval. The panels
+    are fitted to the dots: the bar of a few scattered seeds may go on beyond them.
     """
     from matplotlib.figure import Figure
 
@@ -64,10 +64,11 @@ def by_time(
 ) -> Figure:
     """Each arm's loss over the baseline's with the same seed, in the equal parts of time of a row.
 
-    Means over seeds and 95% t-intervals. ``ends``: the least and the largest time; the evaluation draws
-    uniformly between them.
+    Geometric means over seeds, and 95% t-intervals of the logarithm. ``ends``: the least and the largest
+    time; the evaluation draws uniformly between them.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     arms = list(dict.fromkeys(r["arm"] for r in rows))
     bins = {
@@ -79,11 +80,16 @@ def by_time(
     axes = figure.subplots()
     axes.axhline(1, color="0.6", lw=1, zorder=0)
     axes.set(xlabel="time t (0: data, 1: noise)", ylabel=quantity, yscale="log", xlim=(0, 1))
-    for i, arm in enumerate(a for a in arms if a != baseline):
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_locator(LogLocator(subs=()))
+    others = [a for a in arms if a != baseline]
+    for i, arm in enumerate(others):
         seeds = [s for a, s in bins if a == arm and (baseline, s) in bins]
-        ratios = np.stack([bins[arm, s] / bins[baseline, s] for s in seeds], axis=1)
+        ratios = np.stack([np.log(bins[arm, s] / bins[baseline, s]) for s in seeds], axis=1)
         edges = np.linspace(*ends, len(ratios) + 1)
-        _line(axes, i, (edges[1:] + edges[:-1]) / 2, ratios, arm)
+        x = _beside((edges[1:] + edges[:-1]) / 2, i, len(others))
+        _line(axes, i, x, np.exp(_bounds(ratios)), arm)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _plain(axes)
     return figure
@@ -100,18 +106,29 @@ def curves(
         np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
     ):
         for i, (name, points) in enumerate(lines.items()):
-            _line(axes, i, np.array(list(points)), np.array(list(points.values())), name)
+            x = _beside(np.array(list(points)), i, len(lines))
+            _line(axes, i, x, _bounds(np.array(list(points.values()))), name)
         axes.set(xlabel=abscissa, ylabel=quantity)
         axes.legend(frameon=False)
         _plain(axes)
     return figure
 
 
-def _line(axes, i: int, x: np.ndarray, values: np.ndarray, name: str) -> None:
-    """Line ``i``: the mean of each row of ``values`` (the seeds) with its interval."""
+def _bounds(values: np.ndarray) -> np.ndarray:
+    """Mean, low and high (as rows) of each row of ``values`` (its seeds)."""
     intervals = [t_interval(row) for row in values]
-    mean = np.array([c.mean for c in intervals])
-    reach = np.array([[c.mean - c.low, c.high - c.mean] for c in intervals]).T
+    return np.array([[c.mean, c.low, c.high] for c in intervals]).T
+
+
+def _beside(x: np.ndarray, i: int, count: int) -> np.ndarray:
+    """``x`` moved a little, so that the bars of ``count`` lines lie side by side."""
+    return x + 0.008 * np.ptp(x) * (i - (count - 1) / 2)
+
+
+def _line(axes, i: int, x: np.ndarray, bounds: np.ndarray, name: str) -> None:
+    """Line ``i``: means with their intervals."""
+    mean, low, high = bounds
+    reach = np.array([mean - low, high - mean])
     axes.errorbar(
         x,
         mean,

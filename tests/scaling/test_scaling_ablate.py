@@ -34,7 +34,12 @@ EVALUATION = {"examples": 32, "draws": 64}
 
 
 def plan(arms, **kwargs):
-    settings = {"lrs": (3e-3, 1e-2), "seeds": (1, 2), "evaluation": EVALUATION} | kwargs
+    settings = {
+        "lrs": (3e-3, 1e-2),
+        "seeds": (1, 2),
+        "evaluation": EVALUATION,
+        "extend": 0,
+    } | kwargs
     return Ablation(base=BASE, arms=arms, **settings)
 
 
@@ -97,6 +102,36 @@ def test_an_arm_that_fails_more_often_is_not_better():
         verdict.compare({"base": {1: 1.0}, "arm": {1: 0.5}}, "base")
     with pytest.raises(UserError, match="expected one of base, arm"):
         verdict.compare(arms, "none")
+
+
+def test_rates_are_tried_beyond_an_edge_until_the_best_is_inside(tmp_path, monkeypatch):
+    tried = []
+
+    class Planted:
+        """Costs nothing: a parabola in the logarithm of the rate, with its best at 3e-4 or 1e-1."""
+
+        costs, steps = None, 1
+
+        def __init__(self, ablation, name, *rest):
+            self.best = {"low": 3e-4, "high": 1e-1, "inside": 3.2e-3}[name]
+
+        def run(self, line, config, measure):
+            lr = config["optimizer"]["lr"]
+            if line["stage"] == "probe":
+                tried.append((line["arm"], lr))
+            loss = {"loss": np.log(lr / self.best) ** 2}
+            return line | {"lr": lr, "seed": 0, "status": "done", "losses": {"params": loss}}
+
+    monkeypatch.setattr(ablations, "_Arm", Planted)
+    arms = {"low": {}, "high": {}, "inside": {}}
+    lrs = (1e-3, 3e-3, 1e-2)
+    found = ablate(tmp_path, experiment.build, plan(arms, lrs=lrs, extend=2), say=lambda text: None)
+    rates = {arm: [lr for a, lr in tried if a == arm] for arm in arms}
+    assert rates["low"] == [*lrs, 3.33e-4, 1.11e-4]
+    assert rates["high"] == [*lrs, 3.33e-2, 1.11e-1]
+    assert rates["inside"] == list(lrs)
+    edges = {row["arm"]: row["at an edge"] for row in ablations.tuning(found)}
+    assert edges == {"low": "no", "high": "yes", "inside": "no"}
 
 
 @pytest.mark.slow
