@@ -30,7 +30,13 @@ DPI = 110  # of figures: readable on a screen, and below 100 kB
 
 
 def start() -> None:
-    """Say where and in which mode this notebook runs, and keep its outputs free of logs."""
+    """Say where and in which mode this notebook runs, and keep its outputs free of logs.
+
+    What several arms have in common, such as how they begin, is compiled once.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     for name in ("absl", "jax", "orbax", "grain"):
         logging.getLogger(name).setLevel(logging.ERROR)
     device = jax.devices()[0]
