@@ -28,7 +28,7 @@ def plot(values: Values, found: Sequence[Comparison], quantity: str) -> Figure:
     from matplotlib.figure import Figure
 
     baseline = found[0].arm
-    figure = Figure(figsize=(8.6, 1.3 + 0.52 * len(found)), layout="constrained")
+    figure = Figure(figsize=(8.6, 1.4 + 0.5 * len(found)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     differences = {}
     for i, c in enumerate(found):
@@ -50,7 +50,7 @@ def plot(values: Values, found: Sequence[Comparison], quantity: str) -> Figure:
     left.set_yticks(range(len(found)), [c.arm for c in found])
     counts = sorted({c.difference.n for c in found if c.difference is not None})
     n = "n = " + " to ".join(str(x) for x in dict.fromkeys((counts[0], counts[-1])))
-    right.set_xlabel(f"difference to {baseline}, same seed ({n} seeds)")
+    right.set_xlabel(f"difference to {baseline}\nwith the same seed ({n} seeds)")
     for axes in (left, right):
         axes.grid(axis="x", color="0.9", lw=0.8)
         axes.set_axisbelow(True)
@@ -80,9 +80,6 @@ def by_time(
     axes = figure.subplots()
     axes.axhline(1, color="0.6", lw=1, zorder=0)
     axes.set(xlabel="time t (0: data, 1: noise)", ylabel=quantity, yscale="log", xlim=(0, 1))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_locator(LogLocator(subs=()))
     others = [a for a in arms if a != baseline]
     for i, arm in enumerate(others):
         seeds = [s for a, s in bins if a == arm and (baseline, s) in bins]
@@ -90,6 +87,11 @@ def by_time(
         edges = np.linspace(*ends, len(ratios) + 1)
         x = _beside((edges[1:] + edges[:-1]) / 2, i, len(others))
         _line(axes, i, x, np.exp(_bounds(ratios)), arm)
+    low, high = axes.get_ylim()
+    subs = (1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_locator(LogLocator(subs=()))
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _plain(axes)
     return figure
