@@ -5,8 +5,11 @@ to the state, bit for bit, and to the log of a run that nothing happened to.
 """
 
 import os
+import random
 import re
+import resource
 import signal
+import subprocess
 import time
 
 import jax
@@ -21,6 +24,7 @@ from dit.training.fingerprints import fingerprints
 
 pytestmark = pytest.mark.slow
 STEPS = {"steps": 20, "mesh": DP}
+KILLS = 10
 HOSTS = pytest.mark.parametrize("who", [0, 1], ids=["coordinator", "other"])
 NAMES = ["process 0, the coordinator", "process 1"]
 
@@ -33,20 +37,24 @@ def straight(tmp_path_factory):
     return outcome["digest"], rows(workdir)
 
 
+def train(workdir, config):
+    """The state to which a run comes here, on two devices."""
+    return loop.train(
+        fake.Experiment(tiny, {**config, "log": {"every": 1}}),
+        workdir,
+        batches=tiny.batches(),
+        devices=jax.devices()[:2],
+        progress=False,
+    ).state
+
+
 @pytest.fixture
 def go_on(straight):
     """``go_on(workdir)``: run again and compare; what there is to say of it."""
 
     def again(workdir):
         before = steps(workdir)[-1] if list(workdir.glob("checkpoints/*")) else 0
-        state = loop.train(
-            fake.Experiment(tiny, {**STEPS, "log": {"every": 1}}),
-            workdir,
-            batches=tiny.batches(),
-            devices=jax.devices()[:2],
-            progress=False,
-        ).state
-        assert fingerprints(state) == straight[0]
+        assert fingerprints(train(workdir, STEPS)) == straight[0]
         assert rows(workdir) == straight[1]
         assert not list(workdir.glob("checkpoints/*tmp*"))
         return f"went on from step {before} to the same state"
@@ -160,7 +168,7 @@ def test_only_one_job_may_hold_a_workdir(tmp_path, go_on, note):
     note("a second job", "two processes, in a workdir in use", last_line(errors[0]))
 
 
-@pytest.mark.parametrize("at", [0, 12])
+@pytest.mark.parametrize("at", [1, 12])
 def test_a_killed_loader_is_replaced(tmp_path, straight, note, at):
     job = Job(tmp_path, 1, devices=2, workers=2, at=at, fault="loader", config=STEPS)
     status, (error,) = job.wait()
@@ -190,3 +198,88 @@ def children_of(pid):
             return [int(child) for child in file.read().split()]
     except OSError:
         return []
+
+
+def read_rows(workdir):
+    """How many lines of the log there are, and which file it is: each start makes a new one."""
+    file = workdir / "metrics.jsonl"
+    return (file.read_bytes().count(b"\n"), file.stat().st_ino) if file.exists() else (0, 0)
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "took too long"
+        time.sleep(0.01)
+
+
+def test_ten_random_kills_in_one_run(tmp_path, note):
+    """One at any time from the start of the process, the others at random moments of training."""
+    config = {"steps": 80, "mesh": DP, "checkpoint": {"every": 2}}
+    workdir, rng, reached = tmp_path / "run", random.Random(0), []
+    for kill in range(KILLS):
+        before = read_rows(workdir)[1]
+        job = Job(workdir, 1, devices=2, config=config, wait=0.02)
+        (process,) = job.processes
+        if kill:
+            wait_for(lambda before=before: read_rows(workdir)[1] != before, process)
+            lines = read_rows(workdir)[0]
+            wait_for(lambda lines=lines: read_rows(workdir)[0] > lines, process)
+            time.sleep(rng.uniform(0, 0.2))
+        else:
+            time.sleep(rng.uniform(0.5, 4))
+        assert process.poll() is None, process.communicate()
+        process.kill()
+        process.communicate()
+        saved = [*workdir.glob("checkpoints/[0-9]"), *workdir.glob("checkpoints/[0-9][0-9]")]
+        reached.append(max([int(place.name) for place in saved], default=0))
+        assert reached == sorted(reached)  # nothing that was saved is lost
+    state = train(workdir, config)
+    assert fingerprints(state) == fingerprints(train(tmp_path / "straight", config))
+    assert rows(workdir) == rows(tmp_path / "straight")
+    went = ", ".join(map(str, reached))
+    note(f"{KILLS} x SIGKILL", "random moments of one run", f"saved steps {went}; the same state")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A directory on a file system of its own, of 4 MiB; None where nothing can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield None
+        return
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_told_and_survived(tmp_path, note, small_disk):
+    """A real one where this machine lets us mount one; or else files may not grow beyond a bound."""
+    workdir = (small_disk or tmp_path) / "run"
+    job = Job(workdir, 1, devices=2, config={**STEPS, "steps": ENDLESS}, wait=0.05)
+    (process,) = job.processes
+    wait_for(lambda: read_rows(workdir)[0] >= 7, process)
+    if small_disk is None:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, 100))
+    else:
+        with open(small_disk / "filler", "wb", buffering=0) as file:
+            while process.poll() is None:
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    time.sleep(0.01)
+    (status,), (error,) = job.wait()
+    assert status == 2, error
+    assert error.count("error:") == 1
+    assert "Traceback" not in error
+    assert steps(workdir)[-1] >= 5
+    kept = steps(workdir)[-1]
+    if small_disk is not None:
+        (small_disk / "filler").unlink()
+    where = "files bounded by the system" if small_disk is None else "a file system of 4 MiB"
+    state = train(workdir, {**STEPS, "steps": kept + 3})
+    straight = train(tmp_path / "straight", {**STEPS, "steps": kept + 3})
+    assert fingerprints(state) == fingerprints(straight)
+    note("a full disk", where, f"{last_line(error)}; with room again, the same state")
