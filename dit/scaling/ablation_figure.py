@@ -48,7 +48,7 @@ def plot(values: Values, found: Sequence[Comparison], quantity: str) -> Figure:
     _limits(right, [0.0, *(x for d in differences.values() for x in d)])
     left.set(xlabel=quantity, ylim=(len(found) - 0.5, -0.5))
     left.set_yticks(range(len(found)), [c.arm for c in found])
-    counts = sorted({c.difference.n for c in found if c.difference is not None})
+    counts = sorted({c.difference.n for c in found if c.difference}) or [found[0].value.n]
     n = "n = " + " to ".join(str(x) for x in dict.fromkeys((counts[0], counts[-1])))
     right.set_xlabel(f"difference to {baseline}\nwith the same seed ({n} seeds)")
     for axes in (left, right):

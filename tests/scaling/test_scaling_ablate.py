@@ -84,6 +84,9 @@ def test_planted_effects_get_their_verdicts():
     assert text[0]["paired difference [95% t-interval]"] == ""
     figure = ablation_figure.plot(arms, list(found.values()), "loss")
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(arms)
+    assert "n = 5 seeds" in figure.axes[1].get_xlabel()
+    few = ablation_figure.plot(arms, list(found.values())[:1], "loss")
+    assert [t.get_text() for t in few.axes[0].get_yticklabels()] == ["base"]
 
 
 def test_pairs_are_needed_to_see_a_small_effect():
