@@ -17,6 +17,7 @@ from typing import Any
 
 from dit.types import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # <malloc.h>
 
 
@@ -27,7 +28,9 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         with full_disk():
             status = main(None)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if any(os.strerror(number) in str(error) for number in FULL):
+            os._exit(2)  # what others write at exit would fail too, and at length
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -41,7 +44,7 @@ def full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL:
             raise
         raise UserError(
             f"a file could not be written ({error}). Make room and give the same command again: "
