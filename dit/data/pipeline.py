@@ -13,7 +13,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import multiprocessing
+import multiprocessing.connection
+import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -177,7 +181,9 @@ class Batches(Iterator[Batch]):
         processes = grain.MultiprocessingOptions(
             num_workers=self._workers, per_worker_buffer_size=max(1, self._prefetch)
         )
-        return iter(dataset.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(processes))
+        return iter(
+            dataset.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(processes, _follow)
+        )
 
 
 def batches(
@@ -237,6 +243,17 @@ def _check_position(position: Any) -> int:
             "the saved state is damaged"
         )
     return position
+
+
+def _follow(worker: int, workers: int) -> None:
+    """In a worker: end as soon as the process that started it has, be it killed."""
+    started_by = multiprocessing.parent_process()
+
+    def watch() -> None:
+        multiprocessing.connection.wait([started_by.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _parse_flags() -> None:
