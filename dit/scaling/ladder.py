@@ -70,6 +70,7 @@ def ladder(
             "0 < smallest < largest, two rungs or more and a slack of at least 1"
         )
     model = {"in_channels": shape[-1], **model}
+    model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}  # as from JSON
     options = (tuple(shape), context_len, t_per_frame, tuple(sorted(model.items())))
     base, layer = _polynomials(by, head_dim, *options)
     candidates = []

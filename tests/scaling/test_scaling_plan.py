@@ -53,6 +53,11 @@ def test_costs_of_a_rung_are_those_of_its_model(sizes):
     assert size.costs.per_token == size.N
 
 
+def test_a_model_read_from_json_has_the_same_ladder():
+    lists, tuples = ({"position_scale": kind([1.0, 2.0, 2.0])} for kind in (list, tuple))
+    assert ladder(**IMAGES, **SMALL, **lists) == ladder(**IMAGES, **SMALL, **tuples)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
