@@ -191,8 +191,18 @@ def plot_isoflop(runs: Runs, found: Fit, path: pathlib.Path) -> None:
         N = np.geomspace(runs.N[rows].min() / 1.5, runs.N[rows].max() * 1.5, 100)
         axes.plot(N, found.surface(N, cost / (k * N**g)), color=colour, lw=1.2)
     axes.set(xscale="log", xlabel="parameters N", ylabel="evaluation loss")
+    readable(axes.xaxis)
     axes.legend(frameon=False, title="FLOPs")
     figure.savefig(path, dpi=150)
+
+
+def readable(axis: Any) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 of each decade, as 5k or 20M."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(EngFormatter(sep=""))
 
 
 def plot_surface(runs: Runs, found: Fit, beyond: Sequence[Row], path: pathlib.Path) -> None:
