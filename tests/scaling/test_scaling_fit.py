@@ -197,7 +197,7 @@ def test_the_intervals_of_every_approach_hold_its_own_estimate():
         assert allocation.D.exponent in found[name]["D"]
     quiet = uncertainty.allocation_intervals(*isoflop(PLANTED[0]), samples=20)
     assert quiet["3 surface"]["N"].high - quiet["3 surface"]["N"].low < 1e-4
-    one = C == C[0]  # a single budget has no minimum to follow
+    one = C[0] == C  # a single budget has no minimum to follow
     assert uncertainty.allocation_intervals(N[one], D[one], C[one], L[one])["2 parabolas"] is None
 
 
