@@ -51,6 +51,7 @@ setup(
         ],
         "torch": ["torch==2.13.0", "diffusers>=0.36"],
         "preflight": ["libtpu>=0.0.52"],
+        "notebooks": ["ipykernel>=7", "nbmake>=1.5"],
         "gpu": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "wandb": ["wandb>=0.20"],

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import pathlib
 import re
 
@@ -94,14 +93,3 @@ def test_a_path_is_seen():
         "</a>",
     ):
         assert not PATH.search(text), text
-
-
-@pytest.mark.slow
-@notebooks
-def test_it_runs_in_quick_mode(file):
-    nbformat = pytest.importorskip("nbformat")
-    nbclient = pytest.importorskip("nbclient")
-    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "DIT_FULL", "DIT_RETRAIN")}
-    where = {"metadata": {"path": str(file.parent)}}
-    client = nbclient.NotebookClient(nbformat.read(file, 4), timeout=600, resources=where)
-    client.execute(env=env)
