@@ -15,26 +15,10 @@ from collections.abc import Iterator
 import numpy as np
 from jax.sharding import Mesh
 
+from dit.parallel.hlo_text import Instruction, parse, shape_bytes
+from dit.parallel.trips import trips
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_BITS = {"pred": 8, "token": 0}
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
-_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line: ``name = shape opcode(rest``."""
-
-    name: str
-    shape: str
-    opcode: str
-    rest: str
-
-    def called(self, attribute: str) -> str | None:
-        """The computation that an attribute (``calls``, ``body``, ...) names."""
-        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
-        return found.group(1) if found else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,44 +45,6 @@ class Collective:
         return self.bytes * self.times
 
 
-def parse(text: str) -> tuple[str, dict[str, list[Instruction]]]:
-    """``(entry, computations)``: the name of the first computation, and the lines of all."""
-    computations: dict[str, list[Instruction]] = {}
-    entry, current = "", None
-    for line in text.splitlines():
-        if head := _COMPUTATION.match(line):
-            current = computations[head.group(2)] = []
-            entry = head.group(2) if head.group(1) else entry
-        elif current is not None and (found := _INSTRUCTION.match(line)):
-            shape, rest = _split_shape(found.group(2))
-            opcode, _, rest = rest.partition("(")
-            current.append(Instruction(found.group(1), shape, opcode.strip(), rest))
-    return entry, computations
-
-
-def _split_shape(text: str) -> tuple[str, str]:
-    """The result's shape, which may be a tuple, and what follows it."""
-    if not text.startswith("("):
-        shape, _, rest = text.partition(" ")
-        return shape, rest
-    depth = 0
-    for i, char in enumerate(text):
-        depth += (char == "(") - (char == ")")
-        if depth == 0:
-            return text[: i + 1], text[i + 1 :].lstrip()
-    return text, ""
-
-
-def shape_bytes(shape: str) -> list[int]:
-    """The bytes of each array in a shape, without padding."""
-    sizes = []
-    for kind, dims in _SHAPE.findall(shape):
-        digits = re.search(r"\d+", kind)
-        bits = _BITS.get(kind, int(digits.group()) if digits else 0)
-        sizes.append(math.prod(int(d) for d in dims.split(",") if d) * bits // 8)
-    return sizes
-
-
 def walk(
     entry: str, computations: dict[str, list[Instruction]]
 ) -> Iterator[tuple[Instruction, int, tuple[str, ...]]]:
@@ -106,13 +52,14 @@ def walk(
 
     Both branches of a conditional are taken, and so is an asynchronous call.
     """
+    by_name = {name: {line.name: line for line in lines} for name, lines in computations.items()}
 
     def visit(name: str, times: int, inside: tuple[str, ...]):
         for line in computations.get(name, ()):
             yield line, times, inside
             if line.opcode == "while":
-                trips = _trips(line, computations)
-                yield from visit(line.called("body"), times * trips, inside)
+                count = trips(line, name, by_name)
+                yield from visit(line.called("body"), times * count, inside)
             elif line.opcode == "fusion":
                 yield from visit(line.called("calls"), times, (*inside, line.called("calls")))
             elif line.opcode in ("call", "async-start"):
@@ -128,17 +75,6 @@ def walk(
                     yield from visit(branch, times, inside)
 
     return visit(entry, 1, ())
-
-
-def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
-    """How often a loop runs: as XLA knows, or the constant its counter is compared with, else 1."""
-    known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest)
-    if known:
-        return int(known.group(1))
-    lines = computations.get(loop.called("condition"), ())
-    limits = [re.match(r"(\d+)\)", line.rest) for line in lines if line.opcode == "constant"]
-    found = [int(limit.group(1)) for limit in limits if limit]
-    return found[0] if len(found) == 1 else 1
 
 
 def collectives(text: str, mesh: Mesh) -> list[Collective]:
