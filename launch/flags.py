@@ -2,49 +2,20 @@
 
     eval "$(python launch/flags.py v5e)"        # or v4, v5p, v6e, gpu, cpu
 
-prints it as shell commands. The compiler's flags are those of libtpu 0.0.52 and jaxlib 0.10.2, which
-refuse a flag that they do not know: a test compiles with them where libtpu is installed.
+prints it as shell commands. The compiler's flags are those that ``dit.preflight`` compiles with.
 """
 
 from __future__ import annotations
 
 import argparse
+import pathlib
 import shlex
+import sys
 
-# TPU flags go into LIBTPU_INIT_ARGS.
-TPU = {
-    # Place each collective as early, and its end as late, as the data allow.
-    "--xla_tpu_enable_latency_hiding_scheduler": "true",
-    # Gather sharded parameters while the layer before still computes.
-    "--xla_enable_async_all_gather": "true",
-    # The same for the exchanges between neighbours, of which ring attention is made.
-    "--xla_enable_async_collective_permute": "true",
-    # Let the matrix units run while a collective is under way.
-    "--xla_tpu_overlap_compute_collective_tc": "true",
-    # Reduce the gradients of replicas during the backward pass, not after it,
-    "--xla_tpu_enable_data_parallel_all_reduce_opt": "true",
-    # also where they differ in size, as the parameters of a transformer do.
-    "--xla_tpu_data_parallel_opt_different_sized_ops": "true",
-}
-# Carry collectives through the steps of a matrix product. Other chips than the v5e refuse it.
-V5E = {
-    "--xla_tpu_enable_async_collective_fusion": "true",
-    "--xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
-    "--xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
-}
-# GPU flags go into XLA_FLAGS.
-GPU = {
-    # As on TPUs: start early, end late.
-    "--xla_gpu_enable_latency_hiding_scheduler": "true",
-    # In a loop over layers, gather the next layer's parameters during this one,
-    "--xla_gpu_enable_pipelined_all_gather": "true",
-    # and scatter or reduce the last layer's gradients during this one.
-    "--xla_gpu_enable_pipelined_reduce_scatter": "true",
-    "--xla_gpu_enable_pipelined_all_reduce": "true",
-    # The pipelining needs the loop's body twice, to have two buffers.
-    "--xla_gpu_enable_while_loop_double_buffering": "true",
-}
-CHIPS = ("v4", "v5e", "v5p", "v6e", "gpu", "cpu")
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from dit.parallel.flags import TPUS, variables
+
+CHIPS = (*TPUS, "gpu", "cpu")
 CACHE = "/tmp/dit-compiled"
 STOPPED = 75  # "try again later" of sysexits.h: the launchers start such a run again
 
@@ -60,12 +31,9 @@ def environment(chip: str, cache: str = CACHE) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # A bar in a log file is a line at a time: seldom is enough.
         "TQDM_MININTERVAL": "30",
+        **variables(chip),
     }
-    if chip.startswith("v"):
-        flags = {**TPU, **(V5E if chip == "v5e" else {})}
-        found["LIBTPU_INIT_ARGS"] = " ".join(f"{k}={v}" for k, v in flags.items())
     if chip == "gpu":
-        found["XLA_FLAGS"] = " ".join(f"{k}={v}" for k, v in GPU.items())
         # JAX takes three quarters of the memory by default; the rest is for NCCL and cuDNN.
         found["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.92"
     return found

@@ -3,7 +3,8 @@
 Compiles the real train step (with ``--sampler`` the sampler too) with the real compiler of a pod, on
 any machine, and prints where its memory goes, what it computes and communicates, and how long a step
 should take. ``--sweep`` ranks meshes, remat policies and batch sizes. Nothing is run, no data are read.
-The exit status is 3 where the program does not fit.
+For a TPU the compiler gets the flags that the launchers set, or what ``LIBTPU_INIT_ARGS`` or ``--flags``
+says instead. The exit status is 3 where the program does not fit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dit import cli, experiment
-from dit.parallel import topology
+from dit.parallel import flags, topology
 from dit.parallel.mesh import OPTION, parse_mesh
 from dit.preflight import programs, report
 from dit.types import UserError
@@ -36,6 +38,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--mesh", help=OPTION)
     add("--batch", type=int, help="images a step, over all devices (default: the config's)")
     add("--remat", help="policy (default: the config's)")
+    add("--flags", help="of the TPU compiler; none, or '--xla_a=b ...' (default: the launchers')")
     add("--sampler", action="store_true", help="compile the sampler of the config too")
     add("--sweep", action="store_true", help="try meshes, remat policies and batch sizes")
     add("--out", help="write the report here as JSON")
@@ -45,6 +48,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; UserError for bad input."""
     args, overrides = cli.parse(arguments(), argv)
+    set_flags(args.topology, args.flags)
     where = topology.find(args.topology, args.slices)
     config = stand_in(experiment.load_config(args.config, overrides), where)
     if args.sweep:
@@ -57,6 +61,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(report.table(each), flush=True)
     write(args.out, [each.as_json() for each in reports])
     return 0 if all(each.fits for each in reports) else DOES_NOT_FIT
+
+
+def set_flags(name: str, text: str | None) -> None:
+    """Set the flags that a topology is launched with: libtpu reads them once, when it is loaded.
+
+    ``text``: other flags, ``"none"``, or None for what ``LIBTPU_INIT_ARGS`` says, if it is set, or
+    else the launchers'. Raises UserError for flags without a TPU, and for what are no flags.
+    """
+    (variable,) = flags.variables("v4")
+    chip = name.partition(":")[0]
+    if chip not in flags.TPUS:
+        if text is not None:
+            raise UserError(
+                f"--flags are the TPU compiler's; got topology {name or 'of this host'!r}"
+            )
+    elif text is None:
+        os.environ.setdefault(variable, flags.variables(chip)[variable])
+    elif text == "none" or all(word.startswith("--") for word in text.split()):
+        os.environ[variable] = "" if text == "none" else text
+    else:
+        raise UserError(f"got --flags={text!r}; expected 'none', or flags that each begin with --")
 
 
 def stand_in(config: ConfigDict, where: topology.Topology) -> ConfigDict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from typing import Any
@@ -152,6 +153,7 @@ def report(
         "remat": made.model.remat,
         "expected_sizes": expected_sizes(made, run, images),
         "advice": lanes(made) if where.platform == "tpu" else [],
+        "flags": os.environ.get("LIBTPU_INIT_ARGS", "") if where.platform == "tpu" else None,
     }
     start = time.perf_counter()
     try:

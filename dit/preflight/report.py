@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dit.parallel.estimate import StepTime
+from dit.parallel.flags import TPUS, variables
 from dit.parallel.hlo import Collective
 
 GIB = 2**30
@@ -22,6 +23,7 @@ class Report:
     ``model_flops``: of the model, by formula; ``program_flops``: of the program's matrix products,
     recomputation included, but without those inside Pallas kernels. ``memory["needed"]`` is the
     compiler's own total. ``expected_sizes``: elements of the arrays that a step has to gather.
+    ``flags``: of the TPU compiler, None for others.
     """
 
     what: str
@@ -43,6 +45,7 @@ class Report:
     kernels: dict[str, int] = dataclasses.field(default_factory=dict)
     time: StepTime | None = None
     compile_seconds: float = 0.0
+    flags: str | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -143,6 +146,9 @@ def table(report: Report) -> str:
     if report.kernels:
         lines += ["", "kernels", *(f"  {n:6} x {name}" for name, n in report.kernels.items())]
     lines += [f"\nadvice: {text}" for text in report.advice]
+    if report.flags is not None:
+        launched = report.flags in [text for chip in TPUS for text in variables(chip).values()]
+        lines += ["", f"flags: {'as launched' if launched else report.flags or 'none'}"]
     lines += ["", f"compiled in {report.compile_seconds:.0f} s"]
     return "\n".join(lines)
 

@@ -1,0 +1,57 @@
+"""The compilers' flags for a pod: what the launchers set, and what preflight compiles with.
+
+Standard library only, and nothing of JAX: launchers import it on machines that have neither. The flags
+are those of libtpu 0.0.52 and jaxlib 0.10.2, which refuse a flag that they do not know: a test
+compiles with them where libtpu is installed.
+"""
+
+from __future__ import annotations
+
+# TPU flags go into LIBTPU_INIT_ARGS.
+TPU = {
+    # Place each collective as early, and its end as late, as the data allow.
+    "--xla_tpu_enable_latency_hiding_scheduler": "true",
+    # Gather sharded parameters while the layer before still computes.
+    "--xla_enable_async_all_gather": "true",
+    # The same for the exchanges between neighbours, of which ring attention is made.
+    "--xla_enable_async_collective_permute": "true",
+    # Let the matrix units run while a collective is under way.
+    "--xla_tpu_overlap_compute_collective_tc": "true",
+    # Reduce the gradients of replicas during the backward pass, not after it,
+    "--xla_tpu_enable_data_parallel_all_reduce_opt": "true",
+    # also where they differ in size, as the parameters of a transformer do.
+    "--xla_tpu_data_parallel_opt_different_sized_ops": "true",
+}
+# Carry collectives through the steps of a matrix product. Other chips than the v5e refuse it.
+V5E = {
+    "--xla_tpu_enable_async_collective_fusion": "true",
+    "--xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+    "--xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+}
+# GPU flags go into XLA_FLAGS.
+GPU = {
+    # As on TPUs: start early, end late.
+    "--xla_gpu_enable_latency_hiding_scheduler": "true",
+    # In a loop over layers, gather the next layer's parameters during this one,
+    "--xla_gpu_enable_pipelined_all_gather": "true",
+    # and scatter or reduce the last layer's gradients during this one.
+    "--xla_gpu_enable_pipelined_reduce_scatter": "true",
+    "--xla_gpu_enable_pipelined_all_reduce": "true",
+    # The pipelining needs the loop's body twice, to have two buffers.
+    "--xla_gpu_enable_while_loop_double_buffering": "true",
+}
+TPUS = ("v4", "v5e", "v5p", "v6e")
+
+
+def variables(chip: str) -> dict[str, str]:
+    """The environment variable that holds the compiler's flags for one of ``TPUS``, or ``gpu``.
+
+    Empty for anything else.
+    """
+    if chip in TPUS:
+        return {"LIBTPU_INIT_ARGS": _line({**TPU, **(V5E if chip == "v5e" else {})})}
+    return {"XLA_FLAGS": _line(GPU)} if chip == "gpu" else {}
+
+
+def _line(flags: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in flags.items())
