@@ -28,6 +28,13 @@ class UserError(ValueError):
     """
 
 
+class OutsideError(UserError):
+    """What a run is not to blame for: a full disk, a directory that another job holds.
+
+    The same run may well succeed once that is mended; and no other run would fare better now.
+    """
+
+
 @struct.dataclass
 class Cond:
     """What a sample is conditioned on. Every field is optional; none at all is unconditional.

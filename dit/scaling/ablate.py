@@ -27,10 +27,10 @@ from dit.scaling.evaluate import (
     in_terms_of,
     summaries,
 )
+from dit.scaling.failure import OWN, failed
 from dit.scaling.registry import Registry
 from dit.scaling.run import objective_of, versions
 from dit.scaling.short import Trainer
-from dit.training.loop import DivergedError
 from dit.training.workdir import plain
 from dit.types import UserError
 
@@ -153,8 +153,8 @@ class _Arm:
         batches = made.batches()
         try:
             trained = self.trainer(batches, lr=line["lr"], seed=line["seed"])
-        except DivergedError as error:
-            return line | {"status": "failed", "error": str(error)}
+        except OWN as error:
+            return line | failed(error)
         finally:
             batches.close()
             line["seconds"] = round(time.perf_counter() - start, 2)

@@ -38,6 +38,7 @@ COLUMNS = (
         "seconds",
         "row",
         "config",
+        "error",
     ),
 )
 
@@ -110,7 +111,8 @@ def write_table(rows: Sequence[Row], path: pathlib.Path) -> None:
                 for name in names
                 for k in ("loss", "error")
             ]
-            table.writerow([*(r.get(c) for c in COLUMNS), *found, r["evaluation_set"], r["device"]])
+            last = (r.get("evaluation_set"), r.get("device"))
+            table.writerow([*(r.get(c) for c in COLUMNS), *found, *last])
 
 
 def _markdown(rows, runs: Runs, found: Fit, weights: str, method: str) -> list[str]:
@@ -164,7 +166,9 @@ def _markdown(rows, runs: Runs, found: Fit, weights: str, method: str) -> list[s
         f"({r['error']:+.2%})"
         for r in held_out(rows, found, weights)
     ]
-    lines += ["", "## Checklist", "", "Held fixed, or not:", ""]
+    lines += _failures(rows)
+    rows = [r for r in rows if r["status"] == "done"]
+    lines += ["", "## Checklist", "", "Held fixed by the runs that finished, or not:", ""]
     for what, column in FIXED.items():
         values = sorted({str(r[column]) for r in rows})
         lines.append(f"- [{'x' if len(values) == 1 else ' '}] one {what}: {', '.join(values[:4])}")
@@ -175,6 +179,30 @@ def _markdown(rows, runs: Runs, found: Fit, weights: str, method: str) -> list[s
     for cost, inside in interior(runs.tuned()):
         lines.append(f"- [{'x' if inside else ' '}] a minimum between the sizes at C = {cost:.3g}")
     lines += ["", "Notes:", "", *(f"- {note}" for note in found.notes)]
+    return lines
+
+
+def _failures(rows: Sequence[Row]) -> list[str]:
+    """A table of the runs that failed, each with its error; nothing if there are none."""
+    failed = [r for r in rows if r["status"] == "failed"]
+    if not failed:
+        return []
+    lines = [
+        "",
+        "## Failed runs",
+        "",
+        "They are in no fit. `python -m dit.scaling run --retry` runs them again.",
+        "",
+        "| row | stage | C | N | rate | seed | error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in failed:
+        rate = "none" if r["lr"] is None else f"{r['lr']:.3g}"
+        error = r["error"].replace("|", "\\|")
+        lines.append(
+            f"| {r['row']} | {r['stage']} | {r['budget']:.3g} | {r['N']:.3g} | {rate} | "
+            f"{r['seed']} | {error} |"
+        )
     return lines
 
 

@@ -3,6 +3,7 @@
 A row that has its line is not run again, and a run that was killed goes on from its checkpoint, so the
 same command may be given until all is done. Each run keeps its directory, ``runs/<row>``; its
 checkpoints go when its line is written, the losses of every evaluation draw stay (``losses.npz``).
+A run that fails by its own fault (``failure``) has a line too, with the error, and may be retried.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import numpy as np
 import dit
 from dit import config as configs
 from dit.scaling.evaluate import EvaluationSet, evaluate_all, evaluator, freeze, summaries
+from dit.scaling.failure import OWN, failed
 from dit.scaling.fit import tuning
 from dit.scaling.plan import Plan, Row, steps_for
 from dit.scaling.plan_file import load_plan
 from dit.scaling.registry import Registry
-from dit.training.loop import DivergedError, train
+from dit.training.loop import train
 from dit.training.workdir import plain
-from dit.types import UserError
+from dit.types import OutsideError, UserError
 
 Make = Callable[[Mapping[str, Any]], Any]  # a config to an experiment
 
@@ -55,7 +57,7 @@ def setting(plan: Plan, row: Row, rows: Mapping[str, dict], weights: str) -> tup
     """``(lr, batch)`` of a row: its own, or the best of the probes of its budget.
 
     Beyond the largest budget the rate is the power law through the budgets' best, if there is one.
-    Raises UserError while the probes are not done, or where all have failed.
+    Raises OutsideError while the probes are not done, UserError where all have failed.
     """
     if row.lr is not None and row.batch is not None:
         return row.lr, row.batch
@@ -64,10 +66,10 @@ def setting(plan: Plan, row: Row, rows: Mapping[str, dict], weights: str) -> tup
     budget = row.budget if row.stage == "main" else max(plan.budgets)
     wanted = [r for r in probes if r.budget == budget]
     if any(r.name not in rows for r in (probes if row.stage == "held_out" else wanted)):
-        raise UserError(f"row {row.name} needs the probes of its budget; run those rows first")
+        raise OutsideError(f"row {row.name} needs the probes of its budget; run those rows first")
     here = [d for d in done if d["budget"] == budget and d["status"] == "done"]
     if not here:
-        raise UserError(f"row {row.name}: all probes at C = {budget:.3g} failed; try smaller rates")
+        raise UserError(f"all probes at C = {budget:.3g} failed; try smaller rates")
     best = min(here, key=lambda d: d["losses"][weights]["loss"])
     lr, batch = best["lr"], best["batch"]
     if row.stage == "held_out":
@@ -90,7 +92,7 @@ def sweep(
     """Run what is left of the plan in ``root/plan.json``; whether all of it is done now.
 
     ``make``: a config to an experiment. ``only``: one row by its name, for one job a row. ``retry``:
-    rows that failed, too. A signal saves the run under way and returns.
+    rows that failed, too, from their start. A signal saves the run under way and returns.
     """
     root = pathlib.Path(root)
     plan, base, options = load_plan(root / "plan.json")
@@ -100,37 +102,41 @@ def sweep(
         raise UserError(f"no row {only!r} in {root / 'plan.json'}")
     for i, row in enumerate(todo):
         rows = registry.latest()
-        if row.name in rows and not (retry and rows[row.name]["status"] == "failed"):
+        again = row.name in rows and rows[row.name]["status"] == "failed"
+        if row.name in rows and not (retry and again):
             continue
-        lr, batch = setting(plan, row, rows, weights)
-        made = make(row_config(base, row, lr, batch))
-        if frozen is None:
-            frozen = freeze(made.source.held_out, **options["evaluation"])
-        line = one_run(made, row, root / "runs" / row.name, frozen)
+        workdir = root / "runs" / row.name
+        if again:  # its rate may be another now
+            shutil.rmtree(workdir, ignore_errors=True)
+        lr, batch = row.lr, row.batch
+        try:
+            lr, batch = setting(plan, row, rows, weights)
+            made = make(row_config(base, row, lr, batch))
+        except OWN as error:
+            line = planned(row, lr, batch) | failed(error)
+        else:
+            if frozen is None:
+                frozen = freeze(made.source.held_out, **options["evaluation"])
+            line = one_run(made, row, workdir, frozen)
         if line is None:
             say(f"stopped in row {row.name}; the same command goes on")
             return False
         registry.append(line)
-        shutil.rmtree(root / "runs" / row.name / "checkpoints", ignore_errors=True)
+        shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
         shown = line["losses"][weights]["loss"] if line["status"] == "done" else line["error"]
+        rate = "none" if line["lr"] is None else f"{line['lr']:.3g}"
         say(
-            f"[{i + 1}/{len(todo)}] {row.stage} C {row.budget:.3g} N {row.size.N} lr {lr:.3g} "
+            f"[{i + 1}/{len(todo)}] {row.stage} C {row.budget:.3g} N {row.size.N} lr {rate} "
             f"seed {row.seed}: {shown}"
         )
     return True
 
 
-def one_run(
-    made: Any, row: Row, workdir: pathlib.Path, frozen: EvaluationSet
-) -> dict[str, Any] | None:
-    """Train and evaluate one row; its line, or None if a signal stopped it."""
-    config, costs = plain(made.config), row.size.costs
-    images = config["steps"] * config["batch_size"]
-    unique = None if made.source.streaming else len(made.source.train)
-    free = ("log", "checkpoint", "samples")
-    line = {
+def planned(row: Row, lr: float | None, batch: int | None) -> dict[str, Any]:
+    """What a line says of its run before it has begun."""
+    costs = row.size.costs
+    return {
         "row": row.name,
-        "config": configs.fingerprint({k: v for k, v in config.items() if k not in free}),
         "stage": row.stage,
         "budget": row.budget,
         "N": row.size.N,
@@ -138,37 +144,40 @@ def one_run(
         "parameters": costs.parameters,
         "per_token": costs.per_token,
         "tokens": costs.tokens,
-        "lr": config["optimizer"]["lr"],
-        "batch": config["batch_size"],
+        "lr": lr,
+        "batch": batch,
         "seed": row.seed,
+        "versions": versions(),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def one_run(
+    made: Any, row: Row, workdir: pathlib.Path, frozen: EvaluationSet
+) -> dict[str, Any] | None:
+    """Train and evaluate one row; its line, also if it failed, or None if a signal stopped it."""
+    config = plain(made.config)
+    images = config["steps"] * config["batch_size"]
+    unique = None if made.source.streaming else len(made.source.train)
+    free = ("log", "checkpoint", "samples")
+    line = planned(row, config["optimizer"]["lr"], config["batch_size"]) | {
+        "config": configs.fingerprint({k: v for k, v in config.items() if k not in free}),
         "steps": config["steps"],
-        "C": images * costs.training,
+        "C": images * row.size.costs.training,
         "images": images,
         "unique_images": images if unique is None else min(images, unique),
         "data": made.source.fingerprint,
         "evaluation_set": frozen.hash,
-        "versions": versions(),
-        "device": jax.devices()[0].device_kind,
     }
     start = time.perf_counter()
     try:
         outcome = train(made, workdir, batches=made.batches(), progress=False)
-    except DivergedError as error:
+        if outcome.stopped:
+            return None
         seconds = time.perf_counter() - start
-        return line | {"status": "failed", "error": str(error), "seconds": seconds}
-    if outcome.stopped:
-        return None
-    seconds = time.perf_counter() - start
-    found = evaluate_all(
-        evaluator(
-            frozen,
-            apply_fn=made.apply_fn,
-            process=made.process,
-            objective=objective_of(made.config.to_dict()),
-            encode=made.codec.encode,
-        ),
-        outcome.state,
-    )
+        found = evaluated(made, outcome.state, frozen)
+    except OWN as error:
+        return line | failed(error) | {"seconds": time.perf_counter() - start}
     np.savez_compressed(
         workdir / "losses.npz",
         t=next(iter(found.values())).t,
@@ -179,6 +188,18 @@ def one_run(
     if not all(math.isfinite(x["loss"]) for x in losses.values()):
         return line | {"status": "failed", "error": "the loss is not finite", "seconds": seconds}
     return line | {"status": "done", "losses": losses, "seconds": seconds}
+
+
+def evaluated(made: Any, state: Any, frozen: EvaluationSet) -> dict[str, Any]:
+    """The losses of every draw of the evaluation set, by the set of weights."""
+    judge = evaluator(
+        frozen,
+        apply_fn=made.apply_fn,
+        process=made.process,
+        objective=objective_of(made.config.to_dict()),
+        encode=made.codec.encode,
+    )
+    return evaluate_all(judge, state)
 
 
 def objective_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from dit.config import fingerprint, suggest
 from dit.parallel import multihost
 from dit.training.fingerprints import describe, fingerprints
 from dit.training.workdir import check_same
-from dit.types import Params, UserError
+from dit.types import OutsideError, Params, UserError
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Checkpoints:
                 return state, data
             self._set_aside(step, damage or "another process could not read it")
         if any((self._workdir / "damaged").glob("*")):
-            raise UserError(
+            raise OutsideError(
                 f"no sound checkpoint in {self._workdir}: the damaged ones lie in its folder damaged, "
                 "each with a reason.txt. Mend one and move it back to checkpoints, give another "
                 "--workdir, or delete that folder to start afresh"
@@ -319,9 +319,9 @@ def _unreadable(workdir: Any, step: int, error: Exception) -> UserError:
     )
 
 
-def _not_written(error: Exception, latest: int | None) -> UserError:
+def _not_written(error: Exception, latest: int | None) -> OutsideError:
     kept = "none is on disk" if latest is None else f"the last one on disk is step {latest}"
-    return UserError(f"a checkpoint could not be written ({_first_line(error)}); {kept}")
+    return OutsideError(f"a checkpoint could not be written ({_first_line(error)}); {kept}")
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dit.training.optimizer import depends_on_steps
-from dit.types import UserError
+from dit.types import OutsideError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +110,13 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / ".lock").touch()
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot write in {workdir} ({error}); give another --workdir") from error
+        raise OutsideError(f"cannot write in {workdir} ({error}); give another --workdir") from error
     with open(workdir / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise UserError(
+            raise OutsideError(
                 f"{workdir} is in use by another job ({file.read().strip() or 'unknown'}); two jobs "
                 "would spoil each other's checkpoints. Stop it, or give another --workdir"
             ) from None
