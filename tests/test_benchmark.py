@@ -46,14 +46,14 @@ def test_the_table_in_a_readme_is_renewed_in_place(tmp_path):
     start, end = report.START.format("cpu"), report.END
     readme.write_text(f"before\n{start}\nold\n{end}\nafter\n")
     made = make_report(x={"median": 0.9, "min": 0.8, "max": 1.0})
-    report.insert(readme, "cpu", made)
-    report.insert(readme, "cpu", made)
+    report.insert(readme, "cpu", report.table(made))
+    report.insert(readme, "cpu", report.table(made))
     text = readme.read_text()
     assert text == f"before\n{start}\n{report.table(made)}\n{end}\nafter\n"
     assert "| train step, ours | 500 ms | 400 ms to 900 ms | 16 | 1.0 | 20% |" in text
     assert "| x | 0.90 | 0.80 to 1.00 |" in text
     with pytest.raises(UserError, match="has no line"):
-        report.insert(readme, "gpu", made)
+        report.insert(readme, "gpu", report.table(made))
 
 
 @pytest.mark.parametrize("argument", ["--batch=0", "--config.steps=3", "--readme=README.md"])

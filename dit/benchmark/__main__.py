@@ -6,17 +6,16 @@ eager and compiled, on the same number of threads. So a machine that slows down 
 the ratios hold. Torch has a process of its own, so that neither library's threads and allocator stand
 in the other's way. FLOPs are counted from the shapes (2 a multiply-add); utilisation is
 against the data sheet's peak, or against a matrix product timed here where there is none.
+
+How long a run takes to start, and what saving costs it: ``python -m dit.benchmark.loop``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import importlib.util
-import json
 import multiprocessing
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -24,6 +23,7 @@ import jax
 
 from dit import cli
 from dit.benchmark import ours, report
+from dit.benchmark.machine import describe, versions
 from dit.models.sizes import parse
 from dit.parallel.peak import datasheet, peak_flops
 from dit.types import UserError
@@ -98,11 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "rows": rows,
         "ratios": report.ratios(mine, {k: v for k, v in seconds.items() if k not in mine}),
     }
-    print(report.table(result))
-    if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
-    if args.readme:
-        report.insert(pathlib.Path(args.readme), pathlib.Path(args.out).stem, result)
+    report.publish(result, report.table(result), args.out, args.readme)
 
 
 def interleave(timed: dict[str, Callable], runs: int) -> dict[str, list[float]]:
@@ -153,20 +149,6 @@ def torch_twins(
     finally:
         here.close()
         process.join()
-
-
-def describe(device: jax.Device) -> str:
-    """The device in words: its kind and number, and the cores of a CPU."""
-    if device.platform != "cpu":
-        return f"{jax.device_count()} x {device.device_kind}"
-    import os
-
-    return f"CPU, {len(os.sched_getaffinity(0))} cores"
-
-
-def versions(names: Sequence[str]) -> dict[str, str]:
-    """The installed versions of some packages."""
-    return {name: importlib.metadata.version(name) for name in names}
 
 
 if __name__ == "__main__":

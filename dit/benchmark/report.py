@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -51,8 +52,9 @@ def table(report: Mapping[str, Any]) -> str:
     ]
     for r in report["rows"]:
         lines.append(
-            f"| {r['name']} | {_time(r['median_s'])} | {_time(r['min_s'])} to {_time(r['max_s'])} | "
-            f"{r['images_per_s']:.3g} | {r['flops'] / 1e9:.1f} | {r['utilisation']:.0%} |"
+            f"| {r['name']} | {duration(r['median_s'])} | "
+            f"{duration(r['min_s'])} to {duration(r['max_s'])} | {r['images_per_s']:.3g} | "
+            f"{r['flops'] / 1e9:.1f} | {r['utilisation']:.0%} |"
         )
     if report["ratios"]:
         lines += ["", "| ours over torch, pair by pair | median | range |", "|---|---|---|"]
@@ -71,16 +73,26 @@ def _conditions(report: Mapping[str, Any]) -> str:
     )
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+def duration(seconds: float) -> str:
+    """Seconds, or milliseconds, with a sensible number of digits."""
+    return f"{seconds:.2f} s" if abs(seconds) >= 1 else f"{1000 * seconds:.3g} ms"
 
 
-def insert(readme: pathlib.Path, name: str, report: Mapping[str, Any]) -> None:
+def publish(report: Mapping[str, Any], text: str, out: str | None, readme: str | None) -> None:
+    """Print the table ``text``, write the report as JSON, and renew the table in a Markdown file."""
+    print(text)
+    if out:
+        pathlib.Path(out).write_text(json.dumps(report, indent=2) + "\n")
+    if readme:
+        insert(pathlib.Path(readme), pathlib.Path(out).stem, text)
+
+
+def insert(readme: pathlib.Path, name: str, text: str) -> None:
     """Replace the table called ``name`` in a Markdown file; UserError if it has no place for it."""
     start = START.format(name)
-    text = readme.read_text()
-    if start not in text:
+    whole = readme.read_text()
+    if start not in whole:
         raise UserError(f"{readme} has no line {start!r} to put the table behind")
     pattern = re.escape(start) + ".*?" + re.escape(END)
-    fresh = f"{start}\n{table(report)}\n{END}"
-    readme.write_text(re.sub(pattern, lambda _: fresh, text, count=1, flags=re.DOTALL))
+    fresh = f"{start}\n{text}\n{END}"
+    readme.write_text(re.sub(pattern, lambda _: fresh, whole, count=1, flags=re.DOTALL))
