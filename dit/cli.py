@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from dit.storage import StorageError
 from dit.types import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,9 +41,14 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """Inside, a write for which there is no space raises UserError: it is not a mistake of ours."""
+    """Inside, storage that is full or cannot be reached raises UserError: no mistake of ours."""
     try:
         yield
+    except StorageError as error:
+        raise UserError(
+            f"{error}. Give the same command again when it can be: training goes on from its latest "
+            "checkpoint"
+        ) from error
     except OSError as error:
         if error.errno not in FULL:
             raise

@@ -11,15 +11,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import pathlib
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit import cli
+from dit import cli, storage
 from dit.data.pipeline import eval_batches
 from dit.draw import Sampler, load, recipe_from, stamped
 from dit.evaluation.clips import evaluate_clips
@@ -96,10 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{name:24} {value:.5g}")
     report = {"figures": figures, "recipe": stamped(recipe, restored, drawn.nfe)}
     report["recipe"]["labels"] = f"{args.num} samples, classes in turn"
-    out = pathlib.Path(args.workdir) / "evaluation.json"
-    fresh = out.with_suffix(".tmp")
-    fresh.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(fresh, out)
+    out = storage.place(args.workdir) / "evaluation.json"
+    storage.write(out, json.dumps(report, indent=2) + "\n")
     print(f"written to {out}")
 
 

@@ -8,6 +8,7 @@ written beside its place and then moved there, so that nobody ever reads half of
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, PngImagePlugin
 
+from dit import storage
 from dit.types import UserError
 
 RECIPE = "dit-recipe"  # keyword of the PNG text chunk
@@ -30,6 +32,7 @@ LATENTS = (
     "ending in .npz and decode them with the autoencoder they came from"
 )
 GREY = 96  # of the gap
+Address = str | os.PathLike | storage.Place
 Clips = UInt8[np.ndarray, "n f h w c"]
 Picture = UInt8[np.ndarray, "rows columns c"]
 
@@ -61,7 +64,7 @@ def filmstrip(clips: Clips, labels: Int[np.ndarray, "n"] | None = None) -> Pictu
 
 
 def save_samples(
-    path: str | os.PathLike,
+    path: Address,
     samples: np.ndarray,
     labels: Int[np.ndarray, "n"],
     recipe: Mapping[str, Any],
@@ -71,7 +74,7 @@ def save_samples(
     .png: a grid, or a filmstrip of clips, with its recipe; .gif: a grid that moves; .npz: arrays.
     Raises UserError for another suffix, or for latents (floating point) in anything but .npz.
     """
-    suffix = pathlib.Path(path).suffix.lower()
+    suffix = storage.place(path).suffix.lower()
     if suffix in (".png", ".gif") and samples.dtype != np.uint8:
         raise UserError(LATENTS)
     if suffix == ".png":
@@ -86,7 +89,7 @@ def save_samples(
         )
 
 
-def save_png(path: str | os.PathLike, image: Picture, recipe: Mapping[str, Any]) -> None:
+def save_png(path: Address, image: Picture, recipe: Mapping[str, Any]) -> None:
     """Write one picture with ``recipe``, anything that JSON can hold, in its metadata."""
     info = PngImagePlugin.PngInfo()
     info.add_text(RECIPE, json.dumps(dict(recipe), sort_keys=True, allow_nan=False))
@@ -94,10 +97,12 @@ def save_png(path: str | os.PathLike, image: Picture, recipe: Mapping[str, Any])
         _picture(image).save(file, format="PNG", pnginfo=info)
 
 
-def read_recipe(path: str | os.PathLike) -> dict[str, Any]:
+def read_recipe(path: Address) -> dict[str, Any]:
     """The recipe in a PNG that ``save_png`` wrote. UserError if there is no such file or recipe."""
+    path = storage.place(path)
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        file = path if isinstance(path, pathlib.Path) else io.BytesIO(path.read_bytes())
+        with Image.open(file, formats=["PNG"]) as image:
             text = dict(getattr(image, "text", {})).get(RECIPE)
     except FileNotFoundError as error:
         raise UserError(f"no file {str(path)!r}") from error
@@ -117,7 +122,7 @@ def read_recipe(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def save_gif(
-    path: str | os.PathLike,
+    path: Address,
     clips: Clips,
     labels: Int[np.ndarray, "n"] | None = None,
     *,
@@ -136,7 +141,7 @@ def save_gif(
         )
 
 
-def save_npz(path: str | os.PathLike, samples: np.ndarray, labels: Int[np.ndarray, "n"]) -> None:
+def save_npz(path: Address, samples: np.ndarray, labels: Int[np.ndarray, "n"]) -> None:
     """Write ``samples``, ``n h w c`` for images and ``n f h w c`` for clips, and ``labels``."""
     samples = np.asarray(samples)
     arrays = samples[:, 0] if samples.shape[1] == 1 else samples
@@ -144,7 +149,7 @@ def save_npz(path: str | os.PathLike, samples: np.ndarray, labels: Int[np.ndarra
         np.savez(file, samples=arrays, labels=np.asarray(labels))
 
 
-def plot_curve(metrics: str | os.PathLike, out: str | os.PathLike, *, key: str = "loss") -> None:
+def plot_curve(metrics: Address, out: Address, *, key: str = "loss") -> None:
     """Plot ``key`` against ``step`` from a JSONL file: every value, and a smoothed line.
 
     The smoothing is a centred moving average over a fiftieth of the run. A last line cut short by a
@@ -171,9 +176,9 @@ def plot_curve(metrics: str | os.PathLike, out: str | os.PathLike, *, key: str =
         figure.savefig(file, format="png", dpi=120)
 
 
-def _read_metric(path: str | os.PathLike, key: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_metric(path: Address, key: str) -> tuple[np.ndarray, np.ndarray]:
     points: dict[int, float] = {}  # a resumed run logs a step again: the later line counts
-    for line in pathlib.Path(path).read_text().splitlines():
+    for line in storage.place(path).read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             row = json.loads(line)
             if isinstance(row.get(key), float) and math.isfinite(row[key]):
@@ -222,9 +227,14 @@ def _picture(image: Picture) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _atomic(path: str | os.PathLike) -> Iterator[Any]:
+def _atomic(path: Address) -> Iterator[Any]:
     """A binary file that takes the name ``path`` only when all of it is written."""
-    path = pathlib.Path(path)
+    path = storage.place(path)
+    if isinstance(path, storage.BucketPath):
+        whole = io.BytesIO()
+        yield whole
+        path.put(whole.getvalue())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

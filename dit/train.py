@@ -4,7 +4,7 @@
 0, or with ``DIT_STOPPED_STATUS`` where a launcher must tell a stopped run from a finished one; the
 same command goes on from there. Bad input and a diverged run exit with 2 and one message. The
 workdir holds ``config.json``, ``metrics.jsonl``, ``curve.png``, ``checkpoints``, ``samples`` and
-``tensorboard``.
+``tensorboard``. DIR may be ``gs://BUCKET/PATH``: the same files, with the extra ``gcs``.
 
 On several hosts the same command runs on each of them, with one workdir that all can reach. They find
 each other through Slurm, a Kubernetes JobSet or the metadata of a TPU pod, or by the flags
@@ -17,10 +17,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 
-from dit import cli, experiment, media
+from dit import cli, experiment, media, storage
 from dit.draw import Sampler, recipe_from, stamped
 from dit.experiment import Experiment
 from dit.parallel import multihost
@@ -28,14 +27,15 @@ from dit.scaling.flops import training_flops
 from dit.training.checkpoint import taken_from
 from dit.training.loop import train
 from dit.training.state import TrainState
-from dit.training.workdir import directory
 from dit.types import UserError
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dit.train", description=__doc__)
     parser.add_argument("--config", required=True, help="a Python file with get_config()")
-    parser.add_argument("--workdir", required=True, help="where the run is kept, and resumed from")
+    parser.add_argument(
+        "--workdir", required=True, help="where the run is kept: a directory, or gs://BUCKET/PATH"
+    )
     parser.add_argument("--coordinator", help="host:port of process 0, where there are several")
     parser.add_argument("--processes", type=int, help="how many there are")
     parser.add_argument("--process", type=int, help="which of them this is, from 0")
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     level = logging.WARNING if multihost.is_main() else logging.ERROR
     logging.basicConfig(format="%(message)s", level=level)
-    workdir = directory(args.workdir)
+    workdir = storage.place(args.workdir)
     with multihost.guard(workdir), cli.full_disk():
         made = experiment.build(experiment.load_config(args.config, overrides))
         stopped = run(made, workdir)
@@ -66,7 +66,7 @@ def stopped_status() -> int:
     return int(text)
 
 
-def run(made: Experiment, workdir: pathlib.Path) -> bool:
+def run(made: Experiment, workdir: storage.Place) -> bool:
     """Train, draw the curve and the last samples, and say how it went; whether a signal stopped it."""
     picture = painter(made, workdir)
     outcome = train(
@@ -99,7 +99,7 @@ def _due(made: Experiment, step: int) -> bool:
     return made.config.samples.every > 0 and step % made.config.samples.every == 0
 
 
-def painter(made: Experiment, workdir: pathlib.Path) -> Callable[[TrainState, int], None] | None:
+def painter(made: Experiment, workdir: storage.Place) -> Callable[[TrainState, int], None] | None:
     """What draws the samples of a step: a grid, or a filmstrip and a GIF of clips.
 
     None for latents, which nothing here can decode.

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import pathlib
 import secrets
 import socket
 import sys
@@ -28,12 +27,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dit import storage
 from dit.parallel import cluster
 from dit.types import UserError
 
 HEARTBEAT_SECONDS = 10  # a process that was not heard of for so long is dead, and so is the job
 SHUTDOWN_SECONDS = 120  # how long the first process to finish waits for the last
 WATCH_SECONDS = 2  # how often a process looks for the error of another
+WATCH_BUCKET_SECONDS = 10  # and in a bucket, where every look is charged for
 
 
 def initialize(
@@ -140,7 +141,7 @@ class HighestOfAll:
 
 
 @contextlib.contextmanager
-def guard(workdir: pathlib.Path) -> Iterator[None]:
+def guard(workdir: storage.Place) -> Iterator[None]:
     """Inside, an error of any process ends all of them, with that error named by each.
 
     JAX would have a failed process wait for the others, which wait for it. Here it leaves its error in
@@ -170,8 +171,10 @@ def guard(workdir: pathlib.Path) -> Iterator[None]:
 class _Errors:
     """The errors of a run's processes, each a file in the workdir: the run's name, a status, a text."""
 
-    def __init__(self, workdir: pathlib.Path, run: str):
+    def __init__(self, workdir: storage.Place, run: str):
         self._workdir, self._run = workdir, run
+        remote = isinstance(workdir, storage.BucketPath)
+        self._every = WATCH_BUCKET_SECONDS if remote else WATCH_SECONDS
         self._me = f"process {jax.process_index()} of {jax.process_count()}"
         self._file = workdir / f"error-{jax.process_index()}.log"
 
@@ -186,7 +189,7 @@ class _Errors:
 
     def watch(self, done: threading.Event) -> None:
         """Exit as soon as another process has failed."""
-        while not done.wait(WATCH_SECONDS):
+        while not done.wait(self._every):
             with contextlib.suppress(OSError, ValueError):  # being written: look again
                 other = self.first()
                 if other is not None:
@@ -195,13 +198,13 @@ class _Errors:
     def end(self, error: BaseException) -> NoReturn:
         """Say what went wrong here, or where it first did, and exit."""
         if isinstance(error, jax.errors.JaxRuntimeError):  # most often another process is gone
-            deadline = time.monotonic() + WATCH_SECONDS
+            deadline = time.monotonic() + self._every
             while time.monotonic() < deadline:
                 with contextlib.suppress(OSError, ValueError):
                     other = self.first()
                     if other is not None:
                         self._follow(*other)
-                time.sleep(0.1)
+                time.sleep(self._every / 20)
         status = {UserError: 2, KeyboardInterrupt: 130}
         code = next((s for kind, s in status.items() if isinstance(error, kind)), 1)
         short = f"{type(error).__name__}: {error}"
@@ -210,11 +213,9 @@ class _Errors:
             text += "\n" + "".join(traceback.format_exception(error))
         with contextlib.suppress(OSError):
             self._workdir.mkdir(parents=True, exist_ok=True)
-            fresh = self._file.with_suffix(".tmp")
-            fresh.write_text(f"{self._run}\n{code}\n{text}\n")
-            fresh.replace(self._file)
+            storage.write(self._file, f"{self._run}\n{code}\n{text}\n")
         if is_main():  # JAX ends the others as soon as process 0 is gone: let them read it first
-            time.sleep(WATCH_SECONDS + 1)
+            time.sleep(self._every + 1)
         _exit(code, f"error: {error}" if code == 2 and is_main() else text)
 
     def _follow(self, status: int, text: str) -> NoReturn:

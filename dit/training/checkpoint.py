@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import pathlib
 import platform
 import re
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 import dit
+from dit import storage
 from dit.config import fingerprint, suggest
 from dit.parallel import multihost
 from dit.training.fingerprints import describe, fingerprints
@@ -53,7 +53,7 @@ class Restored:
 class Checkpoints:
     """The checkpoints of a run, for the one job that writes them (see ``workdir.lock``)."""
 
-    def __init__(self, workdir: pathlib.Path, config: dict[str, Any], keep: int = 3):
+    def __init__(self, workdir: storage.Place, config: dict[str, Any], keep: int = 3):
         if keep < 1:
             raise UserError(f"got checkpoint.keep={keep}; expected 1 or more")
         self._workdir, self._config = workdir, config
@@ -77,7 +77,7 @@ class Checkpoints:
         )
         try:
             self._manager.save(step, args=args, force=True)
-        except OSError as error:
+        except storage.failures(self._workdir) as error:
             raise _not_written(error, self._manager.latest_step()) from error
 
     def check(self) -> None:
@@ -134,35 +134,35 @@ class Checkpoints:
             raise _not_written(error, self._manager.latest_step()) from error
 
 
-def steps(workdir: str | pathlib.Path) -> list[int]:
+def steps(workdir: str | storage.Place) -> list[int]:
     """The steps that have a checkpoint, oldest first; UserError if there are none."""
-    folder = pathlib.Path(workdir) / "checkpoints"
-    found = sorted(int(p.name) for p in folder.glob("*") if STEP.fullmatch(p.name) and p.is_dir())
+    folder = storage.place(workdir) / "checkpoints"
+    found = sorted(int(p.name) for p in folder.glob("*") if STEP.fullmatch(p.name) and _is_whole(p))
     if not found:
         raise UserError(f"no checkpoint in {workdir}; train there first, or give another --workdir")
     return found
 
 
-def read_meta(workdir: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
+def read_meta(workdir: str | storage.Place, step: int | None = None) -> dict[str, Any]:
     """The ``meta`` of a checkpoint (the latest by default), with its ``step``; UserError if damaged."""
     known = steps(workdir)
     step = known[-1] if step is None else step
     if step not in known:
         raise UserError(f"no checkpoint at step {step} in {workdir}; there are {known}")
-    with _manager(pathlib.Path(workdir), **READ) as manager:
+    with _manager(storage.place(workdir), **READ) as manager:
         try:
             return {**_read_json(manager, step)[0], "step": step}
         except DamagedError as error:
             raise _unreadable(workdir, step, error) from error
 
 
-def latest_config(workdir: str | pathlib.Path) -> dict[str, Any]:
+def latest_config(workdir: str | storage.Place) -> dict[str, Any]:
     """The resolved config that the latest checkpoint was made with."""
     return read_meta(workdir)["config"]
 
 
 def restore_params(
-    workdir: str | pathlib.Path,
+    workdir: str | storage.Place,
     abstract: Params,
     *,
     which: str | None = None,
@@ -185,7 +185,7 @@ def restore_params(
     prefix = next(iter(describe(tree))).removesuffix(next(iter(describe(abstract))))
     meta = {**meta, "arrays": {k: v for k, v in meta["arrays"].items() if k.startswith(prefix)}}
     _check_arrays(describe(tree), meta, f"checkpoint {meta['step']} in {workdir}")
-    with _manager(pathlib.Path(workdir), **READ) as manager:
+    with _manager(storage.place(workdir), **READ) as manager:
         try:
             tree = _read_arrays(manager, meta["step"], tree, meta)
         except DamagedError as error:
@@ -207,10 +207,9 @@ def _default(averages: Iterable[str]) -> str:
     return max(averages, key=lambda n: float(n.removeprefix("ema_")), default="params")
 
 
-def _manager(workdir: pathlib.Path, **options) -> ocp.CheckpointManager:
-    folder = workdir.absolute() / "checkpoints"
+def _manager(workdir: storage.Place, **options) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
-        folder,
+        storage.for_orbax(workdir / "checkpoints"),
         options=ocp.CheckpointManagerOptions(**options),
         item_handlers={
             "state": ocp.PyTreeCheckpointHandler(),
@@ -220,7 +219,14 @@ def _manager(workdir: pathlib.Path, **options) -> ocp.CheckpointManager:
     )
 
 
-def _clear(folder: pathlib.Path) -> None:
+def _is_whole(folder: storage.Place) -> bool:
+    """Whether Orbax has finished it, which it says by the name, and in a bucket by a file."""
+    if isinstance(folder, storage.BucketPath):
+        return ocp.utils.is_checkpoint_finalized(storage.for_orbax(folder))
+    return folder.is_dir()
+
+
+def _clear(folder: storage.Place) -> None:
     """Rename what is no directory and has a step's name, where that step could not be written."""
     for file in folder.glob("[0-9]*"):
         if STEP.fullmatch(file.name) and not file.is_dir():
@@ -259,6 +265,7 @@ def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any
     except NOT_DAMAGE:
         raise
     except Exception as error:
+        storage.check(manager.directory)
         raise DamagedError(f"its description cannot be read: {_first_line(error)}") from error
     if version == 1 or (sealed and version != FORMAT):
         raise UserError(f"checkpoint {step} has format {version}; this version reads {FORMAT}")
@@ -287,6 +294,7 @@ def _read_arrays(
     except NOT_DAMAGE:
         raise
     except Exception as error:
+        storage.check(manager.directory)
         raise DamagedError(f"its arrays cannot be read: {_first_line(error)}") from error
     if describe(state) != describe(abstract):
         raise DamagedError("its arrays came back in other shapes or dtypes than they were saved in")

@@ -11,11 +11,14 @@ import importlib.util
 import json
 import math
 import pathlib
+import tempfile
 from typing import Any
 
 import numpy as np
 import tqdm
 
+from dit import storage
+from dit.storage.growing import Growing
 from dit.types import UserError
 
 TIMING = ("steps_per_s", "images_per_s", "mfu")  # of a row: not reproducible
@@ -26,7 +29,7 @@ class MetricsLog:
 
     def __init__(
         self,
-        workdir: pathlib.Path,
+        workdir: storage.Place,
         step: int,
         *,
         config: dict[str, Any],
@@ -34,12 +37,14 @@ class MetricsLog:
     ):
         from tensorboardX import SummaryWriter
 
-        self._file = workdir / "metrics.jsonl"
-        keep_until(self._file, step)
-        self._stream = open(self._file, "a")  # noqa: SIM115 (closed by close)
+        keep_until(workdir / "metrics.jsonl", step)
+        self._files = Growing(workdir)
+        folder = self._files.folder
+        self._stream = open(folder / "metrics.jsonl", "a")  # noqa: SIM115 (closed by close)
         purge = step + 1 if step else None
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
-        self._wandb = _start_wandb(workdir, config) if wandb else None
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        home = pathlib.Path(tempfile.gettempdir()) if self._files.remote else folder
+        self._wandb = _start_wandb(home, workdir.name, config) if wandb else None
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row, and hand it to the boards."""
@@ -52,17 +57,24 @@ class MetricsLog:
         if self._wandb is not None:
             self._wandb.log(scalars, step=row["step"])
 
+    def flush(self) -> None:
+        """Before a checkpoint: its rows are where it will be, also in a bucket."""
+        if self._files.remote:
+            self._board.flush()
+            self._files.flush()
+
     def close(self) -> None:
-        """Flush everything to disk."""
+        """Flush everything to disk, or to the bucket."""
         self._stream.close()
         self._board.close()
+        self._files.close()
         if self._wandb is not None:
             self._wandb.finish()
 
 
-def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: str | storage.Place) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl``; a line cut short by a crash, or spoilt, is left out."""
-    file = pathlib.Path(workdir) / "metrics.jsonl"
+    file = storage.place(workdir) / "metrics.jsonl"
     rows = []
     for line in file.read_bytes().splitlines() if file.exists() else []:
         with contextlib.suppress(ValueError):  # neither UTF-8 nor JSON, or a number too long
@@ -72,13 +84,11 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def keep_until(file: pathlib.Path, step: int) -> None:
+def keep_until(file: storage.Place, step: int) -> None:
     """Drop the rows of ``metrics.jsonl`` that come after ``step``."""
     if file.exists():
         rows = [row for row in read_metrics(file.parent) if row["step"] <= step]
-        fresh = file.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        fresh.replace(file)
+        storage.write(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Progress:
@@ -125,11 +135,11 @@ def _json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _start_wandb(workdir: pathlib.Path, config: dict[str, Any]):
+def _start_wandb(folder: pathlib.Path, name: str, config: dict[str, Any]):
     if importlib.util.find_spec("wandb") is None:
         raise UserError(
             "log.wandb is set, but wandb is not installed: pip install 'dit-jax[wandb]'"
         )
     import wandb
 
-    return wandb.init(dir=str(workdir), name=workdir.name, config=config, resume="allow")
+    return wandb.init(dir=str(folder), name=name, config=config, resume="allow")

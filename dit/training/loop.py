@@ -14,7 +14,6 @@ import collections
 import contextlib
 import dataclasses
 import json
-import pathlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ import jax
 from jax.sharding import Mesh
 
 import dit
+from dit import storage
 from dit.data.pipeline import Batches
 from dit.parallel import multihost
 from dit.parallel.peak import peak_flops
@@ -54,7 +54,7 @@ class Outcome:
 
 def train(
     experiment: Any,
-    workdir: str | pathlib.Path,
+    workdir: str | storage.Place,
     *,
     batches: Batches,
     draw: Callable[[TrainState, int], None] | None = None,
@@ -70,7 +70,7 @@ def train(
     and returns. Raises DivergedError, and UserError for a bad config, a workdir in use or of another
     config, and processes that do not run the same.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.place(workdir)
     config = experiment.config
     saving, logging, sampling = map(experiment.settings, ("checkpoint", "log", "samples"))
     steps, batch_size = config.steps, config.batch_size
@@ -84,8 +84,9 @@ def train(
 
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopOnSignal())  # until everything is on disk
+        held = _nothing
         if main:
-            stack.enter_context(lock(workdir))
+            held = stack.enter_context(lock(workdir))
             write_config(workdir, resolved)
         checkpoints = Checkpoints(workdir, resolved, saving.keep)
         stack.callback(checkpoints.close)
@@ -143,17 +144,27 @@ def train(
                 bar.show(row)
             with rate.paused():
                 if save_now:
+                    held()
+                    if metrics_log is not None:
+                        metrics_log.flush()
                     checkpoints.save(step, state, feed.position)
                     saved = step
                 if draw_now:
                     draw(state, step)
         if step not in (0, saved):  # stopped by a signal, which may come at any point of a step
             _look(run, state, saved, workdir)
+            held()
+            if metrics_log is not None:
+                metrics_log.flush()
             checkpoints.save(step, state, feed.position)
     return Outcome(state, step, signal.Signals(stopped).name if stopped else None)
 
 
-def _look(run: Program, state: TrainState, saved: int | None, workdir: pathlib.Path) -> dict:
+def _nothing() -> None:
+    """Of a process for which another one holds the workdir."""
+
+
+def _look(run: Program, state: TrainState, saved: int | None, workdir: storage.Place) -> dict:
     """What the device has to report; DivergedError if an update was withheld."""
     row = jax.device_get(run.report(state))
     if row.pop("bad"):
@@ -202,7 +213,7 @@ def _text(run: Program, batches: Batches, key: Key) -> str:
     return run.train_step.lower(state, first_shapes(batches), key).as_text()
 
 
-def _diverged(step: int, saved: int | None, workdir: pathlib.Path) -> str:
+def _diverged(step: int, saved: int | None, workdir: storage.Place) -> str:
     kept = "there is no checkpoint yet" if saved is None else f"the last checkpoint is step {saved}"
     return (
         f"the loss or the gradient of step {step} is not finite; that update was not made, and {kept} "

@@ -12,25 +12,17 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from dit import storage
+from dit.storage import lease
 from dit.training.optimizer import depends_on_steps
 from dit.types import OutsideError, UserError
 
 log = logging.getLogger(__name__)
 
 FREE = ("log", "samples", "checkpoint")
-
-
-def directory(workdir: str | pathlib.Path) -> pathlib.Path:
-    """The directory of a run; UserError for a bucket's address, which a file system has to carry."""
-    if "://" in str(workdir):
-        raise UserError(
-            f"got workdir {str(workdir)!r}; expected a directory: mount the bucket (gcsfuse, for one) "
-            "and give the place where it is mounted"
-        )
-    return pathlib.Path(workdir)
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -63,7 +55,7 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> No
         )
 
 
-def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+def write_config(workdir: storage.Place, config: Mapping[str, Any]) -> None:
     """Keep ``config`` as ``workdir/config.json``; UserError if another run's is there.
 
     A run that never came to log or save anything leaves nothing to mix up: its config is replaced.
@@ -71,7 +63,7 @@ def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     file = workdir / "config.json"
     saved = [*workdir.glob("checkpoints/[0-9]*")]
     traces = [workdir / "metrics.jsonl", workdir / "damaged", *saved]
-    if file.exists() and any(t.exists() and t.stat().st_size for t in traces):
+    if file.exists() and any(map(_is_something, traces)):
         try:
             old = read_config(workdir)
         except UserError as error:
@@ -80,14 +72,12 @@ def write_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
             log.warning("%s; its checkpoints have the config too, so it is written anew", error)
         else:
             check_same(old, config, str(workdir))
-    fresh = file.with_suffix(".tmp")
-    fresh.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    fresh.replace(file)
+    storage.write(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
+def read_config(workdir: str | storage.Place) -> dict[str, Any]:
     """The config of the run in ``workdir``; UserError if there is none, or it cannot be read."""
-    file = pathlib.Path(workdir) / "config.json"
+    file = storage.place(workdir) / "config.json"
     if not file.is_file():
         raise UserError(f"no run in {workdir}: there is no {file.name}. Train one there first")
     try:
@@ -102,15 +92,31 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Hold ``workdir`` for one job; UserError if another one has it. A dead job holds nothing."""
+def lock(workdir: storage.Place) -> Iterator[Callable[[], None]]:
+    """Hold ``workdir`` for one job; UserError if another one has it. A dead job holds nothing.
+
+    What it yields raises UserError once the workdir is no longer held, which can only happen to one
+    in a bucket (see ``storage.lease``): to be called before anything is written.
+    """
+    if isinstance(workdir, storage.BucketPath):
+        with lease.hold(workdir / ".lock") as held:
+            yield held.sure
+        return
+    with _locked(workdir):
+        yield lambda: None
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
     import fcntl
 
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / ".lock").touch()
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise OutsideError(f"cannot write in {workdir} ({error}); give another --workdir") from error
+        raise OutsideError(
+            f"cannot write in {workdir} ({error}); give another --workdir"
+        ) from error
     with open(workdir / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,6 +130,10 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()
         yield
+
+
+def _is_something(trace: storage.Place) -> bool:
+    return trace.is_dir() or (trace.exists() and trace.stat().st_size > 0)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""Where a run is kept: a directory, or a place in a Google Cloud Storage bucket (``gs://``).
+
+Only this room knows of buckets. The others hold a ``Place``, a ``pathlib.Path`` or a ``BucketPath`` with
+the same methods, and come here for what differs: to write a file that appears whole (``write``), to
+write files that grow (``growing.Growing``), to hold a place for one job (``lease.hold``), and for the
+path that Orbax takes. The libraries for buckets are the extra ``gcs``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pathlib
+from typing import Any
+
+from dit.storage.bucket import BucketPath, StorageError, TakenError
+from dit.types import UserError
+
+__all__ = [
+    "BucketPath",
+    "Place",
+    "StorageError",
+    "TakenError",
+    "check",
+    "failures",
+    "for_orbax",
+    "local",
+    "place",
+    "write",
+]
+
+Place = pathlib.Path | BucketPath
+
+
+def place(address: str | os.PathLike | BucketPath) -> Place:
+    """The place with this address; UserError for a kind that is not known here."""
+    if isinstance(address, BucketPath):
+        return address
+    text = os.fspath(address)
+    if "://" not in text:
+        return pathlib.Path(text)
+    if not text.startswith("gs://"):
+        raise UserError(
+            f"got {text!r}; expected a directory, or gs://BUCKET/PATH: mount other storage and give the "
+            "directory where it is mounted"
+        )
+    _require_libraries()
+    return BucketPath(text)
+
+
+def local(address: str | os.PathLike) -> pathlib.Path:
+    """A directory, where only one will do; UserError for an address."""
+    if "://" in os.fspath(address):
+        raise UserError(
+            f"got {os.fspath(address)!r}; expected a directory: mount the bucket (gcsfuse, for one) and "
+            "give the directory where it is mounted"
+        )
+    return pathlib.Path(address)
+
+
+def write(file: Place, data: str | bytes) -> None:
+    """Write a whole file: others see it as it was, or all of it."""
+    data = data.encode() if isinstance(data, str) else data
+    if isinstance(file, BucketPath):
+        file.put(data)
+        return
+    fresh = file.with_suffix(".tmp")
+    fresh.write_bytes(data)
+    fresh.replace(file)
+
+
+def for_orbax(folder: Place) -> Any:
+    """The path of ``folder`` as Orbax takes it."""
+    if not isinstance(folder, BucketPath):
+        return folder.absolute()
+    import fsspec
+    from etils import epath
+
+    # Arrays and the files of other processes come without gcsfs: it must not trust what it remembers.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    os.environ.setdefault("EPATH_USE_TF", "false")  # one way to buckets, installed or not
+    return epath.Path(str(folder))
+
+
+def check(address: str | os.PathLike | BucketPath) -> None:
+    """StorageError if a bucket does not answer: what cannot be read is then neither lost nor damaged."""
+    there = place(address)
+    if isinstance(there, BucketPath):
+        there.is_dir()
+
+
+def failures(there: Place) -> tuple[type[Exception], ...]:
+    """What a write of somebody else's library to this place may raise that is no mistake of ours."""
+    if not isinstance(there, BucketPath):
+        return (OSError,)
+    import gcsfs.retry
+    import requests
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+
+    foreign = (GoogleAPIError, GoogleAuthError, requests.RequestException)
+    return (OSError, gcsfs.retry.HttpError, *foreign)
+
+
+def _require_libraries() -> None:
+    for name in ("google.cloud.storage", "gcsfs"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"gs:// needs libraries that are not installed ({error}): pip install 'dit-jax[gcs]'"
+            ) from error

@@ -1,0 +1,62 @@
+"""Files that only grow, such as logs: written on the machine, seen in the bucket soon after.
+
+In a directory they are simply there. For a bucket they are written in a temporary directory, and what
+is new of them is appended to the objects every ``SECONDS``, and whenever ``flush`` is called: before a
+checkpoint, so that a process that is killed loses nothing of what its checkpoint goes on from.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import shutil
+import tempfile
+import threading
+
+from dit.storage.bucket import BucketPath, StorageError
+
+log = logging.getLogger(__name__)
+SECONDS = 30.0  # an object may be changed once a second, and each change costs
+
+
+class Growing:
+    """``folder`` is where to write what belongs in ``place``, by appending alone."""
+
+    def __init__(self, place: pathlib.Path | BucketPath):
+        self._place = place
+        self.remote = isinstance(place, BucketPath)
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="dit-")) if self.remote else place
+        self._sent: dict[pathlib.Path, int] = {}
+        self._lock, self._done = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        if self.remote:
+            self._thread.start()
+
+    def flush(self) -> None:
+        """Return when all that has been written is in the bucket; StorageError if it cannot be."""
+        if not self.remote:
+            return
+        with self._lock:
+            for file in sorted(p for p in self.folder.rglob("*") if p.is_file()):
+                with open(file, "rb") as stream:
+                    stream.seek(self._sent.get(file, 0))
+                    new = stream.read()
+                name = file.relative_to(self.folder).as_posix()
+                (self._place / name).append(new)
+                self._sent[file] = self._sent.get(file, 0) + len(new)
+
+    def close(self) -> None:
+        """The same, for the last time."""
+        if not self.remote or self._done.is_set():
+            return
+        self._done.set()
+        self._thread.join()
+        self.flush()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _follow(self) -> None:
+        while not self._done.wait(SECONDS):
+            try:
+                self.flush()
+            except StorageError as error:
+                log.warning("%s; what is new is kept and sent later", error)
