@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import jax
 
-from dit import cli, experiment
+from dit import cli, experiment, storage
 from dit.scaling import ladder, plan, plan_file, report, run
 from dit.scaling.surface import METHODS
 from dit.training.workdir import plain
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     if overrides and args.command != "plan":
         raise UserError("--config.… belongs to plan: the runs of a plan keep its config")
-    root = pathlib.Path(args.dir)
+    root = storage.local(args.dir)
     if args.command == "plan":
         print(plan.describe(make_plan(args, overrides, root)))
     elif args.command == "run":
