@@ -59,6 +59,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--sizes", type=int, default=8, help="rungs of the ladder (default: %(default)s)")
     add("--head-dim", type=int, default=64)
     add("--aspect", type=float, default=64.0, help="width / depth (default: %(default)s)")
+    add("--slack", type=float, default=2.0, help="depths may miss it so much (default: %(default)s)")
+    add("--least-depth", type=int, default=1, help="layers of the least model")
     add("--by", default="per_token", help="the N of the law: per_token or parameters")
     add("--examples", type=int, default=256, help="held-out examples (default: %(default)s)")
     add("--draws", type=int, default=1024, help="of time and noise over them")
@@ -110,6 +112,8 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         count=args.sizes,
         head_dim=args.head_dim,
         aspect=args.aspect,
+        slack=args.slack,
+        least_depth=args.least_depth,
         by=args.by,
         t_per_frame=config.objective.to_dict().get("per_frame", False),
         num_classes=made.num_classes,
