@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=level)
     workdir = storage.place(args.workdir)
     with multihost.guard(workdir), cli.full_disk():
+        storage.check(workdir)
         made = experiment.build(experiment.load_config(args.config, overrides))
         stopped = run(made, workdir)
     return when_stopped if stopped else 0

@@ -243,7 +243,10 @@ class BucketPath:
 def _client() -> Any:
     from google.cloud import storage
 
-    return storage.Client()
+    try:
+        return storage.Client()
+    except OSError as error:  # no project, which it asks for and we have no use for
+        raise StorageError(f"{error} Or set GOOGLE_CLOUD_PROJECT") from error
 
 
 @contextlib.contextmanager

@@ -51,7 +51,10 @@ class Growing:
             return
         self._done.set()
         self._thread.join()
-        self.flush()
+        try:
+            self.flush()
+        except StorageError as error:
+            raise StorageError(f"{error}; what was not sent lies in {self.folder}") from error
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _follow(self) -> None:

@@ -3,8 +3,8 @@
 It knows what Google's client, gcsfs and TensorStore ask of it: reading (also a range), listing, media,
 multipart and resumable uploads, deleting (also in batches), rewriting and composing; generations and
 the preconditions on them. ``Server.objects`` maps (bucket, name) to ``Stored``; ``Server.requests``
-holds the method and path of every request; ``Server.down`` makes it answer 503, and
-``Server.forget`` is how many writes it does and answers with 503 all the same.
+holds the method and path of every request; ``Server.status`` is what all are answered with, if not
+0, and ``Server.forget`` how many writes it does and answers with 503 all the same.
 """
 
 import base64
@@ -52,7 +52,7 @@ class Server:
     def __init__(self, *buckets):
         self.buckets, self.objects = set(buckets), {}
         self.requests, self.uploads = [], {}
-        self.down, self.forget = False, 0
+        self.status, self.forget = 0, 0
         self.lock, self.numbers = threading.RLock(), itertools.count(1000)
 
     def __enter__(self):
@@ -174,8 +174,8 @@ class Request(http.server.BaseHTTPRequestHandler):
         body, state = self.body(), self.server_state
         state.requests.append((self.command, urllib.parse.unquote(parts.path)))
         try:
-            if state.down:
-                raise AnswerError(503, "down")
+            if state.status:
+                raise AnswerError(state.status, "not for you")
             with state.lock:
                 status, headers, answer = self.answer(parts.path, query, body)
                 if state.forget and self.command != "GET":

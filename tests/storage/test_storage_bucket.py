@@ -2,12 +2,13 @@
 
 import concurrent.futures
 import pathlib
+import sys
 import threading
 import time
 
 import pytest
 
-from dit import storage
+from dit import cli, storage
 from dit.storage import growing, lease
 from dit.types import UserError
 
@@ -183,3 +184,29 @@ def test_beats_whose_answers_are_lost_do_not_end_a_job(bucket, server, quick):
         time.sleep(2.5)
         held.sure()
     assert not (bucket / ".lock").exists()
+
+
+def test_a_bucket_that_does_not_let_us_in_is_one_message(bucket, server, monkeypatch):
+    monkeypatch.setattr(server, "status", 403)
+    with (
+        pytest.raises(UserError, match=r"gs://bucket/run cannot be reached: 403 .*not for you"),
+        cli.full_disk(),
+    ):
+        storage.check("gs://bucket/run")
+
+
+def test_what_could_not_be_sent_is_kept(bucket, server, monkeypatch):
+    files = growing.Growing(bucket / "run")
+    (files.folder / "log").write_text("one\n")
+    monkeypatch.setattr(server, "status", 403)
+    with pytest.raises(storage.StorageError, match="what was not sent lies in") as caught:
+        files.close()
+    folder = pathlib.Path(str(caught.value).rpartition(" ")[2])
+    assert (folder / "log").read_text() == "one\n"
+
+
+@pytest.mark.parametrize("library", ["gcsfs", "google.cloud.storage"])
+def test_without_its_libraries_a_bucket_is_refused_with_what_to_install(monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UserError, match=r"pip install 'dit-jax\[gcs\]'"):
+        storage.place("gs://bucket/run")
