@@ -20,4 +20,5 @@ def get_config() -> ConfigDict:
     config.schedule = ConfigDict({"name": "warmup_constant", "warmup": 1000})
     config.mesh = ConfigDict({"preset": "hsdp"})
     config.model.unroll = True
+    config.model.remat = "none"  # what a layer keeps fits: 8 images a chip
     return config

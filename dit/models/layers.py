@@ -49,7 +49,8 @@ class Linear(nn.Module):
 
     ``axes`` names the axes of the kernel, inputs first. Keeping heads as axes of their own lets a
     mesh split them (``split``: as this axis of activations is), and lets query, key and value share one
-    product.
+    product: with ``apart``, the result is a list along the first axis of ``features``. Its gradient is
+    one concatenation and its biases' are taken part by part, where attention's backward pass ends.
     """
 
     features: tuple[int, ...]
@@ -58,9 +59,10 @@ class Linear(nn.Module):
     kernel_init: Callable | None = None
     bias: bool = True
     split: str = "act_heads"
+    apart: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Array | list[Array]:
         n_out = len(self.features)
         n_in = len(self.axes) - n_out
         init = self.kernel_init or xavier(n_in, n_out)
@@ -77,20 +79,33 @@ class Linear(nn.Module):
             x = x.reshape(math.prod(rows), -1)  # XLA then turns no gradient round, nor copies it
         n_sum = 1 if flat else n_in
         contract = (tuple(range(x.ndim - n_sum, x.ndim)), tuple(range(n_sum)))
-        y = jax.lax.dot_general(x, kernel, (contract, ((), ()))).reshape(*rows, *self.features)
+        y = jax.lax.dot_general(x, kernel, (contract, ((), ())))
+        bias = None
         if self.bias:
-            bias = self.param(
-                "bias", nn.with_logical_partitioning(zeros, self.axes[n_in:]), self.features
-            )
-            y = y + along(bias.astype(self.dtype), y)
-        return y
+            boxed = nn.with_logical_partitioning(zeros, self.axes[n_in:])
+            bias = self.param("bias", boxed, self.features).astype(self.dtype)
+        if self.apart:
+            parts, *rest = self.features
+            axis = y.ndim - (1 if flat else n_out)  # flat: a TPU would pad heads of 72 to 128
+            pieces = jax.lax.split(y, (y.shape[axis] // parts,) * parts, axis)
+            pieces = [piece.reshape(*rows, *rest) for piece in pieces]
+            if bias is None:
+                return pieces
+            return [y + along(b, y) for y, b in zip(pieces, bias, strict=True)]
+        if bias is not None:
+            y = y + along(bias.reshape(-1) if flat else bias, y)
+        return y.reshape(*rows, *self.features)
 
 
 def layer_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
-    """Zero mean and unit variance over the last axis, in float32 or better."""
+    """Zero mean and unit variance over the last axis, in float32 or better.
+
+    The variance is E[x^2] - E[x]^2: one pass for both sums, which ends the product that made x.
+    """
     x = x.astype(wide(x.dtype))
-    x = x - x.mean(-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.maximum(jnp.square(x).mean(-1, keepdims=True) - jnp.square(mean), 0.0)
+    return (x - mean) * jax.lax.rsqrt(variance + eps)
 
 
 def rms_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
 from dit.models.activations import WHOLE_HEADS, constrain
@@ -34,9 +33,9 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "b n d"]:
         d = x.shape[-1]
         shape = (3, self.heads, d // self.heads)
-        qkv = Linear(shape, ("embed", None, "heads", "head_dim"), self.dtype, name="qkv")(x)
-        parts = jax.lax.split(qkv, (1, 1, 1), axis=2)  # its gradient is one concatenation
-        q, k, v = (constrain(part[:, :, 0], *WHOLE_HEADS) for part in parts)
+        axes = ("embed", None, "heads", "head_dim")
+        qkv = Linear(shape, axes, self.dtype, apart=True, name="qkv")(x)
+        q, k, v = (constrain(part, *WHOLE_HEADS) for part in qkv)
         if self.qk_norm:
             q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
             k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)
@@ -65,8 +64,7 @@ class CrossAttention(nn.Module):
         head = (self.heads, d // self.heads)
         q = Linear(head, ("embed", "heads", "head_dim"), self.dtype, name="q")(x)
         axes = ("embed", None, "heads", "head_dim")
-        kv = Linear((2, *head), axes, self.dtype, name="kv")(sequence)
-        k, v = (part[:, :, 0] for part in jax.lax.split(kv, (1, 1), axis=2))
+        k, v = Linear((2, *head), axes, self.dtype, apart=True, name="kv")(sequence)
         if self.qk_norm:
             q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
             k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)
