@@ -49,7 +49,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--config", default="configs/digits.py", help="(default: %(default)s)")
     add("--starts", type=int, default=3, help="runs from an empty cache (default: %(default)s)")
     add("--pairs", type=int, default=5, help="with and without saving (default: %(default)s)")
-    add("--saves", type=int, default=4, help="in each run that saves (default: %(default)s)")
+    add("--saves", type=int, default=8, help="in each run that saves (default: %(default)s)")
     add("--interval", type=int, default=24, help="steps between them (default: %(default)s)")
     add("--dir", help="where the runs are kept meanwhile: what disk is written to")
     add("--out", help="write the report here as JSON")
@@ -77,12 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 starts[name].append(runs.start(FIRST, cache=f"compiled-{i}"))
                 print(f"{name} cache: {sum(starts[name][-1].values()):.1f} s", flush=True)
         pairs = []
-        for _ in range(args.pairs):
-            every = (
-                f"--config.checkpoint.every={args.interval}",
-                "--config.checkpoint.every=1000000",
-            )
-            pairs.append([runs.watched(stop, "compiled-0", each)[0] for each in every])
+        every = [f"--config.checkpoint.every={n}" for n in (args.interval, 10**6)]
+        for n in range(args.pairs):
+            turn = 1 if n % 2 else -1  # each goes first as often
+            taken = [runs.watched(stop, "compiled-0", option)[0] for option in every[::turn]]
+            pairs.append(taken[::turn])
             print(f"pair {len(pairs)} of {args.pairs}", flush=True)
     result = {
         "config": args.config,
