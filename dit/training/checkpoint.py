@@ -296,6 +296,8 @@ def _read_arrays(
     except Exception as error:
         storage.check(manager.directory)
         raise DamagedError(f"its arrays cannot be read: {_first_line(error)}") from error
+    if not all(isinstance(x, jax.Array) for x in jax.tree.leaves(state)):
+        raise DamagedError("some of its arrays are not there under the names they were saved by")
     if describe(state) != describe(abstract):
         raise DamagedError("its arrays came back in other shapes or dtypes than they were saved in")
     found = fingerprints(state)

@@ -113,6 +113,13 @@ def remove_data(run, step):
         file.unlink()
 
 
+def misname_array(run, step):
+    file = run / "checkpoints" / str(step) / "state" / "_METADATA"
+    text = file.read_text()
+    assert '"key": "kernel"' in text
+    file.write_text(text.replace('"key": "kernel"', '"key": "kernem"'))
+
+
 def truncate_meta(run, step):
     file = run / "checkpoints" / str(step) / "meta" / "metadata"
     file.write_text(file.read_text()[:200])
@@ -131,6 +138,7 @@ DAMAGES = [
     change_one_value,
     truncate_data,
     remove_data,
+    misname_array,
     truncate_meta,
     remove_meta,
     remove_position,
