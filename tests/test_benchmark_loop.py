@@ -100,7 +100,7 @@ def test_a_run_that_fails_is_named(tmp_path):
 @pytest.mark.slow
 def test_a_real_run_is_timed_in_all_its_parts(tmp_path, capsys):
     small = ["--config.model.depth=1", "--config.model.width=24", "--config.batch_size=256"]
-    sizes = ["--starts=1", "--pairs=1", "--saves=2", "--interval=30"]
+    sizes = ["--starts=1", "--pairs=1", "--saves=2", "--interval=120"]
     out = tmp_path / "loop.json"
     loop.main([*sizes, *small, f"--out={out}", f"--dir={tmp_path}"])
     made = json.loads(out.read_text())
