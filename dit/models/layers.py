@@ -88,10 +88,10 @@ class Linear(nn.Module):
             parts, *rest = self.features
             axis = y.ndim - (1 if flat else n_out)  # flat: a TPU would pad heads of 72 to 128
             pieces = jax.lax.split(y, (y.shape[axis] // parts,) * parts, axis)
-            pieces = [piece.reshape(*rows, *rest) for piece in pieces]
-            if bias is None:
-                return pieces
-            return [y + along(b, y) for y, b in zip(pieces, bias, strict=True)]
+            if bias is not None:
+                bias = bias.reshape(parts, -1) if flat else bias
+                pieces = [y + along(b, y) for y, b in zip(pieces, bias, strict=True)]
+            return [piece.reshape(*rows, *rest) for piece in pieces]
         if bias is not None:
             y = y + along(bias.reshape(-1) if flat else bias, y)
         return y.reshape(*rows, *self.features)

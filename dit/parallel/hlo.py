@@ -80,8 +80,8 @@ def walk(
 def collectives(text: str, mesh: Mesh) -> list[Collective]:
     """The communications of a program over ``mesh``, the largest first.
 
-    The parts of an asynchronous one, which share a channel, count as one. A reduction whose result is
-    cut up at once (XLA's fusion ``all-reduce-scatter``) is a reduce-scatter.
+    The parts of an asynchronous one, in fusions that share a channel, count as one. A reduction whose
+    result is cut up at once (XLA's fusion ``all-reduce-scatter``) is a reduce-scatter.
     """
     groups = _axis_groups(mesh)
     found: dict[tuple, Collective] = {}
@@ -111,7 +111,8 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
             overlapped=(bool(inside) and kind != "reduce-scatter")
             or line.opcode.endswith("-start"),
         )
-        key = (kind, channel.group(1) if channel else line.name)
+        shared = channel and inside and kind != "reduce-scatter"
+        key = (kind, channel.group(1) if shared else (*inside, line.name))
         if key not in found or found[key].times < times:
             found[key] = made
     return sorted(found.values(), key=lambda c: -c.total)
