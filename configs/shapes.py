@@ -1,9 +1,9 @@
 """Coloured shapes, 8x8, streamed: the base of the scaling law in the README's tables.
 
-Command:   python -m dit.scaling plan --config=configs/shapes.py --dir=DIR --smallest=1e4 --largest=1.16e5
-           --sizes=5 --per-budget=4 --head-dim=8 --aspect=24 --slack=1 --least-depth=3 --ratio=15
-           --budgets=5e10,1.25e11,3.1e11 --held-out=3 --lrs=4e-3,8e-3,1.6e-2,3.2e-2 --seeds=2
-           --flops-per-second=1.2e10 --start-seconds=10
+Command:   python -m dit.scaling plan --config=configs/shapes.py --dir=DIR --smallest=1e4
+           --largest=1.16e5 --sizes=5 --per-budget=4 --head-dim=8 --aspect=24 --slack=1 --least-depth=3
+           --ratio=15 --seeds=2 --budgets=5e10,1.25e11,3.1e11 --held-out=3
+           --lrs=4e-3,8e-3,1.6e-2,3.2e-2 --flops-per-second=1.2e10 --start-seconds=10
            python -m dit.scaling run --dir=DIR, then report
 Expected:  34 runs, 6.3e12 FLOPs, 12 min 22 s on two CPU cores: least losses .338, .297 and .276 at the
            three budgets, and a run at three times the largest foretold to 1%. Rows and report are in

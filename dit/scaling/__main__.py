@@ -59,7 +59,9 @@ def arguments() -> argparse.ArgumentParser:
     add("--sizes", type=int, default=8, help="rungs of the ladder (default: %(default)s)")
     add("--head-dim", type=int, default=64)
     add("--aspect", type=float, default=64.0, help="width / depth (default: %(default)s)")
-    add("--slack", type=float, default=2.0, help="depths may miss it so much (default: %(default)s)")
+    add(
+        "--slack", type=float, default=2.0, help="depths may miss it so much (default: %(default)s)"
+    )
     add("--least-depth", type=int, default=1, help="layers of the least model")
     add("--by", default="per_token", help="the N of the law: per_token or parameters")
     add("--examples", type=int, default=256, help="held-out examples (default: %(default)s)")

@@ -158,6 +158,44 @@ def test_loops_count_as_often_as_they_run():
     assert (found.axes, found.group, found.total) == (("data",), 8, 5120)
 
 
+MERGED = """
+HloModule merged
+
+%all-reduce-scatter.1 (a: f32[8,4]) -> f32[1,4] {
+  %all-reduce.1 = f32[8,4] all-reduce(%a), channel_id=1, replica_groups=[1,8]<=[8]
+}
+
+%all-reduce-scatter.2 (b: f32[8,4]) -> f32[1,4] {
+  %all-reduce.2 = f32[8,4] all-reduce(%b), channel_id=1, replica_groups=[1,8]<=[8]
+}
+
+%start.1 (c: f32[1,4]) -> f32[8,4] {
+  %all-gather.1 = f32[8,4] all-gather(%c), channel_id=2, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%done.1 (d: f32[1,4]) -> f32[8,4] {
+  %all-gather.2 = f32[8,4] all-gather(%d), channel_id=2, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+ENTRY %main (x: f32[8,4]) -> f32[8,4] {
+  %fusion.1 = f32[1,4] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+  %fusion.2 = f32[1,4] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.2
+  %fusion.3 = f32[8,4] fusion(%fusion.1), kind=kCustom, calls=%start.1
+  %fusion.4 = f32[8,4] fusion(%fusion.2), kind=kCustom, calls=%done.1
+}
+"""
+
+
+def test_merged_reductions_that_share_a_channel_count_each_and_parts_of_a_gather_once():
+    found = hlo.collectives(MERGED, make_mesh({"data": 8}, DEVICES))
+    assert [(c.kind, c.overlapped) for c in found] == [
+        ("reduce-scatter", False),
+        ("reduce-scatter", False),
+        ("all-gather", True),
+    ]
+    assert all(c.total == 128 and c.axes == ("data",) for c in found)
+
+
 @pytest.mark.parametrize(
     ("text", "rows"),
     [
