@@ -2,8 +2,8 @@
 
 Command:   python -m dit.train --config=configs/imagenet256_dit_xl2_pod.py --workdir=DIR
 Check:     python -m dit.preflight --config=configs/imagenet256_dit_xl2_pod.py --topology=v5e:16x16
-Hardware:  v5e:16x16, for which it compiles and fits; made for v6e:16x16 too, and for v5p:4x4x4 with
-           --config.batch_size=1024, which have not been compiled. Not yet run.
+Hardware:  v5e:16x16, v6e:16x16, and v5p:4x4x4 with --config.batch_size=1024: it compiles for all three
+           and fits them (README). Not yet run.
 Expected:  the recipe of imagenet256_dit_xl2 at eight times its batch; the rate grows with the square
            root of that. Not yet run.
 """
