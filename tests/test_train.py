@@ -1,50 +1,18 @@
 """``python -m dit.train`` as a person runs it: stopped, resumed, finished, and misused."""
 
 import json
-import os
-import pathlib
 import signal
-import subprocess
-import sys
-import time
 
+import commands
 import pytest
+from commands import SMALL, wait_for
 
 from dit import media, train
 from dit.types import UserError
 
-ROOT = pathlib.Path(__file__).parent.parent
-SMALL = [
-    "--config=configs/digits.py",
-    "--config.model.depth=1",
-    "--config.model.width=16",
-    "--config.model.heads=2",
-    "--config.batch_size=16",
-    "--config.schedule.name=constant",
-    "--config.log.every=5",
-    "--config.samples.every=0",
-    "--config.samples.num=10",
-    "--config.samples.steps=2",
-]
-
 
 def start(workdir, *more):
-    return subprocess.Popen(
-        [sys.executable, "-m", "dit.train", *SMALL, f"--workdir={workdir}", *more],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(condition, process, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "took too long"
-        time.sleep(0.1)
+    return commands.start("train", *SMALL, f"--workdir={workdir}", *more)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import jax
 import pytest
 import training_fake as fake
 import training_tiny as tiny
+from commands import wait_for
 from multihost_job import DP, ENDLESS, Job, rows
 
 from dit.training import loop
@@ -206,14 +207,6 @@ def read_rows(workdir):
     return (file.read_bytes().count(b"\n"), file.stat().st_ino) if file.exists() else (0, 0)
 
 
-def wait_for(condition, process, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "took too long"
-        time.sleep(0.01)
-
-
 def test_ten_random_kills_in_one_run(tmp_path, note):
     """One at any time from the start of the process, the others at random moments of training."""
     config = {"steps": 80, "mesh": DP, "checkpoint": {"every": 2}}
@@ -223,9 +216,9 @@ def test_ten_random_kills_in_one_run(tmp_path, note):
         job = Job(workdir, 1, devices=2, config=config, wait=0.02)
         (process,) = job.processes
         if kill:
-            wait_for(lambda before=before: read_rows(workdir)[1] != before, process)
+            wait_for(lambda before=before: read_rows(workdir)[1] != before, process, every=0.01)
             lines = read_rows(workdir)[0]
-            wait_for(lambda lines=lines: read_rows(workdir)[0] > lines, process)
+            wait_for(lambda lines=lines: read_rows(workdir)[0] > lines, process, every=0.01)
             time.sleep(rng.uniform(0, 0.2))
         else:
             time.sleep(rng.uniform(0.5, 4))
@@ -260,7 +253,7 @@ def test_a_full_disk_is_told_and_survived(tmp_path, note, small_disk):
     workdir = (small_disk or tmp_path) / "run"
     job = Job(workdir, 1, devices=2, config={**STEPS, "steps": ENDLESS}, wait=0.05)
     (process,) = job.processes
-    wait_for(lambda: read_rows(workdir)[0] >= 7, process)
+    wait_for(lambda: read_rows(workdir)[0] >= 7, process, every=0.01)
     if small_disk is None:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, 100))
     else:

@@ -1,22 +1,19 @@
 """``python -m dit.train`` itself, stopped while it samples: the real sampler, to the same state."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from commands import ROOT, SMALL
 from multihost_job import rows
 
 from dit.training.checkpoint import read_meta
 
 pytestmark = pytest.mark.slow
-ROOT = pathlib.Path(__file__).parents[2]
 RUN = [
-    *("-m", "dit.train", "--config=configs/digits.py", "--config.steps=12"),
-    *("--config.model.depth=1", "--config.model.width=16", "--config.model.heads=2"),
-    *("--config.batch_size=16", "--config.schedule.name=constant", "--config.log.every=1"),
-    *("--config.samples.every=6", "--config.samples.num=10", "--config.samples.steps=2"),
+    *("-m", "dit.train", *SMALL),
+    *("--config.steps=12", "--config.log.every=1", "--config.samples.every=6"),
 ]
 
 

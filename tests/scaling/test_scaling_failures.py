@@ -14,7 +14,6 @@ from dit import experiment
 from dit.scaling import report, run
 from dit.scaling.evaluate import Losses
 from dit.scaling.failure import LONGEST, failed
-from dit.scaling.ladder import ladder
 from dit.scaling.plan import Machine, plan
 from dit.scaling.plan_file import save_plan
 from dit.scaling.surface import Surface
@@ -50,17 +49,7 @@ def make(config):
 
 
 @pytest.fixture(scope="module")
-def made_plan():
-    sizes = ladder(
-        (1, 8, 8, 3),
-        smallest=3e3,
-        largest=4e5,
-        count=8,
-        head_dim=16,
-        aspect=16.0,
-        patch=2,
-        num_classes=5,
-    )
+def made_plan(sizes):
     budgets = (2e11, 6e11, 2e12)
     return plan(
         sizes, Machine("cpu", 1e10), budgets=budgets, per_budget=5, ratio=15.0, lrs=(1e-3, 2e-3)

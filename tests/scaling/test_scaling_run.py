@@ -9,7 +9,6 @@ import pytest
 from dit import experiment
 from dit.scaling import __main__ as command
 from dit.scaling import report, run
-from dit.scaling.ladder import ladder
 from dit.scaling.plan import Machine, plan
 from dit.scaling.plan_file import load_plan, save_plan
 from dit.scaling.registry import Registry, comparable
@@ -29,17 +28,7 @@ def base():
 
 
 @pytest.fixture(scope="module")
-def made_plan():
-    sizes = ladder(
-        (1, 8, 8, 3),
-        smallest=3e3,
-        largest=4e5,
-        count=8,
-        head_dim=16,
-        aspect=16.0,
-        patch=2,
-        num_classes=5,
-    )
+def made_plan(sizes):
     return plan(
         sizes, CPU, budgets=(2e11, 6e11, 2e12), per_budget=5, ratio=15.0, lrs=(5e-4, 2e-3, 8e-3)
     )

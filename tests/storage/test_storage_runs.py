@@ -1,12 +1,8 @@
 """Runs whose workdir is in a bucket: as those in a directory, bit for bit, also after faults."""
 
 import dataclasses
-import os
-import pathlib
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import jax
@@ -14,6 +10,7 @@ import numpy as np
 import pytest
 import training_fake as fake
 import training_tiny as tiny
+from commands import SMALL, start, wait_for
 
 from dit import media, storage
 from dit.storage import lease
@@ -22,8 +19,6 @@ from dit.training import loop
 from dit.training.logging import TIMING, read_metrics
 from dit.training.workdir import read_config
 from dit.types import UserError
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def train(workdir, **changes):
@@ -171,38 +166,6 @@ def test_a_second_job_is_refused_and_a_job_that_lost_its_place_saves_nothing(
 
 
 # The commands
-
-SMALL = [
-    "--config=configs/digits.py",
-    "--config.model.depth=1",
-    "--config.model.width=16",
-    "--config.model.heads=2",
-    "--config.batch_size=16",
-    "--config.schedule.name=constant",
-    "--config.log.every=5",
-    "--config.samples.every=0",
-    "--config.samples.num=10",
-    "--config.samples.steps=2",
-]
-
-
-def start(module, *args, **env):
-    return subprocess.Popen(
-        [sys.executable, "-m", f"dit.{module}", *args],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": "", **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(condition, process, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "took too long"
-        time.sleep(0.2)
 
 
 @pytest.mark.slow
