@@ -4,8 +4,8 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from shrunken import CONFIGS, latents, shrunken
 
 from dit import experiment, models
 from dit.experiment import load_config
@@ -14,7 +14,6 @@ from dit.training import optimizer as optimizers
 from dit.types import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 PARAMETERS = {  # with the paper's fixed position table (tokens x width) left out
     "imagenet256_dit_s2": 32_963_360 - 256 * 384,
     "imagenet256_dit_b2": 130_512_416 - 256 * 768,
@@ -22,18 +21,6 @@ PARAMETERS = {  # with the paper's fixed position table (tokens x width) left ou
     "imagenet256_dit_xl2": 675_129_632 - 256 * 1152,
 }
 DIGITS = str(ROOT / "configs/digits.py")
-
-
-def latents(tmp_path, config):
-    """Stand-in latents where a config reads some: the right shape, a handful of examples."""
-    if config.data.name != "latents":
-        return {}
-    *rest, channels = config.data.shape
-    size = (8, *rest, channels * (1 + config.data.moments))
-    x = np.random.default_rng(0).normal(size=size)
-    np.save(tmp_path / "latents.npy", np.abs(x).astype(np.float16))
-    np.save(tmp_path / "labels.npy", np.arange(8))
-    return {"data.path": str(tmp_path), "data.held_out": 0.25, "loader.workers": 0}
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
@@ -60,25 +47,7 @@ def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
 def test_every_config_trains_two_steps_when_shrunken(file, tmp_path):
     from dit.training.loop import train
 
-    small = {
-        "steps": 2,
-        "batch_size": 8,
-        "model.depth": 1,
-        "model.width": 32,
-        "model.heads": 2,
-        "samples.every": 0,
-        "log.every": 1,
-        "checkpoint.every": 100,
-        **latents(tmp_path, load_config(str(file))),
-    }
-    config = load_config(str(file), small)
-    if "warmup" in config.schedule:
-        config.schedule.warmup = 1
-    if config.model.patch == 1 or "xl1" in file.stem:
-        config.model.patch = 4  # fewer tokens
-    if config.data.get("shape") and config.data.shape[0] > 1:
-        config.model.patch = (8, 16, 16)
-    made = experiment.build(config)
+    made = experiment.build(shrunken(file, tmp_path))
     outcome = train(
         made,
         tmp_path / "run",

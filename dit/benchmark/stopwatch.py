@@ -3,7 +3,7 @@
     python -m dit.benchmark.stopwatch OUT STEPS --config=FILE --workdir=DIR
 
 The same command line, loop and files as ``python -m dit.train``; the names that the loop calls are
-wrapped to take the time, and after ``STEPS`` steps the run gets the signal of a Ctrl-C. ``OUT`` is
+wrapped to take the time, and after ``STEPS`` steps the run gets SIGTERM. ``OUT`` is
 then JSON: ``marks``, the time of day at the end of each part of the start; ``steps``, seconds at
 which each step was sent off; ``saves``, ``[step, seconds]`` that the loop was held up by each;
 ``writing``, the steps that were sent off while a checkpoint was being written; and ``device``.
@@ -62,7 +62,7 @@ class Stopwatch:
                 out[1]["loss"].block_until_ready()
                 self.mark("first step")
             if len(self.steps) == self._stop:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
             return out
 
         return step

@@ -11,8 +11,9 @@ class StopOnSignal:
     """``with StopOnSignal() as stop:`` sets ``stop.number`` at the first SIGINT or SIGTERM.
 
     A second Ctrl-C acts as usual, for whoever cannot wait for the checkpoint; a second SIGTERM does
-    nothing, as schedulers send several. Handlers can only be set from the main thread; elsewhere
-    signals do what they did before.
+    nothing, as schedulers send several. A signal that is ignored stays so: a job under ``nohup``, or
+    in the background of a script, does not stop at a Ctrl-C meant for another. Handlers can only be
+    set from the main thread; elsewhere signals do what they did before.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -23,8 +24,9 @@ class StopOnSignal:
 
     def __enter__(self) -> StopOnSignal:
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.getsignal(s) for s in self.SIGNALS}
-            for number in self.SIGNALS:
+            found = {number: signal.getsignal(number) for number in self.SIGNALS}
+            self._before = {n: f for n, f in found.items() if f is not signal.SIG_IGN}
+            for number in self._before:
                 signal.signal(number, self._stop)
         return self
 
@@ -33,7 +35,8 @@ class StopOnSignal:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+        if signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from dit import rng
 from dit.objectives import LossFn
+from dit.parallel import compiler
 from dit.parallel.mesh import batch_sharding, replicated
 from dit.parallel.rules import in_force
 from dit.training import ema as averages
@@ -137,6 +138,7 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(shardings, batch_sharding(mesh), whole),
         out_shardings=(shardings, whole),
+        compiler_options=compiler.options(mesh.devices.flat[0].platform),
     )
 
 

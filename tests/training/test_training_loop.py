@@ -193,6 +193,19 @@ def test_signals_stop_once_and_then_act_as_before():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    try:
+        with StopOnSignal() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.number == 0
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.number == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_the_log_forgets_what_comes_after_the_checkpoint(tmp_path):
     log = MetricsLog(tmp_path, 0, config={})
     for step in (5, 10, 15):

@@ -1,0 +1,83 @@
+"""What the shipped programs of configs compute, and the plain ``jax.jit`` of the same functions.
+
+    python programs_worker.py OUT.npz CONFIG [CONFIG ...]
+
+``OUT.npz`` holds ``config|shipped|leaf`` and ``config|plain|leaf``: the loss and the optimizer's moments
+after one train step, which are the gradient and its square, and the first samples. A process of its
+own, so that the instruction set and the compilation cache can be chosen.
+"""
+
+import pathlib
+import sys
+import tempfile
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from shrunken import CONFIGS, shrunken
+
+from dit import experiment
+from dit.draw import Sampler, recipe_from
+from dit.training.program import program
+
+
+def stirred(params):
+    """Parameters with noise on all of them: gates that start at zero would hide what they gate."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: x + np.float32(0.05) * rng.standard_normal(x.shape, "f"), params)
+
+
+def flat(tree):
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in paths}
+
+
+def train_step(made):
+    """``(shipped, plain)``: the loss and the moments after one step from the same state."""
+    batches = made.batches()
+    parts = program(made, batches, jax.devices()[:1])
+    batch = jax.device_put(next(batches), parts.batch_sharding)
+    batches.close()
+    key = jax.random.key(made.config.seed)
+    results = []
+    for step in (parts.train_step, jax.jit(parts.train_step.__wrapped__)):
+        state = jax.jit(parts.create, out_shardings=parts.shardings)(key)
+        state = jax.device_put(state.replace(params=stirred(state.params)), parts.shardings)
+        after, metrics = step(state, batch, key)
+        moments = [
+            x for x in jax.tree.leaves(after.opt_state) if np.issubdtype(x.dtype, np.floating)
+        ]
+        results.append(flat({"metrics": metrics, "moments": moments}))
+    return results
+
+
+def samples(made):
+    """``(shipped, plain)``: what the sampler draws, and its function under plain ``jax.jit``."""
+    settings = {**made.config.samples.to_dict(), "num": 4, "steps": 3, "batch": 4}
+    sampler = Sampler(made, recipe_from(settings, made.num_classes))
+    params = stirred(made.init(jax.random.key(0)))
+    batch = (
+        sampler.batches()[0] if hasattr(sampler, "batches") else sampler._parts(None, None, 1)[0]
+    )
+    shipped = sampler.jitted(None)(params, None, batch)[0]
+    plain = jax.jit(sampler.run)(params, None, batch)[0]
+    return [{"samples": np.asarray(x, np.float32)} for x in (shipped, plain)]
+
+
+def main():
+    out, *names = sys.argv[1:]
+    found = {}
+    for file in CONFIGS:
+        if names and file.stem not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            made = experiment.build(shrunken(file, pathlib.Path(folder)))
+            for part in (train_step, samples):
+                for kind, arrays in zip(("shipped", "plain"), part(made), strict=True):
+                    found |= {f"{file.stem}|{kind}|{leaf}": x for leaf, x in arrays.items()}
+    np.savez(out, **found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Shipped programs equal the plain ``jax.jit`` of the same functions, on lesser CPUs too.
+
+A compiler option may change speed, never a number beyond rounding. One that did made the main job end
+in noise on every CPU without AVX-512, with all other tests passing.
+"""
+
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from shrunken import CONFIGS
+
+from dit.parallel import compiler
+
+WORKER = pathlib.Path(__file__).parent / "programs_worker.py"
+ROOT = pathlib.Path(__file__).parents[2]
+EVERYWHERE = ("digits",)  # in the quick suite
+ISAS = ("", "AVX2", "SSE4_2") if platform.machine() == "x86_64" else ("",)
+TOLERANCE = 2e-4  # of the norm of an array
+
+
+def run(out, isa="", configs=(), cache=None):
+    """What the worker computed, as ``{config|kind|leaf: array}``."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    env["XLA_FLAGS"] = f"--xla_cpu_max_isa={isa}" if isa else ""
+    env["ONEDNN_MAX_CPU_ISA"] = {"SSE4_2": "SSE41"}.get(isa, isa or "ALL")
+    env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    if cache is not None:
+        env |= {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+        env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    command = [sys.executable, str(WORKER), str(out), *configs]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(np.load(out))
+
+
+def assert_close(found, expected, what):
+    """Equal to rounding: in the norm of each array, relative to it."""
+    assert found.keys() == expected.keys()
+    for leaf, x in found.items():
+        y = np.float64(expected[leaf])
+        scale = max(np.linalg.norm(y), 1e-6 * np.sqrt(y.size))
+        off = np.linalg.norm(np.float64(x) - y) / scale
+        assert off < TOLERANCE, f"{what} {leaf}: off by {off:.2g} of its norm"
+
+
+def kinds(results):
+    """``(shipped, plain)`` of what a worker found."""
+    return [
+        {k.replace(f"|{kind}|", "|"): v for k, v in results.items() if f"|{kind}|" in k}
+        for kind in ("shipped", "plain")
+    ]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """Of the plain programs, compiled for the CPU as it is."""
+    found = run(tmp_path_factory.mktemp("native") / "all.npz", configs=EVERYWHERE)
+    return kinds(found)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_main_jobs_programs_are_the_plain_ones_on_every_instruction_set(
+    isa, reference, tmp_path
+):
+    shipped, plain = (
+        reference if not isa else kinds(run(tmp_path / "found.npz", isa, configs=EVERYWHERE))
+    )
+    assert_close(shipped, plain, f"{isa or 'native'}, shipped and plain")
+    assert_close(plain, reference[1], f"{isa or 'native'} and native")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_configs_programs_are_the_plain_ones_with_the_cache_cold_and_warm(isa, tmp_path):
+    rest = [file.stem for file in CONFIGS if file.stem not in EVERYWHERE]
+    cold = run(tmp_path / "cold.npz", isa, rest, cache=tmp_path / "cache")
+    assert {name.split("|")[0] for name in cold} == set(rest)
+    assert_close(*kinds(cold), f"{isa or 'native'}, shipped and plain")
+    warm = run(tmp_path / "warm.npz", isa, rest, cache=tmp_path / "cache")
+    for leaf, x in warm.items():
+        np.testing.assert_array_equal(x, cold[leaf], err_msg=leaf)
+
+
+def test_a_jaxlib_without_the_options_and_other_platforms_get_none(monkeypatch):
+    assert compiler.options("tpu") is None
+    assert compiler.options("cpu") == compiler.CPU
+    monkeypatch.setattr(compiler, "CPU", {"xla_cpu_no_such_option": True})
+    assert compiler.options("cpu") is None

@@ -1,0 +1,45 @@
+"""The shipped configs at a size that a test can afford, on stand-in data where they read files."""
+
+import pathlib
+
+import numpy as np
+
+from dit.experiment import load_config
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def latents(directory, config):
+    """Stand-in latents where a config reads some: the right shape, a handful of examples."""
+    if config.data.name != "latents":
+        return {}
+    *rest, channels = config.data.shape
+    size = (8, *rest, channels * (1 + config.data.moments))
+    x = np.random.default_rng(0).normal(size=size)
+    np.save(directory / "latents.npy", np.abs(x).astype(np.float16))
+    np.save(directory / "labels.npy", np.arange(8))
+    return {"data.path": str(directory), "data.held_out": 0.25, "loader.workers": 0}
+
+
+def shrunken(file, directory, **more):
+    """The config in ``file``, one narrow layer deep, to be trained for two steps."""
+    small = {
+        "steps": 2,
+        "batch_size": 8,
+        "model.depth": 1,
+        "model.width": 32,
+        "model.heads": 2,
+        "samples.every": 0,
+        "log.every": 1,
+        "checkpoint.every": 100,
+        **latents(directory, load_config(str(file))),
+        **more,
+    }
+    config = load_config(str(file), small)
+    if "warmup" in config.schedule:
+        config.schedule.warmup = 1
+    if config.model.patch == 1 or "xl1" in file.stem:
+        config.model.patch = 4  # fewer tokens
+    if config.data.get("shape") and config.data.shape[0] > 1:
+        config.model.patch = (8, 16, 16)
+    return config
