@@ -1,21 +1,27 @@
 """Evaluation: samples (uint8) against real data, with no knowledge of how they were made.
 
-``evaluate_images`` and ``evaluate_clips`` return flat dicts of floats. Every figure comes with what real
-data score under the same code: a number without its floor is not a number.
+``evaluation_of`` (``full``) looks at the real data first and says which figures they allow; called with
+samples it returns a flat dict of floats. Every figure comes with what real data score under the same
+code: a number without its floor is not a number.
 """
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 from dit.types import UserError
+
+SIDE = 32  # pixels: larger pictures are judged at this size, so that memory and time are bounded
 
 
 @runtime_checkable
 class Split(Protocol):
-    """Examples ``{"x": uint8 (f, h, w, c), "label": int}`` by number."""
+    """Examples by number: ``{"x": uint8 (f, h, w, c), "label": int}``, or without labels."""
 
     def __len__(self) -> int: ...
 
@@ -32,19 +38,66 @@ class Real(Protocol):
     num_classes: int | None
 
 
-def gather(split: Split, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``limit`` examples as arrays: ``x`` ``(n, f, h, w, c)`` and ``label`` ``(n,)``."""
-    examples = [split[i] for i in range(min(limit, len(split)))]
-    return np.stack([e["x"] for e in examples]), np.array([e["label"] for e in examples])
+def reduced(x: UInt8[np.ndarray, "*n h w c"]) -> UInt8[np.ndarray, "*n s r c"]:
+    """Pictures of at most ``SIDE`` pixels a side, by averages over areas; smaller ones as they are."""
+    rows, columns = (_areas(side) for side in x.shape[-3:-1])
+    if rows is None and columns is None:
+        return x
+    out = x.astype(np.float32)
+    if rows is not None:
+        out = np.einsum("sh,...hwc->...swc", rows, out, optimize=True)
+    if columns is not None:
+        out = np.einsum("rw,...hwc->...hrc", columns, out, optimize=True)
+    return np.rint(out).astype(np.uint8)
 
 
-def check_samples(samples: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise UserError unless ``samples`` are uint8 of ``shape`` with one label each, two or more."""
-    if samples.dtype != np.uint8 or samples.shape[1:] != tuple(shape):
-        expected = ", ".join(["n", *map(str, shape)])
+def _areas(side: int) -> np.ndarray | None:
+    """Weights ``(SIDE, side)``: the share of each pixel in the area that becomes one of ``SIDE``."""
+    if side <= SIDE:
+        return None
+    edges = np.arange(SIDE + 1) * (side / SIDE)
+    pixel = np.arange(side)
+    low, high = np.maximum(edges[:-1, None], pixel), np.minimum(edges[1:, None], pixel + 1)
+    return (np.maximum(0, high - low) * (SIDE / side)).astype(np.float32)
+
+
+def gather(
+    split: Split, limit: int, of: Callable[[np.ndarray], np.ndarray] = reduced
+) -> tuple[np.ndarray, Int[np.ndarray, "n"]]:
+    """``of(x)`` of at most ``limit`` examples, ``(n, ...)``, and their labels ``(n,)``, -1 for none.
+
+    The examples are all of a split, or ``limit`` of it at random (always the same ones), in order: a
+    split sorted by class is represented. Only ``of(x)`` of each is kept. Raises UserError if there are
+    none, or the data are not uint8.
+    """
+    count = len(split)
+    rows = range(count) if count <= limit else sorted(random.Random(0).sample(range(count), limit))
+    if not rows:
+        raise UserError("got a split without examples; expected one or more to compare with")
+    kept, labels = [], []
+    for i in rows:
+        example = split[i]
+        if example["x"].dtype != np.uint8:
+            raise UserError(
+                f"got data of type {example['x'].dtype}; expected uint8 pixels, 0 to 255"
+            )
+        kept.append(of(example["x"]))
+        labels.append(int(example.get("label", -1)))
+    return np.stack(kept), np.array(labels)
+
+
+def check_samples(samples: np.ndarray, labels: np.ndarray, source: Real) -> None:
+    """Raise UserError unless ``samples`` are uint8, like the data, with a label each that exists."""
+    if samples.dtype != np.uint8 or samples.shape[1:] != tuple(source.shape):
+        expected = ", ".join(["n", *map(str, source.shape)])
         raise UserError(f"got samples {samples.dtype} {samples.shape}; expected uint8 ({expected})")
-    if labels.shape != (len(samples),) or len(samples) < 2:
+    if labels.shape != (len(samples),) or not len(samples):
         raise UserError(
-            f"got {len(samples)} samples and labels of shape {labels.shape}; expected a label for "
-            "each of 2 samples or more"
+            f"got {len(samples)} samples and labels of shape {labels.shape}; expected one sample or "
+            "more and a label for each"
+        )
+    classes = source.num_classes
+    if classes is not None and (labels.min() < 0 or labels.max() >= classes):
+        raise UserError(
+            f"got labels from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"
         )

@@ -43,17 +43,15 @@ class Classifier:
 def fit(images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, "n"]) -> Classifier:
     """Fit both machines to real images in 0..255; a few seconds for some thousand small images.
 
-    Raises UserError if there are fewer than two classes.
+    Raises UserError for fewer than two classes.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
     from sklearn.svm import SVC
     from threadpoolctl import threadpool_limits
 
-    if len(np.unique(labels)) < 2:
-        raise UserError(
-            "got real images of one class only; expected two classes or more to tell apart"
-        )
+    if why := one_class(labels):
+        raise UserError(f"got real images that no classifier can learn from: {why}")
     x = _flat(images)
     machine = SVC(C=10.0, gamma="scale").fit(x, labels)
     perceptron = MLPClassifier(HIDDEN, alpha=1e-2, max_iter=60, random_state=0)
@@ -62,6 +60,13 @@ def fit(images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, "n"]) -> Cl
         perceptron.fit(x, labels)
     spread = np.mean(np.var(_hidden(perceptron, x), axis=0))
     return Classifier(machine, perceptron, float(1 / np.sqrt(spread)))
+
+
+def one_class(labels: Int[np.ndarray, "n"]) -> str:
+    """Why no classifier can be fitted to images of these labels; empty if one can."""
+    if len(np.unique(labels)) > 1:
+        return ""
+    return f"all {len(labels)} training examples are of one class, nothing to tell apart"
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

@@ -3,65 +3,115 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
-from dit.evaluation import Real, check_samples, classifier, frechet, gather
-from dit.evaluation.motion import motion, recentred
-from dit.types import UserError
+from dit.evaluation import Real, classifier, frechet, gather, nearest, reduced
+from dit.evaluation.motion import centroids, motion, recentred
+from dit.evaluation.parts import Evaluation, Figures, Part, counts, no_classifier, too_few
 
 TRAIN = 3000  # real clips that the classifier learns from, one frame of each
 HELD_OUT = 1000  # real clips that the samples are compared with
+IDENTITY = ("identity", "accuracy_first", "accuracy_last", "kept")
+MOTION = ("displacement", "speed", "wobble")
+Seen = Float[np.ndarray, "_ f d"]  # the cut-out object, and its place, in every frame
 
 
-def evaluate_clips(
-    samples: UInt8[np.ndarray, "n f h w c"], labels: Int[np.ndarray, "n"], source: Real
-) -> dict[str, float]:
-    """Compare ``samples`` with the real clips of ``source``; each figure also for real held-out clips.
+def evaluation_of_clips(source: Real, count: int) -> Evaluation:
+    """The evaluation of ``count`` samples beside the real clips of ``source``.
 
     The classifier sees the object cut out around its centroid: it judges what it is and not where.
     ``identity``: the share of clips whose first and last frame are given the same class;
     ``accuracy_first``, ``accuracy_last``: the share given the label asked for; ``kept``: the share where
     all three agree. ``displacement``, ``speed``, ``wobble``: of ``motion``. The same names ending in
     ``_real`` are measured on held-out clips; ``displacement_ratio`` and ``speed_ratio`` compare the two.
-    ``frechet``, ``frechet_matched``, ``frechet_floor``: of one frame a clip, cut out, as for images.
-    Raises UserError for samples of another shape than the data's, or data without classes.
+    ``frechet.FIGURES``: of one frame a clip, cut out. The rest are the figures of ``nearest.part`` for
+    whole clips at the size of ``reduced``, and the counts. Clips of several channels have only these.
     """
-    if source.shape[0] < 2 or source.shape[3] != 1 or source.num_classes is None:
-        raise UserError(
-            f"got a source of shape {source.shape} with {source.num_classes} classes; expected "
-            "labelled clips of 2 frames or more with 1 channel"
-        )
-    check_samples(samples, labels, source.shape)
     train, train_labels = gather(source.train, TRAIN)
     real, real_labels = gather(source.held_out, HELD_OUT)
-    frames = source.shape[0]
-    judge = classifier.fit(_cut(train, np.arange(len(train)) % frames), train_labels)
-    ours, theirs = _figures(judge, samples, labels), _figures(judge, real, real_labels)
-    features = [judge.features(_cut(x, np.arange(len(x)) % frames)) for x in (samples, real)]
-    return {
-        "samples": float(len(samples)),
-        "real": float(len(real)),
-        "train": float(len(train)),
-        **ours,
-        **{f"{name}_real": value for name, value in theirs.items()},
-        **{f"{k}_ratio": ours[k] / max(theirs[k], 1e-9) for k in ("displacement", "speed")},
-        **frechet.figures(*features),
-    }
+    lacks = no_classifier(source, train_labels)
+    channels = source.shape[3]
+    if channels == 1:
+        seen, seen_real = (
+            gather(split, limit, _seen)[0]
+            for split, limit in ((source.train, TRAIN), (source.held_out, HELD_OUT))
+        )
+        judged = (
+            _motion(seen_real),
+            _identity(lacks, (seen, train_labels), (seen_real, real_labels), count),
+        )
+    else:
+        lacks = f"clips of 1 channel are needed, of one bright object; these have {channels}"
+        names = (*_and_real(MOTION), "displacement_ratio", "speed_ratio", *_and_real(IDENTITY))
+        judged = (Part(dict.fromkeys((*names, *frechet.FIGURES), lacks), lambda x, labels: {}),)
+    parts = (counts(train, real), *judged, nearest.part(train, real, count, reduced))
+    return Evaluation(source, count, parts)
 
 
-def _cut(clips: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """Frame ``frame[i]`` of clip ``i``, cut out around its centroid."""
-    return recentred(clips[np.arange(len(clips)), frame, :, :, 0])
+def _seen(clip: UInt8[np.ndarray, "f h w 1"]) -> Float[np.ndarray, "f d"]:
+    """Of every frame the surroundings of its centroid, and the centroid: all that the judges look at."""
+    frames = clip[..., 0]
+    cut = recentred(frames).reshape(len(frames), -1)
+    return np.concatenate([cut, centroids(frames[None])[0]], axis=1)
 
 
-def _figures(
-    judge: classifier.Classifier, clips: np.ndarray, labels: np.ndarray
-) -> dict[str, float]:
-    first, last = (judge.predict(recentred(clips[:, k, :, :, 0])) for k in (0, -1))
-    return {
-        "identity": float(np.mean(first == last)),
-        "accuracy_first": float(np.mean(first == labels)),
-        "accuracy_last": float(np.mean(last == labels)),
-        "kept": float(np.mean((first == last) & (first == labels))),
-        **motion(clips[..., 0]),
-    }
+def _motion(real: Seen) -> Part:
+    """How the objects move."""
+    theirs = motion(real[..., -2:])
+    still = "the held-out clips do not move"
+    lacks = dict.fromkeys(_and_real(MOTION), "")
+    lacks |= {f"{k}_ratio": "" if theirs[k] else still for k in ("displacement", "speed")}
+    if real.shape[1] < 3:
+        lacks |= dict.fromkeys(("wobble", "wobble_real"), "clips of 3 frames or more are needed")
+
+    def measure(samples: np.ndarray, labels: np.ndarray) -> Figures:
+        ours = motion(np.stack([_seen(x)[:, -2:] for x in samples]))
+        return {
+            **ours,
+            **{f"{k}_real": v for k, v in theirs.items()},
+            **{f"{k}_ratio": ours[k] / (theirs[k] or np.nan) for k in ("displacement", "speed")},
+        }
+
+    return Part(lacks, measure)
+
+
+def _identity(
+    lacks: str,
+    train: tuple[Seen, Int[np.ndarray, "_"]],
+    real: tuple[Seen, Int[np.ndarray, "_"]],
+    count: int,
+) -> Part:
+    """What the objects are."""
+    few = lacks or too_few(count, len(real[0]))
+    judge = None if lacks else classifier.fit(_one_each(train[0]), train[1])
+
+    def shares(seen: Seen, labels: np.ndarray) -> Figures:
+        first, last = (judge.predict(seen[:, k, :-2]) for k in (0, -1))
+        return {
+            "identity": float(np.mean(first == last)),
+            "accuracy_first": float(np.mean(first == labels)),
+            "accuracy_last": float(np.mean(last == labels)),
+            "kept": float(np.mean((first == last) & (first == labels))),
+        }
+
+    def measure(samples: np.ndarray, labels: np.ndarray) -> Figures:
+        seen = np.stack([_seen(x) for x in samples])
+        found = shares(seen, labels)
+        found |= {f"{name}_real": value for name, value in shares(*real).items()}
+        if not few:
+            ours, theirs = (judge.features(_one_each(x)) for x in (seen, real[0]))
+            found |= frechet.figures(ours, theirs)
+        return found
+
+    accuracies = dict.fromkeys(_and_real(IDENTITY), lacks)
+    return Part(accuracies | dict.fromkeys(frechet.FIGURES, few), measure)
+
+
+def _one_each(seen: Seen) -> Float[np.ndarray, "_ p"]:
+    """One frame of each clip, cut out: the first of the first, the second of the second, and so on."""
+    n = np.arange(len(seen))
+    return seen[n, n % seen.shape[1], :-2]
+
+
+def _and_real(names: tuple[str, ...]) -> tuple[str, ...]:
+    return (*names, *(f"{name}_real" for name in names))

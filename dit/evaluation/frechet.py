@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from dit.types import UserError
 
@@ -45,6 +46,16 @@ def between(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
     return distance(*moments(a), *moments(b))
 
 
+FIGURES = (
+    "frechet",
+    "frechet_matched",
+    "frechet_matched_error",
+    "frechet_floor",
+    "frechet_floor_error",
+    "frechet_count",
+)
+
+
 def figures(
     samples: Float[np.ndarray, "n d"],
     real: Float[np.ndarray, "m d"],
@@ -52,22 +63,32 @@ def figures(
     repeats: int = 20,
     seed: int = 0,
 ) -> dict[str, float]:
-    """How far ``samples`` are from ``real``, and what sampling noise alone would give.
+    """How far ``samples`` are from ``real``, and what sampling noise alone would give: ``FIGURES``.
 
-    ``frechet``: between all of both. The estimate is biased upwards by about ``1/n + 1/m``, so it is
-    no match for ``frechet_floor``, which is between two random halves of ``real``, unless the counts
-    are equal: ``frechet_matched`` takes as many samples as are in a half, against the other half.
-    Both are means over ``repeats`` random splits.
+    ``frechet``: between all of both. The estimate is biased upwards by about ``1/n + 1/m``, so two of
+    them compare only at equal counts: ``frechet_matched`` is between ``frechet_count = min(n, m // 2)``
+    samples and as many real ones, and ``frechet_floor`` between these and as many other real ones. Both
+    are means over ``repeats`` random splits; the names ending in ``_error`` are the standard deviations
+    over the splits, how far one such comparison may be off. Raises UserError for fewer than two samples
+    or four real ones.
     """
+    count = min(len(samples), len(real) // 2)
+    if count < 2:
+        raise UserError(
+            f"got {len(samples)} samples and {len(real)} real ones; expected 2 and 4 or more, for a "
+            "Frechet distance and its floor"
+        )
     rng = np.random.default_rng(seed)
     matched, floor = [], []
-    for _ in range(repeats):
-        one, other = np.array_split(rng.permutation(len(real)), 2)
-        drawn = rng.permutation(len(samples))[: len(one)]
-        floor.append(between(real[one], real[other]))
-        matched.append(between(samples[drawn], real[other]))
-    return {
-        "frechet": between(samples, real),
-        "frechet_matched": float(np.mean(matched)),
-        "frechet_floor": float(np.mean(floor)),
-    }
+    with threadpool_limits(1):  # small matrices: threads only wait
+        for _ in range(repeats):
+            one, other = rng.permutation(len(real))[: 2 * count].reshape(2, count)
+            drawn = rng.permutation(len(samples))[:count]
+            floor.append(between(real[one], real[other]))
+            matched.append(between(samples[drawn], real[other]))
+    found = (
+        between(samples, real),
+        *(f(v) for v in (matched, floor) for f in (np.mean, np.std)),
+        count,
+    )
+    return {name: float(value) for name, value in zip(FIGURES, found, strict=True)}

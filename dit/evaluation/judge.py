@@ -1,6 +1,6 @@
 """One judge for many sets of samples: fitted once to the real images, then quick.
 
-``evaluate_images`` says more of one set; this is for sweeps, where only the figures that are compared
+``evaluation_of`` says more of one set; this is for sweeps, where only the figures that are compared
 are needed: ``accuracy``, the share classified as the label asked for, and ``frechet``, the squared
 Frechet distance to the held-out images in the classifier's features. The latter is biased upwards by
 about one over the number of samples, so compare sets of one size only.
@@ -13,9 +13,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from dit.evaluation import Real, check_samples, classifier, frechet, gather
+from dit.evaluation import Real, check_samples, classifier, frechet, gather, reduced
 from dit.evaluation.classifier import Classifier
 from dit.evaluation.images import LIMIT
+from dit.evaluation.parts import no_classifier
 from dit.types import UserError
 
 
@@ -31,10 +32,14 @@ class Judge:
         self, samples: UInt8[np.ndarray, "n f h w c"], labels: Int[np.ndarray, "n"]
     ) -> dict[str, float]:
         """Raises UserError for samples that are not like the data."""
-        check_samples(samples, labels, self.source.shape)
+        check_samples(samples, labels, self.source)
+        return self._score(reduced(samples), labels)
+
+    def _score(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Of images at the size of ``reduced``."""
         return {
-            "accuracy": self.classifier.accuracy(samples, labels),
-            "frechet": frechet.between(self.classifier.features(samples), self.features),
+            "accuracy": self.classifier.accuracy(images, labels),
+            "frechet": frechet.between(self.classifier.features(images), self.features),
         }
 
     def of_real(self, count: int, seed: int = 0) -> dict[str, float]:
@@ -43,15 +48,26 @@ class Judge:
         if not 2 <= count <= len(x):
             raise UserError(f"got count={count}; expected 2 to {len(x)}, of which there are images")
         rows = np.random.default_rng(seed).permutation(len(x))[:count]
-        return self(x[rows], label[rows])
+        return self._score(x[rows], label[rows])
 
 
 def judge_of(source: Real) -> Judge:
-    """The judge of a source of labelled images; UserError for clips and for data without labels."""
-    if source.shape[0] != 1 or source.num_classes is None:
+    """The judge of a source of labelled images.
+
+    Raises UserError for clips, and for data without labels, of one class, or with fewer than two
+    held-out images.
+    """
+    if source.shape[0] != 1:
         raise UserError(
-            f"got data of shape {source.shape} with {source.num_classes} classes; expected labelled "
-            "images, of one frame"
+            f"got clips of shape {source.shape}; expected images, of one frame, to judge"
         )
-    judge = classifier.fit(*gather(source.train, LIMIT))
-    return Judge(source, judge, judge.features(gather(source.held_out, LIMIT)[0]))
+    train = gather(source.train, LIMIT)
+    held_out = gather(source.held_out, LIMIT)[0]
+    few = "" if len(held_out) > 1 else "there is only one held-out image"
+    if lacks := no_classifier(source, train[1]) or few:
+        raise UserError(
+            f"samples cannot be judged by these data: {lacks}; expected labelled images of two classes "
+            "or more, two of them or more held out"
+        )
+    judge = classifier.fit(*train)
+    return Judge(source, judge, judge.features(held_out))

@@ -24,15 +24,15 @@ def centroids(clips: UInt8[np.ndarray, "n f h w"]) -> Float[np.ndarray, "n f 2"]
     return np.stack(places, -1)
 
 
-def motion(clips: UInt8[np.ndarray, "n f h w"]) -> dict[str, float]:
-    """Mean motion over clips of two frames or more, in pixels a frame.
+def motion(places: Float[np.ndarray, "n f 2"]) -> dict[str, float]:
+    """Mean motion over the ``centroids`` of clips of two frames or more, in pixels a frame.
 
     ``displacement``: how far the centroid goes from a frame to the next, bounces included.
     ``speed``: the median step of each clip, which few bounces do not touch.
     ``wobble``: the median change of step from frame to frame: 0 for straight motion, about the
     displacement or more for an object that jumps about. (0 with two frames.)
     """
-    step = np.diff(centroids(clips), axis=1)  # (n, f - 1, 2)
+    step = np.diff(places, axis=1)  # (n, f - 1, 2)
     length = np.linalg.norm(step, axis=-1)
     turn = np.linalg.norm(np.diff(step, axis=1), axis=-1)
     return {

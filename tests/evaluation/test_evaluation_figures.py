@@ -59,26 +59,74 @@ def test_moments_are_those_of_the_samples():
         frechet.moments(x[:1])
 
 
-def test_matched_distance_meets_its_floor_on_equal_data_and_only_then():
+@pytest.mark.parametrize("real", [200, 1000])
+@pytest.mark.parametrize("count", [2, 5, 30, 99, 101, 500, 2000])
+def test_perfect_samples_of_any_count_score_as_the_floor_and_damaged_ones_do_not(real, count):
+    """Matched: as many images on both sides of both distances."""
     rng = np.random.default_rng(0)
-    x, same, moved = rng.standard_normal((3, 2000, 8)) + np.array([0, 0, 0.5])[:, None, None]
-    same, moved = (frechet.figures(y, x[:200]) for y in (same, moved))
-    assert same["frechet_matched"] == pytest.approx(same["frechet_floor"], rel=0.35)
-    assert same["frechet"] < same["frechet_floor"]
-    assert moved["frechet"] == pytest.approx(8 * 0.25, rel=0.25)
-    assert moved["frechet_matched"] > 3 * moved["frechet_floor"]
-    assert frechet.figures(x + 1, x)["frechet"] == pytest.approx(8.0)
+    mix = rng.standard_normal((8, 8))
+    x, held_out = (rng.standard_normal((n, 8)) @ mix for n in (count, real))
+    perfect = frechet.figures(x, held_out)
+    assert perfect["frechet_count"] == min(count, real // 2)
+    gap = perfect["frechet_matched"] - perfect["frechet_floor"]
+    assert abs(gap) < 3 * perfect["frechet_floor_error"] + 0.1 * perfect["frechet_floor"]
+    for damaged in (x + 3 * mix[0], 3 * x, np.repeat(x[:2], -(-count // 2), 0)[:count]):
+        found = frechet.figures(damaged, held_out)
+        if count >= 30:
+            assert found["frechet_matched"] > 2 * found["frechet_floor"]
+
+
+def test_the_floor_says_how_far_off_one_comparison_may_be():
+    rng = np.random.default_rng(0)
+    draws = [frechet.figures(*rng.standard_normal((2, 200, 4))) for _ in range(30)]
+    floors = [d["frechet_floor"] for d in draws]
+    matched = [d["frechet_matched"] for d in draws]
+    error = np.mean([d["frechet_floor_error"] for d in draws])
+    assert 0.3 * error < np.std(matched) < 3 * error
+    assert np.mean(matched) == pytest.approx(np.mean(floors), rel=0.15)
+
+
+@pytest.mark.parametrize(("samples", "real"), [(1, 10), (10, 3), (0, 10)])
+def test_too_few_for_a_floor_are_refused(samples, real):
+    with pytest.raises(UserError, match=f"got {samples} samples and {real} real"):
+        frechet.figures(np.zeros((samples, 3)), np.zeros((real, 3)))
+
+
+def compare(samples, held_out, train):
+    part = nearest.part(train, held_out, len(samples), lambda x: x)
+    found = part.measure(samples, np.zeros(len(samples), int))
+    return {k: v for k, v in found.items() if not part.lacks[k]}
 
 
 def test_copies_are_at_distance_zero():
     rng = np.random.default_rng(0)
     train, held_out = (rng.integers(0, 256, (n, 4, 4, 1), dtype=np.uint8) for n in (300, 200))
-    result = nearest.compare(train[::-1][:50], held_out, train)
+    result = compare(train[::-1][:50], held_out, train)
     assert result["nearest"] == 0
     assert result["copies"] == 1
-    fresh = nearest.compare(held_out, held_out, train)
+    fresh = compare(held_out, held_out, train)
     assert fresh["nearest_ratio"] == 1
     assert fresh["copies"] == pytest.approx(0.01)
+    new = rng.integers(0, 256, (100, 4, 4, 1), dtype=np.uint8)
+    found = compare(new, held_out, train)
+    assert abs(found["nearest_ratio"] - 1) < 4 * found["nearest_ratio_error"] < 0.4
+
+
+@pytest.mark.parametrize(
+    ("known", "left_out"),
+    [
+        (0, set()),
+        (3, {"copies"}),
+        (150, {"copies", "nearest_ratio", "nearest_ratio_error"}),
+    ],
+)
+def test_no_share_of_copies_where_held_out_examples_are_copies_themselves(known, left_out):
+    rng = np.random.default_rng(0)
+    train, held_out = (rng.integers(0, 256, (n, 4, 4, 1), dtype=np.uint8) for n in (300, 200))
+    held_out[:known] = train[:known]
+    part = nearest.part(train, held_out, 50, lambda x: x)
+    assert {k for k, why in part.lacks.items() if why} == left_out
+    assert all(np.isfinite(v) for v in compare(train[:50], held_out, train).values())
 
 
 def test_distance_is_in_grey_levels():
@@ -87,10 +135,12 @@ def test_distance_is_in_grey_levels():
     np.testing.assert_allclose(nearest.distances(images, train), [7.0, 4.0])
 
 
-def test_distances_do_not_depend_on_the_blocks():
+@pytest.mark.parametrize("block", [1, 9 * 7, 2**22])
+def test_distances_do_not_depend_on_the_blocks(monkeypatch, block):
+    monkeypatch.setattr(nearest, "BLOCK", block)
     rng = np.random.default_rng(0)
-    images, train = (rng.integers(0, 256, (n, 3, 3, 1), dtype=np.uint8) for n in (600, 50))
-    gaps = (images[:, None].astype(float) - train[None]).reshape(600, 50, 9)
+    images, train = (rng.integers(0, 256, (n, 3, 3, 1), dtype=np.uint8) for n in (60, 50))
+    gaps = (images[:, None].astype(float) - train[None]).reshape(60, 50, 9)
     np.testing.assert_allclose(nearest.distances(images, train), np.sqrt((gaps**2).mean(-1)).min(1))
 
 
@@ -103,7 +153,7 @@ def blob(places, size=24):
 @pytest.mark.parametrize("velocity", [(0.0, 0.0), (1.0, 0.0), (0.0, -0.5), (0.75, 1.0)])
 def test_motion_of_known_velocity(velocity):
     places = np.array([4.0, 8.0]) + np.arange(8)[:, None] * np.array(velocity)
-    result = motion(blob(places)[None])
+    result = motion(centroids(blob(places)[None]))
     speed = np.hypot(*velocity)
     assert result["displacement"] == pytest.approx(speed, rel=0.03, abs=1e-9)
     assert result["speed"] == pytest.approx(speed, rel=0.03, abs=1e-9)
@@ -121,7 +171,7 @@ def test_centroid_follows_the_digit_and_faint_noise_does_not_move_it():
 
 def test_a_bounce_touches_the_mean_but_not_the_median():
     places = np.array([[4.0, x] for x in (12, 14, 15, 13, 11, 9, 7, 5)], float)  # wall at 15.5
-    result = motion(blob(places)[None])
+    result = motion(centroids(blob(places)[None]))
     assert result["speed"] == pytest.approx(2, rel=0.03)
     assert result["displacement"] == pytest.approx((6 * 2 + 1) / 7, rel=0.03)
     assert result["wobble"] < 0.1
@@ -129,7 +179,7 @@ def test_a_bounce_touches_the_mean_but_not_the_median():
 
 def test_jumping_about_is_not_moving():
     places = np.random.default_rng(0).uniform(0, 16, (8, 2))
-    result = motion(blob(places)[None])
+    result = motion(centroids(blob(places)[None]))
     assert result["wobble"] > result["displacement"]
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from dit import experiment
+from dit.data.source import ArraySplit, Source
 from dit.data.sources import digits, moving_digits, noise
 from dit.draw import Recipe
 from dit.evaluation import gather
-from dit.evaluation.images import evaluate_images
+from dit.evaluation.full import evaluation_of
 from dit.evaluation.judge import judge_of
 from dit.quality import Quality
 from dit.scaling.short import Trained
@@ -35,7 +36,7 @@ def judge():
 def test_a_judge_agrees_with_the_full_evaluation(judge):
     x, label = gather(judge.source.train, 200)
     wrong = np.where(np.arange(200) < 50, (label + 1) % 10, label)
-    found, full = judge(x, wrong), evaluate_images(x[:, 0], wrong, judge.source)
+    found, full = judge(x, wrong), evaluation_of(judge.source, 200)(x, wrong)
     assert found == {k: pytest.approx(full[k]) for k in ("accuracy", "frechet")}
     assert found["accuracy"] == pytest.approx(0.75, abs=0.01)
 
@@ -51,10 +52,28 @@ def test_real_images_score_better_than_noisy_ones_and_more_of_them_score_better(
         judge.of_real(1501)
 
 
-def test_what_cannot_be_judged_is_refused():
-    for source in (moving_digits.build(), noise.build(shape=(1, 8, 8, 1))):
-        with pytest.raises(UserError, match="expected labelled images"):
-            judge_of(source)
+def of_classes(classes, held_out):
+    """Plain images of so many classes."""
+    x = np.zeros((20, 1, 2, 2, 1), np.uint8)
+    rows = ArraySplit(x, np.arange(20) % (classes or 1), "x")
+    aside = ArraySplit(x[:held_out], rows.label[:held_out], "y")
+    return Source(rows, aside, (1, 2, 2, 1), classes, "x")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (moving_digits.build(), "expected images"),
+        (noise.build(shape=(1, 8, 8, 1)), "expected uint8"),
+        (of_classes(None, 5), "no labels"),
+        (of_classes(1, 5), "one class"),
+        (of_classes(2, 1), "one held-out"),
+        (of_classes(2, 0), "without examples"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(source, says):
+    with pytest.raises(UserError, match=says):
+        judge_of(source)
 
 
 def test_quality_has_the_figures_of_every_recipe_and_of_the_weights_asked_for():
