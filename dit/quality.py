@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
+from dit.config import suggest
 from dit.draw import Recipe, Sampler
 from dit.evaluation.judge import Judge, judge_of
+from dit.types import UserError
 
 
 class Quality:
@@ -23,14 +28,31 @@ class Quality:
         self.judge: Judge | None = None
         self._samplers: dict[tuple[str, str], Sampler] = {}
 
+    def check(self, arm: str, made: Any) -> None:
+        """Raise UserError where samples of an arm cannot be drawn by every recipe, or not be judged."""
+        self.judge = judge_of(made.source) if self.judge is None else self.judge
+        known = ["params", *made.settings("ema").names]
+        if self.weights not in known:
+            raise UserError(f"no weights {self.weights!r}: {suggest(self.weights, known)}")
+        params = jax.eval_shape(made.init, jax.random.key(0))
+        for name, recipe in self.recipes.items():
+            if len(recipe.labels or range(recipe.num)) < 2:
+                raise UserError(f"recipe {name!r} draws one sample; expected two or more to judge")
+            if recipe.guidance.startswith("autoguidance"):
+                raise UserError(f"recipe {name!r}: there is no weaker model here for autoguidance")
+            sampler = self._samplers[arm, name] = Sampler(made, recipe)
+            batch = {"id": np.arange(1), "labels": np.array(recipe.labels[:1], np.int32)}
+            jax.eval_shape(
+                sampler.run, params, None, batch if recipe.labels else {"id": batch["id"]}
+            )
+
     def __call__(self, arm: str, made: Any, trained: Any) -> dict[str, float]:
         """Figures of the samples that ``trained`` draws by each recipe."""
-        self.judge = judge_of(made.source) if self.judge is None else self.judge
+        if any((arm, name) not in self._samplers for name in self.recipes):
+            self.check(arm, made)
         params = trained.params if self.weights == "params" else trained.ema[self.weights]
         found = {}
-        for name, recipe in self.recipes.items():
-            if (arm, name) not in self._samplers:
-                self._samplers[arm, name] = Sampler(made, recipe)
+        for name in self.recipes:
             drawn = self._samplers[arm, name](params)
             figures = self.judge(drawn.samples, drawn.labels)
             found |= {f"{figure} {name}".strip(): value for figure, value in figures.items()}

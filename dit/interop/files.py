@@ -1,5 +1,7 @@
 """Weights from files that nobody vouches for: ``read(path)`` gives a flat dict of NumPy arrays.
 
+Of a training checkpoint, with weights under ``ema`` and ``model``, one is chosen: ``ema`` by default.
+
 ``.safetensors``: a length (8 bytes), a JSON header and the bytes of the tensors, without gaps. ``.pt``,
 ``.pth``, ``.bin``: what ``torch.save`` writes since 1.6, a zip archive of a pickle and of storages. A
 pickle is a program; this one is run by an interpreter that knows the few functions of which tensors
@@ -28,9 +30,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from dit.config import suggest
 from dit.interop.mapping import State
 from dit.types import UserError
 
+SETS = ("ema", "model")  # of weights in the training checkpoints of the original DiT and its kin
 LARGEST_TEXT = 100 * 2**20  # bytes of a header or pickle: names and shapes, no numbers
 SAFETENSORS = {
     "F64": np.float64,
@@ -63,8 +67,14 @@ BAD = (*BAD, OverflowError, MemoryError, RecursionError, NotImplementedError, Ru
 BAD = (*BAD, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 
-def read(path: str | pathlib.Path) -> State:
-    """The arrays of a file, by name. Raises UserError, naming the file, for anything unsound in it."""
+def read(path: str | pathlib.Path, weights: str = "ema") -> State:
+    """The arrays of a file, by name; of a training checkpoint those under ``weights``, ``SETS``.
+
+    A file of one set of weights is read as it is. Raises UserError, naming the file, for anything
+    unsound in it, and for a set that is not there.
+    """
+    if weights not in SETS:
+        raise UserError(f"got weights={weights!r}: {suggest(weights, list(SETS))}")
     path = pathlib.Path(path)
     readers = {".safetensors": _safetensors, ".pt": _torch, ".pth": _torch, ".bin": _torch}
     reader = readers.get(path.suffix.lower())
@@ -77,7 +87,22 @@ def read(path: str | pathlib.Path) -> State:
         raise UserError(f"cannot read the weights {str(path)!r}: {what[:300]}") from error
     if not state:
         raise UserError(f"there are no tensors in {str(path)!r}")
-    return state
+    return _chosen(state, weights, path)
+
+
+def _chosen(state: State, weights: str, path: pathlib.Path) -> State:
+    """One set of weights, without its prefix, where there are several; else all there is."""
+    there = {name.partition(".")[0] for name in state}.intersection(SETS)
+    if not there:
+        return state
+    prefix = f"{weights}."
+    found = {n.removeprefix(prefix): x for n, x in state.items() if n.startswith(prefix)}
+    if not found:
+        raise UserError(
+            f"no weights {weights!r} in {str(path)!r}, a training checkpoint with "
+            f"{' and '.join(sorted(there))}; read(path, weights=...) chooses"
+        )
+    return found
 
 
 def _safetensors(path: pathlib.Path) -> State:

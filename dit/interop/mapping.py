@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dit import models
@@ -54,7 +55,7 @@ def linear(path: str, *names: str, layer: int | None = None, copies: bool = Fals
 def to_params(
     state: Mapping[str, np.ndarray], entries: list[Entry], model: DiT, shape: tuple[int, ...]
 ) -> Params:
-    """Read a state; UserError unless its names are exactly those of the table."""
+    """Read a state into JAX arrays; UserError unless its names are exactly those of the table."""
     known = {name for entry in entries for name in entry.names}
     missing, unused = sorted(known - set(state)), sorted(set(state) - known)
     if missing or unused:
@@ -81,7 +82,7 @@ def to_params(
                 f"{entry.names[0]} has shape {parts[0].shape}; it does not fit the model"
             )
         leaf[at] = value.reshape(leaf[at].shape)
-    return params
+    return jax.tree.map(jnp.asarray, params)
 
 
 def to_state(params: Params, entries: list[Entry], model: DiT) -> State:

@@ -10,6 +10,7 @@ that is there is not run again, so that the same call goes on after a kill, and 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import pathlib
 import time
@@ -18,11 +19,11 @@ from typing import Any
 
 import jax
 
-from dit.config import fingerprint
+from dit.config import fingerprint, suggest
 from dit.scaling.costs import Costs, costs
 from dit.scaling.evaluate import (
+    Evaluator,
     evaluate_all,
-    evaluator,
     freeze,
     in_terms_of,
     summaries,
@@ -65,6 +66,11 @@ class Ablation:
     def __post_init__(self):
         if len(self.arms) < 1 or len(set(self.lrs)) < len(self.lrs) or not self.lrs:
             raise UserError(f"got arms {list(self.arms)} and lrs={self.lrs}; expected some of each")
+        if not all(0 < lr < math.inf for lr in self.lrs):
+            raise UserError(f"got lrs={self.lrs}; expected positive, finite learning rates")
+        for seed in (*self.seeds, self.probe_seed):
+            if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+                raise UserError(f"got seed {seed!r}; expected whole numbers of at least 0")
         if len(set(self.seeds)) < max(2, len(self.seeds)) or self.probe_seed in self.seeds:
             raise UserError(
                 f"got seeds={self.seeds} and probe_seed={self.probe_seed}; expected two different seeds "
@@ -72,6 +78,23 @@ class Ablation:
             )
         if self.match not in ("steps", "flops"):
             raise UserError(f"got match={self.match!r}; expected 'steps' or 'flops'")
+        known = [n for n in inspect.signature(freeze).parameters if n != "split"]
+        for name in self.evaluation:
+            if name not in known:
+                raise UserError(
+                    f"got the option {name!r} of the evaluation: {suggest(name, known)}"
+                )
+        chosen = {"seed": "seeds", "optimizer.lr": "lrs"}
+        if self.match == "flops":
+            chosen["steps"] = "match='flops'"
+        for arm, changes in self.arms.items():
+            whole = changes.get("optimizer")
+            lr = ["optimizer.lr"] if isinstance(whole, Mapping) and "lr" in whole else []
+            for key in (*changes, *lr):
+                if key in chosen:
+                    raise UserError(
+                        f"arm {arm!r} changes {key!r}, which {chosen[key]} decides here"
+                    )
 
     @property
     def baseline(self) -> str:
@@ -105,15 +128,27 @@ def cost_of(made: Any) -> Costs:
 
 
 class _Arm:
-    """One arm while it runs: what is compiled for it is kept."""
+    """One arm while it runs: what is compiled for it is kept.
 
-    def __init__(self, ablation: Ablation, name: str, make: Make, reference: Any, frozen: Any):
+    All that a run needs is built, and its programs are traced, when the arm is made: UserError for what
+    does not fit together.
+    """
+
+    def __init__(
+        self,
+        ablation: Ablation,
+        name: str,
+        make: Make,
+        reference: Any,
+        frozen: Any,
+        measure: Measure | None = None,
+    ):
         self.name, self._make, self._ablation = name, make, ablation
         lr, seed = ablation.lrs[0], ablation.probe_seed
         made = make(ablation.config(name, lr=lr, seed=seed))
         if made.config.path != reference.config.path:
             raise UserError(
-                f"arm {name!r} has another path than the baseline; their losses are not of the same x_t"
+                "it has another path than the baseline: their losses are not of the same x_t"
             )
         self.costs, self.steps = cost_of(made), made.config.steps
         if ablation.match == "flops":
@@ -123,13 +158,19 @@ class _Arm:
             made = make(ablation.config(name, lr=lr, seed=seed, steps=self.steps))
         self.trainer = Trainer(made)
         judge, apply_fn = in_terms_of(reference.process, made.process, made.apply_fn)
-        self.evaluate = evaluator(
+        self.evaluate = Evaluator(
             frozen,
             apply_fn=apply_fn,
             process=judge,
             objective=objective_of(reference.config.to_dict()),
             encode=made.codec.encode,
         )
+        known = ["params", *made.settings("ema").names]
+        if ablation.weights not in known:
+            raise UserError(f"no weights {ablation.weights!r}: {suggest(ablation.weights, known)}")
+        self.evaluate.check(self.trainer.check(made).params)
+        if hasattr(measure, "check"):
+            measure.check(name, made)
 
     def run(
         self, line: dict[str, Any], config: Mapping[str, Any], measure: Measure | None
@@ -146,6 +187,7 @@ class _Arm:
             "C": images * self.costs.training,
             **dataclasses.asdict(self.costs),
             "data": made.source.fingerprint,
+            "evaluation_set": self.evaluate.frozen.hash,
             "versions": versions(),
             "device": jax.devices()[0].device_kind,
         }
@@ -178,36 +220,31 @@ def ablate(
     """Run what is not yet in ``root/registry.jsonl``; all rows of the ablation, probes first.
 
     ``measure(arm, experiment, trained)``: more figures of a ``main`` run, kept in its row under
-    ``measures``; what they depend on belongs in ``ablation.measured``. Raises UserError where every rate
-    of an arm failed.
+    ``measures``; what they depend on belongs in ``ablation.measured``. Its method ``check(arm,
+    experiment)``, if it has one (``quality.Quality``), raises what cannot be measured. All arms are
+    built and checked before the first run. Raises UserError for a mistake in any of them, and, later,
+    where every rate of an arm failed.
     """
     registry = Registry(pathlib.Path(root) / "registry.jsonl")
     known, arms, rows = registry.latest(), {}, []
-    reference = frozen = None
 
     def one(arm: str, stage: str, lr: float, seed: int) -> dict[str, Any]:
-        nonlocal reference, frozen
         config = ablation.config(arm, lr=lr, seed=seed)
         whole = [config, ablation.config(ablation.baseline, lr=lr, seed=seed), ablation.match]
         settings = [plain(ablation.evaluation), stage == "main" and plain(ablation.measured)]
         name = f"{arm}/{stage}/lr={lr:g}/seed={seed}/{fingerprint({'run': whole + settings})}"
         if name not in known:
-            if reference is None:
-                reference = make(ablation.config(ablation.baseline, lr=lr, seed=seed))
-                frozen = freeze(reference.source.held_out, **ablation.evaluation)
-            if arm not in arms:
-                arms[arm] = _Arm(ablation, arm, make, reference, frozen)
-            start = {"row": name, "arm": arm, "stage": stage, "evaluation_set": frozen.hash}
+            if (
+                not arms
+            ):  # all of them, so that a mistake in the last is found before the first trains
+                arms.update(prepared(make, ablation, measure))
+            start = {"row": name, "arm": arm, "stage": stage}
             full = ablation.config(arm, lr=lr, seed=seed, steps=arms[arm].steps)
             known[name] = arms[arm].run(start, full, measure)
             registry.append(known[name])
             done = known[name]["status"] == "done"
-            shown = known[name]["losses"][ablation.weights]["loss"] if done else "failed"
-            say(
-                f"{arm}, {stage}, lr {lr:g}, seed {seed}: {shown:.5g}"
-                if done
-                else f"{name}: failed"
-            )
+            shown = f"{loss_of(known[name], ablation.weights):.5g}" if done else "failed"
+            say(f"{arm}, {stage}, lr {lr:g}, seed {seed}: {shown}")
         rows.append(known[name])
         return known[name]
 
@@ -225,6 +262,30 @@ def ablate(
     return rows
 
 
+def prepared(make: Make, ablation: Ablation, measure: Measure | None = None) -> dict[str, _Arm]:
+    """All arms, built and checked without training; UserError for the first that cannot be run."""
+    at = {"lr": ablation.lrs[0], "seed": ablation.probe_seed}
+    arms, arm = {}, ablation.baseline
+    try:
+        reference = make(ablation.config(arm, **at))
+        frozen = freeze(reference.source.held_out, **ablation.evaluation)
+        for arm in ablation.arms:
+            arms[arm] = _Arm(ablation, arm, make, reference, frozen, measure)
+    except UserError as error:
+        raise UserError(f"arm {arm!r}: {error}") from error
+    except Exception as error:
+        error.add_note(f"while arm {arm!r} was prepared; nothing has been trained")
+        raise
+    return arms
+
+
+def loss_of(row: Row, weights: str) -> float:
+    """The loss of a finished run with these weights; UserError if there is none of that name."""
+    if weights not in row["losses"]:
+        raise UserError(f"no weights {weights!r}: {suggest(weights, list(row['losses']))}")
+    return row["losses"][weights]["loss"]
+
+
 def best_rates(rows: Sequence[Row], weights: str = "params") -> dict[str, float]:
     """The rate of the least loss among the probes of each arm; UserError where all have failed."""
     best: dict[str, float] = {}
@@ -233,7 +294,7 @@ def best_rates(rows: Sequence[Row], weights: str = "params") -> dict[str, float]
         done = [r for r in probes if r["status"] == "done"]
         if not done:
             raise UserError(f"arm {arm!r}: no learning rate of the probes worked; try smaller ones")
-        best[arm] = min(done, key=lambda r: r["losses"][weights]["loss"])["lr"]
+        best[arm] = min(done, key=lambda r: loss_of(r, weights))["lr"]
     return best
 
 
@@ -259,7 +320,7 @@ def tuning(rows: Sequence[Row], weights: str = "params") -> list[dict[str, Any]]
         shown = dict.fromkeys(rates, "")
         for lr, r in probes.items():
             done = r["status"] == "done"
-            shown[lr] = f"{r['losses'][weights]['loss']:.4g}" if done else "failed"
+            shown[lr] = f"{loss_of(r, weights):.4g}" if done else "failed"
         edge = "yes" if best in (min(probes), max(probes)) else "no"
         losses = {f"loss at lr {lr:g}": text for lr, text in shown.items()}
         out.append({"arm": arm, **losses, "best lr": best, "at an edge": edge})

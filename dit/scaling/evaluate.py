@@ -115,43 +115,51 @@ def mean_error(values: Float[Array, "n"], t: Float[Array, "n"], example: Int[Arr
     return max(within, float(means.std(ddof=1) / np.sqrt(len(means))))
 
 
-def evaluator(
-    frozen: EvaluationSet,
-    *,
-    apply_fn: ApplyFn,
-    process: Process,
-    objective: Mapping[str, Any],
-    encode: Callable = lambda x: x,
-    batch: int = 256,
-) -> Callable[[Params], Losses]:
-    """``evaluate(params) -> Losses``, compiled once, for any parameters of one model.
+class Evaluator:
+    """``evaluate(params) -> Losses``, compiled once, for any parameters of one model."""
 
-    ``objective``: the ``name`` of an objective and its keywords, ``times`` and ``weight`` among them;
-    its times are stratified and no condition is dropped. ``encode``: makes latents of the data.
-    """
-    kwargs = {**objective, "strata": frozen.draws, "condition_dropout": 0.0}
-    loss = config.resolve("objectives", kwargs.pop("name"), **kwargs)
-    key = jax.random.key(frozen.seed)
-    count, identity = len(frozen.x), frozen.hash
+    def __init__(
+        self,
+        frozen: EvaluationSet,
+        *,
+        apply_fn: ApplyFn,
+        process: Process,
+        objective: Mapping[str, Any],
+        encode: Callable = lambda x: x,
+        batch: int = 256,
+    ):
+        """``objective``: the ``name`` of an objective and its keywords, ``times`` and ``weight`` too;
+        its times are stratified and no condition is dropped. ``encode``: makes latents of the data.
+        """
+        kwargs = {**objective, "strata": frozen.draws, "condition_dropout": 0.0}
+        loss = config.resolve("objectives", kwargs.pop("name"), **kwargs)
+        key = jax.random.key(frozen.seed)
+        self.frozen, self.batch, self._hash = frozen, batch, frozen.hash
 
-    @jax.jit
-    def of(params, x, label, ids):
-        metrics = loss(key, params, apply_fn, process, {"x": encode(x), "label": label, "id": ids})[
-            1
-        ]
-        return metrics["loss"], metrics["t"]
+        @jax.jit
+        def of(params, x, label, ids):
+            rows = {"x": encode(x), "label": label, "id": ids}
+            metrics = loss(key, params, apply_fn, process, rows)[1]
+            return metrics["loss"], metrics["t"]
 
-    def evaluate(params: Params) -> Losses:
-        found = []
-        for start in range(0, frozen.draws, batch):
-            ids = np.minimum(np.arange(start, start + batch), frozen.draws - 1)
-            rows = ids % count
-            out = of(params, frozen.x[rows], frozen.label[rows], ids.astype(np.int32))
-            found.append(jax.device_get(out))
-        value, t = (np.concatenate(parts)[: frozen.draws] for parts in zip(*found, strict=True))
-        return Losses(value, t, np.arange(frozen.draws) % count, identity)
+        self._of = of
 
-    return evaluate
+    def _rows(self, start: int) -> tuple[Array, Array, Array]:
+        """The examples of a batch of draws, and the draws; the last is repeated to fill it."""
+        ids = np.minimum(np.arange(start, start + self.batch), self.frozen.draws - 1)
+        rows = ids % len(self.frozen.x)
+        return self.frozen.x[rows], self.frozen.label[rows], ids.astype(np.int32)
+
+    def check(self, params: Params) -> None:
+        """Trace the evaluation of parameters of these shapes, or raise what is wrong with them."""
+        jax.eval_shape(self._of, params, *self._rows(0))
+
+    def __call__(self, params: Params) -> Losses:
+        draws = self.frozen.draws
+        starts = range(0, draws, self.batch)
+        found = [jax.device_get(self._of(params, *self._rows(start))) for start in starts]
+        value, t = (np.concatenate(parts)[:draws] for parts in zip(*found, strict=True))
+        return Losses(value, t, np.arange(draws) % len(self.frozen.x), self._hash)
 
 
 def evaluate_all(evaluate: Callable[[Params], Losses], state: Any) -> dict[str, Losses]:
@@ -172,7 +180,7 @@ def in_terms_of(reference: Process, process: Process, apply_fn: ApplyFn) -> tupl
 
     Both must have one path. Whatever the network predicts gives ``x0_hat`` and with ``eps_hat = (x_t -
     alpha x0_hat) / sigma`` any other prediction: so networks of different predictions have comparable
-    losses. The pair returned is for ``evaluator``.
+    losses. The pair returned is for ``Evaluator``.
     """
     path = dataclasses.replace(reference.path, c_noise=lambda t: t, sigma_data=None)
     prediction = dataclasses.replace(reference.prediction, sigma_data=None)
@@ -232,4 +240,4 @@ def floor_losses(
     x = np.asarray(encode(jnp.asarray(frozen.x)))
     known, best = optimal_network(process, x, frozen.label if told else None)
     options = {"process": known, "objective": objective, "encode": encode, "batch": batch}
-    return evaluator(frozen, apply_fn=best, **options)(None)
+    return Evaluator(frozen, apply_fn=best, **options)(None)

@@ -22,7 +22,7 @@ import numpy as np
 
 import dit
 from dit import config as configs
-from dit.scaling.evaluate import EvaluationSet, evaluate_all, evaluator, freeze, summaries
+from dit.scaling.evaluate import EvaluationSet, Evaluator, evaluate_all, freeze, summaries
 from dit.scaling.failure import OWN, failed
 from dit.scaling.fit import tuning
 from dit.scaling.plan import Plan, Row, steps_for
@@ -192,7 +192,7 @@ def one_run(
 
 def evaluated(made: Any, state: Any, frozen: EvaluationSet) -> dict[str, Any]:
     """The losses of every draw of the evaluation set, by the set of weights."""
-    judge = evaluator(
+    judge = Evaluator(
         frozen,
         apply_fn=made.apply_fn,
         process=made.process,
@@ -203,7 +203,7 @@ def evaluated(made: Any, state: Any, frozen: EvaluationSet) -> dict[str, Any]:
 
 
 def objective_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The objective of a config with its times and weight built, as ``evaluator`` takes it."""
+    """The objective of a config with its times and weight built, as ``Evaluator`` takes it."""
     times, weight = (
         configs.resolve(room, **config[section])
         for room, section in (("diffusion.times", "times"), ("diffusion.weights", "weight"))

@@ -81,6 +81,22 @@ class Trainer:
         self._create = jax.jit(create)
         self._advance = jax.jit(advance, donate_argnums=0)
 
+    def check(self, made: Any) -> Trained:
+        """The shapes of what training would leave, from one batch; UserError or an error of tracing.
+
+        Nothing is compiled or trained; the first call need not trace again.
+        """
+        batches = made.batches()
+        try:
+            batch = next(batches)
+        finally:
+            batches.close()
+        rows = {k: jax.ShapeDtypeStruct((CHUNK, *x.shape), x.dtype) for k, x in batch.items()}
+        key = jax.random.key(0)
+        state = jax.eval_shape(self._create, key)
+        state, loss = jax.eval_shape(self._advance, state, rows, key, jnp.float32(1), 0, 1)
+        return Trained(state[0], state[2], np.zeros(loss.shape))
+
     def __call__(
         self, batches: Iterator[Mapping[str, np.ndarray]], *, lr: float, seed: int
     ) -> Trained:

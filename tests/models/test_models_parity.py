@@ -1,5 +1,7 @@
 """The model against implementations that nobody here wrote."""
 
+import argparse
+import json
 import pathlib
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from dit import config, models
+from dit.interop import files
 from dit.models.patchify import patchify
 from dit.types import Cond, UserError
 
@@ -81,6 +84,90 @@ def test_original_state_that_does_not_fit(original):
         layout.to_params(state, model.clone(num_classes=4), shape)
     with pytest.raises(UserError, match="adaln_zero"):
         layout.to_params(state, model.clone(block="adaln"), shape)
+
+
+@pytest.mark.parametrize("name", config.names("interop"))
+def test_imported_parameters_are_arrays_that_work_in_and_out_of_jit(original, name):
+    """Of every format: each is read back from what it writes itself."""
+    _, model, shape = original
+    layout = config.resolve("interop", name)
+    params = models.init(model, jax.random.key(0), shape)
+    again = layout.to_params(layout.to_state(params, model, shape), model, shape)
+    assert jax.tree.structure(again) == jax.tree.structure(params)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True):
+        assert isinstance(a, jax.Array)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    inputs = jnp.ones((2, *shape)), jnp.zeros(2), Cond(label=jnp.array([0, 1]))
+    apply = models.apply_fn(model)
+    np.testing.assert_allclose(apply(again, *inputs), jax.jit(apply)(again, *inputs), atol=1e-5)
+
+
+def checkpoint(original, drop=()):
+    """A training checkpoint: two sets of weights that differ, an optimizer's state, arguments."""
+    state = group(original[0], "weight.")
+    model = {k: v if k == "pos_embed" else v + 1 for k, v in state.items()}
+    moments = {"0": {"exp_avg": np.zeros(3, np.float32), "step": np.float32(1)}}
+    whole = {"model": model, "ema": state, "opt": {"state": moments}}
+    return {k: v for k, v in whole.items() if k not in drop}
+
+
+def flat(tree, prefix=""):
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: np.ascontiguousarray(tree)}
+    return {k: x for key, v in tree.items() for k, x in flat(v, f"{prefix}{key}.").items()}
+
+
+def write_safetensors(path, tree):
+    header, data = {}, b""
+    for name, x in flat(tree).items():
+        x = x.astype(np.float32)
+        ends = [len(data), len(data) + x.nbytes]
+        header[name] = {"dtype": "F32", "shape": x.shape, "data_offsets": ends}
+        data += x.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def write_torch(path, tree):
+    torch = pytest.importorskip("torch")
+
+    def tensors(x):
+        whole = isinstance(x, dict)
+        return {k: tensors(v) for k, v in x.items()} if whole else torch.from_numpy(np.array(x))
+
+    args = argparse.Namespace(model="DiT-XL/2", epochs=1400, results_dir="results")
+    torch.save(tensors(tree) | {"args": args}, path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "write"),
+    [
+        (".safetensors", write_safetensors),
+        pytest.param(".pt", write_torch, marks=pytest.mark.torch),
+    ],
+)
+def test_a_training_checkpoint_is_read_by_the_set_of_weights(original, tmp_path, suffix, write):
+    _, model, shape = original
+    path = tmp_path / f"0400000{suffix}"
+    layout = config.resolve("interop", "dit_original")
+
+    def kernel(**kwargs):
+        params = layout.to_params(files.read(path, **kwargs), model, shape)
+        return np.asarray(params["final"]["linear"]["kernel"])
+
+    write(path, checkpoint(original))
+    np.testing.assert_array_equal(kernel(), kernel(weights="ema"))
+    np.testing.assert_allclose(kernel(weights="model"), kernel() + 1, rtol=1e-6)
+    with pytest.raises(UserError, match="did you mean 'model'"):
+        kernel(weights="modle")
+    write(path, checkpoint(original, drop=("ema",)))
+    with pytest.raises(UserError, match=r"no weights 'ema' in .*0400000.*with model"):
+        kernel()
+    kernel(weights="model")
+    bare = checkpoint(original)["ema"]
+    write(path, bare)
+    assert {*files.read(path), "args"} >= {*bare}
 
 
 @pytest.mark.torch

@@ -108,7 +108,7 @@ def halves(digits):
     x = encode(digits.train.x.astype(np.float32))
 
     def run(net, frozen, **options):
-        return ev.evaluator(
+        return ev.Evaluator(
             frozen, apply_fn=net, process=process(), objective=OBJECTIVE, encode=encode, **options
         )(None)
 
@@ -142,7 +142,7 @@ def test_no_network_is_below_the_floor_on_its_training_data(digits):
         def worse(params, x_t, t, cond, blur=blur):
             return blur * network(params, x_t, t, cond)
 
-        losses = ev.evaluator(
+        losses = ev.Evaluator(
             frozen, apply_fn=worse, process=known, objective=OBJECTIVE, encode=encode
         )(None)
         gap = ev.paired(losses, best)
@@ -179,7 +179,7 @@ def test_raw_and_averaged_parameters_are_evaluated_alike():
 
     made = process()
     frozen = ev.EvaluationSet(np.ones((8, 1, 2, 2, 1), np.float32), np.zeros(8, np.int32), 64, 0)
-    evaluate = ev.evaluator(
+    evaluate = ev.Evaluator(
         frozen, apply_fn=lambda p, x, t, c: p * x, process=made, objective=OBJECTIVE
     )
     state = State(jnp.float32(0.5), {"ema_10": jnp.float32(0.5), "ema_20": jnp.float32(0.1)})
