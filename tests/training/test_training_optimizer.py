@@ -180,6 +180,31 @@ def test_muon_makes_every_matrix_of_every_layer_orthogonal_and_touches_nothing_e
         np.testing.assert_allclose(updates[name], -0.1 * np.sign(gradient[name]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("base_width", [None, 6])
+def test_what_muon_leaves_alone_is_updated_by_adamw(nesterov, base_width):
+    """Every such leaf, over several steps, with warmup, decay and muP: the update is AdamW's own."""
+    axes = {**AXES, "table": ("classes", "embed"), "last": ("embed", "patch"), "norm": ("norm",)}
+    shapes = {**SHAPES, "table": (5, 12), "last": (12, 4), "norm": (12,)}
+    shared = {"betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1, "axes": axes}
+    shared |= {"schedule": {"name": "warmup_constant", "warmup": 3}, "mup_base_width": base_width}
+    draw = np.random.default_rng(0).standard_normal
+    params = {k: draw(shape).astype(np.float32) for k, shape in shapes.items()}
+    both = [build("muon", nesterov=nesterov, **shared), build("adamw", **shared)]
+    states = [made.transform.init(params) for made in both]
+    for _ in range(4):
+        g = {k: draw(shape).astype(np.float32) for k, shape in shapes.items()}
+        found = []
+        for i, made in enumerate(both):
+            updates, states[i] = made.transform.update(g, states[i], params)
+            found.append(updates)
+        for name, names in axes.items():
+            if matrix_dimensions(names) is None:
+                np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
+            else:
+                assert np.abs(found[0][name] - found[1][name]).max() > 1e-4
+
+
 def test_muon_updates_have_the_size_of_adamw_ones():
     g = {"w": np.random.default_rng(0).standard_normal((2, 64, 256)).astype(np.float32)}
     made = build("muon", axes={"w": ("layers", "embed", "mlp")}, momentum=0.0, nesterov=False)

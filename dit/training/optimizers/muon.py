@@ -22,6 +22,7 @@ def build(
     nesterov: bool = True,
     rms: float | None = 0.2,
     betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
     weight_decay: float = 0.0,
     mup_base_width: int | None = None,
     mup_base_depth: int | None = None,
@@ -29,29 +30,32 @@ def build(
 ) -> Make:
     """``rms``: the root mean square of an update in units of the rate, or None for Muon's own scale.
 
-    ``betas``: of the AdamW that serves embeddings, vectors and the first and last layers.
+    ``betas``, ``eps``: of the AdamW that serves embeddings, vectors and the first and last layers.
     ``mup_base_width``, ``mup_base_depth``: the sizes that the rate was tuned at (``training.transfer``).
     """
     transfer = Transfer(mup_base_width, mup_base_depth, mup_depth_power)
 
     def make(schedule, axes):
         mask = decayed(axes)
-        dimensions = jax.tree.map(matrix_dimensions, axes, is_leaf=is_axes)
+
+        def each(function):
+            return jax.tree.map(function, axes, is_leaf=is_axes)
+
+        labels = each(lambda a: "adamw" if matrix_dimensions(a) is None else "muon")
         powers = jax.tree.map(
-            lambda a: 1.0 if matrix_dimensions(a) is None else (0.0 if rms is None else 0.5),
-            axes,
-            is_leaf=is_axes,
+            lambda label: 1.0 if label == "adamw" else (0.0 if rms is None else 0.5), labels
         )
+        matrices = muon(
+            1.0,
+            beta=momentum,
+            nesterov=nesterov,
+            muon_weight_dimension_numbers=each(matrix_dimensions),
+            consistent_rms=rms,
+        )
+        # Optax's Muon would give its Nesterov momentum to the others too: not AdamW, but NAdam.
+        others = optax.chain(optax.scale_by_adam(*betas, eps), optax.scale(-1.0))
         return optax.chain(
-            muon(
-                optax.constant_schedule(1.0),
-                beta=momentum,
-                nesterov=nesterov,
-                adam_b1=betas[0],
-                adam_b2=betas[1],
-                muon_weight_dimension_numbers=dimensions,
-                consistent_rms=rms,
-            ),
+            optax.partition({"muon": matrices, "adamw": others}, labels),
             *([scale_rates(transfer, axes, powers)] if transfer else []),
             # Muon's partition hands a mask for the whole tree to a part of it, so decay comes here:
             # what arrives is minus the direction of descent.
