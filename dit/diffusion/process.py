@@ -48,7 +48,7 @@ class Process:
         gain = np.abs(np.asarray(x0_gain(self, t)))
         bad = ~np.isfinite(np.asarray(p)) | ~np.isfinite(np.asarray(q)) | ~(gain < MAX_GAIN)
         if bad.any():
-            where = np.asarray(t)[bad]
+            where = t[bad]
             raise UserError(
                 f"prediction {self.prediction.name!r} is undefined on this path at t = {where[0]:.4g}"
                 f"{f' (and at {bad.sum() - 1} other times tried)' if bad.sum() > 1 else ''}: there "

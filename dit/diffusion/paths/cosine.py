@@ -15,9 +15,18 @@ from dit.diffusion.path import Path
 def build(*, time_scale: float = 1000.0, t_min: float = 0.0, t_max: float = 1.0) -> Path:
     """``time_scale``: the network is told ``time_scale * t``."""
     return Path(
-        alpha=lambda t: jnp.sin(math.pi / 2 * (1 - t)),  # exactly zero at t = 1, as cos is not
-        sigma=lambda t: jnp.sin(math.pi / 2 * t),
+        alpha=lambda t: _cos(t, 1 - t),
+        sigma=lambda t: _cos(1 - t, t),
         t_min=t_min,
         t_max=t_max,
         c_noise=lambda t: time_scale * t,
     )
+
+
+def _cos(t, rest):
+    """``cos(pi t / 2)``, by ``sin(pi rest / 2)`` in the second half: exactly zero at ``t = 1``.
+
+    So neither it nor its derivative is a small difference of large numbers anywhere.
+    """
+    quarter = math.pi / 2
+    return jnp.where(t < 0.5, jnp.cos(quarter * t), jnp.sin(quarter * rest))

@@ -3,7 +3,8 @@
 ``alpha^2(n / T)`` is the product of ``1 - beta_s`` over the first ``n`` of ``T`` steps, so ``t = 0`` is
 data and DDPM's integer timestep ``i`` is ``t = (i + 1) / T``. As beta is linear in s, the sum of
 ``log(1 - beta_s)`` is a polynomial in n (Faulhaber, on the series of the logarithm), which gives a
-smooth path through the discrete table instead of an interpolation with a kink at every step.
+smooth path through the discrete table instead of an interpolation with a kink at every step. Between
+data and the first timestep, where there is no table, log alpha falls from 0 with the slope it has there.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from dit.diffusion.path import Path
+from dit.diffusion.path import Path, Schedule
 from dit.types import UserError
 
 
@@ -33,26 +35,26 @@ def build(
             f"got timesteps={timesteps}, beta_start={beta_start}, beta_end={beta_end}; expected "
             "timesteps > 1 and 0 < beta_start <= beta_end < 1"
         )
-    over_t = _log_alpha_bar_over_t(np.linspace(beta_start, beta_end, timesteps))
-    log_alpha = [0.5 * c for c in over_t] + [0.0]  # natural logarithm of alpha, zero at t = 0
-    # (log alpha(t) - log alpha(1)) / (t - 1): divided out, so that alpha - alpha(1) is 0 at t = 1.
-    past_end = np.polydiv(np.asarray(log_alpha), [1.0, -1.0])[0].tolist()
-    t_min, last = 1 / timesteps, math.exp(sum(log_alpha))
-    first = math.exp(np.polyval(log_alpha, t_min))
+    t_min, over_t = 1 / timesteps, _log_alpha_over_t(np.linspace(beta_start, beta_end, timesteps))
+    whole = over_t * np.poly1d([1.0, t_min])  # log alpha, by t - t_min
+    log_first, log_last = (float(whole(x)) for x in (0, 1 - t_min))
+    bend = float(whole.deriv()(0)) / log_first - timesteps  # keeps the slope at t_min
 
-    def scale(t):  # first / (first - last) from t_min on, and smoothly to 1 / (1 - last) at data
-        end, blend = 1 / (1 - last), jnp.clip(t / t_min, 0, 1)
-        return end + (first / (first - last) - end) * blend * blend * (3 - 2 * blend)
+    def log_alpha(t):
+        before = timesteps * log_first * t * _growth(bend, t, t_min)
+        return jnp.where(t < t_min, before, t * _polynomial(over_t, t - t_min))
 
     def alpha(t):
-        if zero_terminal_snr:
-            return scale(t) * last * jnp.expm1((t - 1) * _polynomial(past_end, t))
-        return jnp.exp(_polynomial(log_alpha, t))
+        return jnp.exp(log_alpha(t))
 
     def sigma(t):
-        if zero_terminal_snr:
-            return jnp.sqrt(jnp.maximum(0, 1 - alpha(t)) * (1 + alpha(t)))
-        return jnp.sqrt(-jnp.expm1(2 * _polynomial(log_alpha, t)))
+        return jnp.sqrt(_one_minus_exp(2 * log_alpha(t)))
+
+    if zero_terminal_snr:
+        slope = float(whole.deriv()(0))
+        # (log alpha(t) - log alpha(1)) / (1 - t), divided out: it is exactly 0 at t = 1.
+        to_end = -np.polydiv(whole - log_last, [1.0, t_min - 1])[0]
+        alpha, sigma = _rescaled(log_alpha, to_end, t_min, log_first, log_last, slope)
 
     return Path(
         alpha=alpha,
@@ -64,23 +66,74 @@ def build(
     )
 
 
-def _polynomial(coefficients: list[float], t):
-    """Horner's rule, highest power first."""
-    value = jnp.zeros_like(t)
-    for c in coefficients:
-        value = value * t + c
+def _rescaled(
+    log_alpha: Schedule,
+    to_end: np.poly1d,
+    t_min: float,
+    log_first: float,
+    log_last: float,
+    slope: float,
+) -> tuple[Schedule, Schedule]:
+    """``(alpha, sigma)`` for an alpha that falls to zero at ``t = 1``.
+
+    With ``a`` the alpha of the betas, ``first = a(t_min)`` and ``last = a(1)``, it is
+    ``first (a - last) / (first - last)`` from the first timestep on: there it is ``a`` itself, as in
+    the paper. Before, ``1 - alpha = (1 - a) / (1 + c (t_min - t))`` goes on to 0 at data, with the
+    ``c`` that keeps the slope. No two nearly equal numbers are subtracted, in float32 or in the derivatives:
+    near data sigma is not made of ``1 - alpha^2``, near the end alpha is not ``a - last``.
+    """
+    first, last, missing = math.exp(log_first), math.exp(log_last), -math.expm1(log_first)
+    scale = first / (first - last)
+    c = -first * slope * (scale - 1) / missing
+
+    def one_minus_alpha(t):
+        value = log_alpha(t)
+        before = _one_minus_exp(value) * _growth(c, t, t_min)
+        after = missing + scale * first * _one_minus_exp(value - log_first)
+        return jnp.where(t < t_min, before, after)
+
+    def alpha(t):
+        a = jnp.exp(log_alpha(t))
+        near_end = last * jnp.expm1((1 - t) * _polynomial(to_end, t - t_min))
+        after = scale * jnp.where(a > 2 * last, a - last, near_end)
+        return jnp.where(t < t_min, 1 - one_minus_alpha(t), after)
+
+    def sigma(t):
+        a = alpha(t)
+        near_data = one_minus_alpha(t) * (1 + a)
+        return jnp.sqrt(jnp.where(a > 0.5, near_data, 1 - jnp.square(a)))
+
+    return alpha, sigma
+
+
+def _growth(slope: float, t: Array, t_min: float) -> Array:
+    """A positive factor for times before ``t_min`` that ends there at 1, with this slope."""
+    return 1 / (1 + slope * (t_min - jnp.minimum(t, t_min)))
+
+
+def _one_minus_exp(x: Array) -> Array:
+    """``1 - exp(x)`` for x below or about 0, with all the digits of it and of its derivative."""
+    return jnp.where(x > -0.5, -jnp.expm1(x), 1 - jnp.exp(x))
+
+
+def _polynomial(polynomial: np.poly1d, x: Array) -> Array:
+    """Horner's rule."""
+    value = jnp.zeros_like(x)
+    for c in polynomial.coeffs:
+        value = value * x + float(c)
     return value
 
 
-def _log_alpha_bar_over_t(betas: np.ndarray) -> list[float]:
-    """Coefficients, highest power first, of the polynomial ``log alpha_bar(t) / t``."""
+def _log_alpha_over_t(betas: np.ndarray) -> np.poly1d:
+    """The polynomial ``log alpha(t) / t``, by ``t - t_min``: its terms have one sign.
+
+    Raises UserError for betas that are too steep for it.
+    """
     n = len(betas)
     t = np.arange(1, n + 1) / n
-    ratio = np.cumsum(np.log1p(-betas)) / t
+    ratio = 0.5 * np.cumsum(np.log1p(-betas)) / t
     for degree in range(1, 13):
-        fit = np.polynomial.Polynomial.fit(t, ratio, degree, domain=[0, 1], window=[0, 1])
-        if np.abs(fit(t) * t - ratio * t).max() < 1e-9:
-            break
-    else:
-        raise UserError(f"betas from {betas[0]} to {betas[-1]} over {n} steps are too steep to fit")
-    return [float(c) for c in fit.coef[::-1]]
+        fit = np.polynomial.Polynomial.fit(t - 1 / n, ratio, degree, domain=[0, 1], window=[0, 1])
+        if np.abs(fit(t - 1 / n) * t - ratio * t).max() < 1e-9:
+            return np.poly1d(fit.coef[::-1])
+    raise UserError(f"betas from {betas[0]} to {betas[-1]} over {n} steps are too steep to fit")
