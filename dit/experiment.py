@@ -341,7 +341,7 @@ def build(config: Mapping[str, Any] | ConfigDict) -> Experiment:
 def check_weight(weight: Weight, process: Process, name: str) -> None:
     """Raise UserError where a loss weight is not finite in ``[t_min, t_max]``."""
     t = jnp.linspace(process.path.t_min, process.path.t_max, 1001)
-    bad = ~np.isfinite(np.asarray(weight(process, t)))
+    bad = ~np.isfinite(np.asarray(weight(process, t, jnp.ones_like(t))))
     if bad.any():
         raise UserError(
             f"loss weight {name!r} is infinite at t = {float(t[bad.argmax()]):.4g} with prediction "

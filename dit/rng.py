@@ -15,6 +15,8 @@ from jaxtyping import Array, Int
 
 from dit.types import Key
 
+ROUNDS = 24  # of a permutation: each halves what is left of the order
+
 
 def stream(key: Key, name: str, step: int | Int[Array, ""] | None = None) -> Key:
     """The key of the named stream at ``step`` (any integer array scalar; None for a one-off)."""
@@ -35,3 +37,18 @@ def normal(keys: Key, shape: Sequence[int], dtype=jnp.float32) -> Array:
 def uniform(keys: Key, shape: Sequence[int] = (), dtype=jnp.float32) -> Array:
     """Uniform ``[0, 1)`` numbers ``(b, *shape)`` from ``(b,)`` keys."""
     return jax.vmap(lambda k: jax.random.uniform(k, tuple(shape), dtype))(keys)
+
+
+def permuted(key: Key, index: Int[Array, ""], n: int) -> Int[Array, ""]:
+    """Where ``index`` goes in a random permutation of ``0 .. n - 1``, without making all of it.
+
+    Swap-or-not (Hoang, Morris & Rogaway 2012, figure 1): each round pairs every index with one other
+    and swaps the pair on the toss of a coin that belongs to the pair.
+    """
+
+    def swap_or_not(index, key):
+        other = (jax.random.randint(key, (), 0, n) - index) % n
+        coin = jax.random.bits(jax.random.fold_in(key, jnp.maximum(index, other)), dtype="uint8")
+        return jnp.where(coin % 2 == 1, other, index), None
+
+    return jax.lax.scan(swap_or_not, index.astype(jnp.int32), jax.random.split(key, ROUNDS))[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +58,18 @@ def logsnr(path: Path, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return 2 * (jnp.log(path.alpha(t)) - jnp.log(path.sigma(t)))
 
 
+def logsnr_rate(path: Path, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """``d logsnr / dt = 2 (alpha' sigma - alpha sigma') / (alpha sigma)``, which is negative."""
+    alpha, alpha_dot, sigma, sigma_dot = derivatives(path, t)
+    return 2 * (alpha_dot * sigma - alpha * sigma_dot) / (alpha * sigma)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def time_of_logsnr(path: Path, value: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The time in ``[t_min, t_max]`` of a given log-SNR, by bisection (values outside are clipped)."""
+    """The time in ``[t_min, t_max]`` of a given log-SNR, by bisection (values outside are clipped).
+
+    Its derivative is one over that of the log-SNR, and zero where a value is clipped.
+    """
     low = jnp.full_like(value, path.t_min)
     high = jnp.full_like(value, path.t_max)
 
@@ -70,3 +81,12 @@ def time_of_logsnr(path: Path, value: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
     low, high = jax.lax.fori_loop(0, 60, halve, (low, high))
     return 0.5 * (low + high)
+
+
+@time_of_logsnr.defjvp
+def _time_of_logsnr_jvp(path, values, tangents):
+    (value,), (tangent,) = values, tangents
+    t = time_of_logsnr(path, value)
+    ends = [logsnr(path, jnp.asarray(end, t.dtype)) for end in (path.t_min, path.t_max)]
+    inside = (value < ends[0]) & (value > ends[1])
+    return t, jnp.where(inside, tangent / logsnr_rate(path, t), 0)

@@ -24,7 +24,7 @@ from dit.diffusion.process import (
     target,
     to_x0,
 )
-from dit.diffusion.times import Quantile, draw
+from dit.diffusion.times import Quantile, check_strata, draw
 from dit.diffusion.weights import Weight
 from dit.objectives import LossFn
 from dit.types import ApplyFn, Cond, Key, Params, Times, UserError, Video, match_time
@@ -44,30 +44,32 @@ def build(
     ``per_frame``: an independent noise level for every frame (diffusion forcing, Chen et al. 2024).
     ``strata``: set to the batch size to stratify the times over each batch.
     Metrics: ``loss`` (weighted), ``mse`` (unweighted), ``t`` (the mean over frames), and ``vb`` in
-    bits a dimension with a learned variance. Raises UserError for a dropout outside [0, 1].
+    bits a dimension with a learned variance. Raises UserError for a dropout outside [0, 1]
+    and ``strata`` below 1.
     """
     if not 0 <= condition_dropout <= 1:
         raise UserError(f"got condition_dropout={condition_dropout}; expected a probability")
+    check_strata(strata)
 
     def loss(
         key: Key, params: Params, apply_fn: ApplyFn, process: Process, batch: dict[str, Array]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, "b"]]]:
         x_0, ids = batch["x"], batch["id"]
-        keys = {n: rng.per_sample(rng.stream(key, n), ids) for n in ("noise", "time", "dropout")}
-        eps = rng.normal(keys["noise"], x_0.shape[1:], x_0.dtype)
+        streams = {n: rng.stream(key, n) for n in ("noise", "time", "dropout")}
+        eps = rng.normal(rng.per_sample(streams["noise"], ids), x_0.shape[1:], x_0.dtype)
         frames = x_0.shape[1] if per_frame else None
-        t = draw(keys["time"], ids, process.path, times, frames=frames, strata=strata)
+        t, density = draw(streams["time"], ids, process.path, times, frames=frames, strata=strata)
         cond = Cond(
             label=batch.get("label"),
             context=batch.get("context"),
             context_mask=batch.get("context_mask"),
-            drop=rng.uniform(keys["dropout"]) < condition_dropout,
+            drop=rng.uniform(rng.per_sample(streams["dropout"], ids)) < condition_dropout,
         )
         x_t = corrupt(process, x_0, eps, t)
         out = apply_fn(params, *network_input(process, x_t, t), cond).astype(x_0.dtype)
         out, variance = split_variance(out, x_0.shape[-1])
         error = jnp.square(out - target(process, x_0, eps, t))
-        w = weight(process, match_time(t, x_0))
+        w = weight(process, match_time(t, x_0), match_time(density, x_0))
         metrics = {
             "loss": _mean(w * error),
             "mse": _mean(error),

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from dit.diffusion.path import identity
 from dit.diffusion.process import Process, determinant
-from dit.diffusion.times import Quantile
+from dit.diffusion.times import Quantile, at
 from dit.diffusion.weights import Weight
 from dit.types import ApplyFn, UserError
 
@@ -112,9 +112,10 @@ def floor(
     which = np.concatenate([random.permutation(n) for _ in range(-(-draws // n))])[:draws]
     u = (random.permutation(draws) + random.random(draws)) / draws
     path = process.path
-    t = np.asarray(jnp.clip(times(path, jnp.asarray(u, jnp.float32)), path.t_min, path.t_max))
+    t, density = at(path, times, jnp.asarray(u, jnp.float32))
     eps = random.standard_normal((draws, data.shape[1]))
-    w = np.broadcast_to(np.asarray(weight(process, jnp.asarray(t)), np.float64), t.shape)
+    w = np.broadcast_to(np.asarray(weight(process, t, density), np.float64), t.shape)
+    t = np.asarray(t)
     errors = optimal_errors(process, data, data[which], eps, t)
     if label is not None:
         told = optimal_errors(

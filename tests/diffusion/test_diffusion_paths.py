@@ -53,7 +53,9 @@ def test_float32_keeps_its_digits_everywhere(name, kwargs):
         assert found.dtype == np.float32
         finite = np.isfinite(expected)
         np.testing.assert_array_equal(found[~finite], expected[~finite], quantity)
-        atol = 1e-5 if quantity == "logsnr" else 0  # which crosses zero: its error is sigma's relative
+        atol = (
+            1e-5 if quantity == "logsnr" else 0
+        )  # which crosses zero: its error is sigma's relative
         np.testing.assert_allclose(found[finite], expected[finite], 1e-5, atol, err_msg=quantity)
     assert short["alpha"][0] == 1
     assert short["sigma"][0] == 0

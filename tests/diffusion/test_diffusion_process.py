@@ -9,13 +9,10 @@ from dit import rng
 from dit.config import names, resolve
 from dit.diffusion.path import derivatives, logsnr, time_of_logsnr
 from dit.diffusion.process import Process, corrupt, denoiser, target, to_x0, x0_gain
-from dit.diffusion.times import draw
 from dit.types import Cond, UserError, match_time
 
 PATHS = names("diffusion.paths")
 PREDICTIONS = names("diffusion.predictions")
-WEIGHTS = names("diffusion.weights")
-TIMES = names("diffusion.times")
 UNDEFINED = {(p, o) for p in ("linear", "cosine") for o in ("eps", "score")}
 PAIRS = [(p, o) for p in PATHS for o in PREDICTIONS if (p, o) not in UNDEFINED]
 
@@ -138,96 +135,6 @@ def test_edm_preconditioning_equals_the_papers():
     denoiser(process, network, None, Cond())(x_t, sigma)
     np.testing.assert_allclose(seen["x"].ravel(), 0.7 / np.sqrt(s**2 + d**2), rtol=1e-5)
     np.testing.assert_allclose(seen["t"], np.log(s) / 4, rtol=1e-5)
-
-
-@pytest.mark.parametrize("weight", [w for w in WEIGHTS if w != "none"])  # stated on the output
-@pytest.mark.parametrize("path", PATHS)
-def test_a_weight_says_the_same_of_every_prediction(path, weight):
-    """A weight on the error of x_0 or eps gives one loss, whichever output carries the error."""
-    w = resolve("diffusion.weights", weight)
-    losses = []
-    for prediction in PREDICTIONS:
-        if (path, prediction) in UNDEFINED:
-            continue
-        process = make(path, prediction)
-        inner = times_of(process.path, 9)[1:-1]
-        error_in_x0 = x0_gain(process, inner)  # of a unit error in the output
-        losses.append(np.asarray(w(process, inner) / error_in_x0**2))
-    for other in losses[1:]:
-        np.testing.assert_allclose(other, losses[0], rtol=2e-3)
-
-
-def test_weights_against_their_papers():
-    snr = np.array([0.1, 1.0, 30.0])
-    t = time_of_logsnr(resolve("diffusion.paths", "cosine"), jnp.log(jnp.asarray(snr)))
-    min_snr = resolve("diffusion.weights", "min_snr")(make("cosine", "v"), t)
-    np.testing.assert_allclose(min_snr, np.minimum(snr, 5) / (snr + 1), rtol=1e-3)
-    edm = resolve("diffusion.weights", "edm")(make("edm", "x0"), jnp.array([0.1, 3.0]))
-    expected = [(s**2 + 0.25) / (s * 0.5) ** 2 for s in (0.1, 3.0)]
-    np.testing.assert_allclose(edm, expected, rtol=1e-5)
-    flat = resolve("diffusion.weights", "edm")(make("edm", "edm_f"), jnp.array([0.1, 3.0]))
-    np.testing.assert_allclose(flat, 1, rtol=1e-5)
-    process = make("ddpm", "eps")
-    sigmoid = resolve("diffusion.weights", "sigmoid", bias=1.0)(process, jnp.array([0.3]))
-    ratio = float(logsnr(process.path, jnp.array([0.3]))[0])
-    np.testing.assert_allclose(sigmoid[0], 1 / (1 + np.exp(ratio - 1)), rtol=1e-5)
-
-
-def time_kwargs(name):
-    return {"shift": 3.0} if name == "shifted" else {}
-
-
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", TIMES)
-def test_times_stay_in_range_and_follow_their_quantiles(name, path):
-    path = resolve("diffusion.paths", path)
-    quantile = resolve("diffusion.times", name, **time_kwargs(name))
-    n = 4096
-    ids = jnp.arange(n)
-    keys = rng.per_sample(jax.random.key(0), ids)
-    t = np.sort(np.asarray(draw(keys, ids, path, quantile)))
-    assert path.t_min <= t[0]
-    assert t[-1] <= path.t_max * (1 + 1e-6)
-    u = (np.arange(n) + 0.5) / n
-    expected = np.clip(np.asarray(quantile(path, jnp.asarray(u))), path.t_min, path.t_max)
-    for q in (0.1, 0.5, 0.9):  # binomial error of a quantile, at four standard errors
-        low, high = (int(n * q + s * 4 * np.sqrt(n * q * (1 - q))) for s in (-1, 1))
-        assert t[low] <= expected[int(n * q)] + 1e-6
-        assert expected[int(n * q)] <= t[high] + 1e-6
-
-
-def test_time_distributions_against_closed_forms():
-    path = resolve("diffusion.paths", "linear")
-    u = jnp.array([0.1, 0.5, 0.8])
-    z = np.array([-1.2815516, 0.0, 0.8416212])
-    np.testing.assert_allclose(
-        resolve("diffusion.times", "logit_normal", mean=0.3, std=0.7)(path, u),
-        1 / (1 + np.exp(-(0.3 + 0.7 * z))),
-        rtol=1e-5,
-    )
-    np.testing.assert_allclose(
-        resolve("diffusion.times", "shifted", tokens=1024)(path, u), 2 * u / (1 + u), rtol=1e-5
-    )
-    edm = resolve("diffusion.paths", "edm")
-    np.testing.assert_allclose(
-        resolve("diffusion.times", "edm_lognormal")(edm, u), np.exp(-1.2 + 1.2 * z), rtol=1e-3
-    )
-    ddpm = resolve("diffusion.paths", "ddpm")
-    levels = resolve("diffusion.times", "uniform", levels=1000)
-    np.testing.assert_allclose(
-        levels(ddpm, jnp.array([0.0, 0.5, 0.9999])), [0.001, 0.501, 1.0], rtol=1e-5
-    )
-
-
-def test_stratified_times_fill_every_stratum_once_and_frames_are_independent():
-    path, quantile = resolve("diffusion.paths", "linear"), resolve("diffusion.times", "uniform")
-    ids = jnp.arange(640, 672)
-    keys = rng.per_sample(jax.random.key(1), ids)
-    t = draw(keys, ids, path, quantile, strata=32)
-    assert sorted(np.floor(np.asarray(t) * 32).astype(int)) == list(range(32))
-    frames = draw(keys, ids, path, quantile, frames=4)
-    assert frames.shape == (32, 4)
-    assert np.abs(np.corrcoef(np.asarray(frames).T)[~np.eye(4, dtype=bool)]).max() < 0.6
 
 
 def test_noise_does_not_depend_on_the_batch():

@@ -80,7 +80,7 @@ def test_weight_multiplies_the_squared_error_of_the_output():
     process, loss = make("cosine", "v", weight="min_snr")
     zero = lambda params, x, t, cond: jnp.zeros_like(x)  # noqa: E731
     metrics = loss(jax.random.key(0), None, zero, process, batch_of(16))[1]
-    w = resolve("diffusion.weights", "min_snr")(process, metrics["t"])
+    w = resolve("diffusion.weights", "min_snr")(process, metrics["t"], metrics["t"])
     np.testing.assert_allclose(metrics["loss"], w * metrics["mse"], rtol=1e-4)
 
 

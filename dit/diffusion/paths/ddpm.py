@@ -79,8 +79,8 @@ def _rescaled(
     With ``a`` the alpha of the betas, ``first = a(t_min)`` and ``last = a(1)``, it is
     ``first (a - last) / (first - last)`` from the first timestep on: there it is ``a`` itself, as in
     the paper. Before, ``1 - alpha = (1 - a) / (1 + c (t_min - t))`` goes on to 0 at data, with the
-    ``c`` that keeps the slope. No two nearly equal numbers are subtracted, in float32 or in the derivatives:
-    near data sigma is not made of ``1 - alpha^2``, near the end alpha is not ``a - last``.
+    ``c`` that keeps the slope. No two nearly equal numbers are subtracted, nor in derivatives: near
+    data sigma is not made of ``1 - alpha^2``, near the end alpha is not ``a - last``.
     """
     first, last, missing = math.exp(log_first), math.exp(log_last), -math.expm1(log_first)
     scale = first / (first - last)

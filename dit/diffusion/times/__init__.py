@@ -1,40 +1,79 @@
 """Training-time distributions, one a file; ``build(**kwargs) -> quantile``.
 
 ``quantile(path, u) -> t`` maps uniform ``u`` in [0, 1) to times in ``[t_min, t_max]``. Drawing through
-the quantile lets any of them be stratified: see ``draw``.
+the quantile lets any of them be stratified, and its derivative is one over the density: see ``draw``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dit import rng
 from dit.diffusion.path import Path
-from dit.types import Key, Times
+from dit.types import Key, Times, UserError
 
 Quantile = Callable[[Path, Float[Array, "..."]], Float[Array, "..."]]
 
 
 def draw(
-    keys: Key,
+    key: Key,
     ids: Int[Array, "b"],
     path: Path,
     quantile: Quantile,
     *,
     frames: int | None = None,
     strata: int | None = None,
-) -> Times:
-    """Times ``(b,)``, or ``(b, frames)`` drawn independently a frame, from per-sample keys.
+) -> tuple[Times, Times]:
+    """Times ``(b,)``, or ``(b, frames)`` drawn independently a frame, and their densities.
 
     ``strata``: consecutive sample ids fall into successive intervals of ``1 / strata`` of the unit
     interval (stratified sampling, Kingma et al. 2021, appendix I.1): with ``strata`` equal to the
-    batch size each batch covers every quantile once.
+    batch size each batch covers every quantile once. Each frame goes through the intervals in an
+    order of its own, anew with every ``strata`` ids. Raises UserError for ``strata`` below 1.
     """
-    u = rng.uniform(keys, () if frames is None else (frames,))
+    check_strata(strata)
+    u = rng.uniform(rng.per_sample(key, ids), () if frames is None else (frames,))
     if strata is not None:
-        slot = (ids % strata).reshape(ids.shape + (1,) * (u.ndim - 1))
+        slot = ids % strata
+        if frames is not None:
+            slot = _frame_slots(key, ids // strata, slot, strata, frames)
         u = (slot + u) / strata
-    return jnp.clip(quantile(path, u), path.t_min, path.t_max)
+    return at(path, quantile, u)
+
+
+def at(
+    path: Path, quantile: Quantile, u: Float[Array, "*s"]
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """The times of ``u`` in the unit interval, and the density of the distribution at them.
+
+    The density of a time is ``1 / (dt / du)``: infinite where many ``u`` have one time. At 0 and 1
+    quantiles may have no slope, so ``u`` keeps a last place of float32 away from them.
+    """
+    inside = jnp.clip(u, 2.0**-24, 1 - 2.0**-24)
+    t, slope = jax.jvp(lambda u: quantile(path, u), (inside,), (jnp.ones_like(u),))
+    return jnp.clip(t, path.t_min, path.t_max), 1 / slope
+
+
+def check_strata(strata: int | None) -> None:
+    """Raise UserError unless ``strata`` is None or a whole number from 1."""
+    if strata is not None and (not isinstance(strata, int) or strata < 1):
+        raise UserError(
+            f"got strata={strata}; expected the batch size, or None for times that are not stratified"
+        )
+
+
+def _frame_slots(
+    key: Key, block: Int[Array, "b"], slot: Int[Array, "b"], strata: int, frames: int
+) -> Int[Array, "b {frames}"]:
+    """Each frame's interval: a permutation of the intervals for every frame and block of ids."""
+    key = rng.stream(key, "strata")
+
+    def one(block, slot):
+        keys = jax.random.split(jax.random.fold_in(key, block), frames)
+        return jax.vmap(lambda k: rng.permuted(k, slot, strata))(keys)
+
+    return jax.vmap(one)(block, slot)

@@ -23,10 +23,12 @@ def build(
 ) -> Quantile:
     """Shift another distribution, ``base``; give either ``shift`` or ``tokens``.
 
-    Raises UserError unless exactly one of them is given and the shift is positive.
+    Raises UserError unless exactly one of them is given and all numbers are positive.
     """
     if (shift is None) == (tokens is None):
         raise UserError(f"got shift={shift} and tokens={tokens}; expected exactly one of them")
+    if base_tokens < 1 or (tokens is not None and tokens < 1):
+        raise UserError(f"got tokens={tokens} and base_tokens={base_tokens}; expected 1 or more")
     factor = math.sqrt(tokens / base_tokens) if shift is None else shift
     if not factor > 0:
         raise UserError(f"got a time shift of {factor}; expected a positive number")

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from dit.diffusion.times import Quantile
+from dit.types import UserError
 
 
 def build(*, levels: int | None = None) -> Quantile:
-    """``levels``: draw from that many evenly spaced times instead (DDPM's 1000 timesteps)."""
+    """``levels``: draw from that many evenly spaced times instead (DDPM's 1000 timesteps).
+
+    Both ends are among them. Raises UserError for fewer than two.
+    """
+    if levels is not None and (not isinstance(levels, int) or levels < 2):
+        raise UserError(
+            f"got levels={levels}; expected a whole number of two or more, or None for times without "
+            "levels"
+        )
 
     def quantile(path, u):
-        if levels is not None:
-            u = jnp.minimum(jnp.floor(u * levels), levels - 1) / (levels - 1)
+        if levels is not None:  # a step function, with the density of the times that it stands for
+            level = jnp.minimum(jnp.floor(u * levels), levels - 1) / (levels - 1)
+            u = u + jax.lax.stop_gradient(level - u)
         return path.t_min + (path.t_max - path.t_min) * u
 
     return quantile

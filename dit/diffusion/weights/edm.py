@@ -14,7 +14,7 @@ from dit.diffusion.weights import Weight
 
 
 def build(*, sigma_data: float = 0.5) -> Weight:
-    def weight(process, t):
+    def weight(process, t, density):
         alpha, sigma = process.path.alpha(t), process.path.sigma(t)
         variance = jnp.square(alpha * sigma_data) + jnp.square(sigma)
         return variance / jnp.square(sigma_data * determinant(process, t))

@@ -15,7 +15,7 @@ def build(*, gamma: float = 5.0) -> Weight:
     if not gamma > 0:
         raise UserError(f"got gamma={gamma} for min-SNR; expected a positive number (the paper: 5)")
 
-    def weight(process, t):
+    def weight(process, t, density):
         return jnp.minimum(snr(process.path, t), gamma) * jnp.square(x0_gain(process, t))
 
     return weight

@@ -8,4 +8,4 @@ from dit.diffusion.weights import Weight
 
 
 def build() -> Weight:
-    return lambda process, t: jnp.ones_like(t)
+    return lambda process, t, density: jnp.ones_like(t)
