@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from dit.parallel import hlo
 from dit.parallel.hlo import Collective
-from dit.parallel.topology import DCN, Topology
+from dit.parallel.topology import Topology
 
 KERNEL_SHARE = 0.6  # of the peak, that a flash attention kernel is taken to reach
 PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products of attention in each of its kernels
@@ -49,8 +49,8 @@ class StepTime:
 def collective_seconds(c: Collective, topology: Topology) -> float:
     """Seconds a step of one collective, all its occurrences."""
     speed = topology.chip.link
-    if topology.slices > 1 and "data" in c.axes:
-        speed = DCN / 2  # the formulas count two directions
+    if "slices" in c.axes:
+        speed = topology.chip.dcn / 2  # the formulas count two directions
     if c.group <= 1:
         return 0.0
     share = (c.group - 1) / c.group

@@ -7,6 +7,8 @@ compiles with them where libtpu is installed.
 
 from __future__ import annotations
 
+from dit.parallel.chips import TPUS
+
 # TPU flags go into LIBTPU_INIT_ARGS.
 TPU = {
     # Place each collective as early, and its end as late, as the data allow.
@@ -40,7 +42,6 @@ GPU = {
     # The pipelining needs the loop's body twice, to have two buffers.
     "--xla_gpu_enable_while_loop_double_buffering": "true",
 }
-TPUS = ("v4", "v5e", "v5p", "v6e")
 
 
 def variables(chip: str) -> dict[str, str]:

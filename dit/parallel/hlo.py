@@ -16,9 +16,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dit.parallel.hlo_text import Instruction, parse, shape_bytes
+from dit.parallel.mesh import slices
 from dit.parallel.trips import trips
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# Megascale's names; what is none of these goes from one slice to one other.
+BETWEEN_SLICES = {
+    "ALL_GATHER": "all-gather",
+    "ALL_REDUCE": "all-reduce",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +34,8 @@ class Collective:
     """A communication, as often as it happens in one step.
 
     ``bytes``: of one occurrence, on one device: what an all-gather makes, what a reduction reads.
-    ``axes``: the mesh axes it runs along. ``name``: the operation of the model it comes from.
-    ``overlapped``: sent off asynchronously, so that it may hide behind computation.
+    ``axes``: the mesh axes it runs along, or ``slices``. ``name``: the operation of the model that it
+    comes from. ``overlapped``: sent off asynchronously, so that it may hide behind computation.
     """
 
     kind: str
@@ -81,18 +89,29 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
     """The communications of a program over ``mesh``, the largest first.
 
     The parts of an asynchronous one, in fusions that share a channel, count as one. A reduction whose
-    result is cut up at once (XLA's fusion ``all-reduce-scatter``) is a reduce-scatter.
+    result is cut up at once (XLA's fusion ``all-reduce-scatter``) is a reduce-scatter. On several TPU
+    slices the program is that of one of them, and its hosts carry what goes between them: that runs
+    along the axis ``slices``, which is no axis of the mesh.
     """
-    groups = _axis_groups(mesh)
+    parts = len(slices(list(mesh.devices.flat)))
+    shape = {axis: n // parts if axis == "data" else n for axis, n in mesh.shape.items()}
+    groups = _axis_groups(shape)
     found: dict[tuple, Collective] = {}
     for line, times, inside in walk(*parse(text)):
-        kind = next((k for k in KINDS if line.opcode in (k, f"{k}-start")), None)
-        if kind is None:
-            continue
+        between = line.opcode == "send" and re.search(
+            r'_xla_megascale_transfer_type="(\w+)"', line.rest
+        )
+        if between:
+            kind = BETWEEN_SLICES.get(between.group(1), "collective-permute")
+            axes, members = ("slices",), parts
+        else:
+            kind = next((k for k in KINDS if line.opcode in (k, f"{k}-start")), None)
+            if kind is None:
+                continue
+            axes, members = _axes(line.rest, groups, shape)
         sizes = shape_bytes(line.shape)
         size = sum(sizes)
-        axes, members = _axes(line.rest, groups, mesh)
-        if line.opcode.endswith("-start") and kind != "all-reduce":
+        if between or (line.opcode.endswith("-start") and kind != "all-reduce"):
             size = max(sizes)
         if kind == "reduce-scatter":
             size *= members
@@ -109,7 +128,7 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
             times=times,
             name=source.group(1) if source else line.name,
             overlapped=(bool(inside) and kind != "reduce-scatter")
-            or line.opcode.endswith("-start"),
+            or line.opcode.endswith(("-start", "send")),
         )
         shared = channel and inside and kind != "reduce-scatter"
         key = (kind, channel.group(1) if shared else (*inside, line.name))
@@ -118,30 +137,30 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
     return sorted(found.values(), key=lambda c: -c.total)
 
 
-def _axis_groups(mesh: Mesh) -> dict[frozenset, tuple[str, ...]]:
-    """Which mesh axes a set of groups of device positions stands for."""
-    positions = np.arange(mesh.size).reshape(mesh.devices.shape)
-    names = [name for name in mesh.axis_names if mesh.shape[name] > 1]
-    found = {}
-    for n in range(1, len(names) + 1):
-        for chosen in itertools.combinations(names, n):
-            kept = [i for i, name in enumerate(mesh.axis_names) if name not in chosen]
-            moved = positions.transpose(*kept, *map(mesh.axis_names.index, chosen))
-            rows = moved.reshape(-1, math.prod(mesh.shape[name] for name in chosen))
+def _axis_groups(shape: dict[str, int]) -> dict[frozenset, tuple[str, ...]]:
+    """Which axes of a mesh of that shape a set of groups of device positions stands for."""
+    positions = np.arange(math.prod(shape.values())).reshape(tuple(shape.values()))
+    names, found = list(shape), {}
+    wide = [name for name in names if shape[name] > 1]
+    for n in range(1, len(wide) + 1):
+        for chosen in itertools.combinations(wide, n):
+            kept = [i for i, name in enumerate(names) if name not in chosen]
+            moved = positions.transpose(*kept, *map(names.index, chosen))
+            rows = moved.reshape(-1, math.prod(shape[name] for name in chosen))
             found[frozenset(frozenset(row) for row in rows.tolist())] = chosen
     return found
 
 
-def _axes(rest: str, groups: dict, mesh: Mesh) -> tuple[tuple[str, ...], int]:
+def _axes(rest: str, groups: dict, shape: dict[str, int]) -> tuple[tuple[str, ...], int]:
     """The mesh axes and the number of members of the groups that talk to each other."""
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
     if pairs:
         ends = [tuple(map(int, p)) for p in re.findall(r"\{(\d+),(\d+)", pairs.group(0))]
-        where = np.stack(np.unravel_index(np.asarray(ends).ravel(), mesh.devices.shape), -1)
+        where = np.stack(np.unravel_index(np.asarray(ends).ravel(), tuple(shape.values())), -1)
         moved = (where[::2] != where[1::2]).any(0)
-        axes = tuple(name for name, m in zip(mesh.axis_names, moved, strict=True) if m)
-        return axes, math.prod(mesh.shape[a] for a in axes)
-    rows = replica_groups(rest, mesh.size)
+        axes = tuple(name for name, m in zip(shape, moved, strict=True) if m)
+        return axes, math.prod(shape[a] for a in axes)
+    rows = replica_groups(rest, math.prod(shape.values()))
     axes = groups.get(frozenset(frozenset(row) for row in rows.tolist()), ("other",))
     return axes, rows.shape[1]
 

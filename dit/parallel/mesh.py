@@ -111,7 +111,9 @@ def make_mesh(
     if shape[0] % parts:
         raise UserError(f"got mesh.data={shape[0]}; expected a multiple of the {parts} slices")
     within, between = [shape[0] // parts, *shape[1:]], [parts, 1, 1, 1]
-    grid = mesh_utils.create_hybrid_device_mesh(within, between, devices)
+    grid = mesh_utils.create_hybrid_device_mesh(
+        within, between, devices, allow_split_physical_axes=True
+    )
     return Mesh(grid, AXES, axis_types=types)
 
 

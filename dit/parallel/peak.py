@@ -22,6 +22,11 @@ DATASHEET = {  # start of device_kind -> FLOP/s of one JAX device, dense, bfloat
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,  # half a chip
+    "TPU v7x": 1153.5e12,
+    "NVIDIA GB200": 2500e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA GH200": 989e12,
     "NVIDIA H200": 989e12,
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100": 989e12,

@@ -1,14 +1,17 @@
 """The devices that a program is compiled for, present or not, and what their chips can do.
 
-``v5e:16x16``, ``v5p:4x4x4``, ``v6e:16x16``, ``v4:4x4x4``: a TPU slice that nobody needs to own; the real
-TPU compiler runs on any CPU machine through ``libtpu``. ``cpu:8``: simulated devices. ``cuda:N:FILE``: N
-GPUs described by XLA's ``GpuTargetConfig`` in a text file. Nothing: the devices of this machine.
+``v5e:16x16``, ``v5p:4x4x4``, ``v6e:16x16``, ``v4:4x4x4``, ``tpu7x:4x4x4``: a TPU slice that nobody needs
+to own (``chips.py`` lists them); the real TPU compiler runs on any CPU machine through ``libtpu``.
+``cuda:8:h100``: eight GPUs of a kind (``gpus.py`` lists them), through JAX's CUDA plugin;
+``cuda:8:FILE``: the same, described by XLA's ``GpuTargetConfig`` in a text file. ``cpu:8``: simulated
+devices. Nothing: the devices of this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import pathlib
 from collections.abc import Sequence
@@ -17,51 +20,48 @@ import jax
 from jax.experimental import topologies
 
 from dit.config import suggest
+from dit.parallel import gpus
+from dit.parallel.chips import GPUS, TPUS, Chip, slice_shape
 from dit.parallel.peak import datasheet
 from dit.types import UserError
 
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """``hbm``: bytes; ``clock``: cycles a second; ``link``: bytes a second one way on one ICI link.
-
-    From the makers' data sheets and "How to Scale Your Model" (Austin et al. 2025, ch. 2).
-    """
-
-    hbm: float
-    clock: float
-    link: float
-
-
-CHIPS = {
-    "v4": Chip(32e9, 1.05e9, 4.5e10),
-    "v5e": Chip(16e9, 1.5e9, 4.5e10),
-    "v5p": Chip(95e9, 1.75e9, 9e10),
-    "v6e": Chip(32e9, 1.75e9, 9e10),
-}
 ALONE = {  # libtpu then looks for no TPU around it
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "none",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
-DCN = 6.25e9  # bytes a second and chip between slices
+ONE_DEVICE = {"v4": "megacore"}  # the chip's configuration in which its two cores are one device
+PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+GPU_SHARE = 0.92  # of a card's memory, that the launchers let JAX have
+MOST_SLICES = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """``chip`` is None, and ``peak`` (FLOP/s a device) too, for devices that are not in the tables."""
+    """``chip`` is None but for TPUs; ``peak`` (FLOP/s a device) and ``hbm`` (bytes) where not known."""
 
     name: str
     devices: Sequence[jax.Device]
     chip: Chip | None
     peak: float | None
+    hbm: float | None = None
     slices: int = 1
 
     @property
     def platform(self) -> str:
         """``tpu``, ``cuda`` or ``cpu``."""
         return self.devices[0].platform
+
+    @property
+    def kind(self) -> str:
+        """``v5e``: what is before the colon of the name."""
+        return self.name.partition(":")[0]
+
+    @property
+    def chips(self) -> int:
+        """What is paid for: some chips are several devices."""
+        return len(self.devices) // (self.chip.devices if self.chip else 1)
 
 
 def find(name: str, slices: int = 1) -> Topology:
@@ -70,58 +70,82 @@ def find(name: str, slices: int = 1) -> Topology:
     To be called before anything else uses JAX: ``cpu:N`` sets how many devices there are.
     """
     kind, _, rest = name.partition(":")
-    if slices < 1 or (slices > 1 and kind not in CHIPS):
-        raise UserError(f"got {slices} slices of {name!r}; expected 1, or more of a TPU slice")
+    count = int(rest) if rest.isascii() and rest.isdecimal() else 0
+    if slices != 1 and (kind not in TPUS or not 1 <= slices <= MOST_SLICES):
+        raise UserError(
+            f"got {slices} slices of {name!r}; expected 1, or up to {MOST_SLICES} of a TPU slice"
+        )
+    hbm = None
     if not name:
         devices = jax.devices()
-    elif kind == "cpu" and rest.isdigit() and int(rest) > 0:
+    elif kind == "cpu" and count:
         with contextlib.suppress(RuntimeError):  # JAX runs already, with the devices that it has
-            jax.config.update("jax_num_cpu_devices", int(rest))
-        if len(jax.devices("cpu")) < int(rest):
+            jax.config.update("jax_num_cpu_devices", count)
+        if len(jax.devices("cpu")) < count:
             raise UserError(f"JAX already runs with fewer CPU devices than {name!r}; start afresh")
-        devices = jax.devices("cpu")[: int(rest)]
+        devices = jax.devices("cpu")[:count]
     elif kind == "cuda":
-        devices = _cuda(name, rest)
-    elif kind in CHIPS and rest:
-        devices = _tpu(name, slices)
+        devices, hbm = _cuda(name, rest)
+    elif kind in TPUS:
+        devices, hbm = _tpu(kind, rest, slices), TPUS[kind].hbm
     else:
-        known = [f"{chip}:ROWSxCOLUMNS" for chip in CHIPS] + ["cpu:N", "cuda:N:FILE"]
+        known = [f"{chip}:SLICE" for chip in TPUS] + ["cpu:N"] + [f"cuda:N:{gpu}" for gpu in GPUS]
         raise UserError(f"no topology {name!r}: {suggest(name, known)}")
     return Topology(
         name or devices[0].device_kind,
         devices,
-        CHIPS.get(kind),
+        TPUS.get(kind),
         datasheet(devices[0].device_kind),
+        hbm,
         slices,
     )
 
 
-def _tpu(name: str, slices: int) -> Sequence[jax.Device]:
+def _tpu(kind: str, shape: str, slices: int) -> Sequence[jax.Device]:
+    try:
+        slice_shape(kind, shape)
+    except ValueError as error:  # libtpu takes some of these, and dies of others by a signal
+        raise UserError(f"no topology '{kind}:{shape}': {error}") from error
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            'compiling for TPUs needs libtpu, and no TPU: pip install "dit-jax[preflight]"'
+        )
     for variable, value in ALONE.items():
         os.environ.setdefault(variable, value)
+    options = {"num_slices": slices} if slices > 1 else {}
+    if kind in ONE_DEVICE:
+        options["chip_config_name"] = ONE_DEVICE[kind]
     try:
         found = topologies.get_topology_desc(
-            platform="tpu", topology_name=name, **({"num_slices": slices} if slices > 1 else {})
+            platform="tpu", topology_name=f"{kind}:{shape}", **options
         )
     except Exception as error:
-        text = str(error)
-        if "not installed" in text:
-            raise UserError("compiling for TPUs needs libtpu: pip install libtpu") from error
-        raise UserError(f"no topology {name!r}: {text.splitlines()[0]}") from error
+        raise UserError(f"no topology '{kind}:{shape}': {str(error).splitlines()[0]}") from error
     return found.devices
 
 
-def _cuda(name: str, rest: str) -> Sequence[jax.Device]:
-    count, _, file = rest.partition(":")
-    if not count.isdigit() or not pathlib.Path(file).is_file():
-        raise UserError(f"got {name!r}; expected cuda:N:FILE with a GpuTargetConfig in FILE")
+def _cuda(name: str, rest: str) -> tuple[Sequence[jax.Device], float | None]:
+    """The devices, and bytes of memory where the card is one that we know."""
+    count, _, card = rest.partition(":")
+    good = count.isascii() and count.isdecimal() and int(count) > 0
+    if not good or not (card in gpus.CARDS or pathlib.Path(card).is_file()):
+        raise UserError(
+            f"got {name!r}; expected cuda:N:CARD with a number of GPUs and one of "
+            f"{', '.join(gpus.CARDS)}, or a file that holds a GpuTargetConfig"
+        )
+    if all(importlib.util.find_spec(plugin) is None for plugin in PLUGINS):
+        raise UserError(
+            f"compiling for {name!r} needs JAX's CUDA plugin, and no GPU: "
+            'pip install "dit-jax[gpu]" (on Linux)'
+        )
+    known = card in gpus.CARDS
     try:
         found = topologies.get_topology_desc(
             platform="cuda",
             topology_name="",
             topology=f"1x1x{count}",
-            target_config=pathlib.Path(file).read_text(),
+            target_config=gpus.target_config(card) if known else pathlib.Path(card).read_text(),
         )
     except Exception as error:
         raise UserError(f"cannot compile for {name!r}: {str(error).splitlines()[0]}") from error
-    return found.devices
+    return found.devices, GPU_SHARE * GPUS[card] if known else None

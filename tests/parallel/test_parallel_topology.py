@@ -1,0 +1,113 @@
+"""Every chip and slice is answered or refused in one line, and never by a signal."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from dit.parallel import chips, gpus, peak, topology
+from dit.types import UserError
+
+ALL = [(chip, shape) for chip in chips.TPUS for shape in chips.shapes(chip)]
+IMPOSSIBLE = ["", "0x4", "4", "17x17", "16x8", "4x4x4", "16x16", "4x4x4x4", "2x2x3", "8x4x4",
+              "-1x4x4", "4x²", "x", "4x", "1e3x4", "24x24x24", "99999999999999999999x4x4", "4x4x4 "]  # fmt: skip
+
+
+@pytest.mark.parametrize("chip", chips.TPUS)
+@pytest.mark.parametrize("shape", IMPOSSIBLE)
+def test_what_is_no_slice_is_refused_in_one_line(chip, shape):
+    flat = len(chips.TPUS[chip].sides) == 2
+    if shape == ("16x16" if flat else "4x4x4"):
+        assert chips.slice_shape(chip, shape) in chips.shapes(chip)
+        return
+    with pytest.raises(UserError, match="expected") as caught:
+        topology.find(f"{chip}:{shape}")
+    assert "\n" not in str(caught.value)
+    assert any(chips.name_of(known) in str(caught.value) for known in chips.shapes(chip))
+
+
+@pytest.mark.parametrize("chip", chips.TPUS)
+def test_slices_of_the_table(chip):
+    made = chips.TPUS[chip]
+    for shape in chips.shapes(chip):
+        assert chips.slice_shape(chip, chips.name_of(shape)) == shape
+        assert math.prod(shape) <= made.chips
+        assert shape == tuple(sorted(shape)) or shape == (2, 2, 1)
+        assert all(n <= most for n, most in zip(shape, made.sides, strict=True))
+    sizes = [math.prod(shape) for shape in chips.shapes(chip)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == made.chips
+
+
+@pytest.mark.parametrize(
+    "name", ["v9:2x2", "v5e", "v5litepod-16", "tpu:4x4", "cpu:0", "cpu:²", "cpu:-1", "cuda", ":"]
+)
+def test_what_is_no_topology_is_refused_in_one_line(name):
+    with pytest.raises(UserError) as caught:
+        topology.find(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "slices"), [("v5e:4x4", 0), ("v5e:4x4", -2), ("v5e:4x4", 10**6), ("cpu:8", 2), ("", 2)]
+)
+def test_impossible_numbers_of_slices(name, slices):
+    with pytest.raises(UserError, match=f"got {slices} slices"):
+        topology.find(name, slices)
+
+
+@pytest.mark.parametrize("card", ["", ":h100", "8", "8:h1000", "0:h100", "x:h100", "8:nowhere.txt"])
+def test_impossible_gpus(card):
+    with pytest.raises(UserError, match="a100, h100, h200, b200"):
+        topology.find(f"cuda:{card}")
+
+
+@pytest.mark.parametrize("card", gpus.CARDS)
+def test_cards_are_described_and_their_peaks_known(card, monkeypatch):
+    text = gpus.target_config(card)
+    assert text.count("{") == text.count("}") == 3
+    assert f"device_memory_size: {chips.GPUS[card]}" in text
+    assert peak.datasheet(gpus.CARDS[card].kind) > 3e14
+    monkeypatch.setattr(topology, "PLUGINS", ())
+    with pytest.raises(UserError, match="pip install"):
+        topology.find(f"cuda:8:{card}")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["TPU7x", "TPU v6 lite", "TPU v5", "TPU v5 lite", "TPU v4", "NVIDIA B200", "NVIDIA GB200"],
+)
+def test_peaks_of_data_sheets(kind):
+    assert peak.datasheet(kind) > 1e14
+
+
+@pytest.mark.parametrize("chip", chips.TPUS)
+def test_the_clock_is_that_of_the_matrix_units(chip):
+    """The peak is a whole number of multiply-adds of 128 x 128 in a cycle, to a percent."""
+    kinds = {"v4": "TPU v4", "v5e": "TPU v5e", "v5p": "TPU v5p", "v6e": "TPU v6e", "tpu7x": "TPU7x"}
+    units = peak.datasheet(kinds[chip]) / chips.TPUS[chip].clock / (2 * 128**2)
+    assert abs(units / round(units) - 1) < 0.01
+
+
+def test_the_tpu_compiler_knows_every_slice():
+    """In a process of its own, which a signal would kill: one device a chip, but for tpu7x."""
+    pytest.importorskip("libtpu")
+    code = """if True:
+        import json, sys
+        from dit.parallel import topology
+        for name in json.loads(sys.argv[1]):
+            where = topology.find(name)
+            assert where.platform == "tpu" and where.peak, name
+            print(where.chips, len(where.devices), len({d.id for d in where.devices}))
+    """
+    names = [f"{chip}:{chips.name_of(shape)}" for chip, shape in ALL]
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(names)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for (chip, shape), line in zip(ALL, done.stdout.splitlines(), strict=True):
+        found, devices, different = map(int, line.split())
+        assert found == math.prod(shape), (chip, shape)
+        assert devices == different == found * chips.TPUS[chip].devices
