@@ -82,9 +82,13 @@ def slice_shape(chip: str, text: str) -> tuple[int, ...]:
     sides = text.split("x")
     if all(side.isascii() and side.isdecimal() for side in sides):
         wanted = math.prod(map(int, sides))
+
         # the same sides in the usual order, or else those with the most similar number of chips
-        near = sorted(known, key=lambda n: (sorted(n.split("x")) != sorted(sides),
-                                            abs(math.log(math.prod(known[n]) / max(wanted, 1)))))  # fmt: skip
+        def distance(name: str) -> tuple[bool, float]:
+            ratio = math.prod(known[name]) / max(wanted, 1)
+            return sorted(name.split("x")) != sorted(sides), abs(math.log(ratio))
+
+        near = sorted(known, key=distance)
     else:
         near = difflib.get_close_matches(text, known, n=3, cutoff=0) or list(known)
     dimensions = len(TPUS[chip].sides)

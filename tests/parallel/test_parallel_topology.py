@@ -11,8 +11,10 @@ from dit.parallel import chips, gpus, peak, topology
 from dit.types import UserError
 
 ALL = [(chip, shape) for chip in chips.TPUS for shape in chips.shapes(chip)]
-IMPOSSIBLE = ["", "0x4", "4", "17x17", "16x8", "4x4x4", "16x16", "4x4x4x4", "2x2x3", "8x4x4",
-              "-1x4x4", "4x²", "x", "4x", "1e3x4", "24x24x24", "99999999999999999999x4x4", "4x4x4 "]  # fmt: skip
+IMPOSSIBLE = [
+    *("", "0x4", "4", "17x17", "16x8", "4x4x4", "16x16", "4x4x4x4", "2x2x3", "8x4x4", "-1x4x4"),
+    *("4x²", "x", "4x", "1e3x4", "24x24x24", "99999999999999999999x4x4", "4x4x4 "),
+]
 
 
 @pytest.mark.parametrize("chip", chips.TPUS)
