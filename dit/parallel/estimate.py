@@ -64,8 +64,19 @@ def collective_seconds(c: Collective, topology: Topology) -> float:
     return c.total * seconds
 
 
+def kernel_flops(program: Sequence[hlo.Step], attention_flops: float) -> float:
+    """FLOPs on one device inside kernels of attention. ``attention_flops``: of one matrix product."""
+    products = 0
+    for name, times in hlo.kernels(program).items():
+        products += times * next((n for part, n in PRODUCTS.items() if part in name), 2)
+    return products * attention_flops
+
+
 def step_time(
-    text: str, found: Sequence[Collective], topology: Topology, attention_flops: float
+    program: Sequence[hlo.Step],
+    found: Sequence[Collective],
+    topology: Topology,
+    attention_flops: float,
 ) -> StepTime | None:
     """The prediction for a TPU program, None for other devices.
 
@@ -73,13 +84,11 @@ def step_time(
     """
     if topology.chip is None:
         return None
-    products = 0
-    for name, times in hlo.kernels(text).items():
-        products += times * next((n for part, n in PRODUCTS.items() if part in name), 2)
+    inside = kernel_flops(program, attention_flops)
     seconds = [(collective_seconds(c, topology), c.overlapped) for c in found]
     return StepTime(
-        compiled=hlo.cycles(text) / topology.chip.clock,
-        kernels=products * attention_flops / (KERNEL_SHARE * topology.peak),
+        compiled=hlo.cycles(program) / topology.chip.clock,
+        kernels=inside / (KERNEL_SHARE * topology.peak),
         collectives_async=sum(s for s, hidden in seconds if hidden),
         collectives_sync=sum(s for s, hidden in seconds if not hidden),
     )

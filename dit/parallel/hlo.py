@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -53,9 +53,15 @@ class Collective:
         return self.bytes * self.times
 
 
-def walk(
-    entry: str, computations: dict[str, list[Instruction]]
-) -> Iterator[tuple[Instruction, int, tuple[str, ...]]]:
+Step = tuple[Instruction, int, tuple[str, ...]]
+
+
+def read(text: str) -> list[Step]:
+    """Every instruction of a program that runs, how often, and the fusions it is inside of."""
+    return list(walk(*parse(text)))
+
+
+def walk(entry: str, computations: dict[str, list[Instruction]]) -> Iterator[Step]:
     """Every instruction that runs, how often, and the fusions it is inside of.
 
     Both branches of a conditional are taken, and so is an asynchronous call.
@@ -85,7 +91,7 @@ def walk(
     return visit(entry, 1, ())
 
 
-def collectives(text: str, mesh: Mesh) -> list[Collective]:
+def collectives(program: Sequence[Step], mesh: Mesh) -> list[Collective]:
     """The communications of a program over ``mesh``, the largest first.
 
     The parts of an asynchronous one, in fusions that share a channel, count as one. A reduction whose
@@ -97,7 +103,7 @@ def collectives(text: str, mesh: Mesh) -> list[Collective]:
     shape = {axis: n // parts if axis == "data" else n for axis, n in mesh.shape.items()}
     groups = _axis_groups(shape)
     found: dict[tuple, Collective] = {}
-    for line, times, inside in walk(*parse(text)):
+    for line, times, inside in program:
         between = line.opcode == "send" and re.search(
             r'_xla_megascale_transfer_type="(\w+)"', line.rest
         )
@@ -187,19 +193,19 @@ def replica_groups(rest: str, devices: int) -> np.ndarray:
     return np.arange(devices)[None]
 
 
-def cycles(text: str) -> float:
+def cycles(program: Sequence[Step]) -> float:
     """The compiler's ``estimated_cycles`` of every TPU instruction, as often as it runs; 0 elsewhere."""
     total = 0
-    for line, times, inside in walk(*parse(text)):
+    for line, times, inside in program:
         if not inside and (found := re.search(r'"estimated_cycles":"(\d+)"', line.rest)):
             total += int(found.group(1)) * times
     return float(total)
 
 
-def kernels(text: str) -> dict[str, int]:
+def kernels(program: Sequence[Step]) -> dict[str, int]:
     """Custom calls into Pallas, Triton or a library, by target and operation, and how often each."""
     counted: dict[str, int] = {}
-    for line, times, _ in walk(*parse(text)):
+    for line, times, _ in program:
         target = re.search(
             r'custom_call_target="(tpu_custom_call|__gpu\$\S*|__cudnn\S*)"', line.rest
         )

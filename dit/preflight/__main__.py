@@ -1,66 +1,115 @@
-"""Will it fit, and how fast will it be: ``python -m dit.preflight --config=FILE --topology=v5e:16x16``.
+"""Will it fit, how fast, for how much: ``python -m dit.preflight --config=FILE --topology=v5e:16x16``.
 
 Compiles the real train step (with ``--sampler`` the sampler too) with the real compiler of a pod, on
-any machine, and prints where its memory goes, what it computes and communicates, and how long a step
-should take. ``--sweep`` ranks meshes, remat policies and batch sizes. Nothing is run, no data are read.
-For a TPU the compiler gets the flags that the launchers set, or what ``LIBTPU_INIT_ARGS`` or ``--flags``
-says instead. The exit status is 3 where the program does not fit.
+any machine, and prints where its memory goes, what it computes and communicates, how long a step
+should take, and what the run takes to its end: hours, chip-hours, and their cost at ``--price``.
+``--max-batch`` finds the largest batch that fits; ``--sweep`` the best mesh, remat policy and batch.
+Nothing is run, no data are read. For a TPU the compiler gets the flags that the launchers set, or what
+``LIBTPU_INIT_ARGS`` or ``--flags`` says instead.
+
+Exit status: 0 it fits; 2 bad input, in one line; 3 it does not fit (of a sweep: nothing does); 1
+anything else.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import functools
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from dit import cli, experiment
 from dit.parallel import flags, topology
-from dit.parallel.mesh import OPTION, parse_mesh
-from dit.preflight import programs, report
+from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
+from dit.preflight import advice, cost, programs, report, search
+from dit.preflight.account import Choice, account
 from dit.types import UserError
 
 DOES_NOT_FIT = 3
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dit.preflight", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dit.preflight",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--config", required=True, help="a Python file with get_config()")
-    add("--topology", default="", help="v5e:16x16, cpu:8, cuda:N:FILE (default: the devices here)")
+    add("--topology", default="", help="v5e:16x16, cuda:8:h100, cpu:8 (default: the devices here)")
     add("--slices", type=int, default=1, help="of a multi-slice pod (default: %(default)s)")
     add("--mesh", help=OPTION)
     add("--batch", type=int, help="images a step, over all devices (default: the config's)")
     add("--remat", help="policy (default: the config's)")
     add("--flags", help="of the TPU compiler; none, or '--xla_a=b ...' (default: the launchers')")
     add("--sampler", action="store_true", help="compile the sampler of the config too")
-    add("--sweep", action="store_true", help="try meshes, remat policies and batch sizes")
-    add("--out", help="write the report here as JSON")
+    add("--price", type=float, help="of one chip for one hour: what the run costs")
+    add("--images", type=int, help="to count hours and cost to (default: the config's steps)")
+    add("--max-batch", action="store_true", help="find the largest batch that fits")
+    add("--sweep", action="store_true", help="find the best mesh, remat policy and batch size")
+    add(
+        "--tries",
+        type=int,
+        default=4,
+        help="what a sweep compiles that fits (default: %(default)s)",
+    )
+    add("--out", help="write the report here as JSON; a sweep keeps its rows here, and resumes")
+    add("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; UserError for bad input."""
     args, overrides = cli.parse(arguments(), argv)
+    check(args)
     set_flags(args.topology, args.flags)
     where = topology.find(args.topology, args.slices)
     config = stand_in(experiment.load_config(args.config, overrides), where)
     if args.sweep:
         return sweep(config, where, args)
+    if args.max_batch:
+        return max_batch(config, where, args)
     made = experiment.build(chosen(config, args.mesh, args.batch, args.remat))
     reports = [programs.train_step(made, where)]
     if args.sampler and reports[0].fits:
         reports.append(programs.sampler(made, where))
-    for each in reports:
-        print(report.table(each), flush=True)
-    write(args.out, [each.as_json() for each in reports])
+    rows = [complete(each, args) for each in reports]
+    if not args.json:
+        show(reports[0], rows[0], made.config, where, args)
+        for each in reports[1:]:
+            print(report.table(each))
+            if not each.fits:
+                print("draw fewer at a time: --config.samples.batch")
+    write(args, rows)
     return 0 if all(each.fits for each in reports) else DOES_NOT_FIT
+
+
+def check(args: argparse.Namespace) -> None:
+    """UserError for options that cannot work, before any work begins."""
+    cost.check(args.price, args.images)
+    together = [name for name in ("sweep", "max_batch", "sampler") if getattr(args, name)]
+    if len(together) > 1:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in together)
+        raise UserError(f"got {names}; expected one of them at a time")
+    if args.tries < 1:
+        raise UserError(f"got --tries={args.tries}; expected a positive number")
+    if args.max_batch and args.batch is not None:
+        raise UserError(
+            "got --max-batch and --batch; expected one of them: the first finds the second"
+        )
+    if args.out is not None:
+        path = pathlib.Path(args.out)
+        if not args.out or path.is_dir() or not path.absolute().parent.is_dir():
+            raise UserError(f"got --out={args.out!r}; expected a file in a directory that exists")
+        at = path if path.exists() else path.absolute().parent
+        if not os.access(at, os.W_OK):
+            raise UserError(f"got --out={args.out!r}; expected a file that can be written")
 
 
 def set_flags(name: str, text: str | None) -> None:
@@ -98,12 +147,15 @@ def stand_in(config: ConfigDict, where: topology.Topology) -> ConfigDict:
 
 
 def chosen(
-    config: ConfigDict, mesh: str | None, batch: int | None, remat: str | None
+    config: ConfigDict,
+    mesh: str | Mapping[str, int] | None,
+    batch: int | None,
+    remat: str | None,
 ) -> dict[str, Any]:
-    """The config with what the command line says of mesh, batch and remat policy."""
+    """The config with what the command line, or a search, says of mesh, batch and remat policy."""
     out = config.to_dict()
     if mesh is not None:
-        out["mesh"] = parse_mesh(mesh)
+        out["mesh"] = parse_mesh(mesh) if isinstance(mesh, str) else dict(mesh)
     if batch is not None:
         out["batch_size"] = batch
     if remat is not None:
@@ -111,37 +163,134 @@ def chosen(
     return out
 
 
+def complete(found: report.Report, args: argparse.Namespace) -> dict[str, Any]:
+    """A report as JSON, with hours and cost for a train step."""
+    row = found.as_json()
+    return row | (cost.cost(row, args.price, args.images) if found.within else {})
+
+
+def show(
+    found: report.Report,
+    row: dict[str, Any],
+    config: ConfigDict,
+    where: topology.Topology,
+    args: argparse.Namespace,
+) -> None:
+    """Print the table of a train step, with its cost, or with what to change if it does not fit."""
+    print(report.table(found), flush=True)
+    if found.fits:
+        print(f"\n{cost.line(row, args.price, args.images)}", flush=True)
+        return
+    own = account(made_with(config), where)
+    tried = Choice(found.mesh, found.remat, found.images)
+    print(advice.advise(found.memory["needed"], tried, own, where), flush=True)
+
+
+def made_with(config: ConfigDict) -> Any:
+    """``f(policy)``: the experiment with another remat policy."""
+    return lambda policy: experiment.build(chosen(config, None, None, policy))
+
+
+def max_batch(config: ConfigDict, where: topology.Topology, args: argparse.Namespace) -> int:
+    """Find and show the largest batch that fits; status 3 if none does."""
+    if where.hbm is None:
+        raise UserError(f"--max-batch needs a chip whose memory is known; got {where.name!r}")
+    first = chosen(config, args.mesh, None, args.remat)
+    mesh = make_mesh(first["mesh"], where.devices)
+    unit = mesh.shape["data"] * mesh.shape["fsdp"] * config.optimizer.get("accumulate", 1)
+    reports: dict[int, report.Report] = {}
+
+    def compiled(batch: int) -> dict[str, Any]:
+        made = experiment.build(chosen(config, args.mesh, batch, args.remat))
+        reports[batch] = programs.train_step(made, where)
+        row = complete(reports[batch], args)
+        say(args, f"batch {batch}: {report.one_line(row)}")
+        return row
+
+    best, worst, tried = search.largest_batch(compiled, config.batch_size, unit)
+    final = best or worst
+    batch = final["images"]
+    if not args.json:
+        if best is not None:
+            more = f"; {worst['images']} does not" if worst else ""
+            print(f"the largest batch that fits is {batch}{more} ({tried} compiled)\n")
+        show(
+            reports[batch],
+            final,
+            ConfigDict(chosen(config, args.mesh, batch, args.remat)),
+            where,
+            args,
+        )
+    write(args, [final])
+    return 0 if best else DOES_NOT_FIT
+
+
 def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace) -> int:
-    """Compile every combination and rank them; status 3 if none fits.
-
-    By images a second, or where there is no prediction by memory.
-    """
+    """Compile the most promising meshes, policies and batches and rank them; status 3 if none fits."""
+    rows = search.Rows(args.out)
+    own = account(made_with(config), where)
     base = args.batch or config.batch_size
-    meshes = [args.mesh] if args.mesh else ["dp", "fsdp", "hsdp"]
-    policies = [args.remat] if args.remat else ["none", "dots", "full"]
-    tried = []
-    for mesh, remat, batch in itertools.product(meshes, policies, (base, 2 * base)):
-        name = f"mesh={mesh} remat={remat} batch={batch}"
-        try:
-            found = programs.train_step(experiment.build(chosen(config, mesh, batch, remat)), where)
-        except UserError as error:
-            print(f"{name}: {error}", flush=True)
-            continue
-        print(f"{name}: {report.one_line(found)}", flush=True)
-        tried.append((name, found))
-    ranked = sorted(tried, key=lambda pair: pair[1].rank)
-    print("\nranked:")
-    for name, found in ranked:
-        print(f"  {name}: {report.one_line(found)}")
-    write(args.out, [{"name": name, **found.as_json()} for name, found in ranked])
-    return 0 if any(found.fits for _, found in ranked) else DOES_NOT_FIT
+    given = parse_mesh(args.mesh) if args.mesh else None
+    mesh = dict(make_mesh(given, where.devices).shape) if given else None
+    candidates = search.choices(
+        own,
+        where,
+        meshes=[mesh] if mesh else None,
+        policies=[args.remat] if args.remat else None,
+        batches=[base] if args.batch else [base, 2 * base],
+    )
+    say(args, f"{len(candidates)} could fit by formula; compiling until {args.tries} do")
+
+    def settings(made: Choice) -> dict[str, Any]:
+        return chosen(config, made.mesh, made.batch, made.remat)
+
+    def compiled(made: Choice) -> dict[str, Any]:
+        name = f"--mesh={advice.mesh_text(made)} --remat={made.remat} --batch={made.batch}"
+        return {
+            "name": name,
+            **programs.train_step(experiment.build(settings(made)), where).as_json(),
+        }
+
+    def told(made: Choice, found: dict[str, Any] | UserError) -> None:
+        text = str(found) if isinstance(found, UserError) else report.one_line(found)
+        say(args, f"{advice.mesh_text(made)}, remat {made.remat}, batch {made.batch}: {text}")
+
+    key = functools.partial(search.digest, where=where, what="train step")
+    ranked = search.sweep(
+        candidates, compiled, lambda made: key(settings(made)), rows, args.tries, told
+    )
+    ranked = [row | cost.cost(row, args.price, args.images) for row in ranked]
+    if args.json:
+        print(json.dumps(ranked, indent=2))
+    else:
+        print("\nranked by time to the same number of images:")
+        for row in ranked:
+            print(f"  {row['name']}: {report.one_line(row)}")
+            if row["fits"]:
+                print(f"    {cost.line(row, args.price, args.images)}")
+    fits = any(row["fits"] for row in ranked)
+    if not fits and not args.json:
+        least = min(
+            (Choice(search.sizes(name, where), "full", base) for name in ("fsdp", "fsdp+context")),
+            key=lambda made: sum(own.parts(made)),
+        )
+        print(advice.advise(sum(own.parts(least)), least, own, where))
+    return 0 if fits else DOES_NOT_FIT
 
 
-def write(path: str | None, reports: list[dict[str, Any]]) -> None:
-    """The reports as JSON."""
-    if path:
-        pathlib.Path(path).write_text(json.dumps(reports, indent=2) + "\n")
-        print(f"written to {path}", file=sys.stderr)
+def say(args: argparse.Namespace, text: str) -> None:
+    """Progress: beside JSON it goes to stderr."""
+    print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+
+def write(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """The reports as JSON, to the screen, a file, or both."""
+    text = json.dumps(rows, indent=2)
+    if args.json:
+        print(text)
+    if args.out:
+        pathlib.Path(args.out).write_text(f"{text}\n")
+        print(f"written to {args.out}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,16 @@ from dit.draw import Sampler, recipe_from
 from dit.experiment import Experiment
 from dit.models.patchify import grid
 from dit.parallel import hlo
-from dit.parallel.estimate import step_time
+from dit.parallel.estimate import kernel_flops, step_time
+from dit.parallel.flags import GPU
 from dit.parallel.mesh import batch_shards
 from dit.parallel.topology import Topology
+from dit.preflight.account import activations
 from dit.preflight.report import Report
 from dit.scaling.flops import forward_flops, training_flops
 from dit.scaling.jaxpr_flops import count
 from dit.training.feed import first_shapes
 from dit.training.program import Program, program
-from dit.training.step import objective
 
 OVERFLOW = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -39,9 +40,10 @@ def train_step(made: Experiment, where: Topology) -> Report:
     state = placed(run.abstract, run.shardings)
     batch = placed(shapes, jax.tree.map(lambda _: run.batch_sharding, shapes))
     key = placed(jax.eval_shape(lambda: jax.random.key(0)), run.replicated)
-    devices, size = run.mesh.size, made.config.batch_size
-    kept = activations(made, run, state.params, batch)
+    size = made.config.batch_size
+    accumulate = made.config.optimizer.get("accumulate", 1)
     with jax.default_device(target(where)):
+        kept = activations(made, state.params, batch)
         traced = run.train_step.trace(state, batch, key)
     return report(
         "train step",
@@ -57,7 +59,10 @@ def train_step(made: Experiment, where: Topology) -> Report:
             "EMA": per_device(state.ema),
             "batch": per_device(batch),
         },
-        kept=kept / devices,
+        within={
+            "gradients": per_device(state.params),
+            "activations": kept // run.mesh.size // accumulate,
+        },
     )
 
 
@@ -85,7 +90,7 @@ def sampler(made: Experiment, where: Topology) -> Report:
         images=size,
         flops=forward_flops(made.model, made.shape) * size * draw.evaluations,
         memory={"parameters": per_device(params), "batch": per_device(batch)},
-        kept=0.0,
+        within={},
     )
 
 
@@ -108,23 +113,6 @@ def per_device(tree: Any) -> int:
     )
 
 
-def activations(made: Experiment, run: Program, params: Any, batch: Any) -> int:
-    """Bytes that the forward pass keeps for the backward pass, on all devices together.
-
-    The residuals of the objective's derivative, but for the parameters themselves; the compiler may
-    keep fewer, by computing some again.
-    """
-    of = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    own = {(x.shape, x.dtype) for x in jax.tree.leaves(params)}
-
-    def pullback(params, batch, key):
-        return jax.vjp(lambda p: of(p, batch, key)[0], params)[1]
-
-    kept = jax.tree.leaves(jax.eval_shape(pullback, params, batch, key))
-    return sum(x.size * x.dtype.itemsize for x in kept if (x.shape, x.dtype) not in own)
-
-
 def report(
     what: str,
     made: Experiment,
@@ -135,7 +123,7 @@ def report(
     images: int,
     flops: int,
     memory: dict[str, int],
-    kept: float,
+    within: dict[str, int],
 ) -> Report:
     """Lower, compile and read. A program that the compiler refuses for want of memory does not fit."""
     tokens = math.prod(grid(made.shape[:3], made.model.patch))
@@ -144,12 +132,15 @@ def report(
         "topology": where.name,
         "mesh": {k: n for k, n in run.mesh.shape.items() if n > 1},
         "devices": run.mesh.size,
+        "chips": where.chips,
+        "steps": made.config.steps,
+        "within": within,
         "images": images,
         "tokens": images * tokens,
         "model_flops": flops,
         "program_flops": count(traced.jaxpr.jaxpr),
         "peak_flops": where.peak,
-        "hbm": where.chip.hbm if where.chip else None,
+        "hbm": where.hbm,
         "remat": made.model.remat,
         "expected_sizes": expected_sizes(made, run, images),
         "advice": lanes(made) if where.platform == "tpu" else [],
@@ -158,7 +149,7 @@ def report(
     start = time.perf_counter()
     try:
         with jax.default_device(target(where)):
-            compiled = traced.lower().compile()
+            compiled = traced.lower().compile(compiler_options(where))
     except jax.errors.JaxRuntimeError as error:
         found = OVERFLOW.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not found:
@@ -175,24 +166,36 @@ def report(
         + used.temp_size_in_bytes
         + used.generated_code_size_in_bytes
     )
-    forward = min(kept, used.temp_size_in_bytes)
     memory |= {
-        "activations": int(forward),
-        "temporaries": int(used.temp_size_in_bytes - forward),
+        "temporaries": used.temp_size_in_bytes,
         "program": used.generated_code_size_in_bytes,
         "needed": total,
     }
-    found = hlo.collectives(text, run.mesh)
+    program_text = hlo.read(text)
+    found = hlo.collectives(program_text, run.mesh)
     pairs = 2 * tokens**2 * made.model.width * images / run.mesh.size
     return Report(
         **common,
         memory=memory,
         fits=common["hbm"] is None or total <= common["hbm"],
         collectives=found,
-        kernels=hlo.kernels(text),
-        time=step_time(text, found, where, pairs),
+        kernels=hlo.kernels(program_text),
+        kernel_flops=kernel_flops(program_text, pairs) * run.mesh.size,
+        time=step_time(program_text, found, where, pairs),
         compile_seconds=time.perf_counter() - start,
     )
+
+
+def compiler_options(where: Topology) -> dict[str, bool]:
+    """What a compiler is told beside its flags: for GPUs that are not there, nothing to be tuned on."""
+    if where.platform != "cuda":
+        return {}
+    return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0, **gpu_options()}
+
+
+def gpu_options() -> dict[str, bool]:
+    """The flags that GPUs are launched with, as options."""
+    return {name.removeprefix("--"): text == "true" for name, text in GPU.items()}
 
 
 def expected_sizes(made: Experiment, run: Program, images: int) -> frozenset[int]:

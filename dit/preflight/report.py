@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dit.parallel.estimate import StepTime
@@ -21,16 +21,20 @@ class Report:
     """One program on one topology. FLOPs and images are of all devices, memory of one, in bytes.
 
     ``model_flops``: of the model, by formula; ``program_flops``: of the program's matrix products,
-    recomputation included, but without those inside Pallas kernels. ``memory["needed"]`` is the
-    compiler's own total. ``expected_sizes``: elements of the arrays that a step has to gather.
-    ``flags``: of the TPU compiler, None for others.
+    recomputation included, but without those inside kernels; ``kernel_flops``: of these, by formula.
+    ``memory``: what lies there, ``temporaries`` (what a step holds beside its inputs, at its peak)
+    and ``needed``, all of it, by the compiler. ``within``: what the temporaries hold in turn, by
+    formula, each at its own peak. ``expected_sizes``: elements of the arrays that a step has to
+    gather. ``steps``: of the whole run. ``flags``: of the TPU compiler, None for others.
     """
 
     what: str
     topology: str
     mesh: dict[str, int]
     devices: int
+    chips: int
     images: int
+    steps: int
     tokens: int
     model_flops: int
     program_flops: int
@@ -40,9 +44,11 @@ class Report:
     advice: list[str]
     expected_sizes: frozenset[int]
     memory: dict[str, int]
+    within: dict[str, int]
     fits: bool
     collectives: Sequence[Collective] = ()
     kernels: dict[str, int] = dataclasses.field(default_factory=dict)
+    kernel_flops: float = 0.0
     time: StepTime | None = None
     compile_seconds: float = 0.0
     flags: str | None = None
@@ -51,11 +57,6 @@ class Report:
     def images_per_s(self) -> float:
         """Predicted, of all devices; 0 where there is no prediction."""
         return self.images / self.time.total if self.time else 0.0
-
-    @property
-    def rank(self) -> tuple[bool, float, int]:
-        """Less is better: what fits, then what is faster, then what needs less memory."""
-        return not self.fits, -self.images_per_s, self.memory["needed"]
 
     def utilisation(self, exposed: bool = True) -> float | None:
         """Model FLOPs over what the chips could do in the predicted time; None without a prediction.
@@ -81,6 +82,7 @@ class Report:
             "utilisation": self.utilisation(),
             "utilisation_without_communication": self.utilisation(exposed=False),
             "step_seconds": self.time.total if self.time else None,
+            "exposed_seconds": self.time.exposed if self.time else None,
         }
 
 
@@ -95,16 +97,16 @@ def gib(n: int | float) -> str:
     return f"{n / GIB:.2f} GiB" if n >= GIB / 100 else f"{n / 2**20:.2f} MiB"
 
 
-def one_line(report: Report) -> str:
-    """Fit, speed and utilisation."""
-    needed = gib(report.memory["needed"])
-    if not report.fits:
-        return f"does not fit: {needed} of {gib(report.hbm)}"
-    if report.time is None:
+def one_line(row: Mapping[str, Any]) -> str:
+    """Fit, speed and utilisation, of a report as JSON."""
+    needed = gib(row["memory"]["needed"])
+    if not row["fits"]:
+        return f"does not fit: {needed} of {gib(row['hbm'])}"
+    if row["step_seconds"] is None:
         return f"{needed} a device"
     return (
-        f"{needed}, {report.time.total * 1e3:.1f} ms a step, {report.images_per_s:.0f} images/s, "
-        f"utilisation {report.utilisation():.2f} (predicted)"
+        f"{needed}, {row['step_seconds'] * 1e3:.1f} ms a step, {row['images_per_s']:.0f} images/s, "
+        f"utilisation {row['utilisation']:.2f} (predicted)"
     )
 
 
@@ -117,17 +119,20 @@ def table(report: Report) -> str:
         "",
         "memory a device",
     ]
-    lines += [f"  {kind:14}{gib(n):>12}" for kind, n in report.memory.items() if kind != "needed"]
+    for kind, n in report.memory.items():
+        if kind != "needed":
+            lines.append(f"  {kind:14}{gib(n):>12}")
+        if kind == "temporaries":
+            lines += [
+                f"    {part:12}{gib(n):>12}  of them, by formula" for part, n in within(report)
+            ]
     needed = report.memory["needed"]
     of = f" of {gib(report.hbm)}" if report.hbm else ""
     lines += [f"  {'needed':14}{gib(needed):>12}{of}, by the compiler", ""]
     if not report.fits:
-        return "\n".join([*lines, does_not_fit(report)])
-    extra = report.program_flops / report.model_flops
-    lines += [
-        f"model FLOPs a step   {report.model_flops:.4g}",
-        f"program FLOPs a step {report.program_flops:.4g} ({extra:.2f} of the model's)",
-    ]
+        lines += [f"  {part:14}{gib(n):>12}  of it, by formula" for part, n in within(report)]
+        return "\n".join([*lines, "", f"OUT OF MEMORY: needs {gib(needed)} a device{of}"])
+    lines += [f"model FLOPs a step   {report.model_flops:.4g}", program_flops(report)]
     if report.time is not None:
         t = report.time
         lines += [
@@ -153,16 +158,22 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def does_not_fit(report: Report) -> str:
-    """What to change, in one line."""
-    next_policy = {"none": "dots", "dots": "full"}.get(report.remat)
-    changes = [f"--remat={next_policy}"] if next_policy else []
-    changes += [f"--batch={report.images // 2}"]
-    if "fsdp" not in report.mesh:
-        changes.append("--mesh=fsdp")
+def within(report: Report) -> list[tuple[str, int]]:
+    """What a formula says of the temporaries, the largest first."""
+    return sorted(report.within.items(), key=lambda item: -item[1])
+
+
+def program_flops(report: Report) -> str:
+    """The FLOPs that the program executes, those inside kernels apart."""
+    seen, inside, model = report.program_flops, report.kernel_flops, report.model_flops
+    line = f"program FLOPs a step {seen:.4g} ({seen / model:.2f} of the model's"
+    if not report.kernels:
+        return f"{line})"
+    if not inside:
+        return f"{line}, without what is inside kernels)"
     return (
-        f"OUT OF MEMORY: needs {gib(report.memory['needed'])} a device of {gib(report.hbm)}; "
-        f"try {', or '.join(changes)}"
+        f"{line}, without what is inside kernels: {inside:.4g} by formula, "
+        f"{(seen + inside) / model:.2f} together)"
     )
 
 

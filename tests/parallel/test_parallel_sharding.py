@@ -92,7 +92,7 @@ def test_the_numbers_of_one_device(name):
     ):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
 
-    found = hlo.collectives(compiled.as_text(), mesh)
+    found = hlo.collectives(hlo.read(compiled.as_text()), mesh)
     gathered = [c for c in found if c.kind == "all-gather"]
     if "not divide" not in name:
         of_tokens = [c.shape for c in gathered if str(TOKENS) in re.findall(r"\d+", c.shape)]
@@ -153,7 +153,7 @@ def test_loops_count_as_often_as_they_run():
 
     x = jax.ShapeDtypeStruct((8, 256), jnp.float32)
     text = jax.jit(loop, in_shardings=rows, out_shardings=rows).lower(x).compile().as_text()
-    (found,) = hlo.collectives(text, mesh)
+    (found,) = hlo.collectives(hlo.read(text), mesh)
     assert (found.kind, found.times, found.bytes) == ("all-reduce", 5, 1024)
     assert (found.axes, found.group, found.total) == (("data",), 8, 5120)
 
@@ -187,7 +187,7 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {
 
 
 def test_merged_reductions_that_share_a_channel_count_each_and_parts_of_a_gather_once():
-    found = hlo.collectives(MERGED, make_mesh({"data": 8}, DEVICES))
+    found = hlo.collectives(hlo.read(MERGED), make_mesh({"data": 8}, DEVICES))
     assert [(c.kind, c.overlapped) for c in found] == [
         ("reduce-scatter", False),
         ("reduce-scatter", False),
@@ -235,4 +235,4 @@ def test_the_compilers_cycles_count_loops_and_not_the_inside_of_fusions():
             "}",
         ]
     )
-    assert hlo.cycles(text) == 73
+    assert hlo.cycles(hlo.read(text)) == 73

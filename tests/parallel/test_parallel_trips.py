@@ -8,7 +8,6 @@ import pytest
 from jax import lax
 
 from dit.parallel import hlo
-from dit.parallel.hlo_text import parse
 
 X = jax.ShapeDtypeStruct((8, 8), jnp.float32)
 KNOWN = re.compile(r'"known_trip_count":\{"n":"\d+"\},?')
@@ -81,7 +80,7 @@ PROGRAMS = {
 
 def products(text):
     """How often a matrix product runs, by the loops around it."""
-    return sum(times for line, times, _ in hlo.walk(*parse(text)) if is_product(line))
+    return sum(times for line, times, _ in hlo.read(text) if is_product(line))
 
 
 def is_product(line):

@@ -1,0 +1,151 @@
+"""What a train step holds and how long it takes, by formula: before anything is compiled.
+
+Bytes of the state are exact; those of gradients and activations are what a derivative has to keep,
+split evenly over the devices that share them. Times are rough, and serve to say which meshes are worth
+compiling: a step computes at half the peak, reads and writes the state once, and pays for the bytes that
+its mesh sends (one link of one torus axis, as in ``parallel.estimate``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from dit.models.patchify import grid
+from dit.parallel.topology import Topology
+from dit.scaling.flops import training_flops
+from dit.training.feed import first_shapes
+from dit.training.program import program
+from dit.training.step import objective
+
+# From the one that keeps most to the one that keeps least, and what each multiplies computation by.
+POLICIES = {"none": 1.0, "all_dots": 1.05, "dots": 1.1, "attention": 1.3, "full": 4 / 3}
+SHARE_OF_PEAK = 0.5
+GATHERED = 2  # bytes a parameter of what travels: bfloat16
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One way to run a step. ``mesh``: the sizes of its axes."""
+
+    mesh: Mapping[str, int]
+    remat: str
+    batch: int
+
+    def size(self, *axes: str) -> int:
+        """How many devices lie along these axes together."""
+        return math.prod(self.mesh.get(axis, 1) for axis in axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """Of a whole train step, on all devices together.
+
+    ``parameters``, ``state`` (with the optimizer's and the averages) and ``gradients``: bytes;
+    ``activations``: a policy to bytes an image; ``flops``: an image; ``tokens``: an image.
+    """
+
+    parameters: int
+    state: int
+    gradients: int
+    activations: Callable[[str], float]
+    flops: int
+    tokens: int
+    width: int
+    depth: int
+    accumulate: int
+
+    def parts(self, choice: Choice) -> tuple[float, float, float]:
+        """Bytes on one device of the state, the gradients and the activations."""
+        shards = choice.size("fsdp", "tensor")
+        sharing = choice.size("data", "fsdp", "context", "tensor") * self.accumulate
+        kept = self.activations(choice.remat) * choice.batch / sharing
+        return self.state / shards, self.gradients / shards, kept
+
+    def seconds(self, choice: Choice, where: Topology) -> float | None:
+        """Of a step; None for devices that are in no table."""
+        chip = where.chip
+        if chip is None or where.peak is None:
+            return None
+        n, shards = len(where.devices), choice.size("fsdp", "tensor")
+        compute = self.flops * choice.batch / n / (where.peak * SHARE_OF_PEAK)
+        update = 2 * (self.state + self.gradients) / shards / chip.bandwidth
+        weights = self.parameters / 4 * GATHERED / choice.size("tensor")
+        away, within = where.slices, choice.size("data") // where.slices
+        hidden = 3 * weights * _share(choice.size("fsdp")) / (2 * chip.link)
+        hidden += 2 * weights / choice.size("fsdp") * _share(within) / (2 * chip.link)
+        hidden += 2 * weights / choice.size("fsdp") / within * _share(away) / chip.dcn
+        own = choice.batch * self.tokens / choice.size("data", "fsdp", "context")
+        stream = own * self.width * GATHERED * self.depth
+        shown = 8 * stream * _share(choice.size("tensor")) / (2 * chip.link)
+        ways = choice.size("context")
+        shown += 12 * stream / choice.size("tensor") * _share(ways) / 4 / (2 * chip.link)
+        busy = compute * POLICIES[choice.remat] + update
+        return busy + shown + max(0.0, hidden - busy)
+
+
+def _share(members: int) -> float:
+    return (members - 1) / members
+
+
+def account(made_with: Callable[[str], Any], where: Topology) -> Account:
+    """The account of an experiment. ``made_with(policy)``: the experiment with a remat policy."""
+    made = made_with("none")
+    batches = made.batches()
+    try:
+        shapes = first_shapes(batches)
+        run = program(alone(made), batches, where.devices[:1])
+    finally:
+        batches.close()
+    images = made.config.batch_size
+
+    @functools.cache
+    def kept(policy: str) -> float:
+        with jax.default_device(where.devices[0]):  # it decides which attention kernel is taken
+            return activations(made_with(policy), run.abstract.params, shapes) / images
+
+    model = made.model
+    return Account(
+        parameters=_bytes(run.abstract.params),
+        state=_bytes((run.abstract.params, run.abstract.opt_state, run.abstract.ema)),
+        gradients=_bytes(run.abstract.params),
+        activations=kept,
+        flops=training_flops(model, made.shape),
+        tokens=math.prod(grid(made.shape[:3], model.patch)),
+        width=model.width,
+        depth=model.depth,
+        accumulate=made.config.optimizer.get("accumulate", 1),
+    )
+
+
+def alone(made: Any) -> Any:
+    """The same experiment for one device."""
+    config = made.config.copy_and_resolve_references()
+    config.mesh = {"preset": "dp"}
+    return dataclasses.replace(made, config=config)
+
+
+def activations(made: Any, params: Any, batch: Any) -> int:
+    """Bytes that the forward pass keeps for the backward pass, on all devices together.
+
+    The residuals of the objective's derivative, but for the parameters themselves; the compiler may
+    keep fewer, by computing some again.
+    """
+    of = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    own = {(x.shape, x.dtype) for x in jax.tree.leaves(params)}
+
+    def pullback(params, batch, key):
+        return jax.vjp(lambda p: of(p, batch, key)[0], params)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(pullback, params, batch, key))
+    return sum(x.size * x.dtype.itemsize for x in kept if (x.shape, x.dtype) not in own)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -1,0 +1,112 @@
+"""What to change when a train step does not fit, from the account of its memory.
+
+The compiler says how much is needed. What it needs beside the state is set against gradients and
+activations by formula, and that ratio is taken for other meshes, remat policies and batches too. What is
+advised keeps less on every count than what was tried, so that following it cannot lead back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from dit.parallel.chips import TPUS, name_of, shapes
+from dit.parallel.mesh import AXES
+from dit.parallel.topology import Topology
+from dit.preflight.account import POLICIES, Account, Choice
+from dit.preflight.report import gib
+
+STEPS = ("dots", "full")  # policies that are advised
+LARGEST = 2**14  # devices, of a kind that has no table of slices
+
+
+def advise(needed: float, tried: Choice, account: Account, where: Topology) -> str:
+    """One line: the least change that should fit, or what would be large enough."""
+    tried = dataclasses.replace(tried, mesh={axis: tried.size(axis) for axis in AXES})
+    ratio = overhead(needed, tried, account)
+    others = changes(tried, account, where)
+    found = next((c for c in others if need(c, account, ratio) <= where.hbm), None)
+    if found is not None:
+        said = [f"--mesh={mesh_text(found)}"] if found.mesh != tried.mesh else []
+        said += [f"--remat={found.remat}"] if found.remat != tried.remat else []
+        said += [f"--batch={found.batch}"] if found.batch != tried.batch else []
+        about = gib(need(found, account, ratio))
+        return f"try {' '.join(said)} (about {about} a device, by estimate)"
+    least = min(changes(tried, account, where, every=True), key=lambda c: need(c, account, ratio))
+    state, gradients, kept = account.parts(least)
+    return (
+        f"no mesh, remat policy or batch is enough: with {mesh_text(least)}, remat {least.remat} and "
+        f"a batch of {least.batch} the state still takes {gib(state)} a device, gradients "
+        f"{gib(gradients)} and activations {gib(kept)}; {enough(tried, account, where, ratio)}"
+    )
+
+
+def overhead(needed: float, tried: Choice, account: Account) -> float:
+    """What the compiler needs beside the state, over gradients and activations; at least 1."""
+    state, gradients, kept = account.parts(tried)
+    return max(1.0, (needed - state) / (gradients + kept))
+
+
+def need(choice: Choice, account: Account, ratio: float) -> float:
+    """Bytes a device."""
+    state, gradients, kept = account.parts(choice)
+    return state + ratio * (gradients + kept)
+
+
+def changes(
+    tried: Choice, account: Account, where: Topology, every: bool = False
+) -> Iterator[Choice]:
+    """What keeps less than ``tried`` on no count more, the least change first: mesh, remat, batch.
+
+    ``every``: with ``tried`` itself.
+    """
+    n = len(where.devices)
+    names = list(POLICIES)
+    policies = [tried.remat, *(p for p in STEPS if names.index(p) > names.index(tried.remat))]
+    meshes = [dict(tried.mesh)]
+    sharded = {**tried.mesh, "data": where.slices}
+    sharded["fsdp"] = n // math.prod(v for k, v in sharded.items() if k != "fsdp")
+    if sharded != tried.mesh and sharded["fsdp"] >= tried.size("fsdp"):
+        meshes.append(sharded)
+    batch = tried.batch
+    while batch >= 1:
+        for remat in policies:
+            for mesh in meshes:
+                made = Choice(mesh, remat, batch)
+                unit = made.size("data", "fsdp") * account.accumulate
+                if batch % unit == 0 and (every or made != tried):
+                    yield made
+        batch = batch // 2 if batch % 2 == 0 else 0
+
+
+def enough(tried: Choice, account: Account, where: Topology, ratio: float) -> str:
+    """The smallest slice of the same chip, or number of devices, that should hold it."""
+
+    def fits(devices: int) -> bool:
+        context, tensor = tried.size("context"), tried.size("tensor")
+        rest = devices // (context * tensor)
+        if rest < 1 or devices % (context * tensor):
+            return False
+        unit = rest * account.accumulate
+        batch = max(unit, tried.batch // unit * unit)
+        mesh = {"data": 1, "fsdp": rest, "context": context, "tensor": tensor}
+        return need(Choice(mesh, "full", batch), account, ratio) <= where.hbm
+
+    kind, now = where.kind, len(where.devices)
+    if kind not in TPUS:
+        counts = [now * 2**k for k in range(1, 15) if now * 2**k <= LARGEST]
+        found = next((n for n in counts if fits(n)), None)
+        return f"{found} devices would be, by estimate" if found else "nor are more devices"
+    each = TPUS[kind].devices
+    larger = [shape for shape in shapes(kind) if math.prod(shape) * each > now // where.slices]
+    found = next((shape for shape in larger if fits(math.prod(shape) * each)), None)
+    if found is not None:
+        name = f"{kind}:{name_of(found)}"
+        return f"the smallest slice that is enough is {name} (by estimate, fully sharded)"
+    return f"no slice of {kind} is enough; take a chip with more memory"
+
+
+def mesh_text(choice: Choice) -> str:
+    """As ``--mesh`` takes it."""
+    return ",".join(f"{axis}={choice.mesh[axis]}" for axis in AXES if choice.size(axis) > 1) or "dp"

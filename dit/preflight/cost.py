@@ -1,0 +1,48 @@
+"""What a run takes to its end: hours, chip-hours and money, from the predicted time of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from dit.types import UserError
+
+
+def check(price: float | None, images: int | None) -> None:
+    """UserError for a price that is none, or no images to get to."""
+    if price is not None and not (price > 0 and math.isfinite(price)):
+        raise UserError(f"got --price={price}; expected a positive price of one chip for one hour")
+    if images is not None and images < 1:
+        raise UserError(f"got --images={images}; expected a positive number")
+
+
+def cost(row: Mapping[str, Any], price: float | None, images: int | None) -> dict[str, Any]:
+    """Of a report as JSON: ``steps`` to the end, or to ``images``, ``hours``, ``chip_hours``, ``cost``.
+
+    Empty where there is no prediction of time. ``cost`` is None without a price.
+    """
+    if row["step_seconds"] is None:
+        return {}
+    steps = math.ceil(images / row["images"]) if images else row["steps"]
+    hours = steps * row["step_seconds"] / 3600
+    spent = hours * row["chips"]
+    return {
+        "steps_to_end": steps,
+        "hours": hours,
+        "chip_hours": spent,
+        "cost": None if price is None else spent * price,
+    }
+
+
+def line(row: Mapping[str, Any], price: float | None, images: int | None) -> str:
+    """The same in words."""
+    found = cost(row, price, images)
+    if not found:
+        return "no prediction of time for these devices, and so none of hours or cost"
+    steps, hours, spent = found["steps_to_end"], found["hours"], found["chip_hours"]
+    money = "" if price is None else f", {found['cost']:,.2f} at {price:g} a chip-hour"
+    return (
+        f"to {steps * row['images']:,} images ({steps:,} steps): {hours:,.2f} h, "
+        f"{spent:,.1f} chip-hours{money} (predicted, without starts, samples and checkpoints)"
+    )

@@ -1,0 +1,201 @@
+"""The largest batch that fits, and the best mesh: few compilations, each of them of the whole program.
+
+A sweep ranks every mesh, remat policy and batch size by formula (``account.py``), compiles the best, and
+ranks what was compiled by the predicted time to a number of images. What was compiled is kept as rows of
+a file, a JSON object a line, and a sweep that is started again compiles none of them twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from dit.parallel.mesh import PRESETS, preset
+from dit.parallel.topology import Topology
+from dit.preflight.account import Account, Choice
+from dit.types import UserError
+
+Row = dict[str, Any]
+SWEPT = ("none", "dots", "full")  # remat policies
+TRIES = 8  # compilations in search of a batch
+CLOSE = 32  # a batch is the largest to one part in this many, or to one image a device
+
+
+def largest_batch(
+    compiled: Callable[[int], Row], first: int, unit: int
+) -> tuple[Row | None, Row | None, int]:
+    """The report of the largest batch that fits, that of one that does not, and how many were made.
+
+    ``compiled(batch)``: its report as JSON. ``unit``: batches are multiples of it. Memory grows about
+    linearly with the batch, so that two reports predict the third.
+    """
+    best, worst, tried, batch = None, None, [], max(unit, first // unit * unit)
+    while len(tried) < TRIES:
+        row = compiled(batch)
+        tried.append(row)
+        if row["fits"]:
+            best = row
+        else:
+            worst = row
+        low = best["images"] if best else 0
+        high = worst["images"] if worst else None
+        if high is not None and high - low <= max(unit, low // CLOSE):
+            break
+        guess = _crossing(tried) // unit * unit
+        if high is None:
+            batch = max(guess, low + unit)
+        elif low < guess < high:
+            batch = int(guess)
+        else:  # halve what is left
+            batch = max(low + unit, (low + high) // 2 // unit * unit)
+    return best, worst, len(tried)
+
+
+def _crossing(tried: Sequence[Row]) -> int:
+    """The batch at which the line through two reports reaches the memory of a device."""
+    rows = sorted(tried, key=lambda row: abs(row["memory"]["needed"] - row["hbm"]))[:2]
+    if len(rows) == 1:
+        fixed = sum(
+            rows[0]["memory"].get(k, 0) for k in ("parameters", "optimizer", "EMA", "program")
+        )
+        points = [(0, fixed), (rows[0]["images"], rows[0]["memory"]["needed"])]
+    else:
+        points = sorted((row["images"], row["memory"]["needed"]) for row in rows)
+    (a, needs_a), (b, needs_b) = points
+    slope = max((needs_b - needs_a) / (b - a), 1.0)
+    return int(max(0.0, a + (rows[0]["hbm"] - needs_a) / slope))
+
+
+def choices(
+    account: Account,
+    where: Topology,
+    *,
+    meshes: Sequence[dict[str, int]] | None,
+    policies: Sequence[str] | None,
+    batches: Sequence[int],
+) -> list[Choice]:
+    """What a sweep may compile, the most promising first.
+
+    Left out is what cannot be split that way, and what cannot fit: its state, gradients and activations
+    alone are too large. None: the presets of ``parallel.mesh``, and ``SWEPT``.
+    """
+    n = len(where.devices)
+    found: list[Choice] = []
+    for mesh in meshes or [sizes(name, where) for name in PRESETS]:
+        for remat, batch in itertools.product(policies or SWEPT, batches):
+            made = Choice(mesh, remat, batch)
+            whole = batch % (made.size("data", "fsdp") * account.accumulate) == 0
+            if made.size(*mesh) == n and whole and made not in found:
+                found.append(made)
+    if where.hbm is not None:
+        found = [made for made in found if sum(account.parts(made)) <= where.hbm]
+
+    def promise(made: Choice) -> tuple[float, float]:
+        seconds = account.seconds(made, where)
+        return (seconds / made.batch if seconds else 0.0), sum(account.parts(made))
+
+    return sorted(found, key=promise)
+
+
+def sizes(name: str, where: Topology) -> dict[str, int]:
+    """The sizes of a preset's axes, none of them -1."""
+    n, made = len(where.devices), preset(name, where.devices)
+    fixed = 1
+    for size in made.values():
+        fixed *= size if size != -1 else 1
+    return {axis: n // fixed if size == -1 else size for axis, size in made.items()}
+
+
+def sweep(
+    candidates: Sequence[Choice],
+    compiled: Callable[[Choice], Row],
+    key: Callable[[Choice], str],
+    rows: Rows,
+    tries: int,
+    say: Callable[[Choice, Row | UserError], None],
+) -> list[Row]:
+    """Reports as JSON of up to ``tries`` candidates that fit, the best first, then of what did not.
+
+    After one that does not fit, no other is tried that keeps at least as much.
+    """
+    done: list[Row] = []
+    refused: list[Choice] = []
+    for made in candidates:
+        if sum(row["fits"] for row in done) >= tries:
+            break
+        if any(
+            made.mesh == other.mesh and made.remat == other.remat and made.batch >= other.batch
+            for other in refused
+        ):
+            continue
+        row = rows.get(key(made))
+        if row is None:
+            try:
+                row = compiled(made)
+            except UserError as error:
+                say(made, error)
+                continue
+            rows.add(key(made), row)
+        if not row["fits"]:
+            refused.append(made)
+        say(made, row)
+        done.append(row)
+    return sorted(done, key=rank)
+
+
+def rank(row: Row) -> tuple[bool, float, int]:
+    """Less is better: what fits, then less time an image, then less memory."""
+    seconds = row["step_seconds"]
+    return not row["fits"], (seconds / row["images"] if seconds else 0.0), row["memory"]["needed"]
+
+
+def digest(config: dict[str, Any], where: Topology, what: str) -> str:
+    """What a report depends on: the settings, the devices, the compiler and its flags."""
+    versions = [importlib.metadata.version("jax")]
+    if where.platform == "tpu":
+        versions.append(importlib.metadata.version("libtpu"))
+    flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+    text = json.dumps([config, where.name, where.slices, versions, flags, what], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Rows:
+    """Reports in a file, a JSON object a line under the key ``key``; only in memory without a path."""
+
+    def __init__(self, path: str | None):
+        self._path = pathlib.Path(path) if path else None
+        self._rows = {row["key"]: row for row in self._read()}
+
+    def _read(self) -> Iterator[Row]:
+        if self._path is None or not self._path.exists():
+            return
+        lines = self._path.read_text().splitlines()
+        for number, text in enumerate(lines, 1):
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError as error:
+                if number == len(lines):  # torn by a kill: compiled again
+                    continue
+                raise UserError(f"{self._path}, line {number}: expected a JSON object") from error
+            if not isinstance(row, dict) or not {"key", "memory", "fits"} <= row.keys():
+                raise UserError(f"{self._path}, line {number}: expected a row of a sweep")
+            yield row
+
+    def get(self, key: str) -> Row | None:
+        """The report that was made before, if any."""
+        return self._rows.get(key)
+
+    def add(self, key: str, row: Row) -> None:
+        """Keep a report, at once."""
+        self._rows[key] = row = {"key": key, **row}
+        if self._path is None:
+            return
+        torn = self._path.exists() and self._path.read_bytes()[-1:] not in (b"\n", b"")
+        with self._path.open("a") as file:
+            file.write(("\n" if torn else "") + json.dumps(row) + "\n")
