@@ -45,7 +45,7 @@ class Topology:
     devices: Sequence[jax.Device]
     chip: Chip | None
     peak: float | None
-    hbm: float | None = None
+    hbm: int | float | None = None
     slices: int = 1
 
     @property
@@ -124,7 +124,7 @@ def _tpu(kind: str, shape: str, slices: int) -> Sequence[jax.Device]:
     return found.devices
 
 
-def _cuda(name: str, rest: str) -> tuple[Sequence[jax.Device], float | None]:
+def _cuda(name: str, rest: str) -> tuple[Sequence[jax.Device], int | float | None]:
     """The devices, and bytes of memory where the card is one that we know."""
     count, _, card = rest.partition(":")
     good = count.isascii() and count.isdecimal() and int(count) > 0

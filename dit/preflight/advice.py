@@ -21,7 +21,7 @@ STEPS = ("dots", "full")  # policies that are advised
 LARGEST = 2**14  # devices, of a kind that has no table of slices
 
 
-def advise(needed: float, tried: Choice, account: Account, where: Topology) -> str:
+def advise(needed: int | float, tried: Choice, account: Account, where: Topology) -> str:
     """One line: the least change that should fit, or what would be large enough."""
     tried = dataclasses.replace(tried, mesh={axis: tried.size(axis) for axis in AXES})
     ratio = overhead(needed, tried, account)
@@ -42,7 +42,7 @@ def advise(needed: float, tried: Choice, account: Account, where: Topology) -> s
     )
 
 
-def overhead(needed: float, tried: Choice, account: Account) -> float:
+def overhead(needed: int | float, tried: Choice, account: Account) -> float:
     """What the compiler needs beside the state, over gradients and activations; at least 1."""
     state, gradients, kept = account.parts(tried)
     return max(1.0, (needed - state) / (gradients + kept))

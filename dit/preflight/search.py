@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from dit.parallel.mesh import PRESETS, preset
+from dit.parallel.mesh import PRESETS
 from dit.parallel.topology import Topology
 from dit.preflight.account import Account, Choice
 from dit.types import UserError
@@ -24,7 +24,7 @@ from dit.types import UserError
 Row = dict[str, Any]
 SWEPT = ("none", "dots", "full")  # remat policies
 TRIES = 8  # compilations in search of a batch
-CLOSE = 32  # a batch is the largest to one part in this many, or to one image a device
+CLOSE = 32  # a batch is the largest to one part in this many, or to one more a device
 
 
 def largest_batch(
@@ -45,15 +45,13 @@ def largest_batch(
             worst = row
         low = best["images"] if best else 0
         high = worst["images"] if worst else None
-        if high is not None and high - low <= max(unit, low // CLOSE):
+        step = max(1, low // CLOSE // unit) * unit
+        if high is not None and high - low <= step:
             break
         guess = _crossing(tried) // unit * unit
-        if high is None:
-            batch = max(guess, low + unit)
-        elif low < guess < high:
-            batch = int(guess)
-        else:  # halve what is left
-            batch = max(low + unit, (low + high) // 2 // unit * unit)
+        batch = max(guess, low + step)  # one step more than what fits settles it
+        if high is not None:
+            batch = min(batch, high - step)
     return best, worst, len(tried)
 
 
@@ -105,7 +103,8 @@ def choices(
 
 def sizes(name: str, where: Topology) -> dict[str, int]:
     """The sizes of a preset's axes, none of them -1."""
-    n, made = len(where.devices), preset(name, where.devices)
+    n = len(where.devices)
+    made = PRESETS[name](n, where.slices)
     fixed = 1
     for size in made.values():
         fixed *= size if size != -1 else 1
