@@ -40,17 +40,39 @@ class Visibility:
     ``q_segment``, ``k_segment``: equal (packed samples). ``k_valid``: true (padding).
     ``frame_size``, ``prefix``: tokens after the first ``prefix`` lie in frames of ``frame_size``
     tokens, and a key's frame is not later than the query's (the prefix is before all frames).
+    ``q_frame``, ``k_frame``: the frame of every token, where they lie in no such order.
     """
 
     q_segment: Int[Array, "b q"] | None = None
     k_segment: Int[Array, "b k"] | None = None
     k_valid: Bool[Array, "b k"] | None = None
+    q_frame: Int[Array, "b q"] | None = None
+    k_frame: Int[Array, "b k"] | None = None
     frame_size: int | None = struct.field(pytree_node=False, default=None)
     prefix: int = struct.field(pytree_node=False, default=0)
 
-    def frames(self, n: int) -> Int[Array, "n"]:
-        """The frame of each of ``n`` tokens, -1 in the prefix."""
-        return (jnp.arange(n) - self.prefix) // self.frame_size
+    def frames(self, q: int, k: int) -> tuple[Int[Array, "_ q"], Int[Array, "_ k"]] | None:
+        """The frames of the queries and of the keys, ``b`` or 1 in front; -1 in the prefix.
+
+        None where nothing depends on them.
+        """
+        if self.q_frame is not None:
+            return self.q_frame, self.k_frame
+        if self.frame_size is None:
+            return None
+        frames = [jnp.maximum((jnp.arange(n) - self.prefix) // self.frame_size, -1) for n in (q, k)]
+        return frames[0][None], frames[1][None]
+
+    def after(self, prefix: int) -> Visibility:
+        """The same with so many tokens put before all others, which see only each other."""
+        if self.q_frame is None:
+            return self.replace(prefix=prefix)
+        frame = jnp.pad(self.q_frame, ((0, 0), (prefix, 0)), constant_values=-1)
+        return self.replace(q_frame=frame, k_frame=frame)
+
+    def only_valid(self) -> bool:
+        """Whether nothing but ``k_valid`` hides a key."""
+        return self.q_segment is None and self.q_frame is None and self.frame_size is None
 
     def dense(self, q: int, k: int) -> Bool[Array, "b q k"] | None:
         """The predicate on all pairs, ``b`` or 1 in front; None where everything is visible."""
@@ -59,9 +81,9 @@ class Visibility:
             parts.append(self.q_segment[:, :, None] == self.k_segment[:, None, :])
         if self.k_valid is not None:
             parts.append(jnp.broadcast_to(self.k_valid[:, None, :], (len(self.k_valid), q, k)))
-        if self.frame_size is not None:
-            query, key = jnp.maximum(self.frames(q), -1), jnp.maximum(self.frames(k), -1)
-            parts.append(key[None, None, :] <= query[None, :, None])
+        frames = self.frames(q, k)
+        if frames is not None:
+            parts.append(frames[1][:, None, :] <= frames[0][:, :, None])
         mask = None
         for part in parts:
             mask = part if mask is None else mask & part
@@ -82,7 +104,7 @@ def attention(
     """
     check(implementation)
     if implementation == "auto":
-        implementation = choose(q, k)
+        implementation = choose(q, k, visible)
     kernel = importlib.import_module(f"dit.models.kernels.{implementation}")
     with forward_mode_message():
         if implementation == "ring":
@@ -105,7 +127,7 @@ def check(implementation: str) -> None:
         )
 
 
-def choose(q: Array, k: Array) -> str:
+def choose(q: Array, k: Array, visible: Visibility | None = None) -> str:
     """The kernel for these arrays on this platform and mesh."""
     where = platform()
     if mesh_axes("act_length") and q.shape[2] < shards("act_all_heads"):
@@ -113,7 +135,7 @@ def choose(q: Array, k: Array) -> str:
     if where == "gpu" and q.dtype.itemsize == 2 and q.shape[-1] <= 128 and q.shape[-1] % 8 == 0:
         return "cudnn"
     if where == "tpu" and min(q.shape[1], k.shape[1]) >= LONG:
-        return "splash"
+        return "splash" if visible is None or visible.q_frame is None else "ring"
     return "cpu" if where == "cpu" else "xla"
 
 

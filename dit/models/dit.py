@@ -21,7 +21,7 @@ from dit.models import remat as remat_module
 from dit.models import sizes
 from dit.models.activations import constrain
 from dit.models.attention import Visibility, platform
-from dit.models.condition import Condition
+from dit.models.condition import Condition, visibility
 from dit.models.embeddings import ContextEmbedding, LabelEmbedding, TimeEmbedding
 from dit.models.layers import (
     Linear,
@@ -134,7 +134,8 @@ class DiT(nn.Module):
 
         ``t``: ``(b,)``, or ``(b, r)`` with ``tokens.frame`` saying which of the ``r`` each token has
         (without it: ``r`` equal blocks of frames, averaged over the frames of a patch).
-        With ``tokens.segment`` a token sees those of its own segment only.
+        With ``tokens.segment`` a token sees those of its own segment only; if ``frame_causal``, none of
+        a later ``tokens.frame``.
         """
         n = tokens.x.shape[1]
         scale = jnp.asarray(self.position_scale, tokens.position.dtype)
@@ -163,8 +164,9 @@ class DiT(nn.Module):
     def condition(self, x, time, cond: Cond, tokens: Tokens, rotary, frame_size):
         """The tokens and the record for the blocks, in the way the blocks want their condition.
 
-        Where the condition is tokens, the time's token is the mean over frames and each frame's
-        difference from it is added to the frame's tokens: nothing, if all frames have one time.
+        Where the condition is tokens, the time's token is the mean over frames (the first frame's, if
+        none may see a later one) and each frame's difference from it is added to the frame's tokens:
+        nothing, if all frames have one time.
         """
         b, n = x.shape[:2]
         parts, mask = [time], None
@@ -186,11 +188,7 @@ class DiT(nn.Module):
             parts.append(context)
         elif cond.context is not None:
             raise UserError("got a context, but the model was built without context_dim")
-        visible = None
-        if tokens.segment is not None:
-            visible = Visibility(q_segment=tokens.segment, k_segment=tokens.segment)
-        if self.frame_causal:
-            visible = (visible or Visibility()).replace(frame_size=frame_size)
+        visible = visibility(tokens, self.frame_causal, frame_size)
         if self.uses == "vector":
             vector = constrain(sum(parts), "act_batch", None, "act_embed")
             return x, Condition(vector=vector, frame=tokens.frame, visible=visible, rotary=rotary)
@@ -198,10 +196,10 @@ class DiT(nn.Module):
             raise UserError(
                 f"block {self.block!r} cannot tell packed samples apart; use 'adaln_zero'"
             )
-        mean = time.mean(1, keepdims=True)
+        shared = time[:, :1] if self.frame_causal else time.mean(1, keepdims=True)
         if time.shape[1] > 1:
-            x = x + spread(time - mean, n, tokens.frame)
-        sequence = jnp.concatenate([mean, *parts[1:]], axis=1)
+            x = x + spread(time - shared, n, tokens.frame)
+        sequence = jnp.concatenate([shared, *parts[1:]], axis=1)
         extra = sequence.shape[1]
         if mask is not None:
             mask = jnp.pad(mask, ((0, 0), (extra - mask.shape[1], 0)), constant_values=True)
@@ -212,7 +210,7 @@ class DiT(nn.Module):
             mask = jnp.pad(mask, ((0, 0), (0, n)), constant_values=True)
             visible = (visible or Visibility()).replace(k_valid=mask)
         if visible is not None:
-            visible = visible.replace(prefix=extra)
+            visible = visible.after(extra)
         if rotary is not None:
             pad = ((0, 0), (extra, 0), (0, 0))
             rotary = (jnp.pad(rotary[0], pad, constant_values=1), jnp.pad(rotary[1], pad))

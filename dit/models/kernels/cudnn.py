@@ -1,8 +1,14 @@
-"""cuDNN's fused attention on NVIDIA GPUs, in float16 or bfloat16."""
+"""cuDNN's fused attention on NVIDIA GPUs, in float16 or bfloat16.
+
+Where keys are hidden and nothing else, the kernel takes the number of the visible ones, which are put
+first: attention does not know the order of keys. Every other mask it takes as an array of all pairs. JAX
+lets it train on even lengths only, so odd ones are padded.
+"""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dit.types import UserError
@@ -17,6 +23,20 @@ def attend(
             f"cuDNN's attention needs bfloat16 or float16 inputs, got {q.dtype}; build the model with "
             "dtype='bfloat16', or with attention='xla'"
         )
-    mask = None if visible is None else visible.dense(q.shape[1], k.shape[1])
-    mask = None if mask is None else mask[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+    n_q, n_k = q.shape[1], k.shape[1]
+    mask = lengths = None
+    if visible is not None and not visible.only_valid():
+        mask = jnp.pad(
+            visible.dense(n_q, n_k), ((0, 0), (0, n_q % 2), (0, 0)), constant_values=True
+        )
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, n_k % 2)))[:, None]
+    elif visible is not None and visible.k_valid is not None:
+        order = jnp.argsort(~visible.k_valid, axis=1, stable=True)[:, :, None, None]
+        k, v = (jnp.take_along_axis(x, order, axis=1) for x in (k, v))
+        lengths = jnp.maximum(visible.k_valid.sum(1, dtype=jnp.int32), 1)  # none would give NaN
+    elif n_k % 2:
+        lengths = jnp.full((k.shape[0],), n_k, jnp.int32)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn"
+    )[:, :n_q]

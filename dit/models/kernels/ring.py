@@ -31,7 +31,7 @@ def attend(
 ) -> Float[Array, "b q h d"]:
     """In float32 but for the products, which are in the inputs' type. No forward-mode derivative."""
     n_q, size = q.shape[1], shards("act_length")
-    ids = [_ids(visible, x, side) for x, side in ((q, "q"), (k, "k"))]
+    ids = _ids(visible, q, k)
     q, q_ids = _pad(q, ids[0], size, hidden=0)
     (k, k_ids), (v, _) = (_pad(x, ids[1], size, hidden=-1) for x in (k, v))
     axes = mesh_axes("act_length")
@@ -45,18 +45,21 @@ def attend(
     return run(q, k, v, q_ids, k_ids)[:, :n_q]
 
 
-def _ids(visible, x: Array, side: str) -> Ids:
-    """Segment (-1: hidden) and frame of every token; a query sees its segment up to its frame."""
-    b, n = x.shape[:2]
-    segment, frame = jnp.zeros((b, n), jnp.int32), jnp.zeros((b, n), jnp.int32)
-    if visible is not None:
-        given = visible.q_segment if side == "q" else visible.k_segment
-        segment = segment if given is None else given.astype(jnp.int32)
-        if side == "k" and visible.k_valid is not None:
+def _ids(visible, q: Array, k: Array) -> list[Ids]:
+    """Segment (-1: hidden) and frame of queries and of keys; one sees its segment up to its frame."""
+    frames = None if visible is None else visible.frames(q.shape[1], k.shape[1])
+    found = []
+    for i, (x, side) in enumerate(((q, "q"), (k, "k"))):
+        b, n = x.shape[:2]
+        segment, frame = jnp.zeros((b, n), jnp.int32), jnp.zeros((b, n), jnp.int32)
+        if visible is not None and visible.q_segment is not None:
+            segment = getattr(visible, f"{side}_segment").astype(jnp.int32)
+        if visible is not None and visible.k_valid is not None and side == "k":
             segment = jnp.where(visible.k_valid, segment, -1)
-        if visible.frame_size is not None:
-            frame = jnp.broadcast_to(jnp.maximum(visible.frames(n), -1), (b, n))
-    return {"segment": segment, "frame": frame}
+        if frames is not None:
+            frame = jnp.broadcast_to(frames[i], (b, n)).astype(jnp.int32)
+        found.append({"segment": segment, "frame": frame})
+    return found
 
 
 def _pad(x: Array, ids: Ids, size: int, hidden: int) -> tuple[Array, Ids]:

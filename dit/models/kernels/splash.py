@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from dit.models.activations import partition
+from dit.types import UserError
 
 LANES = 128
 BLOCK = 512  # rows a block; much larger ones do not fit in a chip's fast memory
@@ -30,7 +31,15 @@ def attend(
     visible,
     interpret: bool = False,
 ) -> Float[Array, "b q h d"]:
-    """No forward-mode derivative. ``interpret`` runs it slowly anywhere, for tests."""
+    """No forward-mode derivative. ``interpret`` runs it slowly anywhere, for tests.
+
+    Raises UserError for frames that are not in order: the kernel takes no such mask as integers.
+    """
+    if visible is not None and visible.q_frame is not None:
+        raise UserError(
+            "splash attention cannot mask packed tokens by their frames; build the model with "
+            "attention='ring', which can"
+        )
     d, n_q, shape = q.shape[-1], q.shape[1], q.shape
     block_q, block_k = (min(BLOCK, -(-x.shape[1] // LANES) * LANES) for x in (q, k))
     pad_q, pad_k = -n_q % block_q, -k.shape[1] % block_k
