@@ -100,16 +100,18 @@ class Linear(nn.Module):
 def layer_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
     """Zero mean and unit variance over the last axis, in float32 or better.
 
-    The variance is E[x^2] - E[x]^2: one pass for both sums, which ends the product that made x. On
-    CPUs x is centred first: there the derivative of the short way takes a tenth of a train step more.
+    x is centred first. Accelerators take the variance of bfloat16 inputs as E[x^2] - E[x]^2: one pass
+    for both sums, which ends the product that made x. That loses some ``2^-24 (mean / std)^2`` of the
+    variance, less than what rounding to bfloat16 did to it, ``2^-16 (mean / std)^2 / 12``.
     """
+    short = x.dtype == jnp.bfloat16 and platform() != "cpu"  # where its derivative is slower too
     x = x.astype(wide(x.dtype))
     mean = x.mean(-1, keepdims=True)
-    if platform() == "cpu":
-        x = x - mean
-        return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
-    variance = jnp.maximum(jnp.square(x).mean(-1, keepdims=True) - jnp.square(mean), 0.0)
-    return (x - mean) * jax.lax.rsqrt(variance + eps)
+    if short:
+        variance = jnp.maximum(jnp.square(x).mean(-1, keepdims=True) - jnp.square(mean), 0.0)
+        return (x - mean) * jax.lax.rsqrt(variance + eps)
+    x = x - mean
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
 
 
 def rms_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
