@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from dit.config import suggest
 from dit.draw import Recipe, Sampler
 from dit.evaluation.judge import Judge, judge_of
+from dit.scaling.evaluate import check_weights
 from dit.types import UserError
 
 
@@ -31,9 +31,7 @@ class Quality:
     def check(self, arm: str, made: Any) -> None:
         """Raise UserError where samples of an arm cannot be drawn by every recipe, or not be judged."""
         self.judge = judge_of(made.source) if self.judge is None else self.judge
-        known = ["params", *made.settings("ema").names]
-        if self.weights not in known:
-            raise UserError(f"no weights {self.weights!r}: {suggest(self.weights, known)}")
+        check_weights(self.weights, made)
         params = jax.eval_shape(made.init, jax.random.key(0))
         for name, recipe in self.recipes.items():
             if len(recipe.labels or range(recipe.num)) < 2:

@@ -16,6 +16,7 @@ import jax
 
 from dit import cli, experiment, storage
 from dit.scaling import ladder, plan, plan_file, report, run
+from dit.scaling.evaluate import check_weights
 from dit.scaling.surface import METHODS
 from dit.training.workdir import plain
 from dit.types import UserError
@@ -146,6 +147,8 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         unique=None if made.source.streaming else len(made.source.train),
         most_epochs=args.most_epochs,
     )
+    check_weights(args.weights, made)
+    run.check_schedules(made_plan, plain(config))
     examples = min(args.examples, len(made.source.held_out))
     evaluation = {"examples": examples, "draws": max(args.draws, examples), "seed": 0}
     options = {"evaluation": evaluation, "weights": args.weights}

@@ -10,7 +10,6 @@ that is there is not run again, so that the same call goes on after a kill, and 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import pathlib
 import time
@@ -23,6 +22,8 @@ from dit.config import fingerprint, suggest
 from dit.scaling.costs import Costs, costs
 from dit.scaling.evaluate import (
     Evaluator,
+    check_evaluation,
+    check_weights,
     evaluate_all,
     freeze,
     in_terms_of,
@@ -78,12 +79,7 @@ class Ablation:
             )
         if self.match not in ("steps", "flops"):
             raise UserError(f"got match={self.match!r}; expected 'steps' or 'flops'")
-        known = [n for n in inspect.signature(freeze).parameters if n != "split"]
-        for name in self.evaluation:
-            if name not in known:
-                raise UserError(
-                    f"got the option {name!r} of the evaluation: {suggest(name, known)}"
-                )
+        check_evaluation(self.evaluation)
         chosen = {"seed": "seeds", "optimizer.lr": "lrs"}
         if self.match == "flops":
             chosen["steps"] = "match='flops'"
@@ -165,9 +161,7 @@ class _Arm:
             objective=objective_of(reference.config.to_dict()),
             encode=made.codec.encode,
         )
-        known = ["params", *made.settings("ema").names]
-        if ablation.weights not in known:
-            raise UserError(f"no weights {ablation.weights!r}: {suggest(ablation.weights, known)}")
+        check_weights(ablation.weights, made)
         self.evaluate.check(self.trainer.check(made).params)
         if hasattr(measure, "check"):
             measure.check(name, made)

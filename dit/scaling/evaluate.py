@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,6 +65,23 @@ def freeze(
     rows = [split[i] for i in range(examples)]
     label = np.array([row["label"] for row in rows], np.int32)
     return EvaluationSet(np.stack([row["x"] for row in rows]), label, draws, seed)
+
+
+def check_evaluation(options: Mapping[str, Any]) -> None:
+    """Raise UserError unless ``options`` are keywords of ``freeze``."""
+    known = [name for name in inspect.signature(freeze).parameters if name != "split"]
+    for name in options:
+        if name not in known:
+            raise UserError(
+                f"got the option {name!r} of the evaluation: {config.suggest(name, known)}"
+            )
+
+
+def check_weights(name: str, made: Any) -> None:
+    """Raise UserError unless an experiment has weights of that name: ``params``, or an average."""
+    known = ["params", *made.settings("ema").names]
+    if name not in known:
+        raise UserError(f"no weights {name!r}: {config.suggest(name, known)}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

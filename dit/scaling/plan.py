@@ -176,9 +176,24 @@ def plan(
     ``unique``: examples in the training data, None for a stream. Raises UserError for fewer than
     ``least_steps`` steps or more than ``most_epochs`` epochs in any run.
     """
-    for name, value in (("lrs", lrs), ("batches", batches)):
-        if not value or min(value) <= 0:
-            raise UserError(f"got {name}={tuple(value)}; expected one positive number or more")
+    given = {"lrs": lrs, "batches": batches}
+    if not isinstance(budgets, int):
+        given["budgets"] = budgets
+    for name, values in given.items():
+        right = all(0 < value < math.inf for value in values)  # not so for NaN
+        if not values or not right or len(set(values)) < len(values):
+            raise UserError(
+                f"got {name}={tuple(values)}; expected one positive number or more, all different"
+            )
+    counts = {"per_budget": per_budget, "seeds": seeds}
+    if isinstance(budgets, int):
+        counts["budgets"] = budgets
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"got {name}={count}; expected at least 1")
+    for name, value in {"total": total, "held_out": held_out, "ratio": ratio}.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"got {name}={value}; expected a positive number")
     probes = len(lrs) * len(batches)
     each = probes + per_budget * seeds - 1  # the best probe is one of the main runs
     if isinstance(budgets, int):

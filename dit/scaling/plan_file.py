@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit.scaling.costs import Costs
+from dit.scaling.evaluate import check_evaluation
 from dit.scaling.ladder import Size
 from dit.scaling.plan import Machine, Plan, Row
 from dit.types import UserError
@@ -24,6 +25,7 @@ def save_plan(
     ``weights`` (which loss decides: ``params`` or an average's name).
     """
     path = pathlib.Path(path)
+    check_evaluation(options["evaluation"])
     made = {"plan": dataclasses.asdict(plan), "base": dict(base), "options": dict(options)}
     text = json.dumps(made, indent=1, sort_keys=True) + "\n"
     if path.exists() and path.read_text() != text:

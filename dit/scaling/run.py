@@ -14,7 +14,7 @@ import pathlib
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,13 +22,22 @@ import numpy as np
 
 import dit
 from dit import config as configs
-from dit.scaling.evaluate import EvaluationSet, Evaluator, evaluate_all, freeze, summaries
+from dit.scaling.evaluate import (
+    EvaluationSet,
+    Evaluator,
+    check_weights,
+    evaluate_all,
+    freeze,
+    summaries,
+)
 from dit.scaling.failure import OWN, failed
 from dit.scaling.fit import tuning
 from dit.scaling.plan import Plan, Row, steps_for
 from dit.scaling.plan_file import load_plan
 from dit.scaling.registry import Registry
 from dit.training.loop import train
+from dit.training.optimizer import build_schedule
+from dit.training.program import program
 from dit.training.workdir import plain
 from dit.types import OutsideError, UserError
 
@@ -51,6 +60,21 @@ def row_config(base: Mapping[str, Any], row: Row, lr: float, batch: int) -> dict
         "checkpoint": {"every": max(1, math.ceil(steps / 4)), "keep": 1},
         "log": {"every": max(1, steps // 20)},
     }
+
+
+def check_schedules(plan: Plan, base: Mapping[str, Any]) -> None:
+    """Raise UserError for a row whose schedule does not fit its number of steps."""
+    batches = sorted({row.batch for row in plan.rows if row.batch is not None})
+    for row in plan.rows:
+        for batch in batches if row.batch is None else [row.batch]:
+            config = row_config(base, row, 1.0 if row.lr is None else row.lr, batch)
+            lr, steps = config["optimizer"]["lr"], config["steps"]
+            try:
+                build_schedule(config["schedule"], lr=lr, steps=steps)
+            except UserError as error:
+                raise UserError(
+                    f"{row.stage} run at C = {row.budget:.3g}, {row.size.kwargs}: {error}"
+                ) from error
 
 
 def setting(plan: Plan, row: Row, rows: Mapping[str, dict], weights: str) -> tuple[float, int]:
@@ -92,11 +116,13 @@ def sweep(
     """Run what is left of the plan in ``root/plan.json``; whether all of it is done now.
 
     ``make``: a config to an experiment. ``only``: one row by its name, for one job a row. ``retry``:
-    rows that failed, too, from their start. A signal saves the run under way and returns.
+    rows that failed, too, from their start. A signal saves the run under way and returns. Runs that
+    differ in their seed alone share one compiled program.
     """
     root = pathlib.Path(root)
     plan, base, options = load_plan(root / "plan.json")
     registry, frozen, weights = Registry(root / "registry.jsonl"), None, options["weights"]
+    kept = Kept()
     todo = [row for row in plan.rows if only in (None, row.name)]
     if not todo:
         raise UserError(f"no row {only!r} in {root / 'plan.json'}")
@@ -116,8 +142,9 @@ def sweep(
             line = planned(row, lr, batch) | failed(error)
         else:
             if frozen is None:
+                check_weights(weights, made)
                 frozen = freeze(made.source.held_out, **options["evaluation"])
-            line = one_run(made, row, workdir, frozen)
+            line = one_run(made, row, workdir, frozen, kept)
         if line is None:
             say(f"stopped in row {row.name}; the same command goes on")
             return False
@@ -152,8 +179,33 @@ def planned(row: Row, lr: float | None, batch: int | None) -> dict[str, Any]:
     }
 
 
+class Kept:
+    """What was compiled for the latest runs, by all of their configs that it depends on."""
+
+    def __init__(self, limit: int = 32):
+        self._limit, self._made = limit, {}
+
+    def values(self) -> tuple[Any, ...]:
+        """All that is kept, the latest last."""
+        return tuple(self._made.values())
+
+    def get(self, what: str, made: Any, free: Sequence[str], make: Callable[[], Any]) -> Any:
+        """What ``make`` made for the config of ``made``, or for one that differs in ``free`` only."""
+        config = {k: v for k, v in plain(made.config).items() if k not in free}
+        key = configs.fingerprint({"what": what, "data": made.source.fingerprint, **config})
+        found = self._made.pop(key) if key in self._made else make()
+        self._made[key] = found  # the latest comes last
+        while len(self._made) > self._limit:
+            self._made.pop(next(iter(self._made)))
+        return found
+
+
+FREE = ("seed", "samples", "checkpoint")  # keys on which no program of training depends
+NOT_JUDGED = (*FREE, "steps", "batch_size", "optimizer", "schedule", "ema", "loader", "log")
+
+
 def one_run(
-    made: Any, row: Row, workdir: pathlib.Path, frozen: EvaluationSet
+    made: Any, row: Row, workdir: pathlib.Path, frozen: EvaluationSet, kept: Kept
 ) -> dict[str, Any] | None:
     """Train and evaluate one row; its line, also if it failed, or None if a signal stopped it."""
     config = plain(made.config)
@@ -171,11 +223,13 @@ def one_run(
     }
     start = time.perf_counter()
     try:
-        outcome = train(made, workdir, batches=made.batches(), progress=False)
+        batches = made.batches()
+        compiled = kept.get("train", made, FREE, lambda: program(made, batches))
+        outcome = train(made, workdir, batches=batches, compiled=compiled, progress=False)
         if outcome.stopped:
             return None
         seconds = time.perf_counter() - start
-        found = evaluated(made, outcome.state, frozen)
+        found = evaluated(made, outcome.state, frozen, kept)
     except OWN as error:
         return line | failed(error) | {"seconds": time.perf_counter() - start}
     np.savez_compressed(
@@ -190,16 +244,19 @@ def one_run(
     return line | {"status": "done", "losses": losses, "seconds": seconds}
 
 
-def evaluated(made: Any, state: Any, frozen: EvaluationSet) -> dict[str, Any]:
+def evaluated(made: Any, state: Any, frozen: EvaluationSet, kept: Kept) -> dict[str, Any]:
     """The losses of every draw of the evaluation set, by the set of weights."""
-    judge = Evaluator(
-        frozen,
-        apply_fn=made.apply_fn,
-        process=made.process,
-        objective=objective_of(made.config.to_dict()),
-        encode=made.codec.encode,
-    )
-    return evaluate_all(judge, state)
+
+    def judge() -> Evaluator:
+        return Evaluator(
+            frozen,
+            apply_fn=made.apply_fn,
+            process=made.process,
+            objective=objective_of(made.config.to_dict()),
+            encode=made.codec.encode,
+        )
+
+    return evaluate_all(kept.get("evaluate", made, NOT_JUDGED, judge), state)
 
 
 def objective_of(config: Mapping[str, Any]) -> dict[str, Any]:

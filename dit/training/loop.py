@@ -60,15 +60,17 @@ def train(
     draw: Callable[[TrainState, int], None] | None = None,
     flops_per_example: float | None = None,
     devices: Sequence[jax.Device] | None = None,
+    compiled: Program | None = None,
     progress: bool = True,
 ) -> Outcome:
     """Train until ``config.steps``, from the latest sound checkpoint in ``workdir`` if there is one.
 
     ``experiment``: what ``dit.experiment.build`` makes of a config. ``batches``: its training data.
     ``draw(state, step)`` is called every ``samples.every`` steps. ``flops_per_example``: of a training
-    step, forward and backward, for the utilisation. The first SIGINT or SIGTERM, to any process, saves
-    and returns. Raises DivergedError, and UserError for a bad config, a workdir in use or of another
-    config, and processes that do not run the same.
+    step, forward and backward, for the utilisation. ``compiled``: the ``program`` of an experiment that
+    differs in its seed alone, to compile nothing twice. The first SIGINT or SIGTERM, to any process,
+    saves and returns. Raises DivergedError, and UserError for a bad config, a workdir in use or of
+    another config, and processes that do not run the same.
     """
     workdir = storage.place(workdir)
     config = experiment.config
@@ -78,7 +80,7 @@ def train(
     multihost.agree("the config", lambda: json.dumps(resolved, sort_keys=True))
     multihost.agree("the version of jax or dit", lambda: f"{jax.__version__} {dit.__version__}")
 
-    run = program(experiment, batches, devices)
+    run = program(experiment, batches, devices) if compiled is None else compiled
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=run.replicated)()
     main = multihost.is_main()
 

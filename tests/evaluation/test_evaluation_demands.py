@@ -1,13 +1,16 @@
 """Demands on figures: what they mean, and that anything else is refused before work begins."""
 
+import dataclasses
 import json
 import pathlib
 
+import jax
 import pytest
 
-from dit import cli, evaluate, train
+from dit import cli, evaluate, experiment
 from dit.draw import Sampler
 from dit.evaluation import clips, demands
+from dit.training.checkpoint import Restored
 from dit.types import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -105,19 +108,16 @@ ASKED = {
     ),
     "moving_digits": ("kept", "frechet_matched", "frechet_floor", "nearest_ratio_error", "copies"),
 }
-SMALL = (
-    *("steps=1", "schedule.warmup=0", "batch_size=8", "samples.every=0", "samples.steps=1"),
-    *("model.depth=1", "model.width=12", "model.heads=1"),
-)
+SMALL = {"model.depth": 1, "model.width": 12, "model.heads": 1, "samples.steps": 1}
 
 
 @pytest.fixture(scope="module", params=list(ASKED))
 def run(request, tmp_path_factory):
-    """A run that has learnt nothing, and the figures to ask of it."""
-    workdir = tmp_path_factory.mktemp("runs") / request.param
-    settings = [f"--config.{item}" for item in SMALL]
-    train.main([f"--config={ROOT}/configs/{request.param}.py", f"--workdir={workdir}", *settings])
-    return workdir, ASKED[request.param]
+    """A model that has learnt nothing, as from a checkpoint, its workdir, and figures to ask of it."""
+    made = experiment.build(experiment.load_config(f"{ROOT}/configs/{request.param}.py", SMALL))
+    params = jax.jit(made.init)(jax.random.key(0))
+    restored = Restored(params, step=0, which="params", fingerprint="none")
+    return (made, restored), tmp_path_factory.mktemp(request.param), ASKED[request.param]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,16 +130,17 @@ def few_clips():
 
 
 @pytest.fixture
-def ended(monkeypatch):
+def ended(run, monkeypatch):
     """The exit status of ``dit.evaluate``, and whether it drew samples."""
     drew = []
     draw = Sampler.__call__
     monkeypatch.setattr(Sampler, "__call__", lambda *a, **k: drew.append(1) or draw(*a, **k))
+    monkeypatch.setattr(evaluate, "load", lambda *args: run[0])
     monkeypatch.setattr(cli, "keep_freed_memory", lambda: None)
 
-    def of(workdir, *demanded):
+    def of(*demanded, num=10):
         drew.clear()
-        argv = [f"--workdir={workdir}", "--num=10", "--solver=euler", "--guidance=1"]
+        argv = [f"--workdir={run[1]}", f"--num={num}", "--solver=euler", "--guidance=1"]
         argv += [f"--demand={text}" for text in demanded]
         with pytest.raises(SystemExit) as end:
             cli.run(lambda _: evaluate.main(argv))
@@ -149,18 +150,34 @@ def ended(monkeypatch):
 
 
 def test_the_exit_status_says_if_all_demands_are_met(run, ended, capsys):
-    workdir, names = run
-    assert ended(workdir, *(f"{name}>=0" for name in names)) == (0, True)
+    _, workdir, names = run
+    assert ended(*(f"{name}>=0" for name in names)) == (0, True)
     figures = json.loads((workdir / "evaluation.json").read_text())["figures"]
     assert set(names) <= set(figures)
     capsys.readouterr()
     asked = [f"{names[0]}>=0.97", f"{names[1]}<=2*frechet_floor", "nfe>=1"]
-    assert ended(workdir, *asked) == (3, True)  # noise is no digit
+    assert ended(*asked, num=60) == (3, True)  # noise is no digit; ten of it might be
     said = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in said] == [f"unmet demand {d}" for d in asked[:2]]
 
 
 @pytest.mark.parametrize("text", ["acuracy>=0.9", "nfe", "copies=<1", "nfe>=frechet_flor"])
-def test_a_bad_demand_is_refused_before_drawing(run, ended, text, capsys):
-    assert ended(run[0], "nfe>=0", text) == (2, False)
+def test_a_bad_demand_is_refused_before_drawing(ended, text, capsys):
+    assert ended("nfe>=0", text) == (2, False)
     assert repr(text) in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_is_said_and_not_to_be_demanded(ended, capsys):
+    assert ended("frechet_matched>=0", num=1) == (2, False)
+    assert "it needs 2 samples" in capsys.readouterr().err
+    assert ended("nearest>=0", num=1) == (0, True)
+    assert "not measured, it needs 2 samples" in capsys.readouterr().out
+
+
+def test_a_model_that_diverged_is_not_drawn_from(run, ended, monkeypatch, capsys):
+    made, restored = run[0]
+    broken = jax.tree.map(lambda x: x * float("nan"), restored.params)
+    broken = (made, dataclasses.replace(restored, params=broken))
+    monkeypatch.setattr(evaluate, "load", lambda *args: broken)
+    assert ended() == (2, False)
+    assert "the held-out loss of these parameters is nan" in capsys.readouterr().err

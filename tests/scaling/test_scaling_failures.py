@@ -66,7 +66,7 @@ def sweep(tmp_path, made_plan, monkeypatch):
     save_plan(tmp_path / "plan.json", made_plan, base, OPTIONS)
 
     def swept(failing, make=make, **options):
-        def train(made, workdir, *, batches, progress):
+        def train(made, workdir, *, batches, **options):
             batches.close()
             swept.trained.append(workdir.name)
             (workdir / "checkpoints").mkdir(parents=True)
@@ -76,9 +76,10 @@ def sweep(tmp_path, made_plan, monkeypatch):
             return types.SimpleNamespace(state=None, stopped=None)
 
         monkeypatch.setattr(run, "train", train)
+        monkeypatch.setattr(run, "program", lambda *args: None)
         return run.sweep(tmp_path, make, say=said.append, **options)
 
-    def evaluated(made, state, frozen):
+    def evaluated(made, state, frozen, kept):
         images = made.config.steps * made.config.batch_size
         N = next(r.size.N for r in made_plan.rows if r.name == swept.trained[-1])
         ones = np.ones(8)
@@ -148,7 +149,7 @@ def test_a_signal_stops_the_sweep_without_a_row(sweep, made_plan, monkeypatch):
     first = made_plan.rows[0].name
     sweep({}, only=first)
 
-    def stopped(made, workdir, *, batches, progress):
+    def stopped(made, workdir, *, batches, **options):
         batches.close()
         return types.SimpleNamespace(state=None, stopped="SIGTERM")
 

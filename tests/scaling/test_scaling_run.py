@@ -14,6 +14,7 @@ from dit.scaling.plan_file import load_plan, save_plan
 from dit.scaling.registry import Registry, comparable
 from dit.scaling.surface import Surface
 from dit.training.loop import DivergedError
+from dit.training.program import Program
 from dit.training.workdir import plain
 from dit.types import UserError
 
@@ -40,7 +41,7 @@ def root(tmp_path, base, made_plan, monkeypatch):
     save_plan(tmp_path / "plan.json", made_plan, base, OPTIONS)
     trained = []
 
-    def pretend(made, row, workdir, frozen):
+    def pretend(made, row, workdir, frozen, kept):
         config = plain(made.config)
         images = config["steps"] * config["batch_size"]
         C, lr = images * row.size.costs.training, config["optimizer"]["lr"]
@@ -176,13 +177,13 @@ def test_a_real_run_is_recorded_resumed_and_its_failure_too(tmp_path, base, made
     config = run.row_config(base, row, 2e-3, 16)
     made = experiment.build(config)
     frozen = run.freeze(made.source.held_out, examples=16, draws=32)
-    line = run.one_run(made, row, tmp_path / "a", frozen)
+    line = run.one_run(made, row, tmp_path / "a", frozen, run.Kept())
     assert line["status"] == "done"
     assert line["C"] == config["steps"] * 16 * row.size.costs.training
     assert set(line["losses"]) == {"params", "ema_100"}
     saved = np.load(tmp_path / "a/losses.npz")
     assert saved["params"].mean() == pytest.approx(line["losses"]["params"]["loss"], rel=1e-5)
-    again = run.one_run(experiment.build(config), row, tmp_path / "b", frozen)
+    again = run.one_run(experiment.build(config), row, tmp_path / "b", frozen, run.Kept())
     assert comparable([again]) == comparable([line])
     json.dumps(line)
 
@@ -190,5 +191,41 @@ def test_a_real_run_is_recorded_resumed_and_its_failure_too(tmp_path, base, made
         raise DivergedError("the loss of step 3 is not finite")
 
     monkeypatch.setattr(run, "train", diverge)
-    failed = run.one_run(experiment.build(config), row, tmp_path / "c", frozen)
+    failed = run.one_run(experiment.build(config), row, tmp_path / "c", frozen, run.Kept())
     assert (failed["status"], "step 3" in failed["error"]) == ("failed", True)
+
+
+def test_runs_that_differ_in_their_seed_alone_share_one_program(tmp_path, base, made_plan):
+    """Compiled once, with the numbers that separate programs give."""
+    small = {**base, "batch_size": 4, "model": {**base["model"], "patch": (1, 8, 8)}}
+    row = dataclasses.replace(made_plan.rows[0], budget=1e6)
+    kept, made = run.Kept(), []
+
+    def one(name, of, lr=2e-3, **changes):
+        config = run.row_config(small, dataclasses.replace(row, **changes), lr, 4)
+        made.append(experiment.build(config))
+        frozen = run.freeze(made[-1].source.held_out, examples=4, draws=8)
+        return run.one_run(made[-1], row, tmp_path / name, frozen, of)
+
+    first, second = one("a", kept), one("b", kept, seed=1)
+    assert first["losses"] != second["losses"]
+    programs = [p for p in kept.values() if isinstance(p, Program)]
+    assert [p.train_step._cache_size() for p in programs] == [1]
+    assert len(kept.values()) == 2  # and one evaluator
+    alone = one("c", run.Kept(), seed=1)
+    assert second["losses"] == alone["losses"]
+    assert one("d", kept, lr=1e-2)["losses"] != first["losses"]
+    assert len(kept.values()) == 3  # another rate is another program, judged by the same evaluator
+
+
+def test_only_so_many_programs_are_kept(base):
+    made = experiment.build({**base, "steps": 1})
+    kept, calls = run.Kept(limit=2), []
+
+    def get(what):
+        return kept.get(what, made, ("seed",), lambda: calls.append(what) or what)
+
+    for what in "abacab":
+        assert get(what) == what
+    assert calls == ["a", "b", "c", "b"]
+    assert kept.values() == ("a", "b")
