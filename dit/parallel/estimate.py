@@ -7,9 +7,12 @@ that does not hide behind them. A collective of ``B`` bytes over ``g`` devices t
     all-gather, reduce-scatter: B (g-1)/g / 2W     all-reduce: twice that
     all-to-all: B (g-1)/g / 4 / 2W                 permute: B / W
 
-with ``W`` the speed of one link one way (one torus axis, both directions: no more is assumed), or the
-share of the slower network between slices. Asynchronous ones hide behind the computation; the others,
-and what is left over, are added.
+with ``W`` the speed of one link one way (one torus axis, both directions: no more is assumed). Between
+slices, over a chip's share ``D`` of the slower network, it takes what leaves the chip, over ``D``:
+
+    all-gather, reduce-scatter, all-to-all: B (g-1)/g     all-reduce: twice that     permute: B
+
+Asynchronous ones hide behind the computation; the others, and what is left over, are added.
 """
 
 from __future__ import annotations
@@ -22,6 +25,13 @@ from dit.parallel.hlo import Collective
 from dit.parallel.topology import Topology
 
 KERNEL_SHARE = 0.6  # of the peak, that a flash attention kernel is taken to reach
+BETWEEN = {  # of the bytes, what leaves a chip for other slices, by (g-1)/g
+    "all-gather": lambda share: share,
+    "reduce-scatter": lambda share: share,
+    "all-to-all": lambda share: share,
+    "all-reduce": lambda share: 2 * share,
+    "collective-permute": lambda share: 1.0,
+}
 PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products of attention in each of its kernels
 
 
@@ -48,18 +58,17 @@ class StepTime:
 
 def collective_seconds(c: Collective, topology: Topology) -> float:
     """Seconds a step of one collective, all its occurrences."""
-    speed = topology.chip.link
-    if "slices" in c.axes:
-        speed = topology.chip.dcn / 2  # the formulas count two directions
     if c.group <= 1:
         return 0.0
-    share = (c.group - 1) / c.group
+    share, link = (c.group - 1) / c.group, topology.chip.link
+    if "slices" in c.axes:
+        return c.total * BETWEEN[c.kind](share) / topology.chip.dcn
     seconds = {
-        "all-gather": share / (2 * speed),
-        "reduce-scatter": share / (2 * speed),
-        "all-reduce": 2 * share / (2 * speed),
-        "all-to-all": share / 4 / (2 * speed),
-        "collective-permute": 1 / speed,
+        "all-gather": share / (2 * link),
+        "reduce-scatter": share / (2 * link),
+        "all-reduce": 2 * share / (2 * link),
+        "all-to-all": share / 4 / (2 * link),
+        "collective-permute": 1 / link,
     }[c.kind]
     return c.total * seconds
 

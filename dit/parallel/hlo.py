@@ -119,7 +119,8 @@ def collectives(program: Sequence[Step], mesh: Mesh) -> list[Collective]:
         size = sum(sizes)
         if between or (line.opcode.endswith("-start") and kind != "all-reduce"):
             size = max(sizes)
-        if kind == "reduce-scatter":
+        # An instruction shows what a device gets; what it hands to its host is its own share.
+        if kind == ("all-gather" if between else "reduce-scatter"):
             size *= members
         elif kind == "all-reduce" and any("all-reduce-scatter" in name for name in inside):
             kind = "reduce-scatter"

@@ -39,7 +39,7 @@ class Report:
     model_flops: int
     program_flops: int
     peak_flops: float | None
-    hbm: float | None
+    hbm: int | float | None
     remat: str
     advice: list[str]
     expected_sizes: frozenset[int]

@@ -7,8 +7,23 @@ import sys
 
 import pytest
 
-from dit.parallel import chips, gpus, peak, topology
+from dit.parallel import chips, gpus, hlo, mesh, peak, topology
+from dit.parallel.estimate import collective_seconds
 from dit.types import UserError
+
+SEND = """
+ENTRY %main (x: bf16[72,8,128]) -> bf16[72,8,128] {
+  %x = bf16[72,8,128]{2,1,0} parameter(0)
+  %t = token[] after-all()
+  %inside = bf16[72,8,128]{2,1,0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  %send = (bf16[72,8,128]{2,1,0}, u32[], token[]) send(%inside, %t), channel_id=2, \
+frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.43_0",_xla_megascale_transfer_type="KIND"}
+  %recv = (bf16[72,8,128]{2,1,0}, u32[], token[]) recv(%t), channel_id=3, \
+frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.43_0",_xla_megascale_transfer_type="KIND"}
+  %done = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  ROOT %out = (bf16[72,8,128]{2,1,0}, token[]) recv-done(%recv), channel_id=3, is_host_transfer=true
+}
+"""
 
 ALL = [(chip, shape) for chip in chips.TPUS for shape in chips.shapes(chip)]
 IMPOSSIBLE = [
@@ -113,3 +128,29 @@ def test_the_tpu_compiler_knows_every_slice():
         found, devices, different = map(int, line.split())
         assert found == math.prod(shape), (chip, shape)
         assert devices == different == found * chips.TPUS[chip].devices
+
+
+@pytest.mark.parametrize(
+    ("transfer", "kind", "share"),
+    [
+        ("ALL_REDUCE", "all-reduce", 1.0),
+        ("ALL_GATHER", "all-gather", 1.0),
+        ("REDUCE_SCATTER", "reduce-scatter", 0.5),
+        ("ALL_TO_ALL", "all-to-all", 0.5),
+        ("ONE_TO_ONE", "collective-permute", 1.0),
+    ],
+)
+def test_what_hosts_carry_between_slices_is_counted_and_paid_for(transfer, kind, share):
+    """Two slices, whose program is that of one: a send is one communication, a receive is none."""
+    pytest.importorskip("libtpu")
+    where = topology.find("v5e:2x2", 2)
+    over = mesh.make_mesh({"preset": "fsdp"}, where.devices)
+    found = hlo.collectives(hlo.read(SEND.replace("KIND", transfer)), over)
+    assert {(c.kind, c.axes, c.group) for c in found} == {
+        (kind, ("slices",), 2),
+        ("all-reduce", ("fsdp",), 4),
+    }
+    (between,) = (c for c in found if c.axes == ("slices",))
+    assert between.overlapped
+    size = 72 * 8 * 128 * 2
+    assert math.isclose(collective_seconds(between, where), share * size / where.chip.dcn)

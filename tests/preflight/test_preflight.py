@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from dit.parallel import chips, topology
 from dit.parallel.estimate import StepTime, collective_seconds, step_time
 from dit.parallel.hlo import Collective
 from dit.preflight import __main__ as command
+from dit.preflight import programs
 from dit.preflight import report as reports
 from dit.scaling.flops import training_flops
 from dit.types import UserError
@@ -40,8 +42,11 @@ def test_the_report_on_simulated_devices(tmp_path, capsys):
     )
     assert found["model_flops"] == 32 * training_flops(made.model, made.shape)
     np.testing.assert_allclose(found["program_flops"], found["model_flops"], rtol=0.02)
-    parts = [n for kind, n in found["memory"].items() if kind != "needed"]
-    assert sum(parts) <= 1.2 * found["memory"]["needed"]
+    parts = {kind: n for kind, n in found["memory"].items() if kind != "needed"}
+    assert sum(parts.values()) <= 1.2 * found["memory"]["needed"]
+    assert found["within"]["gradients"] == found["memory"]["parameters"]
+    assert 0 < found["within"]["activations"] < found["memory"]["temporaries"]
+    assert "cost" not in found
     assert found["time"] is None
     kinds = {c["kind"] for c in found["collectives"]}
     assert {"all-gather", "all-reduce"} <= kinds
@@ -49,6 +54,8 @@ def test_the_report_on_simulated_devices(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "8 devices, fsdp=8, 32 images" in said
     assert "unexpected" not in said
+    assert re.search(r"gradients +[\d.]+ MiB  of them, by formula", said)
+    assert "no prediction of time" in said
 
 
 def test_recomputation_is_seen_and_activations_shrink(tmp_path):
@@ -56,7 +63,8 @@ def test_recomputation_is_seen_and_activations_shrink(tmp_path):
     _, (again,) = preflight(tmp_path, "--batch=32", "--remat=full")
     assert again["model_flops"] == kept["model_flops"]
     assert 1.2 < again["program_flops"] / kept["program_flops"] < 1.4
-    assert again["memory"]["activations"] < 0.5 * kept["memory"]["activations"]
+    assert again["within"]["activations"] < 0.5 * kept["within"]["activations"]
+    assert again["memory"]["temporaries"] < kept["memory"]["temporaries"]
 
 
 @pytest.mark.parametrize(
@@ -67,12 +75,37 @@ def test_recomputation_is_seen_and_activations_shrink(tmp_path):
         (["--topology=cpu:64"], "start afresh"),
         (["--topology=cpu:8", "--slices=2"], "slices"),
         (["--topology=cuda:8:nowhere.textproto"], "GpuTargetConfig"),
+        (["--topology=v5e:4x4x4"], "no slice '4x4x4'"),
         (["--batch=7"], "multiple of 8"),
+        (["--batch=0"], "batch"),
+        (["--mesh=data=x"], "got mesh 'data=x'"),
+        (["--remat=everything"], "no remat policy 'everything'"),
+        (["--price=0"], "--price=0"),
+        (["--price=nan"], "--price=nan"),
+        (["--price=inf"], "--price=inf"),
+        (["--images=0"], "--images=0"),
+        (["--tries=0", "--sweep"], "--tries=0"),
+        (["--sweep", "--max-batch"], "one of them at a time"),
+        (["--sampler", "--sweep"], "one of them at a time"),
+        (["--max-batch", "--batch=8"], "one of them"),
+        (["--max-batch"], "memory is known"),
+        (["--out=no/such/directory/file.json"], "--out="),
+        (["--out=."], "--out="),
+        (["--out="], "--out="),
+        (["--config.model.depht=3"], "depht"),
+        (["--config.model.depth=three"], "depth"),
+        (["--config.nowhere.x=1"], "nowhere"),
+        (["--config=no/such/file.py"], "no/such/file.py"),
     ],
 )
-def test_bad_requests_say_so(tmp_path, options, message):
-    with pytest.raises(UserError, match=message):
+def test_bad_requests_say_so_in_one_line_before_any_work(tmp_path, monkeypatch, options, message):
+    def compiled(*_, **__):
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(programs, "report", compiled)
+    with pytest.raises(UserError, match=message) as caught:
         preflight(tmp_path, *options)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 TPU = topology.Topology("v5e:4x4", (), chips.TPUS["v5e"], 197e12)
@@ -89,8 +122,17 @@ def test_times_of_collectives():
     reduce = collective_seconds(collective("reduce-scatter"), TPU)
     np.testing.assert_allclose(collective_seconds(collective("all-reduce"), TPU), gather + reduce)
     assert collective_seconds(collective("all-reduce", group=1), TPU) == 0
-    slow = collective_seconds(collective("all-reduce", axes=("slices",)), TPU)
-    np.testing.assert_allclose(slow, 2 * gather * 9e10 / 3.125e9)
+
+
+@pytest.mark.parametrize("name", chips.TPUS)
+@pytest.mark.parametrize("slices", [2, 4])
+def test_what_goes_between_slices_is_bytes_over_bandwidth(name, slices):
+    """A sum over n slices sends 2 (n - 1) / n of its bytes from each chip, at the rate of its share."""
+    rates = {"v4": 50, "v5e": 25, "v5p": 50, "v6e": 100, "tpu7x": 50}  # Gbit/s of one device
+    where = dataclasses.replace(TPU, chip=chips.TPUS[name], slices=slices)
+    sent = collective("all-reduce", axes=("slices",), group=slices)
+    by_hand = 3 * 8e6 * 2 * (slices - 1) / slices / (rates[name] * 1e9 / 8)
+    np.testing.assert_allclose(collective_seconds(sent, where), by_hand)
 
 
 def test_communication_hides_behind_work_and_no_further():
@@ -102,18 +144,37 @@ def test_no_prediction_without_a_chip():
     assert step_time("", [], dataclasses.replace(TPU, chip=None), 0.0) is None
 
 
-def test_a_program_that_does_not_fit_says_what_to_change():
-    line = reports.does_not_fit(
-        reports.Report(
-            what="train step", topology="v5e:2x2", mesh={"data": 4}, devices=4, images=64,
-            tokens=1, model_flops=1, program_flops=1, peak_flops=1.0, hbm=16e9, remat="none",
-            advice=[], expected_sizes=frozenset(), memory={"needed": 20 * 2**30}, fits=False,
-        )
-    )  # fmt: skip
-    assert line == (
-        "OUT OF MEMORY: needs 20.00 GiB a device of 14.90 GiB; try --remat=dots, or --batch=32, "
-        "or --mesh=fsdp"
+def made_up(**changes):
+    values = {
+        "what": "train step", "topology": "v5e:2x2", "mesh": {"data": 4}, "devices": 4, "chips": 4,
+        "images": 64, "steps": 10, "tokens": 1, "model_flops": 100, "program_flops": 48,
+        "peak_flops": 1.0, "hbm": 16 * 2**30, "remat": "none", "advice": [],
+        "expected_sizes": frozenset(), "memory": {"parameters": 2**30, "needed": 20 * 2**30},
+        "within": {"gradients": 2**30, "activations": 17 * 2**30}, "fits": False,
+    }  # fmt: skip
+    return reports.Report(**values | changes)
+
+
+def test_the_table_of_what_does_not_fit():
+    said = reports.table(made_up())
+    assert "OUT OF MEMORY: needs 20.00 GiB a device of 16.00 GiB" in said
+    assert re.search(r"activations +17.00 GiB +of it, by formula\n +gradients +1.00 GiB", said)
+
+
+def test_what_is_inside_kernels_is_said_to_be_left_out():
+    assert reports.program_flops(made_up()).endswith("(0.48 of the model's)")
+    one = made_up(kernels={"tpu_custom_call splash_fwd": 4}, kernel_flops=50.0)
+    assert reports.program_flops(one).endswith(
+        "(0.48 of the model's, without what is inside kernels: 50 by formula, 0.98 together)"
     )
+    unknown = made_up(kernels={"__gpu$some": 4})
+    assert reports.program_flops(unknown).endswith("without what is inside kernels)")
+
+
+def test_json_alone_on_the_screen(tmp_path, capsys):
+    status, rows = preflight(tmp_path, "--json", "--batch=32")
+    assert status == 0
+    assert json.loads(capsys.readouterr().out) == rows
 
 
 @pytest.mark.slow
