@@ -19,6 +19,10 @@ from dit.storage import StorageError
 from dit.types import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = (  # a path that cannot be used, which its owner alone can mend
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
+)
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # <malloc.h>
 
 
@@ -41,7 +45,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """Inside, storage that is full or cannot be reached raises UserError: no mistake of ours."""
+    """Inside, storage that is full or cannot be used raises UserError: no mistake of ours."""
     try:
         yield
     except StorageError as error:
@@ -50,6 +54,11 @@ def full_disk() -> Iterator[None]:
             "checkpoint"
         ) from error
     except OSError as error:
+        if error.errno in CLOSED and error.filename is not None:
+            raise UserError(
+                f"{os.fspath(error.filename)!r} cannot be used: {error.strerror}. Give another path, or "
+                "mend this one"
+            ) from error
         if error.errno not in FULL:
             raise
         raise UserError(

@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report["recipe"] = stamped(recipe, restored, drawn.nfe)
     report["recipe"]["labels"] = f"{args.num} samples, classes in turn"
     report["recipe"]["judged_at"] = evaluation.size
-    out = storage.place(args.workdir) / "evaluation.json"
+    out = storage.workdir(args.workdir) / "evaluation.json"
     storage.write(out, json.dumps(report, indent=2) + "\n")
     print(f"written to {out}")
     unmet = [failure for demand in demanded if (failure := demand.failure(figures))]

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     level = logging.WARNING if multihost.is_main() else logging.ERROR
     logging.basicConfig(format="%(message)s", level=level)
-    workdir = storage.place(args.workdir)
+    workdir = storage.workdir(args.workdir)
     with multihost.guard(workdir), cli.full_disk():
         storage.check(workdir)
         made = experiment.build(experiment.load_config(args.config, overrides))

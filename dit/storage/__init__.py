@@ -26,10 +26,14 @@ __all__ = [
     "for_orbax",
     "local",
     "place",
+    "workdir",
     "write",
 ]
 
 Place = pathlib.Path | BucketPath
+LONGEST = (
+    3800  # bytes of a workdir's path: the system's 4096, less what lies deepest in a checkpoint
+)
 
 
 def place(address: str | os.PathLike | BucketPath) -> Place:
@@ -46,6 +50,42 @@ def place(address: str | os.PathLike | BucketPath) -> Place:
         )
     _require_libraries()
     return BucketPath(text)
+
+
+def workdir(address: str | os.PathLike | BucketPath) -> Place:
+    """The place of a run, which need not be there yet; a leading ``~`` is the home directory.
+
+    UserError for a name under which no checkpoint could be written, before anything else is.
+    """
+    there = place(address)
+    if isinstance(there, BucketPath):
+        return there
+    text = os.fspath(address)
+    if not text:
+        raise UserError("got an empty --workdir; expected a directory, or gs://BUCKET/PATH")
+    if text == "~" or text.startswith("~/"):
+        there = there.expanduser()
+    whole = str(there.absolute())
+    why = None
+    if "\\" in whole:
+        why = "holds a backslash, which the library that writes arrays takes for a slash"
+    elif "\0" in whole or _undecodable(whole):
+        why = "is not text in UTF-8"
+    elif any(part.endswith(":") for part in there.absolute().parts):
+        why = "has a part that ends in a colon, as the scheme of an address does"
+    elif len(os.fsencode(whole)) > LONGEST:
+        why = f"is too long: {len(os.fsencode(whole))} bytes, and at most {LONGEST} will do"
+    if why:
+        raise UserError(f"no run can be kept in {whole[:200]!r}: its path {why}. Give another one")
+    return there
+
+
+def _undecodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def local(address: str | os.PathLike) -> pathlib.Path:
@@ -72,7 +112,9 @@ def write(file: Place, data: str | bytes) -> None:
 def for_orbax(folder: Place) -> Any:
     """The path of ``folder`` as Orbax takes it."""
     if not isinstance(folder, BucketPath):
-        return folder.absolute()
+        from dit.storage.local import LocalPath
+
+        return LocalPath(folder.absolute())
     import fsspec
     from etils import epath
 

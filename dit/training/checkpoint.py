@@ -136,7 +136,7 @@ class Checkpoints:
 
 def steps(workdir: str | storage.Place) -> list[int]:
     """The steps that have a checkpoint, oldest first; UserError if there are none."""
-    folder = storage.place(workdir) / "checkpoints"
+    folder = storage.workdir(workdir) / "checkpoints"
     found = sorted(int(p.name) for p in folder.glob("*") if STEP.fullmatch(p.name) and _is_whole(p))
     if not found:
         raise UserError(f"no checkpoint in {workdir}; train there first, or give another --workdir")
@@ -149,7 +149,7 @@ def read_meta(workdir: str | storage.Place, step: int | None = None) -> dict[str
     step = known[-1] if step is None else step
     if step not in known:
         raise UserError(f"no checkpoint at step {step} in {workdir}; there are {known}")
-    with _manager(storage.place(workdir), **READ) as manager:
+    with _manager(storage.workdir(workdir), **READ) as manager:
         try:
             return {**_read_json(manager, step)[0], "step": step}
         except DamagedError as error:
@@ -185,7 +185,7 @@ def restore_params(
     prefix = next(iter(describe(tree))).removesuffix(next(iter(describe(abstract))))
     meta = {**meta, "arrays": {k: v for k, v in meta["arrays"].items() if k.startswith(prefix)}}
     _check_arrays(describe(tree), meta, f"checkpoint {meta['step']} in {workdir}")
-    with _manager(storage.place(workdir), **READ) as manager:
+    with _manager(storage.workdir(workdir), **READ) as manager:
         try:
             tree = _read_arrays(manager, meta["step"], tree, meta)
         except DamagedError as error:

@@ -74,7 +74,7 @@ class MetricsLog:
 
 def read_metrics(workdir: str | storage.Place) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl``; a line cut short by a crash, or spoilt, is left out."""
-    file = storage.place(workdir) / "metrics.jsonl"
+    file = storage.workdir(workdir) / "metrics.jsonl"
     rows = []
     for line in file.read_bytes().splitlines() if file.exists() else []:
         with contextlib.suppress(ValueError):  # neither UTF-8 nor JSON, or a number too long

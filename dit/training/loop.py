@@ -72,7 +72,7 @@ def train(
     saves and returns. Raises DivergedError, and UserError for a bad config, a workdir in use or of
     another config, and processes that do not run the same.
     """
-    workdir = storage.place(workdir)
+    workdir = storage.workdir(workdir)
     config = experiment.config
     saving, logging, sampling = map(experiment.settings, ("checkpoint", "log", "samples"))
     steps, batch_size = config.steps, config.batch_size

@@ -77,7 +77,7 @@ def write_config(workdir: storage.Place, config: Mapping[str, Any]) -> None:
 
 def read_config(workdir: str | storage.Place) -> dict[str, Any]:
     """The config of the run in ``workdir``; UserError if there is none, or it cannot be read."""
-    file = storage.place(workdir) / "config.json"
+    file = storage.workdir(workdir) / "config.json"
     if not file.is_file():
         raise UserError(f"no run in {workdir}: there is no {file.name}. Train one there first")
     try:
@@ -113,7 +113,7 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / ".lock").touch()
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:  # read-only, missing, looping, a file, too long, full ...
         raise OutsideError(
             f"cannot write in {workdir} ({error}); give another --workdir"
         ) from error
