@@ -8,11 +8,12 @@ that the config kept beside a checkpoint says all of what was run, and every key
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,8 +30,10 @@ from dit.data.source import Source
 from dit.diffusion.process import Process
 from dit.diffusion.weights import Weight
 from dit.objectives import LossFn
+from dit.objectives.constant import Constant, Moments, best_constant
 from dit.scaling import mup
 from dit.training import ema
+from dit.training.learning import moments
 from dit.types import ApplyFn, Key, Params, UserError
 
 ROOMS = {
@@ -58,6 +61,7 @@ WIRED = {  # keywords that the experiment gives itself, from other parts of the 
     "objective": ("times", "weight"),
     "schedule": ("lr", "steps"),
 }
+SKIP = 10  # batches of a run that may be passed over, as their loss or gradient is not finite
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -255,7 +259,9 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
 
 def _defaults(section: str, name: str) -> dict[str, Any]:
     """The defaults of a section, but for the keywords that the experiment gives itself."""
-    common = {"lr": 1e-4, "clip": None, "accumulate": 1} if section == "optimizer" else {}
+    common = (
+        {"lr": 1e-4, "clip": None, "accumulate": 1, "skip": SKIP} if section == "optimizer" else {}
+    )
     own = _signature_defaults(builder(ROOMS[section], name))
     return {k: v for k, v in {**common, **own}.items() if k not in WIRED.get(section, ())}
 
@@ -272,7 +278,10 @@ def _signature_defaults(build: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a config stands for. ``shape`` is that of one encoded example, ``(f, h, w, c)``."""
+    """What a config stands for. ``shape`` is that of one encoded example, ``(f, h, w, c)``.
+
+    ``best(moments)``: what the best constant prediction scores on data with these moments.
+    """
 
     config: ConfigDict
     source: Source
@@ -280,6 +289,7 @@ class Experiment:
     model: Any
     process: Process
     loss: LossFn
+    best: Callable[[Moments], Constant | None]
     shape: tuple[int, int, int, int]
 
     @property
@@ -310,6 +320,10 @@ class Experiment:
             **self.config.loader,
         )
 
+    def constant(self, batches: Batches) -> Constant | None:
+        """What the best constant prediction scores on these training data."""
+        return self.best(moments(batches, self.codec.encode))
+
     def settings(self, section: str) -> Any:
         """A section without a name, as the value that ``PLAIN`` makes of it."""
         return call(PLAIN[section], f"section {section!r}", **self.config[section].to_dict())
@@ -334,8 +348,10 @@ def build(config: Mapping[str, Any] | ConfigDict) -> Experiment:
         num_classes=source.num_classes,
         dtype=precision(**config.precision),
     )
-    loss = section("objective", times=section("times"), weight=weight)
-    return Experiment(config, source, codec, model, process, loss, shape)
+    times = section("times")
+    loss = section("objective", times=times, weight=weight)
+    best = functools.partial(best_constant, process, times, weight)
+    return Experiment(config, source, codec, model, process, loss, best, shape)
 
 
 def check_weight(weight: Weight, process: Process, name: str) -> None:

@@ -32,6 +32,7 @@ LATENTS = (
     "ending in .npz and decode them with the autoencoder they came from"
 )
 GREY = 96  # of the gap
+CONSTANT = "best constant prediction"
 Address = str | os.PathLike | storage.Place
 Clips = UInt8[np.ndarray, "n f h w c"]
 Picture = UInt8[np.ndarray, "rows columns c"]
@@ -152,12 +153,18 @@ def save_npz(path: Address, samples: np.ndarray, labels: Int[np.ndarray, "n"]) -
 def plot_curve(metrics: Address, out: Address, *, key: str = "loss") -> None:
     """Plot ``key`` against ``step`` from a JSONL file: every value, and a smoothed line.
 
-    The smoothing is a centred moving average over a fiftieth of the run. A last line cut short by a
-    crash is skipped. Raises UserError if there is nothing to plot.
+    The smoothing is a centred moving average over a fiftieth of the run. Beside it the score of the
+    best constant prediction, where the file has it. A last line cut short by a crash is skipped.
+    Raises UserError if there is nothing to plot.
     """
     from matplotlib.figure import Figure
 
-    steps, values = _read_metric(metrics, key)
+    points = _read_metric(metrics, key)
+    if not points:
+        raise UserError(
+            f"no {key!r} in {str(metrics)!r} to plot; expected lines with step and {key}"
+        )
+    steps, values = np.array(sorted(points)), np.array([points[s] for s in sorted(points)])
     width = max(1, len(values) // 50)
     smooth = np.convolve(values, np.ones(width) / width, mode="valid")
     first = (width - 1) // 2
@@ -167,6 +174,8 @@ def plot_curve(metrics: Address, out: Address, *, key: str = "loss") -> None:
     if width > 1:
         middle = steps[first : first + len(smooth)]
         axes.plot(middle, smooth, color="#D55E00", linewidth=1.8, label=f"mean of {width}")
+    for constant in list(_read_metric(metrics, f"{key}_constant").values())[-1:]:
+        axes.axhline(constant, color="#555555", linestyle="--", linewidth=1, label=CONSTANT)
     if min(values) > 0:
         axes.set_yscale("log")
     axes.set(xlabel="step", ylabel=key.replace("_", " "))
@@ -176,17 +185,15 @@ def plot_curve(metrics: Address, out: Address, *, key: str = "loss") -> None:
         figure.savefig(file, format="png", dpi=120)
 
 
-def _read_metric(path: Address, key: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_metric(path: Address, key: str) -> dict[int, float]:
+    """``{step: value}`` of a metric, of the lines that have it."""
     points: dict[int, float] = {}  # a resumed run logs a step again: the later line counts
     for line in storage.place(path).read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             row = json.loads(line)
             if isinstance(row.get(key), float) and math.isfinite(row[key]):
                 points[row["step"]] = row[key]
-    if not points:
-        raise UserError(f"no {key!r} in {str(path)!r} to plot; expected lines with step and {key}")
-    steps = sorted(points)
-    return np.array(steps), np.array([points[s] for s in steps])
+    return points
 
 
 def _rows(clips: Clips, labels: np.ndarray | None) -> list[list[int | None]]:

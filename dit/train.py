@@ -1,6 +1,7 @@
 """Train what a config says: ``python -m dit.train --config=configs/digits.py --workdir=DIR``.
 
-``--config.section.field=value`` overrides a field. Ctrl-C and SIGTERM save, say so and exit with status
+``--config.section.field=value`` overrides a field. ``--new-lr`` goes on with another learning rate.
+Ctrl-C and SIGTERM save, say so and exit with status
 0, or with ``DIT_STOPPED_STATUS`` where a launcher must tell a stopped run from a finished one; the
 same command goes on from there. Bad input and a diverged run exit with 2 and one message. The
 workdir holds ``config.json``, ``metrics.jsonl``, ``curve.png``, ``checkpoints``, ``samples`` and
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from dit import cli, experiment, media, storage
 from dit.draw import Sampler, recipe_from, stamped
@@ -35,6 +36,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, help="a Python file with get_config()")
     parser.add_argument(
         "--workdir", required=True, help="where the run is kept: a directory, or gs://BUCKET/PATH"
+    )
+    parser.add_argument(
+        "--new-lr", type=float, help="go on from the latest checkpoint with this optimizer.lr"
     )
     parser.add_argument("--coordinator", help="host:port of process 0, where there are several")
     parser.add_argument("--processes", type=int, help="how many there are")
@@ -54,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     workdir = storage.workdir(args.workdir)
     with multihost.guard(workdir), cli.full_disk():
         storage.check(workdir)
+        allowed = () if args.new_lr is None else ("optimizer.lr",)
+        overrides |= dict.fromkeys(allowed, args.new_lr)
         made = experiment.build(experiment.load_config(args.config, overrides))
-        stopped = run(made, workdir)
+        stopped = run(made, workdir, allowed)
     return when_stopped if stopped else 0
 
 
@@ -67,8 +73,11 @@ def stopped_status() -> int:
     return int(text)
 
 
-def run(made: Experiment, workdir: storage.Place) -> bool:
-    """Train, draw the curve and the last samples, and say how it went; whether a signal stopped it."""
+def run(made: Experiment, workdir: storage.Place, allowed: Collection[str] = ()) -> bool:
+    """Train, draw the curve and the last samples, and say how it went; whether a signal stopped it.
+
+    ``allowed``: as for ``train``.
+    """
     picture = painter(made, workdir)
     outcome = train(
         made,
@@ -76,6 +85,7 @@ def run(made: Experiment, workdir: storage.Place) -> bool:
         batches=made.batches(),
         draw=picture,
         flops_per_example=float(training_flops(made.model, made.shape)),
+        allowed=allowed,
     )
     if outcome.stopped:
         kept = f"step {outcome.step} is saved in {workdir}" if outcome.step else "before step 1"

@@ -134,6 +134,16 @@ class Batches(Iterator[Batch]):
         """The rows of a batch of all processes together."""
         return self._batch
 
+    @property
+    def examples(self) -> int | None:
+        """How many different ones there are; None where they are made, or changed, on demand."""
+        split = self._stream.split
+        return None if split.streaming or self._stream.transforms else len(split)
+
+    def look(self, positions: Sequence[int]) -> Batch:
+        """The examples at these positions of the stream, which stays where it is."""
+        return self._stream(positions)
+
     def take_rows(self, rows: Sequence[int]) -> None:
         """Make only these rows of every batch from now on: those that this process is to hold."""
         if not rows or min(rows) < 0 or max(rows) >= self._batch:

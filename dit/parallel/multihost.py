@@ -35,6 +35,7 @@ HEARTBEAT_SECONDS = 10  # a process that was not heard of for so long is dead, a
 SHUTDOWN_SECONDS = 120  # how long the first process to finish waits for the last
 WATCH_SECONDS = 2  # how often a process looks for the error of another
 WATCH_BUCKET_SECONDS = 10  # and in a bucket, where every look is charged for
+SHARED_SECONDS = 40  # how long a process looks for the mark of process 0 in their common workdir
 
 
 def initialize(
@@ -90,11 +91,7 @@ def agree(name: str, value: Callable[[], str]) -> None:
     rows = multihost_utils.process_allgather(np.frombuffer(digest + host, np.uint8))
     digests = [row[:32].tobytes() for row in rows]
     usual = max(digests, key=digests.count)  # the first of those seen most often
-    odd = [
-        f"process {i} on {row[32:].tobytes().rstrip(bytes(1)).decode(errors='replace')}"
-        for i, row in enumerate(rows)
-        if digests[i] != usual
-    ]
+    odd = [_named(i, row[32:]) for i, row in enumerate(rows) if digests[i] != usual]
     if odd:
         raise UserError(
             f"{name} is not the same on all {len(rows)} processes: {', '.join(odd)} differs from the "
@@ -102,11 +99,23 @@ def agree(name: str, value: Callable[[], str]) -> None:
         )
 
 
-def any_of_all(flag: bool) -> bool:
-    """Whether ``flag`` is true on any process: a meeting of all of them, not for every step."""
+def who(flag: bool) -> list[str]:
+    """``process 1 on host``, for each process on which ``flag`` is true; the same on all of them.
+
+    A meeting of all processes, not for every step.
+    """
     if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+        return [f"process 0 on {socket.gethostname()}"] if flag else []
+    host = socket.gethostname().encode()[:64].ljust(64, b"\0")
+    rows = multihost_utils.process_allgather(np.frombuffer(bytes([flag]) + host, np.uint8))
+    return [_named(i, row[1:]) for i, row in enumerate(rows) if row[0]]
+
+
+def highest_of_all(value: int) -> int:
+    """The largest ``value`` that a process gives: another meeting."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.array(value, np.int32)).max())
 
 
 def meet(name: str) -> None:
@@ -147,17 +156,13 @@ def guard(workdir: storage.Place) -> Iterator[None]:
     JAX would have a failed process wait for the others, which wait for it. Here it leaves its error in
     ``workdir/error-<process>.log`` and exits at once, with status 2 for a UserError and 1 for anything
     else; the others find the file, or are told by JAX that a process is gone (after
-    ``HEARTBEAT_SECONDS``), and exit too. A single process is left to fail as usual.
+    ``HEARTBEAT_SECONDS``), and exit too. A single process is left to fail as usual. Raises UserError
+    on all of them where ``workdir`` is not one place that all of them see.
     """
     if jax.process_count() == 1:
         yield
         return
-    if is_main():
-        for old in workdir.glob("error-*.log"):
-            old.unlink()
-    number = np.array([secrets.randbits(31), secrets.randbits(31)], np.int32)
-    number = multihost_utils.broadcast_one_to_all(number)  # tells this run's errors from older ones
-    errors = _Errors(workdir, "".join(f"{n:08x}" for n in number))
+    errors = _Errors(workdir, _shared(workdir))
     done = threading.Event()
     threading.Thread(target=errors.watch, args=(done,), daemon=True).start()
     try:
@@ -166,6 +171,51 @@ def guard(workdir: storage.Place) -> Iterator[None]:
         errors.end(error)
     finally:
         done.set()
+
+
+def _shared(workdir: storage.Place) -> str:
+    """See that all processes have one workdir; the name of this run, to tell its errors from others'.
+
+    Process 0 leaves a mark in it, and the others look for that. A job whose hosts write to disks of
+    their own would hang at its first checkpoint, in silence.
+    """
+    number = np.array([secrets.randbits(31), secrets.randbits(31)], np.int32)
+    name = "".join(f"{n:08x}" for n in multihost_utils.broadcast_one_to_all(number))
+    mark, problem = workdir / f".job-{name}", ""
+    if is_main():
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            for old in (*workdir.glob("error-*.log"), *workdir.glob(".job-*")):
+                old.unlink(missing_ok=True)
+            mark.write_bytes(b"")
+        except OSError as error:
+            problem = str(error)
+    # The mark is there before anyone looks: what is once missed, network file systems may remember.
+    if who(bool(problem)):
+        raise UserError(
+            f"process 0 cannot write in {workdir} ({problem or 'see what it says'}); give another "
+            "--workdir, which all processes can reach"
+        )
+    deadline, seen = time.monotonic() + SHARED_SECONDS, is_main()
+    while not seen and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            seen = mark.exists()
+        time.sleep(0 if seen else 0.2)
+    blind = who(not seen)
+    if is_main():
+        mark.unlink(missing_ok=True)
+    if blind:
+        raise UserError(
+            f"{workdir} is not one directory for all processes: {', '.join(blind)} did not find in "
+            f"it within {SHARED_SECONDS} s what process 0 wrote there. Give a --workdir that all hosts "
+            "share: a network file system mounted on each, or gs://BUCKET/PATH"
+        )
+    return name
+
+
+def _named(process: int, host: np.ndarray) -> str:
+    name = host.tobytes().rstrip(b"\0").decode(errors="replace")
+    return f"process {process} on {name}"
 
 
 class _Errors:

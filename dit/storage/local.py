@@ -1,7 +1,7 @@
 """A directory as Orbax takes it: every character of its name stands for itself.
 
 ``etils.epath``, through which Orbax reaches all files, takes brackets, stars and question marks in the
-name of a directory for wildcards as soon as it lists what is in it, and a directory ``/gs`` or ``/s3`` for
+name of a directory for wildcards as soon as it lists what is in it, and a directory ``/gs`` for
 an address. Orbax then finds nothing to keep of what it wrote, and every checkpoint is lost.
 """
 

@@ -1,10 +1,10 @@
 """Checkpoints on Orbax: written in the background, kept only whole, and checked bit for bit when read.
 
 A checkpoint holds ``state`` (the TrainState), ``data`` (the position in the training stream) and
-``meta`` (the resolved config, versions, the shape, dtype and fingerprint of every array, and a seal over
-all of this and ``data``). Orbax by itself casts dtypes and restores flipped bits without a word;
-``meta`` is what finds them. A damaged checkpoint is moved to ``workdir/damaged`` and the one before it
-is taken.
+``meta`` (the resolved config and the changes to it in the course of the run, versions, the shape, dtype
+and fingerprint of every array, and a seal over all of this and ``data``). Orbax by itself casts dtypes
+and restores flipped bits without a word; ``meta`` is what finds them. A damaged checkpoint is moved to
+``workdir/damaged`` and the one before it is taken.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from dit import storage
 from dit.config import fingerprint, suggest
 from dit.parallel import multihost
 from dit.training.fingerprints import describe, fingerprints
-from dit.training.workdir import check_same
+from dit.training.workdir import Changes, check_same
 from dit.types import OutsideError, Params, UserError
 
 log = logging.getLogger(__name__)
@@ -53,10 +53,19 @@ class Restored:
 class Checkpoints:
     """The checkpoints of a run, for the one job that writes them (see ``workdir.lock``)."""
 
-    def __init__(self, workdir: storage.Place, config: dict[str, Any], keep: int = 3):
+    def __init__(
+        self,
+        workdir: storage.Place,
+        config: dict[str, Any],
+        keep: int = 3,
+        allowed: Collection[str] = (),
+    ):
         if keep < 1:
             raise UserError(f"got checkpoint.keep={keep}; expected 1 or more")
-        self._workdir, self._config = workdir, config
+        self._workdir, self._config, self._allowed = workdir, config, allowed
+        self.changes: Changes = {}
+        self._history: list[dict[str, Any]] = []  # of changes to the config, as in ``meta``
+        self._written: int | None = None  # the step that was last given to Orbax
         if multihost.is_main():
             _clear(workdir / "checkpoints")
         self._manager = _manager(
@@ -73,12 +82,14 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             data=ocp.args.JsonSave(data),
-            meta=ocp.args.JsonSave(_meta(step, self._config, state, data)),
+            meta=ocp.args.JsonSave(_meta(step, self._config, self._history, state, data)),
         )
+        self._finish()
         try:
             self._manager.save(step, args=args, force=True)
         except storage.failures(self._workdir) as error:
             raise _not_written(error, self._manager.latest_step()) from error
+        self._written = step
 
     def check(self) -> None:
         """Raise UserError if a write in the background has failed."""
@@ -88,24 +99,42 @@ class Checkpoints:
             raise _not_written(error, self._manager.latest_step()) from error
 
     def restore(self, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
-        """The latest sound ``(state, data)``, or None in a fresh directory.
+        """The latest ``(state, data)`` that is sound on all processes, or None in a fresh directory.
 
-        ``abstract``: the state's shapes, dtypes and shardings. Raises UserError if there were
+        ``abstract``: the state's shapes, dtypes and shardings. The attribute ``changes`` says how the
+        config differs from that time's, and later checkpoints keep it. Raises UserError if there were
         checkpoints and none of them is sound, or if they belong to another config or model.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            damage = ""
-            try:
-                meta, data = _read_json(self._manager, step)
-                check_same(meta["config"], self._config, f"checkpoint {step} in {self._workdir}")
-                _check_arrays(describe(abstract), meta, f"checkpoint {step} in {self._workdir}")
-                state = _read_arrays(self._manager, step, abstract, meta)
-            except DamagedError as error:
-                log.warning("checkpoint %d is damaged (%s); trying an older one", step, error)
-                damage = str(error)
-            if not multihost.any_of_all(bool(damage)):
-                return state, data
-            self._set_aside(step, damage or "another process could not read it")
+        with _manager(self._workdir, **READ) as reader:
+            steps = [*reader.all_steps()]
+            while (step := multihost.highest_of_all(max(steps, default=-1))) >= 0:
+                meta, data, state, changes, damage = {}, {}, None, {}, ""
+                try:  # each process its own part; Orbax is not to wait for one that fails
+                    if step not in steps:
+                        raise DamagedError("it is not there")
+                    meta, data = _read_json(reader, step)
+                    where = f"checkpoint {step} in {self._workdir}"
+                    changes = check_same(meta["config"], self._config, where, self._allowed)
+                    _check_arrays(describe(abstract), meta, where)
+                    state = _read_arrays(reader, step, abstract)
+                except DamagedError as error:
+                    damage = str(error)
+                failed = multihost.who(bool(damage))
+                if not failed:
+                    try:  # all of them together
+                        _check_bits(state, meta)
+                        self._history = meta.get("changes", [])
+                        if changes:
+                            self._history = [*self._history, {"step": step, **changes}]
+                        self.changes = changes
+                        return state, data
+                    except DamagedError as error:
+                        damage = str(error)
+                state = None
+                damage = damage or f"{', '.join(failed)} could not read it"
+                log.warning("checkpoint %d is damaged (%s); trying an older one", step, damage)
+                self._set_aside(step, damage)
+                steps = [s for s in steps if s < step]
         if any((self._workdir / "damaged").glob("*")):
             raise OutsideError(
                 f"no sound checkpoint in {self._workdir}: the damaged ones lie in its folder damaged, "
@@ -127,9 +156,18 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until everything is on disk. Raises UserError if it could not be written."""
+        self._finish()
+        self._manager.close()
+
+    def _finish(self) -> None:
+        """Wait for the last write, and see for ourselves that it is there."""
         try:
             self._manager.wait_until_finished()
-            self._manager.close()
+            if self._written is not None:
+                place = self._workdir / "checkpoints" / str(self._written)
+                if not _is_whole(place):
+                    raise OSError(f"it was written, and there is no {place}")
+                self._written = None
         except Exception as error:
             raise _not_written(error, self._manager.latest_step()) from error
 
@@ -187,7 +225,8 @@ def restore_params(
     _check_arrays(describe(tree), meta, f"checkpoint {meta['step']} in {workdir}")
     with _manager(storage.workdir(workdir), **READ) as manager:
         try:
-            tree = _read_arrays(manager, meta["step"], tree, meta)
+            tree = _read_arrays(manager, meta["step"], tree)
+            _check_bits(tree, meta)
         except DamagedError as error:
             raise _unreadable(workdir, meta["step"], error) from error
     params = tree["params"] if which == "params" else tree["ema"][which]
@@ -208,13 +247,19 @@ def _default(averages: Iterable[str]) -> str:
 
 
 def _manager(workdir: storage.Place, **options) -> ocp.CheckpointManager:
+    """Orbax's; one that only reads (``READ``) belongs to this process alone and meets no other."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process-{me}"
+    )
+    among = alone if options.get("create") is False else ocp.options.MultiprocessingOptions()
     return ocp.CheckpointManager(
         storage.for_orbax(workdir / "checkpoints"),
-        options=ocp.CheckpointManagerOptions(**options),
+        options=ocp.CheckpointManagerOptions(multiprocessing_options=among, **options),
         item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(),
-            "data": ocp.JsonCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
+            "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=among),
+            "data": ocp.JsonCheckpointHandler(multiprocessing_options=among),
+            "meta": ocp.JsonCheckpointHandler(multiprocessing_options=among),
         },
     )
 
@@ -234,12 +279,19 @@ def _clear(folder: storage.Place) -> None:
             log.warning("%s is no checkpoint; it is called %s now", file, junk.name)
 
 
-def _meta(step: int, config: dict[str, Any], state: Any, data: dict[str, Any]) -> dict[str, Any]:
+def _meta(
+    step: int,
+    config: dict[str, Any],
+    history: list[dict[str, Any]],
+    state: Any,
+    data: dict[str, Any],
+) -> dict[str, Any]:
     bits = fingerprints(state)
     meta = {
         "format": FORMAT,
         "step": step,
         "config": config,
+        "changes": history,
         "config_fingerprint": fingerprint(config),
         "versions": {
             "dit": dit.__version__,
@@ -276,10 +328,8 @@ def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any
     return meta, data
 
 
-def _read_arrays(
-    manager: ocp.CheckpointManager, step: int, abstract: Any, meta: dict[str, Any]
-) -> Any:
-    """The arrays in ``abstract``, with its shardings, after checking every bit."""
+def _read_arrays(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
+    """The arrays in ``abstract``, with its shardings; of each this process reads its own part."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device), abstract
@@ -300,11 +350,15 @@ def _read_arrays(
         raise DamagedError("some of its arrays are not there under the names they were saved by")
     if describe(state) != describe(abstract):
         raise DamagedError("its arrays came back in other shapes or dtypes than they were saved in")
+    return state
+
+
+def _check_bits(state: Any, meta: dict[str, Any]) -> None:
+    """DamagedError unless every bit is as it was saved. All processes do it together."""
     found = fingerprints(state)
     wrong = [name for name, bits in found.items() if bits != meta["arrays"][name]["bits"]]
     if wrong:
         raise DamagedError(f"the bits of {len(wrong)} arrays have changed: {', '.join(wrong[:3])}")
-    return state
 
 
 def _check_arrays(expected: dict[str, Any], meta: dict[str, Any], where: str) -> None:

@@ -16,7 +16,7 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,11 +29,13 @@ from dit.parallel import multihost
 from dit.parallel.peak import peak_flops
 from dit.training.checkpoint import Checkpoints
 from dit.training.feed import Feed, first_shapes
+from dit.training.learning import Learning, constant_of
 from dit.training.logging import MetricsLog, Progress
+from dit.training.meter import means
 from dit.training.program import Program, program
 from dit.training.signals import StopOnSignal
 from dit.training.state import TrainState
-from dit.training.workdir import lock, plain, write_config
+from dit.training.workdir import lock, plain, tell, write_config
 from dit.types import Key, UserError
 
 AHEAD = 2  # steps the host may be before the device
@@ -62,15 +64,17 @@ def train(
     devices: Sequence[jax.Device] | None = None,
     compiled: Program | None = None,
     progress: bool = True,
+    allowed: Collection[str] = (),
 ) -> Outcome:
     """Train until ``config.steps``, from the latest sound checkpoint in ``workdir`` if there is one.
 
     ``experiment``: what ``dit.experiment.build`` makes of a config. ``batches``: its training data.
     ``draw(state, step)`` is called every ``samples.every`` steps. ``flops_per_example``: of a training
     step, forward and backward, for the utilisation. ``compiled``: the ``program`` of an experiment that
-    differs in its seed alone, to compile nothing twice. The first SIGINT or SIGTERM, to any process,
-    saves and returns. Raises DivergedError, and UserError for a bad config, a workdir in use or of
-    another config, and processes that do not run the same.
+    differs in its seed alone, to compile nothing twice. ``allowed``: keys of the config in which a run
+    that goes on may differ, besides the operational ones (``workdir.OPERATIONAL``). The first SIGINT or
+    SIGTERM, to any process, saves and returns. Raises DivergedError, and UserError for a bad config, a
+    workdir in use or of another config, and processes that do not run the same.
     """
     workdir = storage.workdir(workdir)
     config = experiment.config
@@ -89,18 +93,23 @@ def train(
         held = _nothing
         if main:
             held = stack.enter_context(lock(workdir))
-            write_config(workdir, resolved)
-        checkpoints = Checkpoints(workdir, resolved, saving.keep)
+            write_config(workdir, resolved, allowed)
+        checkpoints = Checkpoints(workdir, resolved, saving.keep, allowed)
         stack.callback(checkpoints.close)
         stack.callback(batches.close)
 
         restored = checkpoints.restore(_placed(run.abstract, run.shardings))
+        if restored is None and allowed:
+            raise UserError(
+                f"there is no checkpoint in {workdir} to go on from with another {', '.join(allowed)}: "
+                "set it by --config"
+            )
         if restored is None:
             state = jax.jit(run.create, out_shardings=run.shardings)(key)
         else:
             state, position = restored
             batches.set_state(position)
-        step = int(state.step)
+        step, skipped = int(state.step), int(state.meter.skipped)
         multihost.agree("the step to go on from", lambda: str(step))
         multihost.agree("the program of a step", lambda: _text(run, batches, key))
         feed = Feed(batches, run.batch_sharding)
@@ -112,7 +121,11 @@ def train(
         bar = Progress(step, steps, shown=progress and main)
         stack.callback(bar.close)
         if restored is not None and main:
-            bar.say(f"going on from step {step} in {workdir}")
+            changes = checkpoints.changes
+            now = f", with changes: {tell(changes)}" if changes else ""
+            bar.say(f"going on from step {step} in {workdir}{now}")
+        constant = constant_of(experiment, batches) if main else None
+        learning = Learning(constant, step=step, steps=steps, batch=batch_size, every=logging.every)
         rate = Rate(batch_size, flops_per_example, run.mesh)
         under_way = collections.deque()
         simulated = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
@@ -139,8 +152,12 @@ def train(
             if not (log_now or save_now or draw_now):
                 continue
             row = _look(run, state, saved, workdir)
+            if row["skipped"] > skipped and main:
+                bar.say(_skipped(step, row["skipped"] - skipped, row["skipped"]))
+            skipped = row["skipped"]
             if log_now:
-                row = {"step": int(row.pop("updates")), **row, **rate.measure()}
+                row = {**row, **learning.row, **rate.measure()}
+                learning.note(row)
                 if metrics_log is not None:
                     metrics_log.write(row)
                 bar.show(row)
@@ -159,6 +176,7 @@ def train(
             if metrics_log is not None:
                 metrics_log.flush()
             checkpoints.save(step, state, feed.position)
+    learning.conclude(step)  # last, where it is seen
     return Outcome(state, step, signal.Signals(stopped).name if stopped else None)
 
 
@@ -169,9 +187,10 @@ def _nothing() -> None:
 def _look(run: Program, state: TrainState, saved: int | None, workdir: storage.Place) -> dict:
     """What the device has to report; DivergedError if an update was withheld."""
     row = jax.device_get(run.report(state))
-    if row.pop("bad"):
-        raise DivergedError(_diverged(int(row["updates"]) + 1, saved, workdir))
-    return row
+    meter, step = row.pop("meter"), int(row.pop("step"))
+    if meter.bad:
+        raise DivergedError(_diverged(step + 1, int(meter.skipped), saved, workdir))
+    return {"step": step, **means(meter), **row, "skipped": int(meter.skipped)}
 
 
 class Rate:
@@ -215,9 +234,19 @@ def _text(run: Program, batches: Batches, key: Key) -> str:
     return run.train_step.lower(state, first_shapes(batches), key).as_text()
 
 
-def _diverged(step: int, saved: int | None, workdir: storage.Place) -> str:
-    kept = "there is no checkpoint yet" if saved is None else f"the last checkpoint is step {saved}"
+def _skipped(step: int, new: int, total: int) -> str:
     return (
-        f"the loss or the gradient of step {step} is not finite; that update was not made, and {kept} "
-        f"in {workdir}. Lower optimizer.lr, set optimizer.clip, or lengthen the warm-up"
+        f"up to step {step}: {new} more batches were skipped, as their loss or gradient was not "
+        f"finite ({total} in this run)"
+    )
+
+
+def _diverged(step: int, skipped: int, saved: int | None, workdir: storage.Place) -> str:
+    kept = "there is no checkpoint yet" if saved is None else f"the last checkpoint is step {saved}"
+    before = f" after {skipped} batches that were skipped" if skipped else ""
+    lower = "Lower optimizer.lr" if saved is None else "Go on with a lower rate (--new-lr)"
+    return (
+        f"the loss or the gradient of step {step} is not finite{before}; that update was not made, and "
+        f"{kept} in {workdir}. {lower}, allow more skipped batches (optimizer.skip), or begin anew with "
+        "optimizer.clip or a longer warm-up"
     )

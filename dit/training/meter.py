@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
@@ -20,8 +21,9 @@ class Meter:
     """Sums over the steps since the last log step.
 
     ``sums``: of each metric's mean over the batch. ``bin_loss``, ``bin_count``: of the losses of the
-    examples in each of the equal parts of ``[t_min, t_max]``, and how many there were. ``bad``: set
-    by a loss or gradient that is not finite, and never cleared: no update is made from then on.
+    examples in each of the equal parts of ``[t_min, t_max]``, and how many there were. ``skipped``:
+    batches of the whole run that were passed over, as their loss or gradient was not finite. ``bad``:
+    set by one more than may be skipped, and never cleared: no update is made from then on.
     The fields are arrays, or in a description of the state their shapes or shardings.
     """
 
@@ -29,6 +31,7 @@ class Meter:
     sums: dict[str, Any]  # scalars
     bin_loss: Any  # bins
     bin_count: Any  # bins
+    skipped: Any  # int32
     bad: Any  # bool
 
 
@@ -39,6 +42,7 @@ def init(names: Iterable[str], bins: int) -> Meter:
         sums={name: jnp.zeros(()) for name in sorted(names)},
         bin_loss=jnp.zeros(bins),
         bin_count=jnp.zeros(bins),
+        skipped=jnp.zeros((), jnp.int32),
         bad=jnp.zeros((), bool),
     )
 
@@ -54,20 +58,37 @@ def add(
     bins = meter.bin_loss.shape[0]
     index = jnp.clip((u * bins).astype(jnp.int32), 0, bins - 1)
     hit = jax.nn.one_hot(index, bins, dtype=meter.bin_loss.dtype)
-    kept = jax.tree.map(lambda x: jnp.where(fresh, jnp.zeros_like(x), x), meter)
-    return Meter(
+    kept = _emptied(meter, fresh)
+    return kept.replace(
         steps=kept.steps + 1,
         sums={k: kept.sums[k] + scalars[k].astype(kept.sums[k].dtype) for k in meter.sums},
         bin_loss=kept.bin_loss + loss.astype(meter.bin_loss.dtype) @ hit,
         bin_count=kept.bin_count + hit.sum(0),
-        bad=meter.bad,
     )
 
 
-def means(meter: Meter) -> dict[str, Array]:
-    """Each metric's mean over the steps, and ``loss_t``: the mean loss per bin, NaN in empty ones."""
-    steps = jnp.maximum(meter.steps, 1)
+def skip(meter: Meter, fresh: Bool[Array, ""]) -> Meter:
+    """The meter after a batch that was passed over; ``fresh`` as for ``add``."""
+    return _emptied(meter, fresh).replace(skipped=meter.skipped + 1)
+
+
+def _emptied(meter: Meter, when: Bool[Array, ""]) -> Meter:
+    empty = jax.tree.map(lambda x: jnp.where(when, jnp.zeros_like(x), x), meter)
+    return empty.replace(skipped=meter.skipped, bad=meter.bad)
+
+
+def means(meter: Meter) -> dict[str, Any]:
+    """Each metric's mean over the steps, and ``loss_t``: the mean loss per bin; NaN where none were.
+
+    Of a meter that is on the host: a device would take the NaNs for a mistake under
+    ``JAX_DEBUG_NANS``.
+    """
     return {
-        **{name: total / steps for name, total in meter.sums.items()},
-        "loss_t": meter.bin_loss / meter.bin_count,
+        **{name: _mean(total, meter.steps) for name, total in meter.sums.items()},
+        "loss_t": _mean(meter.bin_loss, meter.bin_count),
     }
+
+
+def _mean(total: Any, count: Any) -> np.ndarray:
+    total = np.asarray(total)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=np.asarray(count) > 0)

@@ -1,7 +1,8 @@
 """From the ``optimizer`` and ``schedule`` sections of a config to an Optax transformation.
 
-``lr``, ``clip`` (the largest global norm of a gradient) and ``accumulate`` (micro-batches an update)
-belong to every optimizer; the other keywords to the one that is named.
+``lr``, ``clip`` (the largest global norm of a gradient), ``accumulate`` (micro-batches an update) and
+``skip`` (batches of a run that may be passed over, as their loss or gradient is not finite) belong to
+every optimizer; the other keywords to the one that is named.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from dit.types import UserError
 class Optimizer:
     """``transform``: Optax's; ``schedule``: update number to rate; ``accumulate``: micro-batches.
 
-    ``clip``: the largest norm of a gradient, or None. The train step applies it, which has the norm
-    and knows it finite.
+    ``clip``: the largest norm of a gradient, or None; ``skip``: how many batches may be passed over.
+    The train step sees to both: it has the norm, and knows whether it is finite.
     """
 
     transform: optax.GradientTransformation
     schedule: optax.Schedule
     accumulate: int = 1
     clip: float | None = None
+    skip: int = 0
 
     def clip_scale(self, norm: Float[Array, ""]) -> Float[Array, ""]:
         """What to multiply a gradient of this norm by."""
@@ -44,8 +46,8 @@ def build(
 ) -> Optimizer:
     """The optimizer for parameters with the logical ``axes``, for a run of ``steps`` updates.
 
-    ``optimizer``: ``name``, ``lr``, ``clip`` (None or the largest norm), ``accumulate``, and its own
-    keywords. ``schedule``: ``name`` and its own. Raises UserError for anything else.
+    ``optimizer``: ``name``, ``lr``, ``clip`` (None or the largest norm), ``accumulate``, ``skip``, and
+    its own keywords. ``schedule``: ``name`` and its own. Raises UserError for anything else.
     """
     kwargs = dict(optimizer)
     name, lr = kwargs.pop("name"), kwargs.pop("lr")
@@ -54,11 +56,16 @@ def build(
         config.check_finite(value, f"optimizer.{key}")
         if value is not None and not (_is_number(value) and value >= least and value):
             raise UserError(f"got optimizer.{key}={value!r}; expected a positive number")
+    skip = kwargs.pop("skip", 0)
+    if not isinstance(skip, int) or isinstance(skip, bool) or skip < 0:
+        raise UserError(
+            f"got optimizer.skip={skip!r}; expected a whole number of batches, 0 for none"
+        )
     if not isinstance(accumulate, int):
         raise UserError(f"got optimizer.accumulate={accumulate!r}; expected a whole number")
     rate = build_schedule(schedule, lr=float(lr), steps=steps)
     make = config.resolve("training.optimizers", name, **kwargs)
-    return Optimizer(make(rate, axes), rate, accumulate, clip)
+    return Optimizer(make(rate, axes), rate, accumulate, clip, skip)
 
 
 def build_schedule(schedule: Mapping[str, Any], *, lr: float, steps: int) -> optax.Schedule:

@@ -22,7 +22,7 @@ from dit.types import Key, Params
 
 @struct.dataclass
 class TrainState:
-    """Everything that a step changes. ``step``: how many updates have been made.
+    """Everything that a step changes. ``step``: how many batches have been used, or skipped.
 
     The leaves are arrays, or in a description of the state their shapes or shardings.
     """

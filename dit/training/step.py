@@ -1,8 +1,9 @@
 """One update: gradient, clipping, optimizer, averages and metrics, as one jitted function.
 
-A loss or a gradient that is not finite is found *before* the update: the state is returned as it was,
-and the meter's ``bad`` flag keeps it so from then on. The host sees the flag when it next looks, at a
-log step, and the state is still the last good one.
+A loss or a gradient that is not finite is found *before* the update. So many such batches as
+``optimizer.skip`` says are passed over in a run, and counted; at the next one the state is returned as
+it was, and the meter's ``bad`` flag keeps it so from then on. The host sees the flag when it next looks,
+at a log step, and the state is still the last good one.
 """
 
 from __future__ import annotations
@@ -106,7 +107,10 @@ def make_train_step(
         loss, grads, examples = gradients(of, state.params, batch, step_key, optimizer.accumulate)
         scalars = {name: m.mean() for name, m in examples.items() if name != "t"}
         scalars["grad_norm"] = optax.tree.norm(grads)
-        good = jnp.isfinite(loss) & jnp.isfinite(scalars["grad_norm"]) & ~state.meter.bad
+        finite = jnp.isfinite(loss) & jnp.isfinite(scalars["grad_norm"])
+        good = finite & ~state.meter.bad
+        skips = ~finite & ~state.meter.bad & (state.meter.skipped < optimizer.skip)
+        fresh = state.step % log_every == 0
 
         def update(state: TrainState) -> TrainState:
             scale = optimizer.clip_scale(scalars["grad_norm"])
@@ -123,14 +127,20 @@ def make_train_step(
                     scalars,
                     examples["loss"],
                     (examples["t"] - t_min) / (t_max - t_min),
-                    fresh=state.step % log_every == 0,
+                    fresh=fresh,
                 ),
             )
 
+        def withhold(state: TrainState) -> TrainState:
+            after = meters.skip(state.meter, fresh)
+            meter = jax.tree.map(lambda a, b: jnp.where(skips, a, b), after, state.meter)
+            return state.replace(step=state.step + skips, meter=meter)
+
         # A branch, not a select on every array: the update then runs in place, in one pass.
-        new = jax.lax.cond(good, update, lambda state: state, state)
-        new = new.replace(meter=new.meter.replace(bad=~good))
-        return new, {"loss": loss, "grad_norm": scalars["grad_norm"], "bad": ~good}
+        new = jax.lax.cond(good, update, withhold, state)
+        bad = ~(good | skips)
+        new = new.replace(meter=new.meter.replace(bad=bad))
+        return new, {"loss": loss, "grad_norm": scalars["grad_norm"], "bad": bad}
 
     whole = replicated(mesh)
     return jax.jit(
@@ -145,18 +155,17 @@ def make_train_step(
 def make_report(
     optimizer: Optimizer, shardings: TrainState, mesh: Mesh
 ) -> Callable[[TrainState], dict[str, Any]]:
-    """``report(state) -> metrics``, jitted: means since the last log step, parameter norm and rate.
+    """``report(state) -> metrics``, jitted: the meter, the parameters' norm and the rate.
 
-    ``lr`` is the rate of the last update; ``updates`` how many there were; ``bad`` as in ``Meter``.
+    ``lr`` is the rate of the last update; ``step`` as in the state.
     """
 
-    def report(state: TrainState) -> dict[str, Array]:
+    def report(state: TrainState) -> dict[str, Any]:
         return {
-            **meters.means(state.meter),
+            "meter": state.meter,
             "param_norm": optax.tree.norm(state.params),
-            "lr": optimizer.schedule(jnp.maximum(state.step - 1, 0)),
-            "updates": state.step,
-            "bad": state.meter.bad,
+            "lr": optimizer.schedule(jnp.maximum(state.step - state.meter.skipped - 1, 0)),
+            "step": state.step,
         }
 
     return jax.jit(report, in_shardings=(shardings,), out_shardings=replicated(mesh))

@@ -1,8 +1,9 @@
 """One run, one directory: its lock, its config, and what may change when it goes on.
 
-``config.json`` holds the resolved config of the run. A directory made by another config is refused, with
-the keys that differ; only ``log``, ``samples`` and ``checkpoint`` may change, and ``steps`` where the
-schedule does not depend on it.
+``config.json`` holds the resolved config of the run. Its keys are *identity*, what is computed, or
+*operational*, how: on which mesh, with which kernels, how often it is saved. A directory of a run with
+another identity is refused, with the keys that differ. What is operational may change from one start to
+the next, and so may ``steps`` where the schedule does not depend on it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from dit import storage
@@ -22,7 +23,12 @@ from dit.types import OutsideError, UserError
 
 log = logging.getLogger(__name__)
 
-FREE = ("log", "samples", "checkpoint")
+OPERATIONAL = (  # sections, and keys of others: results are the same but for rounding
+    *("log", "samples", "checkpoint", "loader", "mesh"),
+    *("model.remat", "model.unroll", "model.attention"),
+    *("optimizer.accumulate", "optimizer.skip"),
+)
+Changes = dict[str, list[Any]]  # key: what it was, and what it is
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -30,33 +36,50 @@ def plain(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """``key: old value -> new value`` for every key that differs and is not free to."""
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
+    """Every key that differs, with both values."""
     before, after = _flat(old), _flat(new)
-    steps_free = not depends_on_steps(new["schedule"]["name"])
     missing = "(not there)"
-    return [
-        f"{key}: {before.get(key, missing)!r} -> {after.get(key, missing)!r}"
-        for key in sorted({*before, *after})
-        if before.get(key, missing) != after.get(key, missing)
-        and key.split(".")[0] not in FREE
-        and not (key == "steps" and steps_free)
-    ]
+    pairs = {k: [before.get(k, missing), after.get(k, missing)] for k in sorted({*before, *after})}
+    return {k: pair for k, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def check_same(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> None:
-    """Raise UserError naming the keys in which a config differs from the one that made ``where``."""
-    changed = differences(old, new)
-    if changed:
+def is_operational(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a run of ``config`` may go on with another value of ``key``."""
+    if key == "steps":
+        return not depends_on_steps(config["schedule"]["name"])
+    return any(f"{key}.".startswith(f"{free}.") for free in OPERATIONAL)
+
+
+def tell(changes: Changes) -> str:
+    """``key: old value -> new value``, for each."""
+    return "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changes.items())
+
+
+def check_same(
+    old: Mapping[str, Any], new: Mapping[str, Any], where: str, allowed: Collection[str] = ()
+) -> Changes:
+    """What differs in a config from the one that made ``where``.
+
+    Raises UserError naming the keys that are neither operational nor ``allowed``.
+    """
+    changes = differences(old, new)
+    wrong = {k: v for k, v in changes.items() if k not in allowed and not is_operational(k, new)}
+    if wrong:
+        rate = " (--new-lr goes on with another learning rate)" if "optimizer.lr" in wrong else ""
         raise UserError(
-            f"{where} was made by another config; these keys differ (there -> now): "
-            + "; ".join(changed)
-            + ". Run with the old values, or give another --workdir"
+            f"{where} was made by another config; these keys differ (there -> now): {tell(wrong)}. "
+            f"Run with the old values{rate}, or give another --workdir"
         )
+    return changes
 
 
-def write_config(workdir: storage.Place, config: Mapping[str, Any]) -> None:
+def write_config(
+    workdir: storage.Place, config: Mapping[str, Any], allowed: Collection[str] = ()
+) -> None:
     """Keep ``config`` as ``workdir/config.json``; UserError if another run's is there.
+
+    What is operational, or ``allowed``, may differ.
 
     A run that never came to log or save anything leaves nothing to mix up: its config is replaced.
     """
@@ -71,7 +94,7 @@ def write_config(workdir: storage.Place, config: Mapping[str, Any]) -> None:
                 raise
             log.warning("%s; its checkpoints have the config too, so it is written anew", error)
         else:
-            check_same(old, config, str(workdir))
+            check_same(old, config, str(workdir), allowed)
     storage.write(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

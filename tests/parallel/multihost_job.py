@@ -44,7 +44,12 @@ class Job:
             }
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, str(WORKER), str(workdir), json.dumps(mine)],
+                    [
+                        sys.executable,
+                        str(WORKER),
+                        mine.get("workdir", str(workdir)),
+                        json.dumps(mine),
+                    ],
                     env=settings,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

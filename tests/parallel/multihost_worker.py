@@ -4,7 +4,8 @@ Usage: multihost_worker.py WORKDIR JSON, with DIT_COORDINATOR and the rest in th
 holds ``config`` (changes to the config), ``workers`` (of the loader) and what goes wrong: ``fault`` (a
 signal's name, ``raise`` or ``loader``, a signal to a process that reads data) and ``at``: the number of
 a batch, ``compile``, ``draw``, or ``write`` or ``commit`` of the checkpoint of step 10. Or it holds
-what this process ``says`` to the others, one number a call, instead of training.
+what this process ``says`` to the others, one number a call, instead of training; the ``workdir`` that
+this process is given for another; a step whose checkpoint is ``unreadable`` to it.
 """
 
 import contextlib
@@ -72,7 +73,7 @@ def main(workdir: pathlib.Path, given: dict) -> None:
     import training_fake as fake
     import training_tiny as tiny
 
-    from dit.training import loop
+    from dit.training import checkpoint, loop
     from dit.training.fingerprints import fingerprints
 
     if "says" in given:
@@ -114,6 +115,16 @@ def main(workdir: pathlib.Path, given: dict) -> None:
         run = program(*args)
         return dataclasses.replace(run, train_step=Compiled(run.train_step))
 
+    if "unreadable" in given:
+        read = checkpoint._read_arrays
+
+        def read_arrays(manager, step, *args):
+            """As if this host alone saw nothing but junk there."""
+            if step == given["unreadable"]:
+                raise checkpoint.DamagedError("its arrays cannot be read: junk")
+            return read(manager, step, *args)
+
+        checkpoint._read_arrays = read_arrays
     batches.__class__ = Read
     loop.program = with_compiled
     if fault.at in RENAMED:

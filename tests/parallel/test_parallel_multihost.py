@@ -5,6 +5,7 @@ What happens when one of them fails or is stopped is tested in ``tests/faults``.
 
 import json
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -81,3 +82,41 @@ def test_a_process_with_another_config_is_named(tmp_path):
     for text in errors:
         assert "the config is not the same on all 2 processes: process 1" in text
     assert not list(tmp_path.glob("checkpoints"))
+
+
+def test_a_workdir_that_is_not_shared_ends_all_by_name_within_a_minute(tmp_path):
+    """Each process has a directory of its own under the same name, as hosts have without a share."""
+    job = Job(tmp_path / "one", 2, odd={"workdir": str(tmp_path / "two")}, config={"steps": 6})
+    started = time.monotonic()
+    status, errors = job.wait()
+    assert status == [2, 2]
+    assert time.monotonic() - started < 100  # of which the start of the processes is a part
+    for text in errors:
+        assert "is not one directory for all processes: process 1 on" in text
+        assert "Traceback" not in text
+    assert not list(tmp_path.glob("*/checkpoints"))
+    assert not list(tmp_path.glob("*/.job-*"))
+
+
+def test_a_workdir_that_process_0_cannot_make_ends_all(tmp_path):
+    (tmp_path / "file").write_text("x")
+    where = {"workdir": str(tmp_path / "file" / "run"), "config": {"steps": 6}}
+    job = Job(tmp_path, 2, **where)
+    status, errors = job.wait()
+    assert status == [2, 2]
+    assert all("process 0 cannot write in" in text for text in errors)
+
+
+@pytest.mark.parametrize("blind", [0, 1])
+def test_damage_that_one_process_sees_is_damage_for_all(two, tmp_path, blind):
+    """The newest step cannot be read by one process; both go on from the one before."""
+    workdir = tmp_path / "run"
+    subprocess.run(["cp", "-r", two, workdir], check=True)
+    odd = {"unreadable": 10}
+    job = Job(workdir, 2, devices=2, odd=odd, who=blind, config={"steps": 12, "mesh": GRID})
+    assert job.outcomes()["step"] == 12
+    assert (workdir / "damaged" / "10-0").is_dir()
+    assert steps(workdir)[0] == 5
+    reason = (workdir / "damaged" / "10-0" / "reason.txt").read_text()
+    assert "cannot be read" in reason if blind == 0 else "process 1 on" in reason
+    assert [row["step"] for row in read_metrics(workdir)] == list(range(1, 13))

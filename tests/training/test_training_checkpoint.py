@@ -1,7 +1,10 @@
 """Checkpoints: whole, checked bit for bit, and refused with a reason where they do not fit."""
 
+import copy
+import functools
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import training_tiny as tiny
 
+from dit import experiment
 from dit.training import checkpoint as checkpoints
 from dit.training import workdir as workdirs
 from dit.training.fingerprints import fingerprints
@@ -243,6 +247,19 @@ def test_a_write_that_fails_is_told(made, tmp_path, monkeypatch):
         writer.check()
 
 
+@pytest.mark.parametrize("when", ["at the next save", "at the end"])
+def test_a_checkpoint_that_is_not_there_after_its_write_is_told(made, tmp_path, when):
+    """Whatever the cause: no run ends well with nothing on disk."""
+    writer = checkpoints.Checkpoints(tmp_path, CONFIG)
+    writer.save(2, jax.device_put(made.states[2]), {"position": 0})
+    writer._manager.wait_until_finished()
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    state = jax.device_put(made.states[4])
+    end = {"at the next save": lambda: writer.save(4, state, {}), "at the end": writer.close}
+    with pytest.raises(UserError, match="it was written, and there is no"):
+        end[when]()
+
+
 def test_every_bit_counts():
     x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     whole = fingerprints({"x": jnp.asarray(x)})["x"]
@@ -282,11 +299,54 @@ def test_a_workdir_is_for_one_job(tmp_path):
 
 def test_the_steps_are_free_only_where_the_schedule_does_not_need_them():
     cosine = {**CONFIG, "schedule": {"name": "warmup_cosine", "warmup": 2}}
-    assert workdirs.differences(cosine, {**cosine, "steps": 11}) == ["steps: 10 -> 11"]
-    assert workdirs.differences(CONFIG, {**CONFIG, "steps": 11}) == []
-    assert workdirs.differences(CONFIG, {**CONFIG, "model": {"width": 3}}) == [
-        "model.width: '(not there)' -> 3"
-    ]
+    with pytest.raises(UserError, match="steps: 10 -> 11"):
+        workdirs.check_same(cosine, {**cosine, "steps": 11}, "x")
+    assert workdirs.check_same(CONFIG, {**CONFIG, "steps": 11}, "x") == {"steps": [10, 11]}
+    with pytest.raises(UserError, match=r"model.width: '\(not there\)' -> 3"):
+        workdirs.check_same(CONFIG, {**CONFIG, "model": {"width": 3}}, "x")
+
+
+COMPLETE = experiment.load_config("configs/digits.py").to_dict()
+
+
+@pytest.mark.parametrize("key", sorted(workdirs.differences({}, COMPLETE)))
+def test_every_key_of_a_config_is_identity_or_operational(key):
+    """From the table: each key of a complete config is changed alone."""
+    *parents, last = key.split(".")
+    changed = copy.deepcopy(COMPLETE)
+    node = functools.reduce(dict.__getitem__, parents, changed)
+    node[last] = "another"
+    changes = workdirs.differences(COMPLETE, changed)
+    assert [*changes] == [key]
+    free = any(key == k or key.startswith(f"{k}.") for k in workdirs.OPERATIONAL)
+    if free:
+        assert workdirs.check_same(COMPLETE, changed, "x") == changes
+        return
+    with pytest.raises(UserError, match=re.escape(f"{key}: ")) as caught:
+        workdirs.check_same(COMPLETE, changed, "x")
+    assert ("--new-lr" in str(caught.value)) == (key == "optimizer.lr")
+    assert workdirs.check_same(COMPLETE, changed, "x", allowed=[key]) == changes
+
+
+def test_the_table_names_only_keys_that_there_are():
+    known = [*workdirs.differences({}, COMPLETE)]
+    for entry in workdirs.OPERATIONAL:
+        assert any(key == entry or key.startswith(f"{entry}.") for key in known), entry
+    assert not workdirs.is_operational("logging", COMPLETE)
+    assert not workdirs.is_operational("model.rematerialise", COMPLETE)
+
+
+def test_changes_are_kept_with_the_checkpoints_that_follow(made, run):
+    changed = {**CONFIG, "log": {"every": 1}, "optimizer": {"lr": 0.05}}
+    with pytest.raises(UserError, match="--new-lr"):
+        restore(made, run, changed)
+    writer = checkpoints.Checkpoints(run, changed, allowed=["optimizer.lr"])
+    state, data = writer.restore(made.target)
+    assert writer.changes == {"log.every": [5, 1], "optimizer.lr": [0.1, 0.05]}
+    writer.save(6, state.replace(step=state.step + 2), data)
+    writer.close()
+    assert checkpoints.read_meta(run)["changes"] == [{"step": 4, **writer.changes}]
+    assert restore(made, run, changed) is not None  # now it is the run's own
 
 
 def test_a_config_file_that_is_not_there_or_damaged(tmp_path):

@@ -156,17 +156,53 @@ def test_what_is_not_finite_stops_before_the_update_and_for_good(kind):
     state, metrics = s.train_step(state, tiny.batch(16 * 4), s.key)  # a good batch changes nothing
     assert bool(metrics["bad"])
     row = jax.device_get(s.report(state))
-    assert bool(row["bad"])
-    assert int(row["updates"]) == 3  # so the bad one was the fourth
+    assert bool(row["meter"].bad)
+    assert int(row["step"]) == 3  # so the bad one was the fourth
     after = jax.device_get(state)
     assert tiny.trees_equal(after.replace(meter=after.meter.replace(bad=kept.meter.bad)), kept)
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_so_many_bad_batches_as_are_allowed_are_passed_over(kind):
+    """One is: the state is that of a run which never saw it, but for the count; the second stops."""
+    s = tiny.setup(
+        of=poisoned(kind), optimizer={"name": "adamw", "lr": 1e-2, "skip": 1}, log_every=4
+    )
+    good, losses = tiny.run(s, 3)
+    kept = jax.device_get(good)
+    state, metrics = s.train_step(good, tiny.batch(16 * 3), s.key)
+    assert not bool(metrics["bad"])
+    after = jax.device_get(state)
+    assert (int(after.step), int(after.meter.skipped)) == (4, 1)
+    for part in ("params", "opt_state", "ema"):
+        assert tiny.trees_equal(getattr(after, part), getattr(kept, part))
+    row = jax.device_get(s.report(state))
+    np.testing.assert_allclose(meters.means(row["meter"])["loss"], np.mean(losses), rtol=1e-5)
+    state, metrics = s.train_step(state, tiny.batch(16 * 4), s.key)  # a good one goes on
+    assert not bool(metrics["bad"])
+    assert int(state.meter.steps) == 1  # a new interval
+    state, metrics = s.train_step(state, tiny.batch(16 * 3), s.key)
+    assert bool(metrics["bad"])
+    assert int(state.step) == 5
+
+
+def test_an_interval_of_which_every_batch_was_skipped_has_no_mean():
+    meter = meters.init(["loss"], 4)
+    one = jnp.ones(4)
+    meter = meters.add(meter, {"loss": one.mean()}, one, one / 2, fresh=jnp.bool_(True))
+    meter = meters.skip(meter, fresh=jnp.bool_(True))  # the first of an interval empties it too
+    found = meters.means(jax.device_get(meter))
+    assert np.isnan(found["loss"])
+    assert np.isnan(found["loss_t"]).all()
+    assert int(meter.skipped) == 1
 
 
 def test_the_report_is_the_mean_since_the_last_log_step(one):
     state, losses = tiny.run(one, 7)  # logged every 5: steps 6 and 7 are in
     row = jax.device_get(one.report(state))
+    row = {**row, **meters.means(row["meter"])}
     np.testing.assert_allclose(row["loss"], np.mean(losses[5:]), rtol=1e-5)
-    assert int(row["updates"]) == 7
+    assert int(row["step"]) == 7
     squares = [np.square(x).sum() for x in jax.tree.leaves(jax.device_get(state.params))]
     np.testing.assert_allclose(row["param_norm"], np.sqrt(np.sum(squares)), rtol=1e-5)
     np.testing.assert_allclose(row["lr"], 1e-2)

@@ -4,7 +4,11 @@ import types
 
 from ml_collections import ConfigDict
 
+from dit.diffusion.times import uniform
+from dit.diffusion.weights import none
+from dit.objectives.constant import best_constant
 from dit.training import ema
+from dit.training.learning import moments
 
 DEFAULTS = {
     "seed": 0,
@@ -27,6 +31,10 @@ class Experiment:
         self.codec = types.SimpleNamespace(encode=tiny.encode)
         self.process, self.loss, self.apply_fn = tiny.PROCESS, tiny.LOSS, tiny.apply_fn
         self.init, self.axes = tiny.init_params, tiny.AXES
+
+    def constant(self, batches):
+        found = moments(batches, self.codec.encode)
+        return best_constant(self.process, uniform.build(), none.build(), found)
 
     def settings(self, section):
         values = self.config[section].to_dict()

@@ -1,0 +1,113 @@
+"""Whether a run learns anything: its loss beside that of the best constant prediction.
+
+A training loop with wrong gradients runs as smoothly as one with right ones, and ends as well. So the
+loss is compared with what needs no learning (``objectives.constant``), at a tenth of the run and at its
+end, and what falls short is said in one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from dit.data.pipeline import Batches
+from dit.objectives.constant import Constant, Moments
+
+log = logging.getLogger(__name__)
+
+NUMBERS, MOST, LEAST = 2**24, 1024, 16  # how much data the moments are taken of
+CHUNK, THREADS = 2**22, 8  # numbers encoded at once; examples read at once
+EARLY = 100  # updates before which no run is judged but at its end
+
+
+def moments(batches: Batches, encode: Callable[[Any], Any]) -> Moments:
+    """The moments of encoded training data, of the first examples of the stream: a random sample.
+
+    At most 1,024 of them, and fewer where they are large.
+    """
+    shape, dtype = batches.shapes()["x"]
+    size = math.prod(jax.eval_shape(encode, jax.ShapeDtypeStruct(shape, dtype)).shape[1:])
+    limit = min(MOST, max(LEAST, NUMBERS // size))
+    count = limit if batches.examples is None else min(limit, batches.examples)
+    step, encoded = max(1, min(count, CHUNK // size)), jax.jit(encode)
+    parts = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, count, step):
+            read = pool.map(
+                lambda i: batches.look([i])["x"], range(start, min(start + step, count))
+            )
+            parts.append(np.asarray(encoded(np.concatenate(list(read)))).reshape(-1, size))
+    z = np.concatenate(parts)
+    z = z - z.mean(0, dtype=np.float64)  # a pixel's mean over examples
+    distance = np.square(z).mean(1)
+    whole = count == batches.examples
+    return Moments(
+        variance=float(distance.sum() / (count if whole else max(count - 1, 1))),
+        spread=float(distance.std()),
+        size=size,
+        count=count,
+        all=whole,
+    )
+
+
+class Learning:
+    """Watches the losses of a run of ``steps`` steps that starts at ``step``, and speaks of them."""
+
+    def __init__(self, constant: Constant | None, *, step: int, steps: int, batch: int, every: int):
+        self._constant, self._steps, self._batch, self._every = constant, steps, batch, every
+        self._early = max(EARLY, -(-steps // 10))
+        self._asked = step >= self._early
+        self._rows: list[tuple[int, float]] = []  # how many steps, and their mean loss
+
+    @property
+    def row(self) -> dict[str, float]:
+        """What a row of metrics says of it."""
+        return {} if self._constant is None else {"loss_constant": self._constant.loss}
+
+    def note(self, row: dict[str, Any]) -> None:
+        """Take a row of metrics; at a tenth of the run, say so if nothing has been learned."""
+        step, loss = int(row["step"]), float(row["loss"]) - float(row.get("vb", 0.0))
+        if math.isfinite(loss):
+            self._rows.append((step - (step - 1) // self._every * self._every, loss))
+        if not self._asked and self._early <= step < self._steps:
+            self._asked = True
+            self._say(step)
+
+    def conclude(self, step: int) -> None:
+        """The same at the end of the run."""
+        if step >= self._steps:
+            self._say(step)
+
+    def _say(self, step: int) -> None:
+        """Judge by the latest rows: at least an interval, and a twentieth of the steps so far."""
+        count, total = 0, 0.0
+        for steps, loss in reversed(self._rows):
+            count, total = count + steps, total + steps * loss
+            if count >= max(self._every, step // 20):
+                break
+        if self._constant is None or not count:
+            return
+        if not self._constant.beaten_by(total / count, count * self._batch):
+            log.warning(
+                "the loss, %.4g, is no better than that of the best constant prediction, %.4g: in %d "
+                "steps the model has learned nothing from its input. Too few steps, a learning rate "
+                "that is too low or too high, data that are noise, or wrong gradients: see curve.png",
+                total / count,
+                self._constant.loss,
+                step,
+            )
+
+
+def constant_of(experiment: Any, batches: Batches) -> Constant | None:
+    """The experiment's, or None where it cannot be worked out: that is no reason not to train."""
+    try:
+        return experiment.constant(batches)
+    except Exception as error:
+        log.warning("the score of the best constant prediction is not known (%s)", error)
+        return None
