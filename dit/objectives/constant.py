@@ -58,9 +58,12 @@ class Constant:
     error: float
 
     def beaten_by(self, loss: float, examples: int) -> bool:
-        """Whether a mean loss over so many examples is lower by more than chance, and than 1%."""
+        """Whether a mean loss over so many examples is lower by more than chance, and than 1%.
+
+        Half of it is always enough, however long the tail of the weights.
+        """
         noise = math.hypot(self.spread / math.sqrt(max(examples, 1)), self.error)
-        return loss < 0.99 * self.loss - 2 * noise
+        return loss < 0.99 * self.loss - min(2 * noise, 0.5 * self.loss)
 
 
 def best_constant(

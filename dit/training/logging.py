@@ -7,10 +7,10 @@ a resume the rows past the restored step are dropped, so no step is there twice.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import pathlib
+import secrets
 import tempfile
 from typing import Any
 
@@ -19,7 +19,7 @@ import tqdm
 
 from dit import storage
 from dit.storage.growing import Growing
-from dit.types import UserError
+from dit.types import OutsideError, UserError
 
 TIMING = ("steps_per_s", "images_per_s", "mfu")  # of a row: not reproducible
 
@@ -44,7 +44,7 @@ class MetricsLog:
         purge = step + 1 if step else None
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
         home = pathlib.Path(tempfile.gettempdir()) if self._files.remote else folder
-        self._wandb = _start_wandb(home, workdir.name, config) if wandb else None
+        self._wandb = _start_wandb(home, workdir, step, config) if wandb else None
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row, and hand it to the boards."""
@@ -135,11 +135,33 @@ def _json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _start_wandb(folder: pathlib.Path, name: str, config: dict[str, Any]):
-    if importlib.util.find_spec("wandb") is None:
+def _start_wandb(folder: pathlib.Path, workdir: storage.Place, step: int, config: dict[str, Any]):
+    """The W&B run of this workdir: the one it has when training goes on, else a new one.
+
+    Its id is kept in ``wandb-id``. Steps that are logged a second time, after a crash, are dropped by
+    W&B; they are the same.
+    """
+    wandb, file = find_wandb(), workdir / "wandb-id"
+    if not (step and file.exists()):
+        storage.write(file, secrets.token_hex(8))
+    name = file.read_text().strip()
+    try:
+        return wandb.init(
+            dir=str(folder), id=name, name=workdir.name, config=config, resume="allow"
+        )
+    except Exception as error:
+        raise OutsideError(
+            f"W&B did not start ({error}); log in with 'wandb login', set WANDB_MODE=offline, or train "
+            "with --config.log.wandb=false"
+        ) from error
+
+
+def find_wandb() -> Any:
+    """The module; UserError where it is not installed."""
+    try:
+        import wandb
+    except ImportError as error:
         raise UserError(
             "log.wandb is set, but wandb is not installed: pip install 'dit-jax[wandb]'"
-        )
-    import wandb
-
-    return wandb.init(dir=str(folder), name=name, config=config, resume="allow")
+        ) from error
+    return wandb

@@ -30,7 +30,7 @@ from dit.parallel.peak import peak_flops
 from dit.training.checkpoint import Checkpoints
 from dit.training.feed import Feed, first_shapes
 from dit.training.learning import Learning, constant_of
-from dit.training.logging import MetricsLog, Progress
+from dit.training.logging import MetricsLog, Progress, find_wandb
 from dit.training.meter import means
 from dit.training.program import Program, program
 from dit.training.signals import StopOnSignal
@@ -81,6 +81,8 @@ def train(
     saving, logging, sampling = map(experiment.settings, ("checkpoint", "log", "samples"))
     steps, batch_size = config.steps, config.batch_size
     resolved = plain(config)
+    if logging.wandb and multihost.is_main():
+        find_wandb()  # before any work
     multihost.agree("the config", lambda: json.dumps(resolved, sort_keys=True))
     multihost.agree("the version of jax or dit", lambda: f"{jax.__version__} {dit.__version__}")
 

@@ -49,7 +49,10 @@ def data():
 def cases():
     names = [config.names(f"diffusion.{r}") for r in ("paths", "predictions", "weights", "times")]
     every = itertools.product(*names)
-    return [c for c in every if c[3] == "uniform" or c[1:3] == ("velocity", "none")]
+    usual = {"edm": "edm_lognormal"}  # uniform ones over decades have too long a tail to draw
+    return [
+        c for c in every if c[3] == usual.get(c[0], "uniform") or c[1:3] == ("velocity", "none")
+    ]
 
 
 @pytest.mark.parametrize("case", cases(), ids="-".join)
@@ -73,7 +76,7 @@ def test_the_closed_form_is_what_the_best_constant_scores(data, case):
     losses = (w * np.square(away)).mean(1)
     chance = 4 * found.spread / N**0.5
     assert found.loss == pytest.approx(losses.mean(), rel=0.01, abs=chance)
-    assert chance < 0.2 * found.loss
+    assert chance < 0.5 * found.loss
     if found.spread < 2 * found.loss:  # a longer tail would take more draws
         assert found.spread == pytest.approx(losses.std(), rel=0.1)
     assert found.error == 0  # of data that were seen whole
@@ -129,4 +132,5 @@ def test_what_beats_it_does_so_by_more_than_chance():
     noisy = dataclasses.replace(sure, spread=2.0)
     assert not noisy.beaten_by(0.9, 100)
     assert noisy.beaten_by(0.9, 10_000)
+    assert noisy.beaten_by(0.4, 1)
     assert not dataclasses.replace(sure, error=0.1).beaten_by(0.9, 10**9)

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import sys
+import types
 
 import jax
 import numpy as np
@@ -18,7 +20,7 @@ from dit.training.signals import StopOnSignal
 from dit.types import UserError
 
 
-def train(workdir, *, batches=None, devices=1, draw=None, experiment=None, **changes):
+def train(workdir, *, batches=None, devices=1, draw=None, experiment=None, allowed=(), **changes):
     return loop.train(
         experiment or fake.Experiment(tiny, changes),
         workdir,
@@ -27,6 +29,7 @@ def train(workdir, *, batches=None, devices=1, draw=None, experiment=None, **cha
         draw=draw,
         flops_per_example=1e6,
         progress=False,
+        allowed=allowed,
     )
 
 
@@ -219,9 +222,123 @@ def test_the_log_forgets_what_comes_after_the_checkpoint(tmp_path):
     assert [r["step"] for r in read_metrics(tmp_path)] == [5, 10]
 
 
-def test_boards_are_asked_for_by_name(tmp_path):
+def test_boards_are_asked_for_by_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     with pytest.raises(UserError, match="wandb is not installed"):
+        train(tmp_path / "run", log={"wandb": True})
+    assert not (tmp_path / "run").exists()
+
+
+class WandB(types.ModuleType):
+    """Runs by id, each with the steps it was sent; like the real one it wants them to grow."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.runs, self.given = {}, []
+
+    def init(self, *, id, resume, **given):
+        assert resume == "allow"
+        self.given.append(given)
+        rows = self.runs.setdefault(id, [])
+
+        def log(row, step):
+            if not rows or step > rows[-1]:
+                rows.append(step)
+
+        return types.SimpleNamespace(log=log, finish=lambda: None)
+
+
+def test_a_resumed_run_goes_on_in_the_same_board(tmp_path, monkeypatch):
+    board = WandB()
+    monkeypatch.setitem(sys.modules, "wandb", board)
+    log = {"every": 4, "wandb": True}
+    train(tmp_path / "a", steps=10, log=log)
+    train(tmp_path / "a", steps=20, log=log)
+    assert [*board.runs.values()] == [[4, 8, 10, 12, 16, 20]]
+    assert [given["name"] for given in board.given] == ["a", "a"]
+    train(tmp_path / "b", steps=4, log=log)  # another workdir, another run
+    assert len(board.runs) == 2
+
+
+def test_a_run_that_starts_afresh_is_a_new_one_on_the_board(tmp_path, monkeypatch):
+    board = WandB()
+    monkeypatch.setitem(sys.modules, "wandb", board)
+    for _ in range(2):  # the first was killed before it saved anything
+        MetricsLog(tmp_path, 0, config={}, wandb=True).close()
+    assert len(board.runs) == 2
+
+
+def test_a_board_that_does_not_let_us_in_is_one_message(tmp_path, monkeypatch):
+    board = WandB()
+
+    def init(**_):
+        raise RuntimeError("no API key")
+
+    board.init = init
+    monkeypatch.setitem(sys.modules, "wandb", board)
+    with pytest.raises(UserError, match=r"no API key.*WANDB_MODE=offline"):
         MetricsLog(tmp_path, 0, config={}, wandb=True)
+
+
+def test_bad_batches_are_skipped_counted_and_told(straight, tmp_path, capsys):
+    """One batch of twenty: the run comes to its end, and a resume before it to the same."""
+    skipping = {"optimizer": {"skip": 1}}
+    whole = train(tmp_path / "whole", experiment=NaNData(skipping))
+    assert whole.step == 20
+    assert "1 more batches were skipped" in capsys.readouterr().out
+    assert [r["skipped"] for r in rows(tmp_path / "whole")] == [0, 1, 1, 1, 1]
+    train(tmp_path / "half", experiment=NaNData({**skipping, "steps": 10}))
+    again = train(tmp_path / "half", experiment=NaNData(skipping))
+    assert tiny.trees_equal(jax.device_get(again.state), jax.device_get(whole.state))
+    assert not tiny.trees_equal(jax.device_get(whole.state.params), straight[1].params)
+
+
+def test_a_run_that_diverged_goes_on_as_it_is_told(tmp_path, capsys):
+    """With another learning rate, or one more batch that may be skipped; and the log says so."""
+    with pytest.raises(loop.DivergedError, match=r"--new-lr.*optimizer.skip"):
+        train(tmp_path, experiment=NaNData())
+    with pytest.raises(loop.DivergedError):  # the same again
+        train(tmp_path, experiment=NaNData())
+    changed = {"optimizer": {"skip": 1, "lr": 5e-3}}
+    with pytest.raises(UserError, match=r"optimizer.lr: 0.01 -> 0.005.*--new-lr"):
+        train(tmp_path, experiment=NaNData(changed))
+    made = NaNData(changed)
+    capsys.readouterr()
+    outcome = train(tmp_path, experiment=made, allowed=["optimizer.lr"])
+    assert outcome.step == 20
+    said = capsys.readouterr().out
+    assert "going on from step 5" in said
+    assert "optimizer.lr: 0.01 -> 0.005" in said
+    change = {"step": 5, "optimizer.lr": [0.01, 0.005], "optimizer.skip": ["(not there)", 1]}
+    assert checkpoints.read_meta(tmp_path)["changes"] == [change]
+    assert {r["lr"] for r in rows(tmp_path)} == {np.float32(0.01).item(), np.float32(0.005).item()}
+
+
+def test_another_rate_needs_a_run_to_go_on_from(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint in"):
+        train(tmp_path, allowed=["optimizer.lr"])
+
+
+OTHERS = {
+    "mesh": {"data": 2, "fsdp": 2},
+    "loader": {"prefetch": 3},
+    "optimizer": {"accumulate": 2},
+    "log": {"every": 5},
+}
+
+
+@pytest.mark.parametrize("section", OTHERS)
+def test_what_is_operational_may_change_in_the_course_of_a_run(straight, tmp_path, section):
+    train(tmp_path, steps=10)
+    devices = 4 if section == "mesh" else 1
+    outcome = train(tmp_path, devices=devices, **{section: OTHERS[section]})
+    assert outcome.step == 20
+    close = jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02),
+        jax.device_get(outcome.state.params),
+        straight[1].params,
+    )
+    assert close is not None
 
 
 def test_the_optimizer_of_the_loop_is_the_one_of_the_config(straight):
