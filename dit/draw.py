@@ -163,7 +163,7 @@ class Sampler:
         """
         made, recipe, grid, path = self.made, self.recipe, self._grid, self.made.process.path
         params, weak = (None if p is None else models.unstack(p) for p in (params, weak))
-        keys = rng.per_sample(rng.stream(jax.random.key(recipe.seed), "sample"), batch["id"])
+        keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
         cond = Cond(label=batch.get("labels"))
         denoise = denoiser(made.process, made.apply_fn, params, cond)
         if self._autoguided:
@@ -220,7 +220,7 @@ def load_params(
 ) -> Restored:
     """The parameters, or the average ``which`` of them, of a checkpoint of ``made``, on a mesh."""
     devices = make_mesh(parse_mesh(mesh))
-    abstract = jax.eval_shape(made.init, jax.random.key(0))
+    abstract = jax.eval_shape(made.init, rng.root(0))
     where = shardings(abstract, made.axes, devices)
     target = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit import cli, storage
+from dit import cli, rng, storage
 from dit.data.pipeline import eval_batches
 from dit.draw import Sampler, load, recipe_from, stamped
 from dit.evaluation import demands
@@ -40,7 +40,7 @@ def held_out_loss(made: Experiment, params: Params) -> dict[str, float]:
 
     Noise and times depend on the example alone, so two models are compared on the same draws.
     """
-    key = jax.random.key(0)
+    key = rng.root(0)
 
     @jax.jit
     def losses(params, batch):

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dit import models
+from dit import models, rng
 from dit.codecs import Codec
 from dit.config import builder, call, check_finite, resolve, suggest
 from dit.data import pipeline
@@ -133,6 +133,9 @@ class SampleSettings:
     seed: int = 0
     batch: int = 250
 
+    def __post_init__(self):
+        rng.check_seed(self.seed, "samples.seed")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoaderSettings:
@@ -237,6 +240,7 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"got {name}={value!r}; expected a whole number of at least {least}")
         out[name] = value
+    rng.check_seed(out["seed"])
     for section in ROOMS:
         given = dict(config.get(section, {}))
         name = given.get("name", DEFAULT_NAMES.get(section))

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dit import rng
 from dit.draw import Recipe, Sampler
 from dit.evaluation.judge import Judge, judge_of
 from dit.scaling.evaluate import check_weights
@@ -32,7 +33,7 @@ class Quality:
         """Raise UserError where samples of an arm cannot be drawn by every recipe, or not be judged."""
         self.judge = judge_of(made.source) if self.judge is None else self.judge
         check_weights(self.weights, made)
-        params = jax.eval_shape(made.init, jax.random.key(0))
+        params = jax.eval_shape(made.init, rng.root(0))
         for name, recipe in self.recipes.items():
             if len(recipe.labels or range(recipe.num)) < 2:
                 raise UserError(f"recipe {name!r} draws one sample; expected two or more to judge")

@@ -1,7 +1,9 @@
 """Randomness as a function of (seed, stream name, step, sample index), and of nothing else.
 
 Noise drawn through ``normal(keys, shape)`` for sample ``i`` is the same bits whatever the batch
-size, the mesh or the number of hosts, because each sample owns a key.
+size, the mesh or the number of hosts, because each sample owns a key. That holds for Threefry and not
+for JAX's other generators (``rbg``): every key of the project is made by ``root``, whatever the
+default of JAX says, and keys of another kind are refused.
 """
 
 from __future__ import annotations
@@ -11,9 +13,41 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
-from dit.types import Key
+from dit.types import Key, UserError
+
+IMPLEMENTATION = "threefry2x32"
+SEEDS = 2**32  # data, shuffling and noise take the same seeds
+
+
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Raise UserError unless ``0 <= seed < 2**32``: JAX would drop the higher bits without a word."""
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < SEEDS:
+        raise UserError(f"got {name}={seed!r}; expected a whole number from 0 to {SEEDS - 1}")
+
+
+def root(seed: int) -> Key:
+    """The key of a seed, from which all others follow; UserError for one out of range."""
+    check_seed(seed)
+    return jax.random.key(int(seed), impl=IMPLEMENTATION)
+
+
+def check_key(key: Key) -> None:
+    """Raise UserError for what is no typed key, and for keys whose draws depend on the batch."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise UserError(
+            f"got a key of dtype {key.dtype} and shape {key.shape}; expected a typed key: "
+            "dit.rng.root(seed), or jax.random.wrap_key_data(...) around an old one"
+        )
+    found = str(jax.random.key_impl(key))
+    if found != IMPLEMENTATION:
+        raise UserError(
+            f"got a key of generator {found!r}, whose draws depend on the batch; expected "
+            f"{IMPLEMENTATION!r}: make it by dit.rng.root(seed)"
+        )
 
 ROUNDS = 24  # of a permutation: each halves what is left of the order
 
@@ -25,7 +59,8 @@ def stream(key: Key, name: str, step: int | Int[Array, ""] | None = None) -> Key
 
 
 def per_sample(key: Key, ids: Int[Array, "b"]) -> Key:
-    """One key a sample, shape ``(b,)``, from the samples' own indices."""
+    """One key a sample, shape ``(b,)``, from the samples' own indices; UserError for a bad key."""
+    check_key(key)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
 
 

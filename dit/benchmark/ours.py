@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 
+from dit import rng
 from dit.draw import Recipe, Sampler
 from dit.experiment import Experiment, build
 from dit.scaling.flops import forward_flops, training_flops
@@ -39,7 +40,7 @@ def train_step(made: Experiment) -> tuple[Callable[[], float], int]:
     parts = program(made, batches)
     batch = jax.device_put(next(batches), parts.batch_sharding)
     batches.close()
-    key = jax.device_put(jax.random.key(0), parts.replicated)
+    key = jax.device_put(rng.root(0), parts.replicated)
     state = jax.jit(parts.create, out_shardings=parts.shardings)(key)
 
     def step() -> float:
@@ -62,6 +63,6 @@ def sampler(
         guidance=str(guidance),
         batch=batch,
     )
-    draw, params = Sampler(made, recipe), jax.jit(made.init)(jax.random.key(0))
+    draw, params = Sampler(made, recipe), jax.jit(made.init)(rng.root(0))
     nfe = draw(params).nfe
     return (lambda: draw(params).seconds), forward_flops(made.model, made.shape) * batch * nfe

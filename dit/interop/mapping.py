@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit import models
+from dit import models, rng
 from dit.models.dit import DiT
 from dit.types import Params, UserError
 
@@ -63,7 +63,7 @@ def to_params(
             f"the weights do not fit the model: missing {missing[:5]} ({len(missing)} in all), not "
             f"used {unused[:5]} ({len(unused)} in all); check depth, patch and classes"
         )
-    abstract = jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
+    abstract = jax.eval_shape(lambda key: models.init(model, key, shape), rng.root(0))
     params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
     for entry in entries:
         leaf, at = _leaf(params, entry)

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dit import rng
 from dit.models.attention import forward_mode_message, platform
 from dit.models.embeddings import check_labels
 from dit.types import ApplyFn, Cond, Key, Params
@@ -53,7 +54,7 @@ def apply_fn(model: nn.Module) -> ApplyFn:
 
 def logical_axes(model: nn.Module, shape: tuple[int, ...]) -> Any:
     """For each parameter, in a tree like theirs, a tuple of the names of its axes (or None)."""
-    boxed = jax.eval_shape(partial(_boxed, model, tuple(shape)), jax.random.key(0))
+    boxed = jax.eval_shape(partial(_boxed, model, tuple(shape)), rng.root(0))
     return jax.tree.map(
         lambda box: box.names, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned)
     )

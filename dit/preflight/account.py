@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from dit import rng
 from dit.models.patchify import grid
 from dit.parallel.topology import Topology
 from dit.scaling.flops import training_flops
@@ -137,7 +138,7 @@ def activations(made: Any, params: Any, batch: Any) -> int:
     keep fewer, by computing some again.
     """
     of = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: rng.root(0))
     own = {(x.shape, x.dtype) for x in jax.tree.leaves(params)}
 
     def pullback(params, batch, key):

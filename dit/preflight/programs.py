@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from dit import rng
 from dit.draw import Sampler, recipe_from
 from dit.experiment import Experiment
 from dit.models.patchify import grid
@@ -39,7 +40,7 @@ def train_step(made: Experiment, where: Topology) -> Report:
         batches.close()
     state = placed(run.abstract, run.shardings)
     batch = placed(shapes, jax.tree.map(lambda _: run.batch_sharding, shapes))
-    key = placed(jax.eval_shape(lambda: jax.random.key(0)), run.replicated)
+    key = placed(jax.eval_shape(lambda: rng.root(0)), run.replicated)
     size = made.config.batch_size
     accumulate = made.config.optimizer.get("accumulate", 1)
     with jax.default_device(target(where)):

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.integrate import solve_ivp
 
+from dit import rng
 from dit.diffusion.path import Path
 from dit.sampling.sample import sample
 from dit.sampling.solver import Solver
@@ -151,7 +152,7 @@ def errors(
 
     In float64, for a deterministic solver: the error of order p falls as ``steps^-p``.
     """
-    key, found = jax.random.key(0), {name: [] for name in paths}
+    key, found = rng.root(0), {name: [] for name in paths}
     with jax.enable_x64(True):
         for n in steps:
 

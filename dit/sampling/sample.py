@@ -99,11 +99,7 @@ def initial_eps(keys: Key, shape: Sequence[int]) -> Float[Array, "b ..."]:
 def sample_keys(key: Key, batch: int) -> Key:
     """Per-sample keys: ``key`` itself if it is ``(batch,)``, else one for each of
     ``arange(batch)``."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise UserError(
-            f"got a key of dtype {key.dtype} and shape {key.shape}; expected a typed key: "
-            "jax.random.key(seed), or jax.random.wrap_key_data(...) around an old one"
-        )
+    rng.check_key(key)
     if key.ndim == 0:
         return rng.per_sample(key, jnp.arange(batch))
     if key.shape != (batch,):

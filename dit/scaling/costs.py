@@ -12,7 +12,7 @@ import math
 
 import jax
 
-from dit import models
+from dit import models, rng
 from dit.models.dit import DiT
 from dit.models.embeddings import FREQUENCIES
 from dit.models.patchify import grid
@@ -43,7 +43,7 @@ def costs(
     Training is three forward passes less the two gradients that nobody asks for: with respect to the
     data and to the sinusoids of time. Recomputation by remat is not in it.
     """
-    shapes = jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: models.init(model, key, shape), rng.root(0))
     total = per_token = 0
     for path, p in jax.tree_util.tree_leaves_with_path(shapes):
         total += p.size

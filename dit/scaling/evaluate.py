@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from dit import config
+from dit import config, rng
 from dit.diffusion.process import Process, denoiser
 from dit.scaling.floor import optimal_network, stratified_error
 from dit.types import ApplyFn, Params, UserError, match_time
@@ -151,7 +151,7 @@ class Evaluator:
         """
         kwargs = {**objective, "strata": frozen.draws, "condition_dropout": 0.0}
         loss = config.resolve("objectives", kwargs.pop("name"), **kwargs)
-        key = jax.random.key(frozen.seed)
+        key = rng.root(frozen.seed)
         self.frozen, self.batch, self._hash = frozen, batch, frozen.hash
 
         @jax.jit

@@ -155,7 +155,7 @@ def coordinate_check(
             return moved, values[-1]
 
         run = jax.jit(measure)
-        found = [jax.device_get(run(jax.random.key(seed))) for seed in range(seeds)]
+        found = [jax.device_get(run(rng.root(seed))) for seed in range(seeds)]
         moving = [k for k in found[0][0] if found[0][0][k] > 0]
         names = tuple(moving) if not names else tuple(n for n in names if n in moving)
         changes.append([moved for moved, _ in found])

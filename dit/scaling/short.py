@@ -92,7 +92,7 @@ class Trainer:
         finally:
             batches.close()
         rows = {k: jax.ShapeDtypeStruct((CHUNK, *x.shape), x.dtype) for k, x in batch.items()}
-        key = jax.random.key(0)
+        key = rng.root(0)
         state = jax.eval_shape(self._create, key)
         state, loss = jax.eval_shape(self._advance, state, rows, key, jnp.float32(1), 0, 1)
         return Trained(state[0], state[2], np.zeros(loss.shape))
@@ -101,7 +101,7 @@ class Trainer:
         self, batches: Iterator[Mapping[str, np.ndarray]], *, lr: float, seed: int
     ) -> Trained:
         """Train on the next ``steps`` of ``batches``; DivergedError once a loss is not finite."""
-        key = jax.random.key(seed)
+        key = rng.root(seed)
         state, losses = self._create(key), []
         for first in range(0, self.steps, CHUNK):
             count = min(CHUNK, self.steps - first)

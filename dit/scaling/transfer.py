@@ -121,11 +121,10 @@ def rate_sweep(
                 return (optax.apply_updates(params, updates), state), None
 
             (params, _), _ = jax.lax.scan(step, (params, unit.init(params)), jnp.arange(steps))
-            return loss(jax.random.key(0), params, apply, process, held)[0]
+            return loss(rng.root(0), params, apply, process, held)[0]
 
         found = [
-            [float(final(jax.random.key(seed), jnp.float32(rate))) for seed in seeds]
-            for rate in rates
+            [float(final(rng.root(seed), jnp.float32(rate))) for seed in seeds] for rate in rates
         ]
         table.append(found)
     values = np.array(table)

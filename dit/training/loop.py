@@ -23,7 +23,7 @@ import jax
 from jax.sharding import Mesh
 
 import dit
-from dit import storage
+from dit import rng, storage
 from dit.data.pipeline import Batches
 from dit.parallel import multihost
 from dit.parallel.peak import peak_flops
@@ -87,7 +87,7 @@ def train(
     multihost.agree("the version of jax or dit", lambda: f"{jax.__version__} {dit.__version__}")
 
     run = program(experiment, batches, devices) if compiled is None else compiled
-    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=run.replicated)()
+    key = jax.jit(lambda: rng.root(config.seed), out_shardings=run.replicated)()
     main = multihost.is_main()
 
     with contextlib.ExitStack() as stack:

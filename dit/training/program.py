@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from dit import rng
 from dit.data.pipeline import Batches
 from dit.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
 from dit.training import optimizer as optimizers
@@ -61,7 +62,7 @@ def program(
     )
     check_batch(mesh, config.batch_size, optimizer.accumulate)
     ema = experiment.settings("ema")
-    key = jax.random.key(config.seed)
+    key = rng.root(config.seed)
     of = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
     names = metric_names(of, jax.eval_shape(experiment.init, key), first_shapes(batches), key)
     create = creator(experiment.init, optimizer, ema, names)
