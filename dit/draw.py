@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +19,7 @@ from dit import cli, experiment, media, models, rng
 from dit.config import resolve
 from dit.diffusion.process import denoiser
 from dit.experiment import Experiment
+from dit.parallel import multihost
 from dit.parallel.mesh import (
     batch_sharding,
     batch_shards,
@@ -27,11 +30,27 @@ from dit.parallel.mesh import (
 )
 from dit.parallel.rules import in_force, shardings
 from dit.sampling.denoisers import pair, paired
-from dit.sampling.edit import image_to_image, inpaint
-from dit.sampling.nfe import nfe
+from dit.sampling.edit import first_step, image_to_image, inpaint
+from dit.sampling.grids import GridFn
+from dit.sampling.guidance import Guidance
+from dit.sampling.nfe import check_countable, nfe
 from dit.sampling.sample import initial_noise, solve
+from dit.sampling.solver import Solver
 from dit.training.checkpoint import Restored, read_meta, restore_params
 from dit.types import Cond, Params, UserError
+
+AHEAD = 2  # batches under way at once
+RANGES = {"num": (0, 10**7), "steps": (1, 10**5), "batch": (1, 10**6)}
+
+
+def check_numbers(**given: int) -> None:
+    """Raise UserError for a number of samples, steps or samples at once that makes no sense."""
+    for name, value in given.items():
+        least, most = RANGES[name]
+        if not least <= value <= most:
+            raise UserError(
+                f"got {name}={value} for the samples; expected at least {least} and at most {most}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +58,8 @@ class Recipe:
     """All that decides a set of samples, but for the parameters. Specs are ``name:key=value,...``.
 
     ``labels`` is empty for a model without classes, which makes ``num`` samples. Sample i draws from
-    its own key, a function of ``seed`` and i; ``batch`` are made at once.
+    its own key, a function of ``seed`` and i; ``batch`` are made at once. ``strength``: how much of the
+    way to noise the data go that an edit starts from. Raises UserError for numbers out of range.
     """
 
     labels: tuple[int, ...] = ()
@@ -52,13 +72,45 @@ class Recipe:
     batch: int = 250
     strength: float = 1.0
 
+    def __post_init__(self):
+        check_numbers(num=self.num, steps=self.steps, batch=self.batch)
+        rng.check_seed(self.seed)
+        first_step(self.steps, self.strength)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What the specs of a recipe name; UserError for names and options that do not exist."""
+
+    solver: Solver
+    grid: GridFn
+    guidance: Guidance
+    autoguided: bool
+
+
+def rules(recipe: Recipe) -> Rules:
+    """The rules of a recipe, which say what is wrong with it before a model is there."""
+    spec = cli.parse_spec(recipe.guidance, number="cfg:scale")
+    made = Rules(
+        resolve("sampling.solvers", **cli.parse_spec(recipe.solver)),
+        resolve("sampling.grids", **cli.parse_spec(recipe.grid)),
+        resolve("sampling.guidance", **spec),
+        spec["name"] == "autoguidance",
+    )
+    check_countable(made.solver, made.guidance)
+    return made
+
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """``samples``: what the codec decodes, ``n f h w c``, uint8 for pixels. ``nfe`` for each sample."""
+    """``samples``: what the codec decodes, ``n f h w c``, uint8 for pixels. ``nfe`` for each sample.
+
+    ``labels`` is None for a model without classes. Of several processes, process 0 has the samples and
+    the others have none.
+    """
 
     samples: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     nfe: int
     seconds: float
 
@@ -67,28 +119,41 @@ class Sampler:
     """Draws samples by a recipe, from any parameters of a model; compiled at the first call.
 
     Where the parameters lie on a mesh, each of its devices makes a share of the samples. Raises
-    UserError for a bad recipe.
+    UserError for a bad recipe, or one that the model cannot follow.
     """
 
     def __init__(self, made: Experiment, recipe: Recipe):
         self.n = len(recipe.labels) or recipe.num
         if self.n < 1:
             raise UserError("nothing to sample; expected --labels, or a positive --num")
-        for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
-            if getattr(recipe, name) < least:
-                raise UserError(
-                    f"got {name}={getattr(recipe, name)} for the samples; expected at least {least}"
-                )
         if recipe.labels:
             models.check_labels(recipe.labels, made.num_classes or 0)
-        self.made, self.recipe = made, recipe
-        self._solver = resolve("sampling.solvers", **cli.parse_spec(recipe.solver))
-        grid = resolve("sampling.grids", **cli.parse_spec(recipe.grid))
-        self._grid = grid(made.process.path, recipe.steps)
-        spec = cli.parse_spec(recipe.guidance, number="cfg:scale")
-        self._guidance = resolve("sampling.guidance", **spec)
-        self._autoguided = spec["name"] == "autoguidance"
-        self._compiled = None
+        self.made, self.recipe, self._rules = made, recipe, rules(recipe)
+        self._grid = self._rules.grid(made.process.path, recipe.steps)
+        self._compiled: dict[Any, Any] = {}
+        if self._rules.guidance.evaluations == 1 or self._rules.autoguided:
+            return
+        if made.num_classes is None:
+            raise UserError(
+                f"got guidance {recipe.guidance!r} for a model without classes, which has nothing to be "
+                "guided towards: give --guidance=1, or autoguidance by a weaker model"
+            )
+        if made.config.objective.get("condition_dropout") == 0:
+            raise UserError(
+                f"got guidance {recipe.guidance!r} for a model that was never trained without labels "
+                "(objective.condition_dropout is 0), so that its estimate without them means nothing: "
+                "give --guidance=1, or train with 0.1"
+            )
+
+    @property
+    def autoguided(self) -> bool:
+        """Whether a weaker model is needed, to steer away from."""
+        return self._rules.autoguided
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The label of each sample, or None for a model without classes."""
+        return np.asarray(self.recipe.labels, np.int32) if self.recipe.labels else None
 
     def __call__(
         self,
@@ -98,55 +163,95 @@ class Sampler:
         start: np.ndarray | None = None,
         mask: np.ndarray | None = None,
     ) -> Drawn:
-        """Samples of ``params``.
+        """Samples of ``params``, all at once in the host's memory; the rest is as for ``draw``."""
+        parts: list[np.ndarray] = []
+        calls, seconds = self.draw(params, parts.append, weak=weak, start=start, mask=mask)
+        empty = np.zeros((0, *self.made.shape), np.uint8)
+        return Drawn(np.concatenate(parts) if parts else empty, self.labels, calls, seconds)
 
-        ``weak``: parameters of the model that autoguidance steers away from. ``start``: data, ``n f
-        h w c``, to edit, noised to ``recipe.strength``; what is true in a ``mask`` like it is kept.
-        ``seconds`` leaves compilation out. Raises UserError for inputs that do not fit together.
+    def draw(
+        self,
+        params: Params,
+        put: Callable[[np.ndarray], None],
+        *,
+        weak: Params | None = None,
+        start: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+    ) -> tuple[int, float]:
+        """Draw samples and hand them on, a batch at a time and in order: ``(nfe, seconds)``.
+
+        ``put(samples)`` is called on process 0; at most two batches are under way. ``weak``:
+        parameters of the model that autoguidance steers away from. ``start``: data, ``n f h w c``,
+        to edit, noised to ``recipe.strength``; what is true in a ``mask`` like it is kept. ``seconds``
+        leave out compilation and ``put``. Raises UserError for inputs that do not fit together, and
+        for samples that are not finite.
         """
         mesh = mesh_of(params)
-        parts = self._parts(start, mask, batch_shards(mesh) if mesh else 1)
-        if self._autoguided != (weak is not None):
+        self.check(weak is not None, start, mask)
+        parts = list(self._parts(start, mask, batch_shards(mesh) if mesh else 1))
+        key = (mesh, weak is None, start is None, mask is None)
+        if key not in self._compiled:
+            first = placed(self._batch(parts[0], start, mask), mesh)
+            self._compiled[key] = self.jitted(mesh).lower(params, weak, first).compile()
+        run, most = self._compiled[key], _under_way(mesh)
+        under_way: collections.deque = collections.deque()
+        calls, left, seconds, since = 0, self.n, 0.0, time.perf_counter()
+        for ids in [*parts, *[None] * most]:
+            if ids is not None:
+                under_way.append(run(params, weak, placed(self._batch(ids, start, mask), mesh)))
+            if not under_way or (ids is not None and len(under_way) < most):
+                continue
+            samples, finite, count = under_way.popleft()
+            samples, calls = _on_main(samples, mesh)[:left], max(calls, int(count))
+            left -= len(samples)
+            if not finite:
+                raise UserError(
+                    "the samples hold values that are not finite: take an earlier checkpoint (--step), "
+                    "another average (--ema), or less guidance"
+                )
+            seconds += time.perf_counter() - since
+            if multihost.is_main():
+                put(samples)
+            since = time.perf_counter()
+        return self._count(calls, start is not None), seconds
+
+    def check(self, weak: bool, start: np.ndarray | None, mask: np.ndarray | None) -> None:
+        """Raise UserError for inputs that do not fit together, or with the recipe."""
+        if self._rules.autoguided != weak:
             raise UserError(
                 "autoguidance steers away from a weaker model: give --guidance=autoguidance:scale=... "
                 f"and --weak=NAME together; got guidance {self.recipe.guidance!r}"
             )
-        if self._compiled is None:
-            self._compiled = self.jitted(mesh).lower(params, weak, placed(parts[0], mesh)).compile()
-        before = time.perf_counter()
-        results = [self._compiled(params, weak, placed(part, mesh)) for part in parts]
-        results = jax.device_get(results)
-        seconds = time.perf_counter() - before
-        decoded = np.concatenate([x for x, _ in results])[: self.n]
-        pixels = self.made.codec.pixels
-        samples = media.to_uint8(decoded, self.made.codec) if pixels else decoded
-        labels = np.asarray(self.recipe.labels or [0] * self.n, np.int32)
-        return Drawn(samples, labels, self._count(max(int(c) for _, c in results)), seconds)
+        if start is None and mask is not None:
+            raise UserError("got a mask and nothing to keep under it; give --init too")
+        if start is None and self.recipe.strength != 1:
+            raise UserError(
+                f"got strength={self.recipe.strength} and nothing to start from; give --init too"
+            )
+        expected = (self.n, *self.made.shape)
+        for name, given in (("start", start), ("mask", mask)):
+            if given is not None and given.shape != expected:
+                raise UserError(f"got a {name} of shape {given.shape}; expected {expected}")
+        if mask is not None and mask.dtype != bool:
+            raise UserError(f"got a mask of {mask.dtype}; expected truth values (bool)")
 
     def _parts(
         self, start: np.ndarray | None, mask: np.ndarray | None, shards: int
-    ) -> list[dict[str, Any]]:
-        """Equal batches, a multiple of ``shards``: the sample ids and what belongs to each.
+    ) -> Iterator[np.ndarray]:
+        """The ids of equal batches, a multiple of ``shards``; the last one repeats a sample."""
+        size = -(-min(self.recipe.batch, self.n) // shards) * shards
+        for first in range(0, self.n, size):
+            yield np.minimum(np.arange(first, first + size), self.n - 1)
 
-        The last one repeats a sample.
-        """
-        n, shape = self.n, self.made.shape
-        for name, given in (("start", start), ("mask", mask)):
-            if given is not None and given.shape != (n, *shape):
-                raise UserError(f"got a {name} of shape {given.shape}; expected {(n, *shape)}")
-        if mask is not None and start is None:
-            raise UserError("got a mask and nothing to keep under it; give --init too")
-        labels = np.asarray(self.recipe.labels, np.int32) if self.recipe.labels else None
-        data = {"labels": labels, "start": start, "mask": mask}
-        size = -(-min(self.recipe.batch, n) // shards) * shards
-        ids = np.minimum(np.arange(-(-n // size) * size), n - 1)
-        return [
-            {"id": i, **{k: v[i] for k, v in data.items() if v is not None}}
-            for i in np.split(ids, len(ids) // size)
-        ]
+    def _batch(
+        self, ids: np.ndarray, start: np.ndarray | None, mask: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """The sample ids and what belongs to each."""
+        data = {"labels": self.labels, "start": start, "mask": mask}
+        return {"id": ids, **{k: v[ids] for k, v in data.items() if v is not None}}
 
     def jitted(self, mesh: Mesh | None) -> Any:
-        """``run`` under jit, over the mesh; all processes get all of the result."""
+        """``run`` under jit, over the mesh: each device keeps the samples that it made."""
         if mesh is None:
             return jax.jit(self.run)
 
@@ -154,44 +259,71 @@ class Sampler:
             with in_force(mesh):
                 return self.run(params, weak, batch)
 
-        return jax.jit(run, out_shardings=replicated(mesh))
+        whole = replicated(mesh)
+        return jax.jit(run, out_shardings=(batch_sharding(mesh), whole, whole))
 
     def run(self, params: Params, weak: Params | None, batch: dict[str, Any]):
-        """Decoded samples, and how often the denoiser was called for each; to be jitted.
+        """Decoded samples, whether all are finite, and how often the denoiser was called for each.
 
-        ``batch``: ``id`` of the samples and, where they apply, ``labels``, ``start`` and ``mask``.
+        To be jitted. Pixels are uint8. ``batch``: ``id`` of the samples and, where they apply,
+        ``labels``, ``start`` and ``mask``.
         """
         made, recipe, grid, path = self.made, self.recipe, self._grid, self.made.process.path
+        guidance = self._rules.guidance
         params, weak = (None if p is None else models.unstack(p) for p in (params, weak))
         keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
         cond = Cond(label=batch.get("labels"))
         denoise = denoiser(made.process, made.apply_fn, params, cond)
-        if self._autoguided:
+        if self._rules.autoguided:
             weaker = denoiser(made.process, made.apply_fn, weak, cond)
-            denoise = self._guidance(pair(denoise, weaker), path, grid)
-        elif self._guidance.evaluations != 1:
+            denoise = guidance(pair(denoise, weaker), path, grid)
+        elif guidance.evaluations != 1:
             both = paired(made.process, made.apply_fn, params, cond)
-            denoise = self._guidance(both, path, grid)
+            denoise = guidance(both, path, grid)
+        start = 0
         if "start" in batch:
             known = made.codec.encode(batch["start"])
-            x, times = image_to_image(keys, path, grid, known, recipe.strength)
+            x, start = image_to_image(keys, path, grid, known, recipe.strength)
             if "mask" in batch:
                 denoise = inpaint(denoise, known, batch["mask"])
         else:
-            x, times = initial_noise(keys, made.shape, path), grid
-        solution = solve(keys, denoise, path, self._solver, times, x)
-        return made.codec.decode(solution.x_0), jnp.asarray(solution.evaluations)
+            x = initial_noise(keys, made.shape, path)
+        solution = solve(keys, denoise, path, self._rules.solver, grid, x, start=start)
+        decoded = made.codec.decode(solution.x_0)
+        samples = media.to_uint8(decoded, made.codec) if made.codec.pixels else decoded
+        return samples, jnp.isfinite(solution.x_0).all(), jnp.asarray(solution.evaluations)
 
-    def _count(self, calls: int) -> int:
+    def _count(self, calls: int, edited: bool) -> int:
         """Network evaluations of a sample, from those of its denoiser."""
-        each = self._guidance.evaluations
-        return calls * each if isinstance(each, int) else self.evaluations
+        each = self._rules.guidance.evaluations
+        return calls * each if isinstance(each, int) else self.evaluations(edited)
 
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations of a sample, counted from the recipe."""
-        path, steps = self.made.process.path, self.recipe.steps
-        return nfe(self._solver, steps, self._guidance, path=path, grid=self._grid)
+    def evaluations(self, edited: bool = False) -> int:
+        """Network evaluations of a sample, counted from the recipe. ``edited``: with a ``start``."""
+        recipe, path = self.recipe, self.made.process.path
+        start = first_step(recipe.steps, recipe.strength) if edited else 0
+        solver, guidance = self._rules.solver, self._rules.guidance
+        return nfe(solver, recipe.steps, guidance, path=path, grid=self._grid, start=start)
+
+
+def _under_way(mesh: Mesh | None) -> int:
+    """Batches that may be under way: the collectives of simulated devices deadlock with two."""
+    simulated = mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    return 1 if simulated else AHEAD
+
+
+def _on_main(samples: jax.Array, mesh: Mesh | None) -> np.ndarray:
+    """A batch in the memory of process 0; the others get an array of the same shape, of zeros."""
+    if jax.process_count() > 1:
+        samples = _everywhere(mesh)(samples)
+    if not multihost.is_main():
+        return np.broadcast_to(np.zeros((), samples.dtype), samples.shape)
+    return np.asarray(samples)
+
+
+@functools.cache
+def _everywhere(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))
 
 
 def placed(batch: dict[str, np.ndarray], mesh: Mesh | None) -> dict[str, Any]:
@@ -211,8 +343,14 @@ def load(
 
     ``mesh``: where they are put, as on the command line; by default a copy on every device.
     """
-    made = experiment.build(read_meta(workdir, step)["config"])
+    made = load_experiment(workdir, step)
     return made, load_params(made, workdir, which, step, mesh)
+
+
+def load_experiment(workdir: str, step: int | None = None) -> Experiment:
+    """The experiment that a checkpoint was made by; the data need not be there."""
+    meta = read_meta(workdir, step)
+    return experiment.build(meta["config"], meta.get("example"))
 
 
 def load_params(
@@ -236,10 +374,16 @@ def recipe_from(settings: Mapping[str, Any], num_classes: int | None) -> Recipe:
     return Recipe(**{**given, "labels": labels, "guidance": str(given["guidance"])})
 
 
-def stamped(recipe: Recipe, restored: Restored, nfe: int) -> dict[str, Any]:
-    """The recipe as a PNG carries it: with the checkpoint it was made from, and by what."""
+def stamped(
+    recipe: Recipe, restored: Restored, nfe: int, inputs: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The recipe as a PNG carries it: with the checkpoint it was made from, and by what.
+
+    ``inputs``: digests of what else went in, such as ``init``, the data that an edit began with.
+    """
     return {
         **dataclasses.asdict(recipe),
+        "inputs": dict(inputs or {}),
         "nfe": nfe,
         "ema": restored.which,
         "checkpoint_step": restored.step,

@@ -3,11 +3,15 @@
 Draws samples of every class in turn and compares them with real held-out data by a classifier that was
 trained on the real training split (``dit.evaluation``), next to what the real data themselves score.
 Also the denoising loss on held-out data under frozen noise. Prints a table and writes the figures,
-with the recipe they were measured by, to ``evaluation.json`` in the workdir. What the data do not allow
-to measure (no labels, a single class, few held-out examples) is said before anything is drawn.
+with the recipe they were measured by, to ``evaluation.json`` in the workdir, or to ``--out``. What the
+data do not allow to measure (no labels, a single class, few held-out examples) is said before anything
+is drawn.
 
 For scripts and CI, every ``--demand="accuracy>=0.97"`` compares figures: where one is not met, the exit
 status is 3. ``--demand="frechet_matched<=2*frechet_floor"`` and ``--demand="copies<=0.05"`` are others.
+
+On several hosts the same command runs on each of them, as for ``dit.train``: all draw, the first one
+judges and writes.
 """
 
 from __future__ import annotations
@@ -17,18 +21,29 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dit import cli, rng, storage
+from dit import cli, media, rng, storage
 from dit.data.pipeline import eval_batches
-from dit.draw import Sampler, load, recipe_from, stamped
+from dit.draw import (
+    Recipe,
+    Sampler,
+    check_numbers,
+    load_experiment,
+    load_params,
+    recipe_from,
+    rules,
+    stamped,
+)
 from dit.evaluation import demands
+from dit.evaluation.demands import Demand
 from dit.evaluation.full import evaluation_of
 from dit.experiment import Experiment
-from dit.parallel.mesh import OPTION
+from dit.parallel import multihost
+from dit.parallel.mesh import OPTION, mesh_of, replicated
 from dit.types import Params, UserError
 
 LOSS_SAMPLES, LOSS_BATCH = 1024, 128
@@ -40,17 +55,17 @@ def held_out_loss(made: Experiment, params: Params) -> dict[str, float]:
 
     Noise and times depend on the example alone, so two models are compared on the same draws.
     """
-    key = rng.root(0)
+    key, mesh = rng.root(0), mesh_of(params)
 
-    @jax.jit
     def losses(params, batch):
         batch = {**batch, "x": made.codec.encode(batch["x"])}
         return made.loss(key, params, made.apply_fn, made.process, batch)[1]["loss"]
 
+    losses = jax.jit(losses, out_shardings=replicated(mesh) if mesh else None)
     values = []
     for batch in eval_batches(made.source.held_out, batch_size=LOSS_BATCH, limit=LOSS_SAMPLES):
         mask = batch.pop("mask")
-        values.append(np.asarray(losses(params, jax.tree.map(jnp.asarray, batch)))[mask])
+        values.append(np.asarray(losses(params, batch))[mask])
     values = np.concatenate(values)
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
     return {"held_out_loss": float(values.mean()), "held_out_loss_error": error}
@@ -70,6 +85,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
     add("--ema", help="which parameters: params, or an average, such as ema_6931")
     add("--step", type=int, help="which checkpoint (default: the latest)")
+    add("--out", help="the .json file to write (default: evaluation.json in the workdir)")
     add(
         "--demand",
         action="append",
@@ -78,25 +94,40 @@ def arguments() -> argparse.ArgumentParser:
         help="what the figures must meet, such as 'frechet_matched<=2*frechet_floor'; may be repeated. "
         f"Exit status {UNMET} if one is not met, 2 for a mistake, which is found before drawing",
     )
+    multihost.add_options(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: the exit status. UserError for bad input."""
+    """The command line; the exit status. UserError for bad input."""
     args, rest = cli.parse(arguments(), argv)
     if rest:
         raise UserError(f"--config.{next(iter(rest))} belongs to dit.train; see --help")
     demanded = [demands.parse(text) for text in args.demand]
-    made, restored = load(args.workdir, args.ema, args.step, args.mesh)
-    recipe = recipe_from({**made.config.samples.to_dict(), "num": args.num}, made.num_classes)
     names = ("solver", "grid", "steps", "guidance", "seed", "batch")
     given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
-    recipe = dataclasses.replace(recipe, **given)
+    check_numbers(num=args.num)
+    if args.num < 2:
+        raise UserError(f"got num={args.num} for the samples; expected at least 2 to judge")
+    rules(Recipe(**given))
+    multihost.connect(args)
+    with multihost.guard(storage.place(args.workdir), writes=False), cli.full_disk():
+        return run(args, given, demanded)
+
+
+def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand]) -> int:
+    """Draw, judge and write; the exit status. Process 0 does what comes after drawing."""
+    made = load_experiment(args.workdir, args.step)
     if not made.codec.pixels:
         raise UserError(
             "this model makes latents: decode samples (dit.sample --out=samples.npz) with the "
             "autoencoder they belong to, and evaluate the pixels"
         )
+    out = storage.place(args.out or storage.place(args.workdir) / "evaluation.json")
+    if multihost.is_main():
+        media.check_place(out, (".json",))
+    recipe = recipe_from({**made.config.samples.to_dict(), "num": args.num}, made.num_classes)
+    recipe = dataclasses.replace(recipe, **given)
     sampler = Sampler(made, recipe)
     evaluation = evaluation_of(made.source, args.num)
     others = ("sampling_seconds", "nfe", "held_out_loss", "held_out_loss_error")
@@ -104,25 +135,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         demand.check((*evaluation.figures, *others), evaluation.left_out)
     for why in dict.fromkeys(evaluation.left_out.values()):
         names = [name for name, other in evaluation.left_out.items() if other == why]
-        print(f"not measured, {why}: {', '.join(names)}")
+        multihost.say(f"not measured, {why}: {', '.join(names)}")
+    restored = load_params(made, args.workdir, args.ema, args.step, args.mesh)
     loss = held_out_loss(made, restored.params)
     if not np.isfinite(loss["held_out_loss"]):
         raise UserError(
             f"the held-out loss of these parameters is {loss['held_out_loss']}: training diverged; "
             "evaluate an earlier checkpoint (--step)"
         )
-    print(f"drawing {args.num} samples: {recipe.solver}, {recipe.steps} steps, {recipe.guidance}")
-    print(f"judging them at {evaluation.size} pixels")
+    multihost.say(
+        f"drawing {args.num} samples: {recipe.solver}, {recipe.steps} steps, {recipe.guidance}\n"
+        f"judging them at {evaluation.size} pixels"
+    )
     drawn = sampler(restored.params)
+    if not multihost.is_main():
+        return 0
     figures = evaluation(drawn.samples, drawn.labels)
     figures |= {"sampling_seconds": drawn.seconds, "nfe": float(drawn.nfe)} | loss
     for name, value in figures.items():
         print(f"{name:24} {value:.5g}")
     report = {"figures": figures, "not_measured": evaluation.left_out}
     report["recipe"] = stamped(recipe, restored, drawn.nfe)
-    report["recipe"]["labels"] = f"{args.num} samples, classes in turn"
+    classes = "without labels" if made.num_classes is None else "classes in turn"
+    report["recipe"]["labels"] = f"{args.num} samples, {classes}"
     report["recipe"]["judged_at"] = evaluation.size
-    out = storage.workdir(args.workdir) / "evaluation.json"
     storage.write(out, json.dumps(report, indent=2) + "\n")
     print(f"written to {out}")
     unmet = [failure for demand in demanded if (failure := demand.failure(figures))]

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dit import models, rng
+from dit import models
 from dit.codecs import Codec
 from dit.config import builder, call, check_finite, resolve, suggest
 from dit.data import pipeline
@@ -133,9 +133,6 @@ class SampleSettings:
     seed: int = 0
     batch: int = 250
 
-    def __post_init__(self):
-        rng.check_seed(self.seed, "samples.seed")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoaderSettings:
@@ -240,7 +237,6 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"got {name}={value!r}; expected a whole number of at least {least}")
         out[name] = value
-    rng.check_seed(out["seed"])
     for section in ROOMS:
         given = dict(config.get(section, {}))
         name = given.get("name", DEFAULT_NAMES.get(section))
@@ -285,10 +281,12 @@ class Experiment:
     """What a config stands for. ``shape`` is that of one encoded example, ``(f, h, w, c)``.
 
     ``best(moments)``: what the best constant prediction scores on data with these moments.
+    ``example`` says what of the data the model depends on, as a checkpoint keeps it: the ``shape`` of
+    an example and the number of ``classes``, None for unlabelled data.
     """
 
     config: ConfigDict
-    source: Source
+    example: Mapping[str, Any]
     codec: Codec
     model: Any
     process: Process
@@ -299,7 +297,18 @@ class Experiment:
     @property
     def num_classes(self) -> int | None:
         """The number of class labels, or None for unlabelled data."""
-        return self.source.num_classes
+        return self.example["classes"]
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """The data, which must be there now; UserError if they are other data than the model's."""
+        source = _section(self.config, "data")
+        if _example(source) != dict(self.example):
+            raise UserError(
+                f"the data have changed since the model was trained: got {_example(source)}; expected "
+                f"{dict(self.example)}"
+            )
+        return source
 
     @property
     def apply_fn(self) -> ApplyFn:
@@ -333,29 +342,49 @@ class Experiment:
         return call(PLAIN[section], f"section {section!r}", **self.config[section].to_dict())
 
 
-def build(config: Mapping[str, Any] | ConfigDict) -> Experiment:
-    """Build everything that a config names; UserError for whatever does not fit together."""
+def build(
+    config: Mapping[str, Any] | ConfigDict, example: Mapping[str, Any] | None = None
+) -> Experiment:
+    """Build everything that a config names; UserError for whatever does not fit together.
+
+    ``example``: that of a run, from its checkpoint. Without it the data are looked at; with it they
+    need not be there.
+    """
     config = complete(config)
-
-    def section(name: str, **wired) -> Any:
-        given = {k: v for k, v in config[name].to_dict().items() if k not in wired}
-        return resolve(ROOMS[name], **given, **wired)
-
-    source, codec = section("data"), section("codec")
-    shape = tuple(codec.shape(source.shape))
+    section = functools.partial(_section, config)
+    source = None
+    if example is None:
+        source = section("data")
+        example = _example(source)
+    codec = section("codec")
+    shape = tuple(codec.shape(tuple(example["shape"])))
     process = Process(section("path"), section("prediction"))
     weight = section("weight")
     check_weight(weight, process, config.weight.name)
     model = section(
         "model",
         in_channels=shape[-1],
-        num_classes=source.num_classes,
+        num_classes=example["classes"],
         dtype=precision(**config.precision),
     )
     times = section("times")
     loss = section("objective", times=times, weight=weight)
     best = functools.partial(best_constant, process, times, weight)
-    return Experiment(config, source, codec, model, process, loss, best, shape)
+    made = Experiment(config, example, codec, model, process, loss, best, shape)
+    if source is not None:
+        made.__dict__["source"] = source  # which has just been made: not to be made again
+    return made
+
+
+def _section(config: ConfigDict, name: str, **wired) -> Any:
+    """What a section with a name stands for."""
+    given = {k: v for k, v in config[name].to_dict().items() if k not in wired}
+    return resolve(ROOMS[name], **given, **wired)
+
+
+def _example(source: Source) -> dict[str, Any]:
+    """What of its data a model depends on, as JSON keeps it."""
+    return {"shape": list(source.shape), "classes": source.num_classes}
 
 
 def check_weight(weight: Weight, process: Process, name: str) -> None:

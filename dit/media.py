@@ -1,7 +1,8 @@
 """Pictures of samples and of training: PNG grids and filmstrips, GIFs, .npz arrays, loss curves.
 
 Samples are uint8 ``(n, f, h, w, c)``; an image is a clip of one frame. Small pictures are enlarged by
-whole pixels. A PNG carries its recipe, the JSON of how it was made, in a text chunk. Every file is
+whole pixels, and less where there are many: what is drawn has a largest size, and what would not fit
+is refused. A PNG carries its recipe, the JSON of how it was made, in a text chunk. Every file is
 written beside its place and then moved there, so that nobody ever reads half of one.
 """
 
@@ -14,11 +15,13 @@ import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image, PngImagePlugin
 
 from dit import storage
@@ -27,6 +30,10 @@ from dit.types import UserError
 RECIPE = "dit-recipe"  # keyword of the PNG text chunk
 CELL = 64  # pixels that a picture is enlarged to, at least
 GAP = 1  # between pictures, in their own pixels
+MOST_SIDE = 32_767  # pixels of a side, which every viewer can show
+MOST_PIXELS = 89_478_485  # of all pages; Pillow takes a larger picture for an attack
+LONG = 4  # how much longer than high a picture may be before its rows are folded
+SUFFIXES = (".png", ".gif", ".npz")
 LATENTS = (
     "these samples are latents and not pixels, so they cannot be drawn: write them with an --out "
     "ending in .npz and decode them with the autoencoder they came from"
@@ -38,36 +45,81 @@ Clips = UInt8[np.ndarray, "n f h w c"]
 Picture = UInt8[np.ndarray, "rows columns c"]
 
 
-def to_uint8(decoded: Float[np.ndarray, "*shape"], codec: Any) -> UInt8[np.ndarray, "*shape"]:
+def to_uint8(decoded: Float[Array, "*shape"], codec: Any) -> UInt8[Array, "*shape"]:
     """Colours in [-1, 1], as ``codec.decode`` gives them, to 0..255, rounded to nearest.
 
-    Raises UserError if they are not finite, or latents and not colours: ``codec.pixels`` is false.
+    Raises UserError for latents, which are no colours: ``codec.pixels`` is false.
     """
     if not codec.pixels:
         raise UserError(LATENTS)
-    decoded = np.asarray(decoded)
-    if not np.isfinite(decoded).all():
-        raise UserError("the samples hold values that are not finite; expected colours in [-1, 1]")
-    return np.rint(127.5 * (np.clip(decoded, -1, 1) + 1)).astype(np.uint8)
+    return jnp.rint(127.5 * (jnp.clip(decoded, -1, 1) + 1)).astype(jnp.uint8)
 
 
 def grid(clips: Clips, labels: Int[np.ndarray, "n"] | None = None) -> Picture:
-    """First frames side by side: one row a label, in order, or a near-square block without labels."""
-    return _tile(
-        [[None if i is None else clips[i, 0] for i in row] for row in _rows(clips, labels)]
-    )
+    """First frames side by side: one row a label, in order, or a near-square block without labels.
+
+    A row that would make the picture more than four times as long as high goes on in the next.
+    """
+    return _tile(clips[:, :1], _rows(len(clips), labels))
 
 
 def filmstrip(clips: Clips, labels: Int[np.ndarray, "n"] | None = None) -> Picture:
-    """One row a clip, in order of the labels; one column a frame."""
-    order = np.arange(len(clips)) if labels is None else np.argsort(labels, kind="stable")
-    return _tile([list(clips[i]) for i in order])
+    """One row a clip, in order of the labels; one column a frame. Many short ones share a row."""
+    return _tile(clips, _strips(clips.shape[:2], labels))
+
+
+def check_place(path: Address, suffixes: tuple[str, ...] = SUFFIXES) -> None:
+    """Raise UserError unless a file can be written at ``path``, under one of these suffixes.
+
+    Folders on the way are made; a bucket is believed.
+    """
+    path = storage.place(path)
+    if path.suffix.lower() not in suffixes:
+        *others, last = suffixes
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise UserError(f"got the file name {str(path)!r}; expected it to end in {expected}")
+    if isinstance(path, storage.BucketPath):
+        return
+    try:
+        if path.is_dir():
+            raise UserError(
+                f"{str(path)!r} is a directory; expected the name of a file, such as "
+                f"{str(path / ('samples' + suffixes[0]))!r}"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = _temporary(path)
+        os.close(handle)
+        os.unlink(temporary)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"cannot write {str(path)!r} ({error}); give another --out") from error
+
+
+def check_drawable(
+    path: Address, shape: tuple[int, ...], labels: Int[np.ndarray, "n"] | None, pixels: bool
+) -> None:
+    """Raise UserError unless ``save_samples`` can write samples of ``shape``, ``(n, f, h, w, c)``.
+
+    ``pixels``: whether they are, and not latents.
+    """
+    suffix = storage.place(path).suffix.lower()
+    if suffix == ".npz":
+        return
+    if not pixels:
+        raise UserError(LATENTS)
+    n, frames, *picture = shape
+    _check_channels(picture[-1], "uint8")
+    if suffix == ".gif":
+        _enlargement(_rows(n, labels), picture, pages=frames)
+    else:
+        _enlargement(_rows(n, labels) if frames == 1 else _strips((n, frames), labels), picture)
 
 
 def save_samples(
     path: Address,
     samples: np.ndarray,
-    labels: Int[np.ndarray, "n"],
+    labels: Int[np.ndarray, "n"] | None,
     recipe: Mapping[str, Any],
 ) -> None:
     """Write samples as the suffix of ``path`` says.
@@ -83,11 +135,10 @@ def save_samples(
     elif suffix == ".gif":
         save_gif(path, samples, labels)
     elif suffix == ".npz":
-        save_npz(path, samples, labels)
+        with npz_writer(path, len(samples), labels) as write:
+            write(samples)
     else:
-        raise UserError(
-            f"got the file name {str(path)!r}; expected it to end in .png, .gif or .npz"
-        )
+        check_place(path)
 
 
 def save_png(path: Address, image: Picture, recipe: Mapping[str, Any]) -> None:
@@ -107,7 +158,7 @@ def read_recipe(path: Address) -> dict[str, Any]:
             text = dict(getattr(image, "text", {})).get(RECIPE)
     except FileNotFoundError as error:
         raise UserError(f"no file {str(path)!r}") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{str(path)!r} is not a PNG file, or is damaged ({error})") from error
     if text is None:
         raise UserError(
@@ -130,7 +181,9 @@ def save_gif(
     frames_per_second: float = 8.0,
 ) -> None:
     """Write clips side by side, as ``grid`` lays them out, as one GIF that loops."""
-    pages = [_picture(grid(clips[:, k : k + 1], labels)) for k in range(clips.shape[1])]
+    rows = _rows(len(clips), labels)
+    frames = range(clips.shape[1])
+    pages = [_picture(_tile(clips[:, k : k + 1], rows, pages=len(frames))) for k in frames]
     with _atomic(path) as file:
         pages[0].save(
             file,
@@ -142,12 +195,35 @@ def save_gif(
         )
 
 
-def save_npz(path: Address, samples: np.ndarray, labels: Int[np.ndarray, "n"]) -> None:
-    """Write ``samples``, ``n h w c`` for images and ``n f h w c`` for clips, and ``labels``."""
-    samples = np.asarray(samples)
-    arrays = samples[:, 0] if samples.shape[1] == 1 else samples
-    with _atomic(path) as file:
-        np.savez(file, samples=arrays, labels=np.asarray(labels))
+@contextlib.contextmanager
+def npz_writer(
+    path: Address, count: int, labels: Int[np.ndarray, "n"] | None
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """``write(samples)`` for an .npz file of ``count`` samples, as they come, a batch after another.
+
+    The file holds ``samples``, ``n h w c`` for images and ``n f h w c`` for clips, and ``labels`` where
+    there are any. It takes its name when all of them are there. Raises ValueError for another number.
+    """
+    with _atomic(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        written = 0
+        with archive.open("samples.npy", "w", force_zip64=True) as member:
+
+            def write(samples: np.ndarray) -> None:
+                nonlocal written
+                arrays = samples[:, 0] if samples.shape[1] == 1 else samples
+                if written == 0:
+                    about = {"descr": np.lib.format.dtype_to_descr(arrays.dtype)}
+                    about |= {"fortran_order": False, "shape": (count, *arrays.shape[1:])}
+                    np.lib.format.write_array_header_1_0(member, about)
+                written += len(arrays)
+                member.write(np.ascontiguousarray(arrays).data)
+
+            yield write
+        if written != count:
+            raise ValueError(f"got {written} samples for {str(path)!r}; expected {count}")
+        if labels is not None:
+            with archive.open("labels.npy", "w") as member:
+                np.lib.format.write_array(member, np.asarray(labels), allow_pickle=False)
 
 
 def plot_curve(metrics: Address, out: Address, *, key: str = "loss") -> None:
@@ -196,41 +272,79 @@ def _read_metric(path: Address, key: str) -> dict[int, float]:
     return points
 
 
-def _rows(clips: Clips, labels: np.ndarray | None) -> list[list[int | None]]:
-    """Indices of the clips in each row of a grid, filled up with None."""
-    order = list(range(len(clips)))
-    rows = []
+Places = list[list[tuple[int, int] | None]]  # (clip, frame) in each place of each row, or nothing
+
+
+def _rows(n: int, labels: np.ndarray | None) -> Places:
+    """The first frames of ``n`` clips, in rows that are filled up."""
+    rows: list[list[int]] = [[i] for i in range(n)]
     if labels is not None:
-        rows = [[i for i in order if labels[i] == c] for c in np.unique(labels)]
-    width = max(map(len, rows), default=1)
+        rows = [list(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+    square = math.ceil(math.sqrt(n))
+    width = max(map(len, rows))
     if width == 1:  # nothing to line up under a label
-        order = [row[0] for row in rows] or order
-        width = math.ceil(math.sqrt(len(order)))
-        rows = [order[i : i + width] for i in range(0, len(order), width)]
-    return [row + [None] * (width - len(row)) for row in rows]
+        rows, width = [[row[0] for row in rows]], square
+    elif width > LONG * len(rows):
+        width = square
+    rows = [row[i : i + width] for row in rows for i in range(0, len(row), width)]
+    return [[(int(i), 0) for i in row] + [None] * (width - len(row)) for row in rows]
 
 
-def _tile(rows: list[list[np.ndarray | None]]) -> Picture:
+def _strips(shape: tuple[int, int], labels: np.ndarray | None) -> Places:
+    """All frames of each clip, one beside the other; ``shape``: clips and frames."""
+    n, frames = shape
+    order = np.arange(n) if labels is None else np.argsort(labels, kind="stable")
+    beside = 1 if n <= LONG * frames else math.ceil(math.sqrt(n / frames))
+    rows: Places = []
+    for first in range(0, n, beside):
+        row: list[tuple[int, int] | None] = []
+        for i in order[first : first + beside]:
+            row += [*([None] if row else []), *((int(i), k) for k in range(frames))]
+        rows.append(row + [None] * (beside * (frames + 1) - 1 - len(row)))
+    return rows
+
+
+def _enlargement(rows: Places, picture: Sequence[int], pages: int = 1) -> int:
+    """How often each pixel is repeated; UserError if the whole would be too large even so."""
+    height = len(rows) * (picture[0] + GAP) + GAP
+    width = len(rows[0]) * (picture[1] + GAP) + GAP
+    by_side = MOST_SIDE // max(height, width)
+    by_area = math.isqrt(MOST_PIXELS // (height * width * pages))
+    factor = min(max(1, math.ceil(CELL / picture[0])), by_side, by_area)
+    if factor < 1:
+        raise UserError(
+            f"{sum(p is not None for row in rows for p in row)} pictures of {picture[0]} x {picture[1]} "
+            f"make one of {height} x {width} pixels{f' and {pages} frames' if pages > 1 else ''}; at "
+            f"most {MOST_SIDE} a side and {MOST_PIXELS} in all can be drawn: ask for fewer, or write "
+            "an .npz file"
+        )
+    return factor
+
+
+def _tile(clips: Clips, rows: Places, pages: int = 1) -> Picture:
     """Pictures of one size on a grey ground, enlarged; None leaves a place empty."""
-    height, width, channels = next(p for row in rows for p in row if p is not None).shape
+    height, width, channels = picture = clips.shape[2:]
+    factor = _enlargement(rows, picture, pages)
     y, x = height + GAP, width + GAP
     canvas = np.full((len(rows) * y + GAP, len(rows[0]) * x + GAP, channels), GREY, np.uint8)
     for r, row in enumerate(rows):
-        for k, picture in enumerate(row):
-            if picture is not None:
-                canvas[r * y + GAP : (r + 1) * y, k * x + GAP : (k + 1) * x] = picture
-    factor = max(1, math.ceil(CELL / height))
+        for k, place in enumerate(row):
+            if place is not None:
+                canvas[r * y + GAP : (r + 1) * y, k * x + GAP : (k + 1) * x] = clips[place]
     return canvas.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _picture(image: Picture) -> Image.Image:
-    channels = image.shape[-1]
-    if channels not in (1, 3) or image.dtype != np.uint8:
+    _check_channels(image.shape[-1], str(image.dtype))
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def _check_channels(channels: int, dtype: str) -> None:
+    if channels not in (1, 3) or dtype != "uint8":
         raise UserError(
-            f"cannot draw {image.dtype} pictures of {channels} channels; expected uint8 with 1 or 3: "
-            "write an .npz file"
+            f"cannot draw {dtype} pictures of {channels} channels; expected uint8 with 1 or 3: write an "
+            ".npz file"
         )
-    return Image.fromarray(image[..., 0] if channels == 1 else image)
 
 
 @contextlib.contextmanager
@@ -243,7 +357,7 @@ def _atomic(path: Address) -> Iterator[Any]:
         path.put(whole.getvalue())
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -252,3 +366,8 @@ def _atomic(path: Address) -> Iterator[Any]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _temporary(path: pathlib.Path) -> tuple[int, str]:
+    """A new file beside ``path``: what takes its name later must lie on the same file system."""
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")

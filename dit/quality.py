@@ -53,6 +53,8 @@ class Quality:
         found = {}
         for name in self.recipes:
             drawn = self._samplers[arm, name](params)
+            if drawn.labels is None:
+                raise UserError("got a recipe without labels; the judge of images asks for labels")
             figures = self.judge(drawn.samples, drawn.labels)
             found |= {f"{figure} {name}".strip(): value for figure, value in figures.items()}
         return found

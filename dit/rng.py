@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int
 
 from dit.types import Key, UserError
@@ -24,15 +23,14 @@ SEEDS = 2**32  # data, shuffling and noise take the same seeds
 
 def check_seed(seed: int, name: str = "seed") -> None:
     """Raise UserError unless ``0 <= seed < 2**32``: JAX would drop the higher bits without a word."""
-    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    if not whole or not 0 <= seed < SEEDS:
+    if isinstance(seed, bool) or not 0 <= seed < SEEDS:
         raise UserError(f"got {name}={seed!r}; expected a whole number from 0 to {SEEDS - 1}")
 
 
 def root(seed: int) -> Key:
     """The key of a seed, from which all others follow; UserError for one out of range."""
     check_seed(seed)
-    return jax.random.key(int(seed), impl=IMPLEMENTATION)
+    return jax.random.key(seed, impl=IMPLEMENTATION)
 
 
 def check_key(key: Key) -> None:
@@ -48,6 +46,7 @@ def check_key(key: Key) -> None:
             f"got a key of generator {found!r}, whose draws depend on the batch; expected "
             f"{IMPLEMENTATION!r}: make it by dit.rng.root(seed)"
         )
+
 
 ROUNDS = 24  # of a permutation: each halves what is left of the order
 

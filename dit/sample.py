@@ -2,7 +2,10 @@
 
 The suffix of ``--out`` decides what is written: a ``.png`` grid (a filmstrip for clips) that carries
 its recipe, a moving ``.gif``, or ``.npz`` arrays. ``--like=grid.png`` reads the recipe of a PNG and
-makes the same picture again, bit for bit on the same machine.
+makes the same picture again, bit for bit on the same machine; what an edit began with must be given
+again (``--init``, ``--mask``), and must be the same. The training data need not be there.
+
+On several hosts the same command runs on each of them, as for ``dit.train``; the first one writes.
 """
 
 from __future__ import annotations
@@ -14,11 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from dit import cli, media
+from dit import cli, media, storage
 from dit.config import call
 from dit.data.npy import read_npz
-from dit.draw import Recipe, Sampler, load, load_params, recipe_from, stamped
+from dit.data.source import digest
+from dit.draw import (
+    Recipe,
+    Sampler,
+    check_numbers,
+    load_experiment,
+    load_params,
+    recipe_from,
+    rules,
+    stamped,
+)
 from dit.experiment import Experiment
+from dit.parallel import multihost
 from dit.parallel.mesh import OPTION
 from dit.types import UserError
 
@@ -30,7 +44,20 @@ def read_data(path: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
         array = array[:, None]
     if array.shape[1:] != shape:
         raise UserError(f"got {key} of shape {array.shape} in {path}; expected (n, *{shape})")
+    if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+        raise UserError(f"{key} in {path} holds values that are not finite")
     return array
+
+
+def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array ``mask`` of an .npz file as truth values; UserError for other numbers than 0 and 1."""
+    mask = read_data(path, "mask", shape)
+    if not np.isin(mask, (0, 1)).all():
+        raise UserError(
+            f"the mask in {path} holds {mask.dtype} values other than 0 and 1; expected true where "
+            "--init is kept"
+        )
+    return mask.astype(bool)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -39,7 +66,11 @@ def arguments() -> argparse.ArgumentParser:
     add("--workdir", required=True, help="where the model was trained")
     add("--out", default="samples.png", help="a .png, .gif or .npz file (default: %(default)s)")
     add("--labels", help="class labels, like 0,1,5-7 (default: the config's)")
-    add("--num", type=int, help="how many samples: without --labels, cycling through the classes")
+    add(
+        "--num",
+        type=int,
+        help="how many samples: in place of --labels, cycling through the classes",
+    )
     add("--solver", help="name or name:key=value,... of a solver, such as heun or ddim:eta=0.5")
     add("--grid", help="of a time grid, such as uniform or karras:rho=7")
     add("--steps", type=int, help="solver steps")
@@ -54,6 +85,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--strength", type=float, help="how much of the way from --init to noise, in (0, 1]")
     add("--mask", help=".npz with 'mask', true where --init is kept: inpainting")
     add("--like", help="a PNG whose recipe is followed; other options override it")
+    multihost.add_options(parser)
     return parser
 
 
@@ -62,10 +94,53 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, rest = cli.parse(arguments(), argv)
     if rest:
         raise UserError(f"--config.{next(iter(rest))} belongs to dit.train; see --help")
+    check(args)
+    multihost.connect(args)
+    with multihost.guard(storage.place(args.workdir), writes=False), cli.full_disk():
+        run(args)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UserError for options that cannot work, whatever the model is."""
+    given = {k: getattr(args, k) for k in ("num", "steps", "batch")}
+    check_numbers(**{k: v for k, v in given.items() if v is not None})
+    if args.num == 0:
+        raise UserError("got num=0 for the samples; expected at least 1")
+    if args.num is not None and args.labels is not None:
+        raise UserError("got both --labels and --num; expected one of them: labels have a number")
+    for option in ("mask", "strength"):
+        if getattr(args, option) is not None and args.init is None:
+            raise UserError(f"--{option} is of no effect without --init: data to start from")
+    given = {
+        k: getattr(args, k) for k in ("solver", "grid", "steps", "guidance", "seed", "strength")
+    }
+    rules(Recipe(**{k: v for k, v in given.items() if v is not None}))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw and write, on process 0 of all that have come so far."""
+    if multihost.is_main():
+        media.check_place(args.out)
     stamp = media.read_recipe(args.like) if args.like else {}
     which = args.ema or stamp.get("ema")
     step = stamp.get("checkpoint_step") if args.step is None else args.step
-    made, restored = load(args.workdir, which, step, args.mesh)
+    made = load_experiment(args.workdir, step)
+    recipe = choose(args, made, stamp)
+    sampler = Sampler(made, recipe)
+    start = read_data(args.init, "samples", made.shape) if args.init else None
+    mask = read_mask(args.mask, made.shape) if args.mask else None
+    inputs = {k: digest(v) for k, v in {"init": start, "mask": mask}.items() if v is not None}
+    check_inputs(args, stamp, inputs, ("init", "mask"))
+    weak_name = args.weak or (stamp.get("weak") if sampler.autoguided else None)
+    sampler.check(weak_name is not None, start, mask)
+    shape = (sampler.n, *made.shape)
+    media.check_drawable(args.out, shape, sampler.labels, made.codec.pixels)
+    weak = None
+    if weak_name is not None:
+        loaded = load_params(made, args.workdir, weak_name, step, args.mesh)
+        weak, inputs["weak"] = loaded.params, loaded.fingerprint
+        check_inputs(args, stamp, inputs, ("weak",))
+    restored = load_params(made, args.workdir, which, step, args.mesh)
     same = stamp.get("checkpoint_fingerprint", restored.fingerprint) == restored.fingerprint
     if not same and args.step is None and args.ema is None:
         raise UserError(
@@ -73,19 +148,40 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{restored.step} in {args.workdir} is {restored.fingerprint}: another run's. Give the "
             "workdir it came from"
         )
-    recipe = choose(args, made, stamp)
-    weak = None
-    if args.weak:
-        weak = load_params(made, args.workdir, args.weak, step, args.mesh).params
-    start = read_data(args.init, "samples", made.shape) if args.init else None
-    mask = read_data(args.mask, "mask", made.shape) if args.mask else None
-    drawn = Sampler(made, recipe)(restored.params, weak=weak, start=start, mask=mask)
-    media.save_samples(args.out, drawn.samples, drawn.labels, stamped(recipe, restored, drawn.nfe))
-    print(
-        f"{len(drawn.samples)} samples in {drawn.seconds:.2f} s after compilation, "
-        f"{drawn.nfe} network evaluations each, from {restored.which} at step {restored.step}: "
-        f"{args.out}"
+    given = {"weak": weak, "start": start, "mask": mask}
+    if storage.place(args.out).suffix.lower() == ".npz" and multihost.is_main():
+        with media.npz_writer(args.out, sampler.n, sampler.labels) as write:
+            nfe, seconds = sampler.draw(restored.params, write, **given)
+    else:
+        drawn = sampler(restored.params, **given)
+        nfe, seconds = drawn.nfe, drawn.seconds
+        if multihost.is_main():
+            recipe_of = {**stamped(recipe, restored, nfe, inputs), "weak": weak_name}
+            media.save_samples(args.out, drawn.samples, drawn.labels, recipe_of)
+    multihost.say(
+        f"{sampler.n} samples in {seconds:.2f} s after compilation, {nfe} network evaluations each, "
+        f"from {restored.which} at step {restored.step}: {args.out}"
     )
+
+
+def check_inputs(
+    args: argparse.Namespace,
+    stamp: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    names: tuple[str, ...],
+) -> None:
+    """Raise UserError unless what a picture was made from is given again, for one like it."""
+    before = stamp.get("inputs", {})
+    if not isinstance(before, Mapping):
+        raise UserError(f"the recipe in {args.like} has inputs {before!r}; was it edited?")
+    for name in names:
+        wanted, got = before.get(name), inputs.get(name)
+        if wanted not in (None, got):
+            raise UserError(
+                f"{args.like} was made with --{name}, of digest {wanted}; "
+                f"{f'this one has {got}' if got else 'none was given'}. Give the same one, or leave "
+                "--like out and say all of the recipe"
+            )
 
 
 def choose(args: argparse.Namespace, made: Experiment, stamp: Mapping[str, Any]) -> Recipe:

@@ -40,9 +40,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--new-lr", type=float, help="go on from the latest checkpoint with this optimizer.lr"
     )
-    parser.add_argument("--coordinator", help="host:port of process 0, where there are several")
-    parser.add_argument("--processes", type=int, help="how many there are")
-    parser.add_argument("--process", type=int, help="which of them this is, from 0")
+    multihost.add_options(parser)
     return parser
 
 
@@ -50,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit status. UserError for bad input."""
     args, overrides = cli.parse(arguments(), argv)
     when_stopped = stopped_status()
-    multihost.initialize(
-        coordinator=args.coordinator, processes=args.processes, process=args.process
-    )
+    multihost.connect(args)
     level = logging.WARNING if multihost.is_main() else logging.ERROR
     logging.basicConfig(format="%(message)s", level=level)
     workdir = storage.workdir(args.workdir)
@@ -89,20 +85,14 @@ def run(made: Experiment, workdir: storage.Place, allowed: Collection[str] = ())
     )
     if outcome.stopped:
         kept = f"step {outcome.step} is saved in {workdir}" if outcome.step else "before step 1"
-        say(f"{outcome.stopped}: {kept}; the same command goes on")
+        multihost.say(f"{outcome.stopped}: {kept}; the same command goes on")
         return True
     if multihost.is_main():
         media.plot_curve(workdir / "metrics.jsonl", workdir / "curve.png")
     if picture is not None and not _due(made, outcome.step):
         picture(outcome.state, outcome.step)
-    say(f"trained to step {outcome.step}; see {workdir}/curve.png and {workdir}/samples")
+    multihost.say(f"trained to step {outcome.step}; see {workdir}/curve.png and {workdir}/samples")
     return False
-
-
-def say(text: str) -> None:
-    """Print, once for all processes."""
-    if multihost.is_main():
-        print(text, flush=True)
 
 
 def _due(made: Experiment, step: int) -> bool:

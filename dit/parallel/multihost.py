@@ -7,6 +7,7 @@ what must be the same everywhere, ``guard`` makes the first error of any process
 
 from __future__ import annotations
 
+import argparse
 import collections
 import contextlib
 import hashlib
@@ -72,6 +73,24 @@ def initialize(
             f"the {found.processes} processes could not be connected at {where}: {error}"
         ) from error
     return found.kind
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that runs on several hosts, for ``connect``."""
+    parser.add_argument("--coordinator", help="host:port of process 0, where there are several")
+    parser.add_argument("--processes", type=int, help="how many there are")
+    parser.add_argument("--process", type=int, help="which of them this is, from 0")
+
+
+def connect(args: argparse.Namespace) -> None:
+    """``initialize`` by the flags of ``add_options``."""
+    initialize(coordinator=args.coordinator, processes=args.processes, process=args.process)
+
+
+def say(text: str) -> None:
+    """Print, once for all processes."""
+    if is_main():
+        print(text, flush=True)
 
 
 def is_main() -> bool:
@@ -150,19 +169,20 @@ class HighestOfAll:
 
 
 @contextlib.contextmanager
-def guard(workdir: storage.Place) -> Iterator[None]:
+def guard(workdir: storage.Place, *, writes: bool = True) -> Iterator[None]:
     """Inside, an error of any process ends all of them, with that error named by each.
 
     JAX would have a failed process wait for the others, which wait for it. Here it leaves its error in
     ``workdir/error-<process>.log`` and exits at once, with status 2 for a UserError and 1 for anything
     else; the others find the file, or are told by JAX that a process is gone (after
     ``HEARTBEAT_SECONDS``), and exit too. A single process is left to fail as usual. Raises UserError
-    on all of them where ``workdir`` is not one place that all of them see.
+    on all of them where ``workdir`` is not one place that all of them see; one that the job only reads
+    (``writes`` false), and that cannot be written in, is taken as it is.
     """
     if jax.process_count() == 1:
         yield
         return
-    errors = _Errors(workdir, _shared(workdir))
+    errors = _Errors(workdir, _shared(workdir, writes))
     done = threading.Event()
     threading.Thread(target=errors.watch, args=(done,), daemon=True).start()
     try:
@@ -173,7 +193,7 @@ def guard(workdir: storage.Place) -> Iterator[None]:
         done.set()
 
 
-def _shared(workdir: storage.Place) -> str:
+def _shared(workdir: storage.Place, writes: bool) -> str:
     """See that all processes have one workdir; the name of this run, to tell its errors from others'.
 
     Process 0 leaves a mark in it, and the others look for that. A job whose hosts write to disks of
@@ -192,6 +212,8 @@ def _shared(workdir: storage.Place) -> str:
             problem = str(error)
     # The mark is there before anyone looks: what is once missed, network file systems may remember.
     if who(bool(problem)):
+        if not writes:
+            return name
         raise UserError(
             f"process 0 cannot write in {workdir} ({problem or 'see what it says'}); give another "
             "--workdir, which all processes can reach"

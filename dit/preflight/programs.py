@@ -89,7 +89,7 @@ def sampler(made: Experiment, where: Topology) -> Report:
         run,
         traced,
         images=size,
-        flops=forward_flops(made.model, made.shape) * size * draw.evaluations,
+        flops=forward_flops(made.model, made.shape) * size * draw.evaluations(),
         memory={"parameters": per_device(params), "batch": per_device(batch)},
         within={},
     )

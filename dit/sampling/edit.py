@@ -18,21 +18,24 @@ from dit.types import Key, UserError
 
 def image_to_image(
     keys: Key, path: Path, grid: Grid, x_0: Float[Array, "b ..."], strength: float
-) -> tuple[Float[Array, "b ..."], Float[Array, "tail"]]:
-    """``(x_t, tail)``: ``x_0`` noised to where the last ``strength`` of the grid's steps begins.
+) -> tuple[Float[Array, "b ..."], int]:
+    """``(x_t, start)``: ``x_0`` noised to where the last ``strength`` of the grid's steps begins.
 
-    Give both to ``sample`` in the place of noise and grid. ``strength`` 1 takes every step, from
-    noise (where alpha(t_max) = 0, from nothing else); a small one changes the image little.
-    ``keys`` are per-sample keys, and the noise is that of ``initial_noise``. Raises UserError
-    outside (0, 1].
+    Give both to ``sample``, with the same grid. ``strength`` 1 takes every step, from noise (where
+    alpha(t_max) = 0, from nothing else); a small one changes the image little. ``keys`` are
+    per-sample keys, and the noise is that of ``initial_noise``. Raises UserError outside (0, 1].
     """
+    start = first_step(grid.shape[0] - 1, strength)
+    eps = initial_eps(keys, x_0.shape[1:])
+    x_t = path.alpha(grid[start]) * x_0 + path.sigma(grid[start]) * eps
+    return x_t.astype(x_0.dtype), start
+
+
+def first_step(steps: int, strength: float) -> int:
+    """The step at which the last ``strength`` of ``steps`` begins; UserError outside (0, 1]."""
     if not 0 < strength <= 1:
         raise UserError(f"got strength={strength}; expected above 0 (no change) and at most 1")
-    steps = grid.shape[0] - 1
-    tail = grid[steps - max(1, math.floor(strength * steps + 0.5)) :]
-    eps = initial_eps(keys, x_0.shape[1:])
-    x_t = path.alpha(tail[0]) * x_0 + path.sigma(tail[0]) * eps
-    return x_t.astype(x_0.dtype), tail
+    return steps - max(1, math.floor(strength * steps + 0.5))
 
 
 def inpaint(denoise: Callable, known: Float[Array, "b ..."], mask: Bool[Array, "..."]) -> Denoiser:

@@ -17,11 +17,13 @@ def nfe(
     *,
     path: Path | None = None,
     grid: Grid | None = None,
+    start: int = 0,
 ) -> int:
     """Network evaluations for each sample: the solver's, times two where guidance is on.
 
     ``path`` and ``grid`` are needed only by a rule that is on at some times and off at others.
-    Raises UserError for an adaptive solver, whose count is in ``solve(...).evaluations``.
+    ``start``: the first of the ``steps`` that is taken, as in ``solve``. Raises UserError for an
+    adaptive solver, whose count is in ``solve(...).evaluations``.
     """
     if solver.evaluations is None:
         raise UserError(
@@ -29,9 +31,22 @@ def nfe(
             "solve(...).evaluations (times the evaluations of the guidance rule)"
         )
     if guidance is None:
-        return solver.evaluations(steps)
+        return solver.evaluations(steps - start)
     if isinstance(guidance.evaluations, int):
-        return guidance.evaluations * solver.evaluations(steps)
+        return guidance.evaluations * solver.evaluations(steps - start)
     if path is None or grid is None:
         raise UserError("this guidance rule is off at some times: give nfe the path and the grid")
-    return int(np.sum(guidance.evaluations(path, solver.times(path, grid))))
+    return int(np.sum(guidance.evaluations(path, solver.times(path, grid, start))))
+
+
+def check_countable(solver: Solver, guidance: Guidance) -> None:
+    """Raise UserError where no count of network evaluations could be given, before or afterwards.
+
+    An adaptive solver counts its calls as it goes, but not at which of them guidance was on.
+    """
+    if solver.evaluations is None and not isinstance(guidance.evaluations, int):
+        raise UserError(
+            "an adaptive solver does not go with guidance that is on at some times only (guidance "
+            "'interval'): how often the network is called could not be told. Use another solver, or "
+            "a rule that is on at all times, such as 'cfg'"
+        )

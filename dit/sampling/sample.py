@@ -25,7 +25,7 @@ from dit.types import Key, UserError
 @struct.dataclass
 class Solution:
     """``x_0``; ``evaluations`` of the denoiser (an array where the solver is adaptive), and, if it
-    was asked for, the ``trajectory`` at every node of the grid, ``x_T`` first and ``x_0`` last."""
+    was asked for, the ``trajectory`` at every node that was visited, ``x_T`` first, ``x_0`` last."""
 
     x_0: Float[Array, "b ..."]
     evaluations: int | Array
@@ -33,10 +33,17 @@ class Solution:
 
 
 def sample(
-    key: Key, denoise: Callable, path: Path, solver: Solver, grid: Grid, x_T: Float[Array, "b ..."]
+    key: Key,
+    denoise: Callable,
+    path: Path,
+    solver: Solver,
+    grid: Grid,
+    x_T: Float[Array, "b ..."],
+    *,
+    start: int = 0,
 ) -> Float[Array, "b ..."]:
     """Data ``x_0`` from noise ``x_T``; see ``solve``, which also tells how it got there."""
-    return solve(key, denoise, path, solver, grid, x_T).x_0
+    return solve(key, denoise, path, solver, grid, x_T, start=start).x_0
 
 
 def solve(
@@ -47,13 +54,15 @@ def solve(
     grid: Grid,
     x_T: Float[Array, "b ..."],
     *,
+    start: int = 0,
     trajectory: bool = False,
 ) -> Solution:
     """Run ``solver`` over ``grid`` (steps + 1 decreasing times, the last 0), from ``x_T``.
 
     ``key``: one key, or a ``(b,)`` array with each sample's own. ``denoise``: a ``Denoiser``, or
-    any function ``(x_t, t) -> x0_hat`` with ``t`` of shape ``(b,)``. Raises UserError for a key or
-    grid of another shape.
+    any function ``(x_t, t) -> x0_hat`` with ``t`` of shape ``(b,)``. ``start``: the first step taken,
+    with ``x_T`` at ``grid[start]``. Raises UserError for a key or grid of another shape, and a
+    ``start`` beyond the grid.
     """
     grid = jnp.asarray(grid)
     if grid.ndim != 1 or grid.shape[0] < 2:
@@ -62,6 +71,8 @@ def solve(
     work = jnp.promote_types(jnp.promote_types(x_T.dtype, jnp.float32), grid.dtype)
     inner = as_denoiser(denoise)
     steps = grid.shape[0] - 1
+    if not 0 <= start < steps:
+        raise UserError(f"got start={start}; expected one of the grid's {steps} steps, from 0")
     x = x_T.astype(work)
 
     def body(carry, now):
@@ -72,11 +83,12 @@ def solve(
         return (x, state, tape.memory), (x.astype(x_T.dtype) if trajectory else None)
 
     memory = inner.start(x_T) if isinstance(inner, Stateful) else ()
-    carry = (x, solver.init(path, x, grid), memory)
-    (x, state, _), visited = jax.lax.scan(body, carry, (jnp.arange(steps), grid[:-1], grid[1:]))
+    carry = (x, solver.init(path, x, grid, start), memory)
+    taken = (jnp.arange(start, steps), grid[start:-1], grid[start + 1 :])
+    (x, state, _), visited = jax.lax.scan(body, carry, taken)
     if trajectory:
         visited = jnp.concatenate([x_T[None], visited])
-    count = solver.count(state) if solver.evaluations is None else solver.evaluations(steps)
+    count = solver.evaluations(steps - start) if solver.evaluations else solver.count(state)
     return Solution(x.astype(x_T.dtype), count, visited)
 
 

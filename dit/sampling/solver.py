@@ -27,37 +27,37 @@ State = Any  # a pytree of arrays that keeps its shapes and dtypes from step to 
 Step = Callable[[Denoiser, Path, Array, Scalar, Scalar, State, Key], tuple[Array, State]]
 
 
-def no_state(path: Path, x: Float[Array, "b ..."], grid: Grid) -> State:
+def no_state(path: Path, x: Float[Array, "b ..."], grid: Grid, start: int) -> State:
     """The state of a solver that remembers nothing."""
     return ()
 
 
-def starts(path: Path, grid: Grid) -> Float[Array, "calls"]:
+def starts(path: Path, grid: Grid, start: int = 0) -> Float[Array, "calls"]:
     """The evaluation times of a solver that calls the network once, where each step starts."""
-    return grid[:-1]
+    return grid[start:-1]
 
 
-def starts_and_ends(path: Path, grid: Grid) -> Float[Array, "calls"]:
+def starts_and_ends(path: Path, grid: Grid, start: int = 0) -> Float[Array, "calls"]:
     """The evaluation times of a solver that calls it again where each step but the last ends."""
-    return jnp.concatenate([grid[:-1], grid[1:-1]])
+    return jnp.concatenate([grid[start:-1], grid[start + 1 : -1]])
 
 
 @dataclasses.dataclass(frozen=True)
 class Solver:
     """``step(denoise, path, x, t, u, state, keys) -> (x_u, state)``, and what to know about it.
 
-    ``t`` and ``u`` are scalars, ``keys`` this step's ``(b,)`` keys. ``init(path, x_T, grid)``
-    gives the first state. ``evaluations(steps)``: exact number of denoiser evaluations, None where
-    the solver decides as it goes; ``count(state)`` then reads it from the last state.
-    ``times(path, grid)``: where they take place. ``order``: the order of global convergence, None
-    for a stochastic or an adaptive solver.
+    ``t`` and ``u`` are scalars, ``keys`` this step's ``(b,)`` keys. ``init(path, x, grid, start)``
+    gives the state before step ``start`` of the grid. ``evaluations(steps)``: exact number of
+    denoiser evaluations, None where the solver decides as it goes; ``count(state)`` then reads it
+    from the last state. ``times(path, grid, start)``: where they take place. ``order``: the order of
+    global convergence, None for a stochastic or an adaptive solver.
     """
 
     step: Step
     order: int | None
-    init: Callable[[Path, Array, Grid], State] = no_state
+    init: Callable[[Path, Array, Grid, int], State] = no_state
     evaluations: Callable[[int], int] | None = lambda steps: steps
-    times: Callable[[Path, Grid], Array] = starts
+    times: Callable[[Path, Grid, int], Array] = starts
     count: Callable[[State], Array] | None = None
 
 
@@ -74,7 +74,8 @@ class Interval(NamedTuple):
 def interval(path: Path, t: Float[Array, "*s"], u: Float[Array, "*s"]) -> Interval:
     """Coefficients of the step from ``t`` to ``u < t``, exact at both ends of every path."""
     alpha_t, sigma_t, alpha_u, sigma_u = path.alpha(t), path.sigma(t), path.alpha(u), path.sigma(u)
-    decay = (alpha_t / alpha_u) * (sigma_u / sigma_t)
+    # At the first node alpha may be 0: a "step" from there to itself, which has no result, is finite.
+    decay = alpha_t / jnp.where(alpha_u > 0, alpha_u, 1) * (sigma_u / sigma_t)
     return Interval(alpha_t, sigma_t, alpha_u, sigma_u, jnp.clip(decay, 0, 1))
 
 

@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import platform
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -58,11 +58,15 @@ class Checkpoints:
         workdir: storage.Place,
         config: dict[str, Any],
         keep: int = 3,
+        *,
+        example: Mapping[str, Any] | None = None,
         allowed: Collection[str] = (),
     ):
+        """``example``: what of the data the model depends on; samples need no more of them."""
         if keep < 1:
             raise UserError(f"got checkpoint.keep={keep}; expected 1 or more")
         self._workdir, self._config, self._allowed = workdir, config, allowed
+        self._example = example
         self.changes: Changes = {}
         self._history: list[dict[str, Any]] = []  # of changes to the config, as in ``meta``
         self._written: int | None = None  # the step that was last given to Orbax
@@ -82,7 +86,7 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             data=ocp.args.JsonSave(data),
-            meta=ocp.args.JsonSave(_meta(step, self._config, self._history, state, data)),
+            meta=ocp.args.JsonSave(self._meta(step, state, data)),
         )
         self._finish()
         try:
@@ -90,6 +94,25 @@ class Checkpoints:
         except storage.failures(self._workdir) as error:
             raise _not_written(error, self._manager.latest_step()) from error
         self._written = step
+
+    def _meta(self, step: int, state: Any, data: dict[str, Any]) -> dict[str, Any]:
+        """What a checkpoint says of itself."""
+        bits = fingerprints(state)
+        meta = {
+            "format": FORMAT,
+            "step": step,
+            "config": self._config,
+            "changes": self._history,
+            "config_fingerprint": fingerprint(self._config),
+            "example": None if self._example is None else dict(self._example),
+            "versions": {
+                "dit": dit.__version__,
+                "jax": jax.__version__,
+                "python": platform.python_version(),
+            },
+            "arrays": {k: {**v, "bits": bits[k]} for k, v in describe(state).items()},
+        }
+        return {**meta, "seal": _seal(meta, data)}
 
     def check(self) -> None:
         """Raise UserError if a write in the background has failed."""
@@ -277,30 +300,6 @@ def _clear(folder: storage.Place) -> None:
         if STEP.fullmatch(file.name) and not file.is_dir():
             junk = file.replace(file.with_name(f"junk-{file.name}"))
             log.warning("%s is no checkpoint; it is called %s now", file, junk.name)
-
-
-def _meta(
-    step: int,
-    config: dict[str, Any],
-    history: list[dict[str, Any]],
-    state: Any,
-    data: dict[str, Any],
-) -> dict[str, Any]:
-    bits = fingerprints(state)
-    meta = {
-        "format": FORMAT,
-        "step": step,
-        "config": config,
-        "changes": history,
-        "config_fingerprint": fingerprint(config),
-        "versions": {
-            "dit": dit.__version__,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-        },
-        "arrays": {k: {**v, "bits": bits[k]} for k, v in describe(state).items()},
-    }
-    return {**meta, "seal": _seal(meta, data)}
 
 
 def _seal(meta: dict[str, Any], data: dict[str, Any]) -> str:

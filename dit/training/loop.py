@@ -96,7 +96,9 @@ def train(
         if main:
             held = stack.enter_context(lock(workdir))
             write_config(workdir, resolved, allowed)
-        checkpoints = Checkpoints(workdir, resolved, saving.keep, allowed)
+        checkpoints = Checkpoints(
+            workdir, resolved, saving.keep, example=experiment.example, allowed=allowed
+        )
         stack.callback(checkpoints.close)
         stack.callback(batches.close)
 

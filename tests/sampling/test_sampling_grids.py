@@ -80,6 +80,37 @@ def test_discrete_spacings(kwargs, steps, timesteps):
     assert t[-1] == 0
 
 
+def timesteps(spacing, steps):
+    times = config.resolve("sampling.grids", "ddpm", spacing=spacing)(PATHS["ddpm"], steps)
+    return np.rint(1000 * np.asarray(times[:-1], np.float64)).astype(int) - 1
+
+
+def test_respacing_is_that_of_the_original_code_for_every_number_of_steps():
+    """A running sum of the stride, rounded: both ends are taken."""
+    differ = 0
+    for steps in range(2, 1001):
+        taken, at, stride = [], 0.0, 999 / (steps - 1)
+        for _ in range(steps):
+            taken.append(round(at))
+            at += stride
+        found = timesteps("respaced", steps)
+        np.testing.assert_array_equal(found, taken[::-1])
+        differ += not np.array_equal(found, timesteps("linspace", steps))
+    assert differ == 278
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("spacing", ["linspace", "trailing", "leading"])
+def test_spacings_are_those_of_diffusers_for_every_number_of_steps(spacing):
+    """But for one step of ``linspace`` and ``leading``, which start from data there."""
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, timestep_spacing=spacing)
+    for steps in range(1 if spacing == "trailing" else 2, 1001):
+        scheduler.set_timesteps(steps)
+        np.testing.assert_array_equal(timesteps(spacing, steps), scheduler.timesteps.numpy())
+    assert timesteps("linspace", 1) == [999]
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs", "steps"),
     [

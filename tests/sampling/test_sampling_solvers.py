@@ -67,9 +67,7 @@ def test_finite_at_both_ends_of_every_path(case, dtype, alone, cheap_noise):
                 continue
             assert out.dtype == dtype, name
             assert jnp.isfinite(out).all(), (name, grid_name)
-            wide = case[0] == "euler_maruyama"  # explicit in its noise: rough in so few steps
-            largest = jnp.abs(out[-1].astype(jnp.float32)).max()
-            assert largest < (1e3 if wide else 6), (name, grid_name)
+            assert jnp.abs(out[-1].astype(jnp.float32)).max() < 6, (name, grid_name)
             assert jnp.array_equal(out[0], x_T)
 
 
@@ -82,9 +80,10 @@ def test_edits_work_and_what_is_known_comes_back_exactly(case, cheap_noise):
 
     @jax.jit
     def run(known):
-        x_t, tail = image_to_image(KEYS, path, grid, known, 0.5)
-        assert tail.shape == (STEPS // 2 + 1,)
-        return sample(KEYS, inpaint(gaussian(path), known, mask), path, built, tail, x_t)
+        x_t, start = image_to_image(KEYS, path, grid, known, 0.5)
+        assert start == STEPS // 2
+        filled = inpaint(gaussian(path), known, mask)
+        return sample(KEYS, filled, path, built, grid, x_t, start=start)
 
     out = run(known)
     assert jnp.array_equal(out[:, :, :, 0], known[:, :, :, 0])
@@ -111,7 +110,7 @@ def test_reported_evaluations_are_those_that_ran(case, cheap_noise):
         with pytest.raises(UserError, match="adaptive"):
             nfe(built, STEPS)
     else:
-        assert len(calls) == nfe(built, STEPS) == len(built.times(path, grid))
+        assert len(calls) == nfe(built, STEPS) == len(built.times(path, grid, 0))
 
 
 @pytest.mark.parametrize("case", cases())
@@ -218,15 +217,18 @@ def test_image_to_image_starts_where_it_says():
     path = PATHS["linear"]
     grid = config.resolve("sampling.grids", "uniform")(path, 10)
     x_0 = jnp.ones(SHAPE)
-    x_t, tail = image_to_image(KEYS, path, grid, x_0, 1.0)
+    x_t, start = image_to_image(KEYS, path, grid, x_0, 1.0)
     assert jnp.array_equal(x_t, initial_noise(KEYS, SHAPE[1:], path))
-    assert jnp.array_equal(tail, grid)
-    x_t, tail = image_to_image(KEYS, path, grid, x_0, 0.3)
-    np.testing.assert_allclose(tail, [0.3, 0.2, 0.1, 0], atol=1e-6)
+    assert start == 0
+    x_t, start = image_to_image(KEYS, path, grid, x_0, 0.3)
+    np.testing.assert_allclose(grid[start:], [0.3, 0.2, 0.1, 0], atol=1e-6)
     eps = initial_noise(KEYS, SHAPE[1:], path)
     np.testing.assert_allclose(x_t, 0.7 + 0.3 * eps, atol=1e-6)
     for strength in (0.0, 1.1):
         with pytest.raises(UserError, match="strength"):
             image_to_image(KEYS, path, grid, x_0, strength)
+    for start in (-1, 10):
+        with pytest.raises(UserError, match="start"):
+            sample(KEYS, gaussian(path), path, solver("ddim", {}), grid, x_t, start=start)
     with pytest.raises(UserError, match="mask"):
         inpaint(gaussian(path), x_0, jnp.ones((2, 2), bool))

@@ -28,6 +28,7 @@ class Experiment:
     def __init__(self, tiny, changes=None):
         self.config = ConfigDict(DEFAULTS)
         self.config.update(changes or {})
+        self.example = None
         self.codec = types.SimpleNamespace(encode=tiny.encode)
         self.process, self.loss, self.apply_fn = tiny.PROCESS, tiny.LOSS, tiny.apply_fn
         self.init, self.axes = tiny.init_params, tiny.AXES

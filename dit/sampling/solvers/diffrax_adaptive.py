@@ -74,7 +74,7 @@ def build(*, rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 4096) -> S
     return Solver(
         step,
         order=None,
-        init=lambda path, x, grid: jnp.zeros((), jnp.int32),
+        init=lambda path, x, grid, start: jnp.zeros((), jnp.int32),
         evaluations=None,
         count=lambda state: state,
     )

@@ -37,4 +37,6 @@ def build(*, third_order: bool = False) -> Solver:
         integral = (1 - decay) * x_0 + c_1 * (S - r_1 * B) + weight * c_2 * B
         return land(u, x_0, sigma_u / sigma_t * x + alpha_u * integral), remember(past, x_0, now)
 
-    return Solver(step, order=3 if third_order else 2, init=lambda path, x, grid: nothing(x, 2))
+    return Solver(
+        step, order=3 if third_order else 2, init=lambda path, x, grid, start: nothing(x, 2)
+    )

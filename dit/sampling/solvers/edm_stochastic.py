@@ -3,8 +3,8 @@
 Its variables are those of ``y = x / alpha``, with noise level ``tau = sigma / alpha``, so it is
 the same sampler on every path. Before a step from tau, noise raises the level to ``tau (1 +
 gamma)``, gamma = ``min(churn / steps, sqrt 2 - 1)`` while ``low <= tau <= high``; t_hat is the
-time of that level. The network knows no time above t_max, so t_hat stops there: a first step at
-t_max has no new noise.
+time of that level. ``steps`` are those of the whole grid, also where only its tail is taken. The
+network knows no time above t_max, so t_hat stops there: a first step at t_max has no new noise.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def build(
         t_hat = time_of_logsnr(path, level - 2 * math.log1p(gamma))
         return jnp.where((tau >= low) & (tau <= high), jnp.maximum(t_hat, grid[:-1]), grid[:-1])
 
-    def init(path, x, grid):
-        return raised(path, grid), jnp.asarray(0)
+    def init(path, x, grid, start):
+        return raised(path, grid), jnp.asarray(start)
 
     def step(denoise, path, x, t, u, state, keys):
         t_hats, n = state
@@ -64,5 +64,7 @@ def build(
         order=None,
         init=init,
         evaluations=lambda n: 2 * n - 1,
-        times=lambda path, grid: jnp.concatenate([raised(path, grid), grid[1:-1]]),
+        times=lambda path, grid, start=0: jnp.concatenate(
+            [raised(path, grid)[start:], grid[start + 1 : -1]]
+        ),
     )

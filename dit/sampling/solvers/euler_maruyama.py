@@ -4,7 +4,8 @@
 marginals for every ``w >= 0``. Both choices here stay finite at both ends of every path, as the
 forward process's own diffusion, infinite where alpha = 0, does not (``ddpm`` integrates that one
 exactly): ``w = scale sigma``, SiT's, and ``w = scale (sigma^2)'``, on EDM's path the
-variance-exploding SDE. The last step goes to ``x0_hat``.
+variance-exploding SDE. In a step so long that its new noise would be more than all there should be
+at its end, w is less: its noise is then of variance ``sigma_u^2``. The last step goes to ``x0_hat``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def build(*, diffusion: Literal["sigma", "variance"] = "sigma", scale: float = 1
         per_sigma = scale * (
             1.0 if diffusion == "sigma" else jnp.maximum(2 * sigma_dot, 0)
         )  # w/sigma
+        sigma_u = path.sigma(u)
+        per_sigma = jnp.minimum(per_sigma, jnp.square(sigma_u) / ((t - u) * sigma))
         drift = alpha_dot * x_0 + sigma_dot * eps + 0.5 * per_sigma * eps
         fresh = jnp.sqrt((t - u) * per_sigma * sigma) * rng.normal(keys, x.shape[1:], x.dtype)
         return land(u, x_0, x + (u - t) * drift + fresh), state

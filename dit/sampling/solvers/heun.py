@@ -5,12 +5,22 @@ path).
 The integration variables are alpha and sigma themselves, not t, so sigma' (infinite at data on the
 DDPM path) never enters, and the predictor is DDIM. On straight paths this is Heun's method in t.
 The last step goes to ``x0_hat`` without a second evaluation: ``2 steps - 1`` in all.
+
+Written as DDIM and a correction, ``x_u = alpha_u (D_t + w (D_u - D_t)) + sigma_u eps_hat`` with ``w =
+(1 - exp(-h)) sigma_t / (2 sigma_u)``. Of a short step w is h / 2; then it grows like exp(h), while
+the exact integral of an estimate that is linear in log-SNR has ``w = 1 - (1 - exp(-h)) / h``, below
+1. So where w would be above 2, in a step that divides the noise level by five or more, it is 1: in
+runs of two or three steps the samples would come out at half the size of the noise.
 """
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from dit.sampling.denoisers import evaluate_if
 from dit.sampling.solver import Solver, at, interval, land, noise_of, starts_and_ends
+
+LONGEST = 2.0  # w up to which the trapezoidal rule is used
 
 
 def build() -> Solver:
@@ -25,10 +35,8 @@ def build() -> Solver:
 def corrected(denoise, path, x, x_0, eps, t, u):
     """``x_u`` by the trapezoidal rule; at ``u = 0``, where the network is not evaluated, by
     DDIM."""
-    alpha_t, sigma_t, alpha_u, sigma_u, _ = interval(path, t, u)
+    _, sigma_t, alpha_u, sigma_u, decay = interval(path, t, u)
     predicted = alpha_u * x_0 + sigma_u * eps
     x_0_u = evaluate_if(u > 0, denoise, predicted, at(u, x), x_0)
-    eps_u = (predicted - alpha_u * x_0_u) / sigma_u
-    by_alpha = 0.5 * (alpha_u - alpha_t) * (x_0 + x_0_u)
-    by_sigma = 0.5 * (sigma_u - sigma_t) * (eps + eps_u)
-    return x + by_alpha + by_sigma
+    w = 0.5 * (1 - decay) * sigma_t / jnp.where(u > 0, sigma_u, 1)
+    return predicted + jnp.where(w > LONGEST, 1.0, w) * alpha_u * (x_0_u - x_0)

@@ -5,12 +5,12 @@ Predictor, order p: the exact integral (``multistep``) of the polynomial through
 estimates. The estimate at the end of a step, which the next step needs anyway, then corrects that
 step: the same integral with one more node, at ``r = 1``, which makes the whole of order p + 1. As
 the moments are solved for exactly, the paper's B(h) matters only where it prescribes the weight
-``B(h) / 2``: in a predictor of order 2 and in a corrector of order 1. There ``bh1`` is ``B = h``
-and ``bh2`` is ``B = 1 - exp(-h)``.
+``B(h) / 2``: in a predictor of order 2 and in a corrector of order 1. There ``bh1`` is ``B = h``,
+but at most 2, and ``bh2`` is ``B = 1 - exp(-h)``: as the exact weights lie below 1, a longer step
+(of runs in few steps, and the one from alpha = 0, where h is infinite) would only overshoot.
 
 Order builds up from 1 at the start and, where alpha = 0 at the first node, again from the second.
-The last step lands on ``x0_hat``. With ``bh1`` a step from alpha = 0, where h is infinite, is not
-corrected.
+The last step lands on ``x0_hat``.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def build(
     """``lower_order_final``: let the order fall to 2 on the last step but one, as others do for
     short runs (the last is of order 1 in any case)."""
 
-    def init(path, x, grid):
+    def init(path, x, grid, start):
         zero = jnp.zeros((), jnp.int32)
-        return State(nothing(x, order), x, grid[0], zero, zero + grid.shape[0] - 1)
+        return State(nothing(x, order), x, grid[start], zero, zero + grid.shape[0] - 1 - start)
 
     def half_b(h, decay):
-        return 0.5 * (h if variant == "bh1" else 1 - decay)
+        return 0.5 * (jnp.where(h < 2, h, 2.0) if variant == "bh1" else 1 - decay)
 
     def advance(path, x, t, u, x_0, past, p, x_0_u):
         """From t to u with order p; ``x_0_u`` is the estimate at u for a corrector, else None."""
@@ -75,10 +75,7 @@ def build(
         now = half_logsnr(path, t)
         older = Past(state.past.x_0[1:], state.past.half_logsnr[1:])
         better = advance(path, state.x, state.t, t, state.past.x_0[0], older, state.order, x_0)
-        can = state.order > 0
-        if variant == "bh1":
-            can &= jnp.isfinite(state.past.half_logsnr[0])
-        x = jnp.where(can, better, x)
+        x = jnp.where(state.order > 0, better, x)
 
         usable = jnp.isfinite(state.past.half_logsnr[: order - 1]) & jnp.isfinite(now)
         p = 1 + jnp.sum(jnp.cumprod(usable.astype(jnp.int32)))
