@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import time
@@ -35,3 +36,10 @@ def wait_for(condition, process, seconds=240, every=0.05):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "took too long"
         time.sleep(every)
+
+
+def free_port():
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

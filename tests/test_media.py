@@ -9,6 +9,7 @@ from PIL import Image
 
 from dit import media
 from dit.codecs import latent, pixel
+from dit.data.npy import read_npz
 from dit.types import UserError
 
 RECIPE = {"seed": 3, "labels": [0, 1], "solver": "heun", "guidance": 1.5, "note": "naïve"}
@@ -30,19 +31,17 @@ def cell(image, row, column, size=8):
 
 
 def test_colours_become_bytes():
-    x = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    x = jnp.array([-2.0, -1.0, 0.0, 1.0, 2.0])
     np.testing.assert_array_equal(media.to_uint8(x, pixel.build()), [0, 0, 128, 255, 255])
     every = np.arange(256, dtype=np.uint8)
     codec = pixel.build()
     back = codec.decode(codec.encode(jnp.asarray(every).reshape(1, 1, 16, 16, 1)))
-    np.testing.assert_array_equal(media.to_uint8(np.asarray(back), codec).ravel(), every)
+    np.testing.assert_array_equal(media.to_uint8(back, codec).ravel(), every)
 
 
-def test_latents_and_nans_are_not_drawn():
+def test_latents_are_not_drawn():
     with pytest.raises(UserError, match=r"\.npz"):
-        media.to_uint8(np.zeros(3), latent.build())
-    with pytest.raises(UserError, match="not finite"):
-        media.to_uint8(np.array([0.0, np.nan]), pixel.build())
+        media.to_uint8(jnp.zeros(3), latent.build())
 
 
 def test_grid_has_one_row_a_label_in_order():
@@ -59,6 +58,98 @@ def test_grid_without_rows_to_fill_is_near_square():
         order = [0, 1, 2, 3, 4] if labels is None else [4, 3, 2, 1, 0]
         for place, i in enumerate(order):
             assert (cell(image, *divmod(place, 3)) == 10 * i).all()
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+@pytest.mark.parametrize(
+    "labels",
+    [None, np.zeros(500, int), np.arange(500) % 2, np.arange(500) % 10, np.arange(500)],
+    ids=["none", "one", "two", "ten", "all"],
+)
+def test_pictures_of_many_samples_are_no_ribbons(tmp_path, labels, suffix, frames):
+    """At most about four times as long as high, or as high as long, whatever the labels are."""
+    x = clips(n=500, f=frames)
+    media.check_drawable(tmp_path / f"x{suffix}", x.shape, labels, pixels=True)
+    rows = media._rows(500, labels)
+    if suffix == ".png" and frames > 1:
+        rows = media._strips((500, frames), labels)
+    height, width = len(rows), len(rows[0])
+    assert 1 / 5 < width / height < 5 or (width / height < 10 and labels is not None)
+    taken = [place for row in rows for place in row if place is not None]
+    assert len(taken) == len(set(taken)) == 500 * (frames if suffix == ".png" else 1)
+
+
+def test_a_label_starts_its_own_row_where_rows_are_folded():
+    labels = np.arange(50) % 2
+    for row in media._rows(50, labels):
+        assert len({labels[place[0]] for place in row if place is not None}) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "suffix", "fits"),
+    [
+        ((50_000, 1, 8, 8, 1), ".png", True),  # without enlargement
+        ((50_000, 1, 8, 8, 1), ".gif", True),
+        ((50_000, 1, 256, 256, 3), ".png", False),
+        ((50_000, 16, 32, 32, 3), ".gif", False),
+        ((1000, 16, 256, 256, 3), ".png", False),
+        ((1, 1, 1, 20_000, 1), ".png", True),  # a row of sound: not enlarged 64 times
+        ((1, 1, 1, 40_000, 1), ".png", False),
+        ((50_000, 1, 256, 256, 3), ".npz", True),
+        ((2, 1, 8, 8, 4), ".png", False),
+        ((2, 1, 8, 8, 4), ".npz", True),
+    ],
+)
+def test_what_is_too_large_is_refused_before_it_is_there(tmp_path, shape, suffix, fits):
+    def check():
+        media.check_drawable(tmp_path / f"x{suffix}", shape, None, pixels=True)
+
+    if fits:
+        check()
+        return
+    with pytest.raises(UserError, match=r"\.npz"):
+        check()
+
+
+def test_the_largest_picture_can_be_read_again(tmp_path):
+    """Pillow refuses larger ones as an attack."""
+    assert media.MOST_PIXELS <= Image.MAX_IMAGE_PIXELS
+    media.save_gif(tmp_path / "x.gif", clips(n=300, f=2))
+    with Image.open(tmp_path / "x.gif") as image:
+        assert max(image.size) < 65_536
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("grid.jpg", r"\.png, \.gif or \.npz"),
+        ("grid", r"\.png, \.gif or \.npz"),
+        (".", r"\.png, \.gif or \.npz"),
+        ("folder.png", "is a directory"),
+        ("file/x.png", "cannot write"),
+        ("/proc/x.png", "cannot write"),
+        ("a" * 300 + ".png", "cannot write"),
+        ("nul\0.png", "cannot write"),
+        ("loop/x.png", "cannot write"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused_and_nothing_is_left(tmp_path, name, message):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        media.check_place(tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path):
+    (tmp_path / "x.png").write_text("old")
+    media.check_place(tmp_path / "x.png")
+    media.check_place(tmp_path / "new" / "deeper" / "x.NPZ")
+    assert (tmp_path / "x.png").read_text() == "old"
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / "x.png"]
 
 
 def test_filmstrip_rows_are_clips_and_columns_frames():
@@ -90,14 +181,30 @@ def test_gif_moves(tmp_path):
             assert np.abs(page.astype(int) - media.grid(x[:, k : k + 1], np.arange(2))).max() <= 1
 
 
+@pytest.mark.parametrize("labels", [None, np.arange(5, dtype=np.int32)])
 @pytest.mark.parametrize("frames", [1, 3])
-def test_npz_holds_the_arrays(tmp_path, frames):
-    x, labels = clips(f=frames), np.arange(5, dtype=np.int32)
+def test_npz_holds_the_arrays(tmp_path, frames, labels):
+    x = clips(f=frames)
     media.save_samples(tmp_path / "samples.npz", x, labels, RECIPE)
     with np.load(tmp_path / "samples.npz") as data:
-        assert set(data) == {"samples", "labels"}
+        assert set(data) == {"samples"} | ({"labels"} if labels is not None else set())
         np.testing.assert_array_equal(data["samples"], x[:, 0] if frames == 1 else x)
-        np.testing.assert_array_equal(data["labels"], labels)
+        if labels is not None:
+            np.testing.assert_array_equal(data["labels"], labels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_npz_is_written_as_samples_come(tmp_path, dtype):
+    x, path = clips().astype(dtype), tmp_path / "samples.npz"
+    with media.npz_writer(path, 5, None) as write:
+        for part in (x[:2], x[2:4], x[4:]):
+            write(part)
+            assert not path.exists()
+    np.testing.assert_array_equal(read_npz(path, "samples"), x[:, 0])
+    with pytest.raises(ValueError, match="expected 5"), media.npz_writer(path, 5, None) as write:
+        write(x[:3])
+    np.testing.assert_array_equal(read_npz(path, "samples"), x[:, 0])
+    assert [p.name for p in tmp_path.iterdir()] == ["samples.npz"]
 
 
 def test_suffix_and_channels_are_checked(tmp_path):

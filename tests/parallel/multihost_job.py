@@ -3,22 +3,17 @@
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
+
+from commands import free_port
 
 from dit.training.logging import TIMING, read_metrics
 
 WORKER = pathlib.Path(__file__).parent / "multihost_worker.py"
 DP = {"data": -1, "fsdp": 1}
 ENDLESS = 1_000_000  # steps
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Job:
