@@ -121,6 +121,7 @@ def test_spacings_are_those_of_diffusers_for_every_number_of_steps(spacing):
         ("logsnr", {"low": 3.0, "high": -3.0}, 4),
         ("shifted", {"tokens": 4}, 4),
         ("shifted", {"shift": -1.0}, 4),
+        ("shifted", {"base_tokens": 64}, 4),
         ("ddpm", {}, 1001),
         ("ddpm", {"offset": 1}, 4),
         ("ddpm", {"spacing": "leading", "offset": 400}, 4),

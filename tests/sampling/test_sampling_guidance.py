@@ -11,7 +11,7 @@ from sampling_cases import CASES, PATHS, label, solver
 from dit import config
 from dit.diffusion.process import Denoiser, Process, denoiser
 from dit.sampling.denoisers import pair, paired
-from dit.sampling.nfe import nfe
+from dit.sampling.nfe import check_countable, nfe
 from dit.sampling.sample import sample
 from dit.types import Cond, UserError, match_time
 
@@ -123,27 +123,37 @@ def test_the_interval_is_guided_and_the_rest_is_free():
         rule("interval", low=2.0, high=1.0)
 
 
+COUNTED = [(case, "interval") for case in CASES if not case[1]]
+COUNTED += [(("heun", {}), name) for name in RULES if name != "interval"]
+
+
 @pytest.mark.parametrize(
-    ("name", "kwargs"), [("ddim", {}), ("heun", {}), ("edm_stochastic", {})], ids=str
+    ("case", "guidance"), COUNTED, ids=[f"{label(case)}-{name}" for case, name in COUNTED]
 )
-@pytest.mark.parametrize("guidance", ["cfg", "interval"])
-def test_network_evaluations_are_counted_exactly(name, kwargs, guidance):
-    """Both estimates of every call are counted where they run."""
-    path, steps = PATHS["linear"], 8
+def test_network_evaluations_are_counted_exactly(case, guidance, cheap_noise):
+    """Both estimates of every call are counted where they run: of whole runs and of their tails."""
+    path, steps, built, chosen = PATHS["linear"], 6, solver(*case), rule(guidance)
+    if built.evaluations is None:
+        with pytest.raises(UserError, match="adaptive solver"):
+            check_countable(built, chosen)
+        check_countable(built, rule("cfg"))
+        return
+    check_countable(built, chosen)
     grid, calls = uniform(path, steps), []
 
     def counted(mean):
         def denoise(x, t):
-            jax.debug.callback(lambda: calls.append(1))
+            calls.append(1)
             return gaussian(path, mean)(x, t)
 
         return denoise
 
-    built, chosen = solver(name, kwargs), rule(guidance)
-    guided = chosen(pair(counted(1.0), counted(0.4)), path, grid)
-    jax.jit(lambda x: sample(KEY, guided, path, built, grid, x))(jnp.ones(SHAPE))
-    jax.effects_barrier()
-    assert len(calls) == nfe(built, steps, chosen, path=path, grid=grid)
+    for start in (0, 2, 5):
+        calls.clear()
+        guided = chosen(pair(counted(1.0), counted(0.4)), path, grid)
+        with jax.disable_jit():  # so that a call is a call
+            sample(KEY, guided, path, built, grid, jnp.ones(SHAPE), start=start)
+        assert len(calls) == nfe(built, steps, chosen, path=path, grid=grid, start=start)
 
 
 @pytest.mark.parametrize("name", ["linear", "ddpm"])

@@ -195,6 +195,7 @@ def test_bad_input_is_refused(key, grid, said):
         ("ddpm", {"variance": "huge"}),
         ("ddpm", {"clip": -1.0}),
         ("unipc", {"order": 4}),
+        ("dpmpp_sde", {"order": 1, "variant": "heun"}),
         ("euler_maruyama", {"scale": -1.0}),
         ("edm_stochastic", {"low": 2.0, "high": 1.0}),
         ("diffrax_adaptive", {"rtol": 0.0}),

@@ -137,3 +137,32 @@ def test_a_run_on_eight_devices_has_the_same_noise():
     assert len(sharded[1].sharding.device_set) == 8
     np.testing.assert_array_equal(noise, sharded[0])
     np.testing.assert_allclose(images, sharded[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("case", STOCHASTIC)
+def test_the_tail_of_a_run_is_the_run_from_there(case, cheap_noise):
+    """An edit's steps are those of the whole grid: their noise, and how the churn is divided.
+
+    For solvers that remember nothing of the steps before.
+    """
+    name, kwargs = case  # a churn that its bound, the same for all numbers of steps, does not hide
+    built = solver(name, {**kwargs, **({"churn": 1.0} if name == "edm_stochastic" else {})})
+    path, start = PATHS["ddpm"], 4
+    grid = jnp.asarray(smooth_grid(path, 8, 0.01), jnp.float32)
+    keys = sample_keys(jax.random.key(5), 2)
+    x_T = initial_noise(keys, (1, 2, 2, 3), path)
+
+    @jax.jit
+    def whole(x):
+        return solve(
+            keys, lambda x, t: jnp.tanh(x), path, built, grid, x, trajectory=True
+        ).trajectory
+
+    @jax.jit
+    def tail(x):
+        return sample(keys, lambda x, t: jnp.tanh(x), path, built, grid, x, start=start)
+
+    visited = whole(x_T)
+    if name != "dpmpp_sde" or kwargs.get("order") == 1:
+        np.testing.assert_allclose(tail(visited[start]), visited[-1], atol=1e-5)
+    assert visited.shape[0] == 9

@@ -25,10 +25,13 @@ def build(
 ) -> GridFn:
     """Shift the grid ``base``; give either ``shift`` (SD3: 3) or ``tokens``.
 
-    Raises UserError unless exactly one of them is given and the shift is positive.
+    Raises UserError unless exactly one of them is given and the shift is positive, and for
+    ``base_tokens`` without ``tokens``.
     """
     if (shift is None) == (tokens is None):
         raise UserError(f"got shift={shift} and tokens={tokens}; expected exactly one of them")
+    if shift is not None and base_tokens != 256:
+        raise UserError(f"got base_tokens={base_tokens} with shift={shift}; give it with tokens")
     s = math.sqrt(tokens / base_tokens) if shift is None else shift
     if not s > 0:
         raise UserError(f"got a time shift of {s}; expected a positive number")

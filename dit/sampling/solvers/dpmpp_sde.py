@@ -15,10 +15,15 @@ import jax.numpy as jnp
 from dit import rng
 from dit.sampling.multistep import nothing, positions, remember
 from dit.sampling.solver import Solver, at, half_logsnr, interval, land
+from dit.types import UserError
 
 
 def build(*, order: Literal[1, 2] = 2, variant: Literal["midpoint", "heun"] = "midpoint") -> Solver:
-    """``variant`` is of no effect at order 1."""
+    """Raises UserError for a ``variant`` at order 1, where there is but one."""
+    if order == 1 and variant != "midpoint":
+        raise UserError(
+            f"got variant={variant!r} with order=1, which has no variants; leave it out"
+        )
 
     def step(denoise, path, x, t, u, past, keys):
         x_0 = denoise(x, at(t, x))
