@@ -5,6 +5,9 @@ sample has steps of its own, so its result does not depend on the batch; the net
 all of them at once, as often as the slowest needs. The variable is log t, in which no rounding is
 amplified near data, down to t_min (where that is 0, to a thousandth of t_max); the last evaluation
 goes from there to ``x0_hat``.
+
+Its number of steps is not bounded beforehand, so that derivatives are those of forward mode
+(``jax.jvp``); for gradients take a solver with a fixed number.
 """
 
 from __future__ import annotations
