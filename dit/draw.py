@@ -150,7 +150,7 @@ class Sampler:
         """Whether a weaker model is needed, to steer away from."""
         return self._rules.autoguided
 
-    @property
+    @functools.cached_property
     def labels(self) -> np.ndarray | None:
         """The label of each sample, or None for a model without classes."""
         return np.asarray(self.recipe.labels, np.int32) if self.recipe.labels else None
