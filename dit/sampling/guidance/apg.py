@@ -45,8 +45,8 @@ def build(
             axes = tuple(range(1, x.ndim))
             d = running = x_0 - x_0_u + momentum * before
             if threshold is not None:
-                rms = jnp.sqrt(jnp.mean(jnp.square(d), axis=axes, keepdims=True))
-                d = d * (threshold / jnp.maximum(rms, threshold))
+                square = jnp.mean(jnp.square(d), axis=axes, keepdims=True)
+                d = d * (threshold / jnp.sqrt(jnp.maximum(square, threshold**2)))
             along = jnp.sum(d * x_0, axis=axes, keepdims=True)
             length = jnp.sum(jnp.square(x_0), axis=axes, keepdims=True)
             parallel = along / jnp.where(length > 0, length, 1) * x_0
