@@ -107,7 +107,7 @@ def test_a_real_run_is_timed_in_all_its_parts(tmp_path, capsys):
     for found in made["start"].values():
         assert np.all(np.array(list(found["parts"].values())) > 0)
         assert found["seconds"]["median"] == pytest.approx(sum(found["parts"].values()))
-    compiled = [made["start"][name]["parts"]["step compiled"] for name in ("filled", "empty")]
+    compiled = [made["start"][name]["parts"][loop.PARTS[3]] for name in ("filled", "empty")]
     assert compiled[0] < compiled[1]
     cost = made["saving"]
     assert 0 < cost["stall"]["median"] < 1

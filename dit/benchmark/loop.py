@@ -36,8 +36,7 @@ PARTS = (
     "imports",
     "config and data",
     "program",
-    "state, logs, first batch",
-    "step compiled",
+    "step compiled; state, logs, first batch",
     "first step",
 )
 FIRST = 2  # steps of a run whose start is timed

@@ -52,19 +52,19 @@ class Stopwatch:
 
     def _watched(self, train_step: Callable) -> Callable:
         def step(state: Any, batch: Any, key: Any) -> Any:
-            self.mark("state, logs, first batch")
+            self.mark("step compiled; state, logs, first batch")
             self.steps.append(time.perf_counter())
             if any(checkpoints.writing() for checkpoints in self._checkpoints):
                 self.writing.append(len(self.steps))
             out = train_step(state, batch, key)
             if len(self.steps) == 1:
-                self.mark("step compiled")
                 out[1]["loss"].block_until_ready()
                 self.mark("first step")
             if len(self.steps) == self._stop:
                 os.kill(os.getpid(), signal.SIGTERM)
             return out
 
+        step.lower = train_step.lower
         return step
 
     def checkpoints(self, base: type) -> type:

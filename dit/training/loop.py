@@ -17,6 +17,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from jax.sharding import Mesh
 import dit
 from dit import rng, storage
 from dit.data.pipeline import Batches
-from dit.parallel import multihost
+from dit.parallel import compiler, multihost
 from dit.parallel.peak import peak_flops
 from dit.training.checkpoint import Checkpoints
 from dit.training.feed import Feed, first_shapes
@@ -108,14 +109,17 @@ def train(
                 f"there is no checkpoint in {workdir} to go on from with another {', '.join(allowed)}: "
                 "set it by --config"
             )
-        if restored is None:
-            state = jax.jit(run.create, out_shardings=run.shardings)(key)
-        else:
-            state, position = restored
-            batches.set_state(position)
-        step, skipped = int(state.step), int(state.meter.skipped)
+        if restored is not None:
+            batches.set_state(restored[1])
+        step = 0 if restored is None else int(restored[0].step)
         multihost.agree("the step to go on from", lambda: str(step))
-        multihost.agree("the program of a step", lambda: _text(run, batches, key))
+        lowered = _lowered(run, batches, key)
+        multihost.agree("the program of a step", lowered.as_text)
+        compiling = None
+        if step < steps:  # meanwhile all else is made ready
+            compiling = stack.enter_context(ThreadPoolExecutor(1)).submit(lowered.compile)
+        state = _created(run, key) if restored is None else restored[0]
+        skipped = int(state.meter.skipped)
         feed = Feed(batches, run.batch_sharding)
 
         metrics_log = None
@@ -130,17 +134,19 @@ def train(
             bar.say(f"going on from step {step} in {workdir}{now}")
         constant = constant_of(experiment, batches) if main else None
         learning = Learning(constant, step=step, steps=steps, batch=batch_size, every=logging.every)
-        rate = Rate(batch_size, flops_per_example, run.mesh)
         under_way = collections.deque()
         simulated = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
         ahead = 0 if simulated else AHEAD  # their collectives deadlock with two steps under way
         highest = multihost.HighestOfAll(run.mesh, lag=ahead)
         stopped = 0
         saved = step if restored is not None else None
+        feed.fill()
+        if compiling is not None:
+            compiling.result()  # the jitted step finds it
+        rate = Rate(batch_size, flops_per_example, run.mesh)
 
         while step < steps and not (stopped := highest(stop.number)):
-            with rate.paused() if rate.first else contextlib.nullcontext():  # the first compiles
-                state, metrics = run.train_step(state, feed.take(), key)
+            state, metrics = run.train_step(state, feed.take(), key)
             feed.fill()
             step += 1
             rate.count()
@@ -201,13 +207,12 @@ class Rate:
     """Steps a second between two looks at the device, not counting what was paused."""
 
     def __init__(self, batch_size: int, flops_per_example: float | None, mesh: Mesh):
-        self._batch, self._flops = batch_size, flops_per_example
-        self._peak = peak_flops(mesh.local_devices[0]) * mesh.size if flops_per_example else None
-        self._start, self._steps, self.first = time.perf_counter(), 0, True
+        self._batch, self._flops, self._mesh = batch_size, flops_per_example, mesh
+        self._peak: float | None = None
+        self._start, self._steps = time.perf_counter(), 0
 
     def count(self) -> None:
         """One more step has been sent off."""
-        self.first = False
         self._steps += 1
 
     @contextlib.contextmanager
@@ -219,23 +224,33 @@ class Rate:
 
     def measure(self) -> dict[str, float]:
         """The rates since the last call, which must follow a look at the device."""
-        now = time.perf_counter()
-        rate = self._steps / max(now - self._start, 1e-9)
-        images = rate * self._batch
-        self._start, self._steps = now, 0
-        used = {} if self._peak is None else {"mfu": images * self._flops / self._peak}
-        return {"steps_per_s": rate, "images_per_s": images, **used}
+        rate = self._steps / max(time.perf_counter() - self._start, 1e-9)
+        rates = {"steps_per_s": rate, "images_per_s": rate * self._batch}
+        if self._flops:
+            if self._peak is None:  # which may have to be timed, while nothing else runs
+                self._peak = peak_flops(self._mesh.local_devices[0]) * self._mesh.size
+            rates["mfu"] = rates["images_per_s"] * self._flops / self._peak
+        self._start, self._steps = time.perf_counter(), 0
+        return rates
 
 
-def _placed(abstract: TrainState, shardings: TrainState) -> TrainState:
+def _placed(abstract: Any, shardings: Any) -> Any:
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
 
 
-def _text(run: Program, batches: Batches, key: Key) -> str:
+def _lowered(run: Program, batches: Batches, key: Key) -> jax.stages.Lowered:
+    """The program of a step, whose ``compile`` is what a call of ``run.train_step`` finds done."""
     state = _placed(run.abstract, run.shardings)
-    return run.train_step.lower(state, first_shapes(batches), key).as_text()
+    batch = first_shapes(batches)
+    batch = _placed(batch, dict.fromkeys(batch, run.batch_sharding))
+    return run.train_step.lower(state, batch, key)
+
+
+def _created(run: Program, key: Key) -> TrainState:
+    once = compiler.options(run.mesh.devices.flat[0].platform, once=True)
+    return jax.jit(run.create, out_shardings=run.shardings, compiler_options=once)(key)
 
 
 def _skipped(step: int, new: int, total: int) -> str:

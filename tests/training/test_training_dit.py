@@ -47,6 +47,21 @@ def test_six_steps_are_four_and_two_bit_for_bit(straight, tmp_path):
     assert rows == straight[1]
 
 
+def test_a_step_is_traced_once_and_compiled_while_the_rest_is_made_ready(tmp_path):
+    made, seen = build(2), []
+
+    def listen(event, seconds, fun_name="", **_):
+        seen.append((event.rsplit("/", 1)[-1], fun_name))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(tmp_path, made)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    steps = [event for event, name in seen if name == "train_step"]
+    assert steps.count("jaxpr_trace_duration") == 1, seen
+
+
 def test_eight_devices_give_the_losses_of_one(straight, tmp_path):
     made = build(**{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2})
     _, rows = run(tmp_path, made, devices=8)
