@@ -1,44 +1,38 @@
 """Train on GKE: a JobSet of TPU slices or of GPU nodes, by kubectl or by xpk.
 
     python launch/gke.py run --name=dit --image=IMAGE --tpu=v5e --topology=16x16 \\
-        -- python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=/mnt/shared/xl2
-    python launch/gke.py run --name=dit --image=IMAGE --gpu=nvidia-h100-80gb --nodes=4 -- ...
-    python launch/gke.py xpk --name=dit --image=IMAGE --tpu=v5e --topology=16x16 --cluster=C -- ...
+        -- python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=gs://BUCKET/xl2
+    python launch/gke.py run --name=dit --image=IMAGE --gpu=nvidia-h100-mega-80gb --nodes=4 \\
+        -- python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=gs://BUCKET/xl2
+    python launch/gke.py xpk --name=dit --image=IMAGE --tpu=v5e --topology=16x16 --cluster=C \\
+        -- python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=gs://BUCKET/xl2
     python launch/gke.py status|logs|delete --name=dit
 
-``run`` applies a plain JobSet, which starts all pods again when one fails: after a preemption as often
-as it takes, after an error ``--max-restarts`` times. ``logs`` shows the log of the pod that failed
-first, or of the first pod. ``--dry-run`` prints the YAML, or the command, and does nothing.
+``run`` applies a plain JobSet, which starts all pods again when one fails: after a preemption or a
+signal as often as it takes, after an error ``--max-restarts`` times, and never after bad input or a
+diverged run (status 2). ``xpk`` counts preemptions too. ``logs`` shows the log of the pod that failed
+first, or of the first pod. ``--pod-spec`` adds anything else to the pods. ``--dry-run`` prints the
+command, and what it reads, and does nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import shlex
 import subprocess
 import sys
 from typing import Any
 
 import common
 import flags
+import networks
+import pods
+import slices
+from jobset import CONTAINER, GRACE, SHARED, escaped, jobset, lines
 from yaml_text import yaml_text
 
-ACCELERATORS = {  # the node label of each kind of chip
-    "v4": "tpu-v4-podslice",
-    "v5e": "tpu-v5-lite-podslice",
-    "v5p": "tpu-v5p-slice",
-    "v6e": "tpu-v6e-slice",
-}
-XPK_TYPES = {
-    "v4": "v4-{cores}",
-    "v5e": "v5litepod-{chips}",
-    "v5p": "v5p-{cores}",
-    "v6e": "v6e-{chips}",
-}
-JOB = "worker"
-POD_FIELD = "metadata.annotations['jobset.sigs.k8s.io/{}']"
+RESTARTS = {"run": 10, "xpk": 100}  # of xpk, which counts preemptions, so many more
+KINDS = ("auto", "none", *networks.NAMES)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,196 +40,170 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="launch/gke.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("verb", choices=("run", "xpk", "status", "logs", "delete"))
-    parser.add_argument("--name", required=True, help="of the JobSet: short, and fit for DNS")
-    parser.add_argument("--image", help="with this package installed in it")
+    add, more = parser.add_argument, {"action": "append", "default": [], "metavar": "FLAG"}
+    add("verb", choices=("run", "xpk", "status", "logs", "delete"))
+    add("--name", required=True, type=common.dns_name(40), help="of the JobSet")
+    add("--image", help="with this package installed in it: see launch/Dockerfile")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--tpu", choices=ACCELERATORS)
-    kind.add_argument("--gpu", help="GKE's name of the accelerator, such as nvidia-h100-80gb")
-    parser.add_argument("--topology", help="of a TPU slice: 16x16, 4x4x4")
-    parser.add_argument("--slices", type=int, default=1, help="TPU slices")
-    parser.add_argument("--nodes", type=int, default=1, help="GPU nodes")
-    parser.add_argument("--gpus-per-node", type=int, default=8)
-    parser.add_argument("--namespace", default="default")
-    parser.add_argument("--queue", help="Kueue's local queue, which starts all pods or none")
-    parser.add_argument("--spot", action="store_true", help="on spot nodes")
-    parser.add_argument("--service-account", help="of the pods: it must reach the workdir")
-    parser.add_argument("--claim", help="a PersistentVolumeClaim, mounted at /mnt/shared")
-    parser.add_argument("--max-restarts", type=int, default=5, help="after errors")
-    parser.add_argument(
-        "--cache", default=flags.CACHE, help="compiled programs; gs:// outlives pods"
-    )
-    parser.add_argument("--cluster", help="of xpk")
-    parser.add_argument("--dry-run", action="store_true", help="print, and do nothing")
+    kind.add_argument("--tpu", choices=slices.FAMILIES)
+    kind.add_argument("--gpu", help="GKE's name of the accelerator, such as nvidia-h100-mega-80gb")
+    add("--topology", help="of a TPU slice: 16x16, 4x4x4")
+    add("--slices", type=int, default=1, help="TPU slices")
+    add("--nodes", type=int, default=1, help="GPU nodes")
+    add("--gpus-per-node", type=int, default=8)
+    add("--network", choices=KINDS, default="auto", help="of GPU nodes; by default their usual one")
+    add("--network-names", help="of the cluster's Network objects, the default one first: a,b,c")
+    add("--namespace", default="default", type=common.dns_name(63))
+    add("--queue", help="Kueue's local queue, which starts all pods or none")
+    add("--spot", action="store_true", help="on spot nodes")
+    add("--service-account", help="of the pods: it must reach the workdir")
+    add("--claim", help=f"a PersistentVolumeClaim, mounted at {SHARED}")
+    common.add_mount(parser)
+    add("--pod-spec", metavar="FILE", help="YAML or JSON: a Pod in part, joined with each pod")
+    add("--max-restarts", type=int, help=f"after errors; by default {RESTARTS['run']}")
+    add("--cache", help="directory of compiled programs; gs:// outlives pods")
+    add("--kubectl-flag", **more, help="for every kubectl, such as --context=C; repeat it for more")
+    add("--cluster", help="of xpk")
+    add("--xpk-flag", **more, help="for xpk, such as --reservation=R; repeat it for more")
+    common.add_shared(parser)
     args, args.command = common.parse(parser, argv)
-    if args.verb in ("run", "xpk"):
-        if not args.command or not args.image or not (args.tpu or args.gpu):
-            parser.error(f"{args.verb} needs --image, --tpu or --gpu, and a command after --")
-        if args.tpu and not args.topology:
-            parser.error("--tpu needs --topology")
-    if args.verb == "xpk" and not (args.cluster and args.tpu):
-        parser.error("xpk needs --cluster, and --tpu")
+    if args.verb in RESTARTS:
+        check(parser, args)
+    elif args.command:
+        parser.error(f"{args.verb} takes no command")
     return args
 
 
-def chips_per_pod(args: argparse.Namespace) -> tuple[int, int]:
-    """Chips of a TPU slice, and of each of its hosts: four, but for slices of a single host."""
-    chips = math.prod(int(n) for n in args.topology.split("x"))
-    single = {"v5e": 8, "v6e": 8}.get(args.tpu, 4)
-    return chips, chips if chips <= single else 4
-
-
-def jobset(args: argparse.Namespace) -> dict[str, Any]:
-    """The JobSet (v1alpha2) as a tree."""
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program with what is wrong; fill in what depends on other options."""
+    if not args.command or not args.image or not (args.tpu or args.gpu):
+        parser.error(f"{args.verb} needs --image, --tpu or --gpu, and a command after --")
+    if min(args.slices, args.nodes, args.gpus_per_node) < 1:
+        parser.error("expected positive numbers of slices, nodes and GPUs")
+    if args.max_restarts is None:
+        args.max_restarts = RESTARTS[args.verb]
     if args.tpu:
-        chips, each = chips_per_pod(args)
-        jobs, pods, resource = args.slices, chips // each, {"google.com/tpu": each}
-        nodes = {
-            "cloud.google.com/gke-tpu-accelerator": ACCELERATORS[args.tpu],
-            "cloud.google.com/gke-tpu-topology": args.topology,
-        }
-        env = []  # GKE tells the pods of a slice, and JAX reads it
+        if not args.topology:
+            parser.error("--tpu needs --topology")
+        if args.nodes > 1:
+            parser.error("--nodes are of GPUs; TPUs have --topology and --slices")
+        try:
+            slices.find(args.tpu, args.topology)
+        except ValueError as error:
+            parser.error(str(error))
+    elif args.topology or args.slices > 1:
+        parser.error("--topology and --slices are of TPUs; GPUs have --nodes")
+    choose_network(parser, args)
+    try:
+        args.pod_spec = pods.read(args.pod_spec) if args.pod_spec else {}
+    except ValueError as error:
+        parser.error(str(error))
+    common.check_workdir(parser, args)
+    if args.verb == "xpk":
+        check_xpk(parser, args)
     else:
-        jobs, pods, resource = 1, args.nodes, {"nvidia.com/gpu": args.gpus_per_node}
-        nodes = {"cloud.google.com/gke-accelerator": args.gpu}
-        names = {"JOBSET_NAME": "jobset-name", "REPLICATED_JOB_NAME": "replicatedjob-name"}
-        env = [
-            {"name": k, "valueFrom": {"fieldRef": {"fieldPath": POD_FIELD.format(v)}}}
-            for k, v in names.items()
-        ]
-        env.append({"name": "DIT_NUM_PROCESSES", "value": str(pods)})
-    if args.spot:
-        nodes["cloud.google.com/gke-spot"] = "true"
-    mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
-    volumes = [
-        {"name": "shm", "emptyDir": {"medium": "Memory"}}
-    ]  # NCCL, and workers that read data
-    if args.claim:
-        mounts.append({"name": "shared", "mountPath": "/mnt/shared"})
-        volumes.append({"name": "shared", "persistentVolumeClaim": {"claimName": args.claim}})
-    pod = {
-        "restartPolicy": "Never",  # the JobSet starts all of them again, or none
-        "terminationGracePeriodSeconds": 120,  # SIGTERM saves first; a spot node has less
-        "nodeSelector": nodes,
-        "containers": [
-            {
-                "name": "dit",
-                "image": args.image,
-                "command": ["bash", "-c"],
-                "args": [
-                    f"{flags.shell(chip(args), args.cache)}\nexec {shlex.join(args.command)}\n"
-                ],
-                "terminationMessagePolicy": "FallbackToLogsOnError",  # the last lines, in the status
-                "resources": {"requests": resource, "limits": resource},
-                "volumeMounts": mounts,
-                **({"env": env} if env else {}),
-            }
-        ],
-        "volumes": volumes,
-    }
-    if args.service_account:
-        pod["serviceAccountName"] = args.service_account
-    if jobs > 1:  # slices talk through the network of their hosts
-        pod.update({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"})
-    # A preempted node, and a run that a signal stopped, fail the Job for the reason PodFailurePolicy;
-    # an error fails it for another, and counts.
-    stopped = {"containerName": "dit", "operator": "In", "values": [flags.STOPPED]}
-    job = {
-        "backoffLimit": 0,
-        "completionMode": "Indexed",
-        "completions": pods,
-        "parallelism": pods,
-        "podFailurePolicy": {
-            "rules": [
-                {
-                    "action": "FailJob",
-                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
-                },
-                {"action": "FailJob", "onExitCodes": stopped},
-            ]
-        },
-        "template": {"spec": pod},
-    }
-    preempted = {
-        "name": "preempted",
-        "action": "RestartJobSetAndIgnoreMaxRestarts",
-        "onJobFailureReasons": ["PodFailurePolicy"],
-    }
-    metadata: dict[str, Any] = {"name": args.name, "namespace": args.namespace}
-    if args.tpu:  # one Job a slice
-        metadata["annotations"] = {
-            "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
-        }
-    if args.queue:
-        metadata["labels"] = {"kueue.x-k8s.io/queue-name": args.queue}
-    return {
-        "apiVersion": "jobset.x-k8s.io/v1alpha2",
-        "kind": "JobSet",
-        "metadata": metadata,
-        "spec": {
-            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
-            "failurePolicy": {
-                "maxRestarts": args.max_restarts,
-                "restartStrategy": "BlockingRecreate",  # never two runs in one workdir
-                "rules": [preempted],
-            },
-            "replicatedJobs": [{"name": JOB, "replicas": jobs, "template": {"spec": job}}],
-        },
-    }
+        check_shared(parser, args)
 
 
-def chip(args: argparse.Namespace) -> str:
-    return args.tpu or "gpu"
+def choose_network(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Set ``network`` to a kind or None, and ``network_names`` to a list."""
+    if args.network == "auto":
+        several = args.nodes > 1 and args.gpus_per_node == networks.NODE_GPUS
+        args.network = networks.GKE.get(args.gpu) if several else None
+    elif args.network == "none":
+        args.network = None
+    elif args.tpu or args.gpus_per_node != networks.NODE_GPUS:
+        parser.error(f"--network is of whole GPU nodes, with {networks.NODE_GPUS} GPUs")
+    usual = networks.NAMES.get(args.network, [])
+    given = args.network_names.split(",") if args.network_names else usual
+    if len(given) != len(usual):
+        parser.error(f"got {len(given)} --network-names; expected {len(usual)}, as {usual}")
+    args.network_names = given
+
+
+def check_xpk(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """xpk writes the JobSet itself: what it cannot be told is refused."""
+    if not (args.cluster and args.tpu):
+        parser.error("xpk needs --cluster, and --tpu")
+    cannot = {
+        "--mount": (args.mount, "--xpk-flag=--storage=NAME, of `xpk storage attach`"),
+        "--claim": (args.claim, "--xpk-flag=--storage=NAME, of `xpk storage attach`"),
+        "--pod-spec": (args.pod_spec, "run in place of xpk"),
+        "--queue": (args.queue, "--xpk-flag=--priority=NAME: xpk has a queue of its own"),
+        "--service-account": (args.service_account, "run in place of xpk"),
+        "--kubectl-flag": (args.kubectl_flag, "--xpk-flag=--project=P and --xpk-flag=--zone=Z"),
+    }
+    for name, (given, instead) in cannot.items():
+        if given:
+            parser.error(f"xpk does not take {name}; use {instead}")
+
+
+def check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """A workdir on a pod's own disk is lost with the pod, and the others do not see it."""
+    workdir = common.option(args.command, "--workdir")
+    containers = args.pod_spec.get("spec", {}).get("containers", [])
+    ours = [c for c in containers if c.get("name") == CONTAINER]
+    places = [m["mountPath"] for c in ours for m in c.get("volumeMounts", [])]
+    places += [SHARED] if args.claim else []
+    if workdir and "://" not in workdir and not any(common.inside(workdir, p) for p in places):
+        parser.error(
+            f"--workdir={workdir} is on each pod's own disk, which goes with the pod; give "
+            f"--workdir=gs://BUCKET/PATH, or --claim=NAME and --workdir={SHARED}/PATH"
+        )
 
 
 def xpk(args: argparse.Namespace) -> list[str]:
-    """The xpk command that makes the same job."""
-    chips, _ = chips_per_pod(args)
-    kind = XPK_TYPES[args.tpu].format(chips=chips, cores=2 * chips)
-    environment = flags.environment(args.tpu, args.cache)
+    """The xpk command that makes the same job: of xpk 0.10 and later."""
+    prefix = slices.FAMILIES[args.tpu].prefix
+    # xpk starts again what ends with 42 or 127 to 255. 1: another host is gone.
+    again = f"1,{flags.STOPPED}"
     return [
         *("xpk", "workload", "create", f"--workload={args.name}", f"--cluster={args.cluster}"),
-        *(f"--tpu-type={kind}", f"--num-slices={args.slices}", f"--docker-image={args.image}"),
-        *(f"--max-restarts={args.max_restarts}", "--restart-on-user-code-failure"),
-        *("--termination-grace-period-seconds=120", *(["--spot"] if args.spot else [])),
-        *(f"--env={name}={text}" for name, text in environment.items()),
-        f'--command=ulimit -n "$(ulimit -Hn)"; exec {shlex.join(args.command)}',
+        *(f"--tpu-type={prefix}-{args.topology}", f"--num-slices={args.slices}"),
+        *(f"--docker-image={args.image}", f"--max-restarts={args.max_restarts}"),
+        *(f"--restart-on-exit-codes={again}", f"--termination-grace-period-seconds={GRACE}"),
+        *(["--spot"] if args.spot else []),
+        *args.xpk_flag,
+        # In its YAML, the command has one line.
+        f"--command={escaped('; '.join(lines(args)))}",
     ]
 
 
-def first_failure(pods: list[dict[str, Any]]) -> tuple[str, str]:
-    """The name of the pod that failed first, or else of the first pod, and what happened to it."""
+def first_failure(found: list[dict[str, Any]]) -> tuple[str, str, str]:
+    """The pod that failed first, or else the first pod; its container; and what happened to it."""
     ends = []
-    for pod in pods:
+    for pod in found:
         name = pod["metadata"]["name"]
         for container in pod.get("status", {}).get("containerStatuses", []):
             end = container.get("state", {}).get("terminated")
             if end and end["exitCode"] not in (0, flags.STOPPED):
-                ends.append((end.get("finishedAt", ""), name, f"status {end['exitCode']}"))
+                how = f"status {end['exitCode']}"
+                ends.append((end.get("finishedAt") or "", name, container.get("name", ""), how))
     if ends:
-        when, name, how = min(ends)
-        return name, f"was the first to fail, at {when}, with {how}"
-    return min(pod["metadata"]["name"] for pod in pods), "is the first pod; none has failed"
+        when, name, container, how = min(ends)
+        return name, container, f"was the first to fail, at {when}, with {how}"
+    return min(p["metadata"]["name"] for p in found), "", "is the first pod; none has failed"
 
 
 def logs(args: argparse.Namespace, kubectl: list[str], show: list[str]) -> int:
     """Print the log of the first pod to fail."""
     if args.dry_run:
-        print(shlex.join([*show, "--output=json"]))
-        print(shlex.join([*kubectl, "logs", "POD", "--tail=100"]))
+        print(common.join([*show, "--output=json"]))
+        print(common.join([*kubectl, "logs", "POD", "--tail=100"]))
         return 0
-    done = subprocess.run([*show, "--output=json"], stdout=subprocess.PIPE, text=True, check=False)
-    pods = json.loads(done.stdout)["items"] if done.returncode == 0 else []
-    if not pods:
+    done = common.run([*show, "--output=json"], stdout=subprocess.PIPE)
+    found = json.loads(done.stdout)["items"] if done.returncode == 0 else []
+    if not found:
         sys.exit(f"no pods of {args.name}")
-    name, what = first_failure(pods)
+    name, container, what = first_failure(found)
     print(f"{name} {what}. Its log:", file=sys.stderr)
-    return subprocess.run([*kubectl, "logs", name, "--tail=100"], check=False).returncode
+    one = [f"--container={container}"] if container else []
+    return common.run([*kubectl, "logs", name, *one, "--tail=100"]).returncode
 
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
-    kubectl = ["kubectl", f"--namespace={args.namespace}"]
+    kubectl = ["kubectl", *args.kubectl_flag, f"--namespace={args.namespace}"]
     show = [*kubectl, "get", "pods", f"--selector=jobset.sigs.k8s.io/jobset-name={args.name}"]
     text = None
     if args.verb == "run":
@@ -249,9 +217,11 @@ def main(argv: list[str] | None = None) -> int:
     else:
         command = [*kubectl, "delete", "jobset", args.name]
     if args.dry_run:
-        print(text if text is not None else shlex.join(command), end="" if text else "\n")
+        # A comment of the YAML, so that what is printed can be applied as it is.
+        print(f"# {common.join(command)}\n{text}" if text else common.join(command), end="")
+        print(end="" if text else "\n")
         return 0
-    return subprocess.run(command, input=text, text=True, check=False).returncode
+    return common.run(command, input=text).returncode
 
 
 if __name__ == "__main__":

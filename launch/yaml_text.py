@@ -14,10 +14,10 @@ def yaml_text(tree: Any) -> str:
 
 
 def _lines(tree: Any) -> Iterator[str]:
-    if isinstance(tree, dict):
+    if isinstance(tree, dict) and tree:
         for key, value in tree.items():
             yield from _entry(f"{_scalar(key)}:", value)
-    elif isinstance(tree, list):
+    elif isinstance(tree, list) and tree:
         for value in tree:
             first, *rest = (
                 _lines(value) if isinstance(value, dict) and value else _entry("-", value)
@@ -31,8 +31,7 @@ def _lines(tree: Any) -> Iterator[str]:
 
 def _entry(start: str, value: Any) -> Iterator[str]:
     """``start`` with a value beside it, or below it where that has lines of its own."""
-    block = isinstance(value, str) and "\n" in value
-    if block and not value[0].isspace() and not value.endswith("\n\n"):
+    if _is_block(value):
         yield f"{start} |" if value.endswith("\n") else f"{start} |-"
         yield from (f"  {line}" if line else "" for line in value.removesuffix("\n").split("\n"))
     elif isinstance(value, dict | list) and value:
@@ -42,8 +41,17 @@ def _entry(start: str, value: Any) -> Iterator[str]:
         yield f"{start} {_scalar(value)}"
 
 
+def _is_block(value: Any) -> bool:
+    """Whether a text can be given line by line: nothing in it may look like the end of a line."""
+    if not isinstance(value, str) or "\n" not in value:
+        return False
+    plain = all(c in "\n\t" or c.isprintable() for c in value)
+    return plain and not value[0].isspace() and not value.endswith("\n\n")
+
+
 def _scalar(value: Any) -> str:
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./=-]*", value)
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./=-]*", value, re.ASCII)
     if plain and value.lower() not in ("true", "false", "yes", "no", "on", "off", "null", "y", "n"):
         return value
-    return json.dumps(value)  # JSON is YAML
+    text = json.dumps(value, ensure_ascii=False)  # JSON is YAML, but for what cannot be printed
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)

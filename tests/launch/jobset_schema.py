@@ -47,8 +47,19 @@ CONTAINER = strict(
     resources=strict("limits", limits=RESOURCES, requests=RESOURCES),
     terminationMessagePolicy={"enum": ["File", "FallbackToLogsOnError"]},
     volumeMounts=some(
-        strict("name mountPath", name=DNS_LABEL, mountPath={"type": "string", "pattern": "^/"})
+        strict(
+            "name mountPath",
+            name=DNS_LABEL,
+            mountPath={"type": "string", "pattern": "^/"},
+            readOnly={"type": "boolean"},
+        )
     ),
+)
+SIDECAR = strict(  # an init container that stays: restartPolicy Always
+    "name image restartPolicy",
+    restartPolicy={"const": "Always"},
+    securityContext=strict("", capabilities=strict("add", add=some({"type": "string"}))),
+    **{key: CONTAINER["properties"][key] for key in CONTAINER["properties"] if key != "resources"},
 )
 VOLUME = {
     "oneOf": [
@@ -57,6 +68,12 @@ VOLUME = {
             "name persistentVolumeClaim",
             name=DNS_LABEL,
             persistentVolumeClaim=strict("claimName", claimName={"type": "string"}),
+        ),
+        strict("name hostPath", name=DNS_LABEL, hostPath=strict("path", path={"type": "string"})),
+        strict(
+            "name csi",
+            name=DNS_LABEL,
+            csi=strict("driver", driver={"type": "string"}, volumeAttributes=TEXTS),
         ),
     ]
 }
@@ -69,7 +86,9 @@ POD = strict(
     hostNetwork={"type": "boolean"},
     dnsPolicy={"enum": ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]},
     containers=some(CONTAINER),
+    initContainers=some(SIDECAR),
     volumes=some(VOLUME),
+    tolerations=some(TEXTS),
 )
 POD_FAILURE_RULE = {
     "oneOf": [
@@ -99,7 +118,7 @@ JOB = strict(
     completions=COUNT,
     parallelism=COUNT,
     podFailurePolicy=strict("rules", rules=some(POD_FAILURE_RULE)),
-    template=strict("spec", spec=POD),
+    template=strict("spec", metadata=strict("", annotations=TEXTS, labels=TEXTS), spec=POD),
 )
 RESTARTS = ["", "AndIgnoreMaxRestarts"]
 FAILURE_RULE = strict(
@@ -108,6 +127,7 @@ FAILURE_RULE = strict(
     action={
         "enum": ["FailJobSet", *(f"Restart{w}{r}" for w in ("JobSet", "Job") for r in RESTARTS)]
     },
+    onJobFailureMessagePatterns=some({"type": "string", "format": "regex"}),
     onJobFailureReasons={
         "type": "array",
         "uniqueItems": True,
