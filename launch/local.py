@@ -5,7 +5,8 @@
 Each process has CPUs of its own (``--devices-per-process`` of them, simulated), or with
 ``--gpus-per-process`` its share of the GPUs. Their lines come out with ``[number]`` before them. When
 one fails its last lines are printed again and the others are ended. Ctrl-C and SIGTERM go on to all of
-them. The exit status is that of the first to fail.
+them, so that they save and stop; a second Ctrl-C kills them. The exit status is that of the first to
+fail, or ``DIT_STOPPED_STATUS`` (75 unless set) where a signal stopped them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import collections
 import contextlib
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -22,6 +22,10 @@ import sys
 import threading
 import time
 
+import common
+import flags
+
+COUNT = "--xla_force_host_platform_device_count"
 LAST_LINES = 30
 GRACE_SECONDS = 5  # for the others to end by themselves, and name the error too
 
@@ -32,15 +36,20 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("-n", "--processes", type=int, default=2)
     share = parser.add_mutually_exclusive_group()
-    share.add_argument("--devices-per-process", type=int, default=1, help="simulated CPU devices")
+    share.add_argument(
+        "--devices-per-process", type=int, help="simulated CPU devices; 1 by default"
+    )
     share.add_argument("--gpus-per-process", type=int, help="GPUs of this machine for each")
     parser.add_argument("--port", type=int, help="of the coordinator; a free one by default")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
-    parser.add_argument("command", nargs="+", help="what to run, after --")
-    args = parser.parse_args(argv)
-    counts = (args.processes, args.devices_per_process, args.gpus_per_process or 1)
-    if min(counts) < 1:
+    common.add_shared(parser)
+    args, args.command = common.parse(parser, argv)
+    if not args.command:
+        parser.error("expected a command after --")
+    given = (args.processes, args.devices_per_process, args.gpus_per_process)
+    if min(n for n in given if n is not None) < 1:
         parser.error("expected positive numbers of processes and devices")
+    if args.devices_per_process and COUNT in os.environ.get("XLA_FLAGS", ""):
+        parser.error(f"got --devices-per-process, and XLA_FLAGS with {COUNT}; give one of them")
     return args
 
 
@@ -51,20 +60,33 @@ def free_port() -> int:
 
 
 def settings(args: argparse.Namespace, port: int, process: int) -> dict[str, str]:
-    """What the environment of one process holds besides that of this one."""
+    """What the environment of one process holds besides that of this one, or in its place."""
     found = {
         "DIT_COORDINATOR": f"127.0.0.1:{port}",
         "DIT_NUM_PROCESSES": str(args.processes),
         "DIT_PROCESS_ID": str(process),
-        "TQDM_MININTERVAL": "10",  # bars cannot redraw their line here: seldom is enough
+        "DIT_STOPPED_STATUS": str(stopped_status(args)),
+        # Bars cannot redraw their line here: seldom is enough.
+        "TQDM_MININTERVAL": os.environ.get("TQDM_MININTERVAL") or "10",
     }
     if args.gpus_per_process:
         first = process * args.gpus_per_process
         mine = range(first, first + args.gpus_per_process)
-        return {**found, "CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
-    count = f"--xla_force_host_platform_device_count={args.devices_per_process}"
-    given = os.environ.get("XLA_FLAGS", "")
-    return {**found, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{given} {count}".strip()}
+        found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
+    else:
+        count = f"{COUNT}={args.devices_per_process or 1}"
+        found["JAX_PLATFORMS"] = "cpu"
+        found["XLA_FLAGS"] = f"{count} {os.environ.get('XLA_FLAGS', '')}".strip()
+    for name, value in args.env:
+        before = found.get(name, os.environ.get(name, "")) if name in flags.MERGED else ""
+        found[name] = f"{before} {value}".strip()
+    return found
+
+
+def stopped_status(args: argparse.Namespace) -> int:
+    """What a process that a signal stopped ends with."""
+    given = dict(args.env).get("DIT_STOPPED_STATUS") or os.environ.get("DIT_STOPPED_STATUS")
+    return int(given) if given and given.isdecimal() else flags.STOPPED
 
 
 class Worker:
@@ -101,11 +123,15 @@ class Worker:
         """Send a signal, not to its children: a loader must live until all is saved."""
         self.process.send_signal(number)
 
-    def finish(self) -> None:
-        """Kill it if it still runs, and wait for the last line."""
+    def kill(self) -> None:
+        """End it and its children at once."""
         if self.process.poll() is None:
             self._kill()
-            self.process.wait()
+
+    def finish(self) -> None:
+        """Kill it if it still runs, and wait for the last line."""
+        self.kill()
+        self.process.wait()
         self._reader.join(timeout=5)
 
     def _kill(self) -> None:
@@ -113,9 +139,8 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def watch(workers: list[Worker]) -> int:
-    """Wait for all of them, or for the first to fail; its status."""
-    stopped = int(os.environ.get("DIT_STOPPED_STATUS") or 0)
+def watch(workers: list[Worker], stopped: int) -> int:
+    """Wait for all of them, or for the first to fail; its status. ``stopped``: no failure either."""
     failed = None
     while failed is None and any(w.status() is None for w in workers):
         time.sleep(0.05)
@@ -144,18 +169,33 @@ def main(argv: list[str] | None = None) -> int:
     envs = [settings(args, port, i) for i in range(args.processes)]
     if args.dry_run:
         for env in envs:
-            print(shlex.join(["env", *(f"{k}={v}" for k, v in env.items()), *args.command]))
+            print(common.join(["env", *(f"{k}={v}" for k, v in env.items()), *args.command]))
         return 0
-    workers = [Worker(i, args.command, env) for i, env in enumerate(envs)]
+    workers: list[Worker] = []
+    signals: list[int] = []
 
     def forward(number: int, frame: object) -> None:
+        again = number == signal.SIGINT and signals
+        signals.append(number)
         for worker in workers:
-            worker.send(number)
+            if again:
+                worker.kill()
+            else:  # nobody saves at SIGHUP
+                worker.send(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # SIGHUP: the terminal is gone, and its processes, in groups of their own, would outlive it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
     try:
-        return watch(workers)
+        for i, env in enumerate(envs):
+            if not signals:
+                workers.append(Worker(i, args.command, env))
+        if len(workers) < len(envs):  # stopped before all had started: they cannot meet
+            return 128 + signals[0]
+        return watch(workers, stopped_status(args))
+    except FileNotFoundError:
+        print(f"{args.command[0]} was not found", file=sys.stderr)
+        return 127
     finally:
         for worker in workers:
             worker.finish()

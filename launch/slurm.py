@@ -5,20 +5,20 @@
 
 writes a batch script and gives it to ``sbatch``, in the directory that it is called from, which all
 nodes must see. Two minutes before the time limit, and when it is preempted, the job is sent SIGTERM: it
-saves, is queued again, and goes on. After an error it stops, with the log of the first worker to fail at
-the end of its own. ``--dry-run`` prints the script and submits nothing.
+saves, is queued again, and goes on; after ``scancel`` it saves and ends. After an error it stops, with
+the log of the first worker to fail at the end of its own. ``--dry-run`` prints the script that sbatch
+would read, and submits nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import pathlib
-import shlex
-import subprocess
 import sys
 
 import common
 import flags
+import networks
 
 HERE = pathlib.Path(__file__).resolve().parent
 WARNING = 120  # seconds between SIGTERM and the end of the time
@@ -29,29 +29,50 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="launch/slurm.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--name", default="dit")
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--gpus-per-node", type=int, default=8)
-    parser.add_argument("--cpus-per-gpu", type=int, default=8, help="for each process")
-    parser.add_argument(
-        "--time", default="24:00:00", help="limit of one run; then it is queued again"
-    )
-    parser.add_argument("--logs", default="slurm-logs", help="directory of the logs")
-    parser.add_argument("--partition")
-    parser.add_argument("--account")
-    parser.add_argument("--qos")
-    parser.add_argument("--cache", default="$HOME/.cache/dit-compiled", help="compiled programs")
-    parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
+    add, more = parser.add_argument, {"action": "append", "default": [], "metavar": "FLAG"}
+    add("--name", default="dit")
+    add("--nodes", type=int, default=1)
+    add("--gpus-per-node", type=int, default=8)
+    add("--cpus-per-gpu", type=int, default=8, help="for each process")
+    add("--time", default="24:00:00", help="limit of one run; then it is queued again")
+    add("--logs", default="slurm-logs", help="directory of the logs")
+    add("--partition")
+    add("--account")
+    add("--qos")
+    add("--network", choices=("tcpxo", "gib", "efa"), help="of a cloud's nodes: see networks.py")
+    add("--sbatch", **more, help="for sbatch: --mem=0, --reservation=R, --exclusive")
+    add("--srun", **more, help="for srun: --container-image=I, --container-mounts=M")
+    add("--cache", help="directory of compiled programs; by default in the home directory")
+    common.add_shared(parser)
     args, args.command = common.parse(parser, argv)
     if not args.command:
         parser.error("expected a command after --")
     if min(args.nodes, args.gpus_per_node, args.cpus_per_gpu) < 1:
         parser.error("expected positive numbers of nodes, GPUs and CPUs")
+    for flag in (*args.sbatch, *args.srun):
+        if not flag.startswith("-"):
+            parser.error(f"got the flag {flag!r}; expected one such as --sbatch=--mem=0")
+    for line in (args.name, args.logs, args.time, args.partition, args.account, args.qos):
+        if line and not line.isprintable():
+            parser.error(f"got {line!r}; a directive of Slurm is one line")
+    if not all(flag.isprintable() for flag in args.sbatch):
+        parser.error(f"got {args.sbatch}; a directive of Slurm is one line")
     return args
+
+
+def directive(flag: str) -> str:
+    """A line for sbatch, which splits it at spaces and knows quotes, comments and backslashes."""
+    name, equals, value = flag.partition("=")
+    if any(c in value for c in " \t'\"#\\"):
+        mark = "'" if '"' in value and "'" not in value else '"'
+        value = value.replace("\\", "\\\\").replace(mark, f"\\{mark}")
+        value = f"{mark}{value}{mark}"
+    return f"#SBATCH {name}{equals}{value}"
 
 
 def script(args: argparse.Namespace) -> str:
     """The batch script."""
+    output = args.logs.replace("%", "%%")  # or else a field that Slurm fills in
     asked = {
         "job-name": args.name,
         "nodes": args.nodes,
@@ -64,17 +85,20 @@ def script(args: argparse.Namespace) -> str:
         "qos": args.qos,
         "signal": f"TERM@{WARNING}",
         "open-mode": "append",
-        "output": f"{args.logs}/%j.out",
+        "output": f"{output}/%j.out",
     }
-    lines = [f"#SBATCH --{name}={value}" for name, value in asked.items() if value is not None]
-    exports = flags.shell("gpu", "CACHE").replace("=CACHE", f'="{args.cache}"')
-    worker, first = (shlex.quote(str(HERE / name)) for name in ("worker.sh", "first_failure.sh"))
-    logs, command = shlex.quote(args.logs), shlex.join(args.command)
+    wanted = [f"--{name}={value}" for name, value in asked.items() if value is not None]
+    lines = [directive(flag) for flag in (*wanted, "--requeue", *args.sbatch)]
+    exports = flags.shell("gpu", args.cache, networks.slurm_lines(args.network), args.env)
+    worker, first = (common.quote(str(HERE / name)) for name in ("worker.sh", "first_failure.sh"))
+    logs, command = common.quote(args.logs), common.join(args.command)
+    srun = common.join(["--kill-on-bad-exit=0", "--wait=60", "--gpu-bind=none", *args.srun])
+    newline = "\n"
     return f"""#!/usr/bin/env bash
-{chr(10).join(lines)}
-#SBATCH --requeue
+# For sbatch, in the directory that the command is to run in.
+{newline.join(lines)}
 
-{exports}
+{newline.join(exports)}
 # Steps do not take this over from the job by themselves.
 export SRUN_CPUS_PER_TASK={args.cpus_per_gpu}
 
@@ -86,7 +110,7 @@ trap : TERM
 
 # Each task sees all GPUs of its node and takes the one of its local number. A worker that ends must not
 # take the others with it at once: they may be saving.
-srun --kill-on-bad-exit=0 --wait=60 --gpu-bind=none \\
+srun {srun} \\
   bash {worker} "$logs" {command} &
 step=$!
 status=
@@ -98,9 +122,19 @@ done
 stopped=$(cat "$logs"/*.status 2>/dev/null | awk '$2 == {flags.STOPPED}' | wc -l)
 failed=$(cat "$logs"/*.status 2>/dev/null | awk '$2 != 0 && $2 != {flags.STOPPED}' | wc -l)
 if [ "$stopped" -gt 0 ] && [ "$failed" -eq 0 ]; then
-  echo "stopped by a signal and saved; queued again"
-  scontrol requeue "$SLURM_JOB_ID"
-  exit 0
+  # scancel ends the job while this runs; a preemption and the time limit leave it running until later.
+  case $(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" 2>/dev/null) in
+  COMPLETING | CANCELLED)
+    echo "cancelled, after saving; not queued again"
+    exit {flags.STOPPED}
+    ;;
+  esac
+  if scontrol requeue "$SLURM_JOB_ID"; then
+    echo "stopped by a signal and saved; queued again"
+    exit 0
+  fi
+  echo "stopped by a signal and saved, but could not be queued again: submit it again to go on"
+  exit {flags.STOPPED}
 fi
 [ "$status" -eq 0 ] || bash {first} "$logs"
 exit "$status"
@@ -114,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         print(text, end="")
         return 0
     pathlib.Path(args.logs).mkdir(parents=True, exist_ok=True)
-    return subprocess.run(["sbatch"], input=text, text=True, check=False).returncode
+    return common.run(["sbatch"], input=text).returncode
 
 
 if __name__ == "__main__":

@@ -2,21 +2,20 @@
 
     python launch/tpu_vm.py create --name=dit --zone=us-east5-b --type=v5litepod-256 --spot
     python launch/tpu_vm.py run    --name=dit --zone=us-east5-b --type=v5litepod-256 --spot \\
-        -- python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=/mnt/shared/xl2
+        -- python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=gs://BUCKET/xl2
     python launch/tpu_vm.py status|logs|stop|delete --name=dit --zone=us-east5-b
 
 ``run`` makes what ``create`` makes if it is not there, copies the last commit of this repository to
 every worker, installs it and starts the command on all of them: it goes on if the connection breaks, and
-``run --follow`` watches it again. When the pod is preempted it is deleted, asked for again, and the
-command goes on from its last checkpoint. When a worker fails, the log of the first one is shown.
-``--dry-run`` prints the commands of one round and runs nothing.
+``run --follow`` watches it again. What is not committed is refused, or sent with ``--uncommitted``. When
+the pod is preempted it is deleted, asked for again, and the command goes on from its last checkpoint; so
+it does after any other signal, but for that of ``stop``. When a worker fails, the log of the first one
+is shown. ``--dry-run`` prints the commands of one round and runs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import pathlib
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -24,30 +23,26 @@ import time
 
 import common
 import flags
+import slices
+import source
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 GCLOUD = ["gcloud", "compute", "tpus", "queued-resources"]
-CHIPS = {"v4": "v4", "v5litepod": "v5e", "v5p": "v5p", "v6e": "v6e"}  # by the start of --type
-RUNTIMES = {
-    "v4": "tpu-ubuntu2204-base",
-    "v5e": "v2-alpha-tpuv5-lite",
-    "v5p": "v2-alpha-tpuv5",
-    "v6e": "v2-alpha-tpuv6e",
-}
 COMING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "CREATED")
-PREEMPTED = -1  # in place of an exit status
+PREEMPTED, SIGNALLED = -1, -2  # in place of an exit status
 TAIL = 40
 # The images have an older Python than we need; uv brings one along.
 SETUP = (
     "set -e; rm -rf dit-jax; mkdir dit-jax; tar xzf dit-jax.tgz -C dit-jax; "
     "python3 -m pip install --quiet --user --upgrade uv; "
     "python3 -m uv venv --quiet --clear --python 3.12 dit-env; "
-    "python3 -m uv pip install --quiet --python dit-env/bin/python -e './dit-jax[tpu]'"
+    "python3 -m uv pip install --quiet --python dit-env/bin/python -e './dit-jax[{extras}]'"
 )
 ENDED = (
-    "cat dit-run/*.status 2>/dev/null || "
-    "if ls dit-run/*.pid >/dev/null 2>&1; then echo running; else echo nothing; fi"
+    "if cat dit-run/*.status 2>/dev/null; then [ ! -e dit-run/asked ] || echo asked; "
+    "elif kill -0 $(cat dit-run/*.pid 2>/dev/null) 2>/dev/null; then echo running; else echo nothing; fi"
 )
+# One signal is enough: all of them save the same step.
+STOP = "touch dit-run/asked; kill -TERM $(cat dit-run/*.pid)"
 PATIENCE = 10  # looks in a row that find nothing running, or no worker
 REPORT = (
     f'for f in dit-run/*.status; do echo "DIT-STATUS $(cat "$f")"; done; '
@@ -60,34 +55,55 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="launch/tpu_vm.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    verbs = ("create", "run", "status", "logs", "stop", "delete")
-    parser.add_argument("verb", choices=verbs)
-    parser.add_argument("--name", required=True, help="of the queued resource")
-    parser.add_argument("--zone", required=True)
-    parser.add_argument("--project", help="by default the one that gcloud is set to")
-    parser.add_argument("--type", help="accelerator type: v5litepod-256, v5p-128, v6e-256, v4-128")
-    parser.add_argument("--runtime", help="software version; by default the usual one of the type")
-    parser.add_argument("--slices", type=int, default=1, help="pods, connected by the data center")
-    parser.add_argument("--spot", action="store_true", help="cheaper, and preempted at any time")
-    parser.add_argument("--reserved", action="store_true", help="from a reservation")
-    parser.add_argument("--service-account", help="of the workers: it must reach the workdir")
-    parser.add_argument(
-        "--cache", default=flags.CACHE, help="compiled programs; gs:// outlives a pod"
-    )
-    parser.add_argument("--retries", type=int, default=20, help="new pods after preemptions")
-    parser.add_argument("--poll", type=float, default=30, help="seconds between two looks")
-    parser.add_argument("--follow", action="store_true", help="watch a command that runs already")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    add, more = parser.add_argument, {"action": "append", "default": []}
+    add("verb", choices=("create", "run", "status", "logs", "stop", "delete"))
+    add("--name", required=True, type=common.dns_name(60), help="of the queued resource")
+    add("--zone", required=True)
+    add("--project", help="by default the one that gcloud is set to")
+    add("--type", help="accelerator type: v5litepod-256, v5p-128, v6e-256, v4-128")
+    add("--runtime", help="software version; by default the usual one of the type")
+    add("--slices", type=int, default=1, help="pods, connected by the data center")
+    add("--spot", action="store_true", help="cheaper, and preempted at any time")
+    add("--reserved", action="store_true", help="from a reservation")
+    add("--service-account", help="of the workers: it must reach the workdir")
+    add("--gcloud-flag", **more, metavar="FLAG", help="for create: --network=N, --internal-ips")
+    add("--ssh-flag", **more, metavar="FLAG", help="for ssh and scp: --tunnel-through-iap")
+    add("--extra", **more, metavar="NAME", help="extras of the package besides tpu, such as wandb")
+    add("--uncommitted", action="store_true", help="send the files as they are, not the commit")
+    common.add_mount(parser)
+    add("--cache", help="directory of compiled programs; gs:// outlives a pod")
+    add("--retries", type=int, default=20, help="new starts after preemptions and signals")
+    add("--poll", type=float, default=30, help="seconds between two looks")
+    add("--follow", action="store_true", help="watch a command that runs already")
+    common.add_shared(parser)
     args, args.command = common.parse(parser, argv)
+    check(parser, args)
+    return args
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program with what is wrong; set ``chip``."""
     if args.verb in ("create", "run") and not args.follow and not args.type:
         parser.error(f"{args.verb} needs --type")
-    if args.type and args.type.split("-")[0] not in CHIPS:
-        parser.error(
-            f"unknown --type {args.type}; expected one that starts with {', '.join(CHIPS)}"
-        )
     if (args.verb == "run" and not args.follow) != bool(args.command):
         parser.error("run needs a command after --, and nothing else takes one")
-    return args
+    if args.slices < 1:
+        parser.error(f"got {args.slices} slices; expected at least 1")
+    hosts = 1
+    if args.type:
+        try:
+            args.chip, slice_ = slices.of_type(args.type)
+        except ValueError as error:
+            parser.error(str(error))
+        hosts = slice_.hosts * args.slices
+    common.check_workdir(parser, args)
+    workdir = common.option(args.command, "--workdir")
+    if workdir and "://" not in workdir and (hosts > 1 or args.spot):
+        print(
+            f"warning: --workdir={workdir} is on each worker's own disk, unless you have mounted a "
+            "shared one there; give --workdir=gs://BUCKET/PATH",
+            file=sys.stderr,
+        )
 
 
 class Pod:
@@ -102,16 +118,16 @@ class Pod:
     def call(self, command: list[str], *, read: bool = False, check: bool = True) -> str | None:
         """Run a command, or print it; its output if ``read``. None if it failed, or did not run."""
         if self.args.dry_run:
-            print(shlex.join(command))
+            print(common.join(command))
             return None
-        done = subprocess.run(command, text=True, stdout=subprocess.PIPE if read else None)
+        done = common.run(command, stdout=subprocess.PIPE if read else None)
         if done.returncode and check:
-            sys.exit(f"this failed with status {done.returncode}: {shlex.join(command)}")
+            sys.exit(f"this failed with status {done.returncode}: {common.join(command)}")
         return None if done.returncode else (done.stdout or "")
 
     def ssh(self, command: str, workers: str = "all", **how: bool) -> str | None:
         """Run a shell command on every worker, or on the first (``workers="0"``)."""
-        on = [f"--node={workers}", f"--worker={workers}"]
+        on = [f"--node={workers}", f"--worker={workers}", *self.args.ssh_flag]
         return self.call([*GCLOUD, "ssh", *self.where, *on, f"--command={command}"], **how)
 
     def state(self) -> str:
@@ -126,17 +142,18 @@ class Pod:
             self.delete()
             state = ""
         if not state:
-            chip = CHIPS[args.type.split("-")[0]]
+            runtime = args.runtime or slices.FAMILIES[args.chip].runtime
             nodes = [f"--node-id={args.name}"]
             if args.slices > 1:
                 nodes = [f"--node-count={args.slices}", f"--node-prefix={args.name}"]
             asked = [
                 f"--accelerator-type={args.type}",
-                f"--runtime-version={args.runtime or RUNTIMES[chip]}",
+                f"--runtime-version={runtime}",
                 *nodes,
                 *(["--spot"] if args.spot else []),
                 *(["--reserved"] if args.reserved else []),
                 *([f"--service-account={args.service_account}"] if args.service_account else []),
+                *args.gcloud_flag,
             ]
             self.call([*GCLOUD, "create", *self.where, *asked])
         while not args.dry_run and (state := self.state()) != "ACTIVE":
@@ -149,28 +166,37 @@ class Pod:
 
     def start(self) -> None:
         """Copy the repository to every worker, install it, and start the command there."""
-        chip = CHIPS[self.args.type.split("-")[0]]
+        args = self.args
+        if (self.ssh(ENDED, "0", read=True, check=False) or "").startswith("running"):
+            sys.exit(f"a command runs on {args.name}: `run --follow` watches it, `stop` stops it")
         script = "; ".join(
             [
-                *flags.shell(chip, self.args.cache).splitlines(),
+                *flags.shell(args.chip, args.cache, env=args.env),
                 'export PATH="$HOME/dit-env/bin:$PATH"',
                 "cd dit-jax || exit 1",
-                f"exec {shlex.join(self.args.command)}",
+                f"exec {common.join(args.command)}",
             ]
         )
-        worker = f"bash dit-jax/launch/worker.sh dit-run bash -c {shlex.quote(script)}"
+        worker = f"bash dit-jax/launch/worker.sh dit-run bash -c {common.quote(script)}"
         with tempfile.TemporaryDirectory() as folder:
-            source = "dit-jax.tgz" if self.args.dry_run else f"{folder}/dit-jax.tgz"
-            archive = ["git", "-C", str(ROOT), "archive", "--format=tar.gz"]
-            self.call([*archive, f"--output={source}", "HEAD"])
+            file = f"{tempfile.gettempdir() if args.dry_run else folder}/dit-jax.tgz"
+            self.call(source.archive(file, args.uncommitted))
             name, *zone = self.where
-            to = [f"{name}:dit-jax.tgz", *zone, "--node=all", "--worker=all"]
-            self.call([*GCLOUD, "scp", source, *to])
-        self.ssh(SETUP)
+            to = [f"{name}:dit-jax.tgz", *zone, "--node=all", "--worker=all", *args.ssh_flag]
+            self.call([*GCLOUD, "scp", file, *to])
+        self.ssh(SETUP.format(extras=self.extras()))
+        for one in args.mount:
+            mount = ["bash", "dit-jax/launch/mount.sh", one.bucket, one.prefix, one.path]
+            self.ssh(common.join(mount))
         self.ssh(f"rm -rf dit-run; nohup {worker} </dev/null >/dev/null 2>&1 &")
 
+    def extras(self) -> str:
+        """The extras of the package to install: for a bucket, its libraries."""
+        gcs = ["gcs"] if common.wants_buckets(self.args) else []
+        return ",".join(dict.fromkeys(["tpu", *gcs, *self.args.extra]))
+
     def follow(self) -> int:
-        """Wait for the end of the command on the first worker: its status, or PREEMPTED."""
+        """Wait for the end of the command on the first worker: its status, PREEMPTED or SIGNALLED."""
         missed = 0
         while missed < PATIENCE:
             text = (self.ssh(ENDED, "0", read=True, check=False) or "").split()
@@ -184,6 +210,8 @@ class Pod:
                 time.sleep(2 * self.args.poll)  # a preemption ends the command before the pod
             if self.state() != "ACTIVE":
                 return PREEMPTED
+            if status == flags.STOPPED and text[-1] != "asked":
+                return SIGNALLED
             if status is not None:
                 return status
             time.sleep(self.args.poll)
@@ -207,17 +235,24 @@ class Pod:
 def run(pod: Pod) -> int:
     """Run the command to its end, on as many pods as it takes."""
     args = pod.args
+    again = {
+        PREEMPTED: f"{args.name} was preempted; asking for another",
+        SIGNALLED: "a signal stopped the command; starting it again",
+    }
     for attempt in range(args.retries + 1):
         if attempt or not args.follow:
             pod.create()
             pod.start()
         status = pod.follow()
-        if status == PREEMPTED and args.command:
-            print(f"{args.name} was preempted; asking for another", file=sys.stderr)
+        if status in again and args.command:
+            print(again[status], file=sys.stderr)
             continue
+        if status in again:
+            print("preempted, or stopped by a signal: run the command again", file=sys.stderr)
+            return flags.STOPPED
         if status not in (0, flags.STOPPED):
             pod.report()
-        return 1 if status == PREEMPTED else status
+        return status
     print(f"preempted {args.retries + 1} times; run it again to go on", file=sys.stderr)
     return flags.STOPPED
 
@@ -226,7 +261,20 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     pod = Pod(args)
     if args.verb == "run":
-        return run(pod)
+        missing = source.complaint(args.command, args.uncommitted) if args.command else None
+        if missing and not args.dry_run:
+            sys.exit(missing)
+        if missing:
+            print(f"this would be refused: {missing}", file=sys.stderr)
+        try:
+            return run(pod)
+        except KeyboardInterrupt:
+            print(
+                f"\n{args.name} goes on, and is paid for: `run --follow` watches the command, `stop` "
+                "stops it, `delete` gives the pod back",
+                file=sys.stderr,
+            )
+            return 130
     if args.verb == "create":
         pod.create()
     elif args.verb == "delete":
@@ -236,8 +284,8 @@ def main(argv: list[str] | None = None) -> int:
         pod.ssh(ENDED, "0")
     elif args.verb == "logs":
         pod.ssh("tail -n 100 -F dit-run/*.log", "0")
-    else:  # stop: one signal is enough, all of them save the same step
-        pod.ssh("kill -TERM $(cat dit-run/*.pid)", "0")
+    else:
+        pod.ssh(STOP, "0")
     return 0
 
 

@@ -1,9 +1,13 @@
 """The TPU VM launcher against a stand-in for gcloud that keeps a pod's state in files."""
 
 import shlex
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
-from launch_tools import COMMAND, LAUNCH, dry, launch, load, shellcheck, stand_in
+from launch_tools import COMMAND, LAUNCH, NASTY, dry, launch, load, shellcheck, stand_in
 
 POD = ["--name=dit", "--zone=us-east5-b"]
 V5E = [*POD, "--type=v5litepod-256"]
@@ -22,6 +26,7 @@ case "$4" in
     all="$*"
     case "$all" in
       *pip*) mkdir -p dit-jax dit-env/bin; cp -r "$LAUNCH" dit-jax ;;
+      *mount.sh*) ;;
       *) bash -c "${all##*--command=}" ;;
     esac ;;
 esac
@@ -39,7 +44,8 @@ def pod(tmp_path, monkeypatch):
 
 
 def run(*command, options=()):
-    options = ["--poll=0.1", *options, "--", *command]
+    # The files of whoever runs the tests need not be committed.
+    options = ["--poll=0.1", "--uncommitted", *options, "--", *command]
     return launch("tpu_vm.py", "run", *V5E, *options, timeout=60)
 
 
@@ -68,26 +74,89 @@ def test_several_slices_are_several_nodes():
     )
 
 
+def parts(*args):
+    """The commands of a dry run of ``run``, as words, by what they do."""
+    words = [shlex.split(line) for line in dry("tpu_vm.py", "run", *args).splitlines()]
+    shells = [w[-1].removeprefix("--command=") for w in words if w[4:5] == ["ssh"]]
+    return words, shells
+
+
+def started(shells):
+    """What bash runs on the worker, of the last command but one."""
+    start = shlex.split(shells[-2].removesuffix("</dev/null >/dev/null 2>&1 &"))
+    return start[start.index("-c") + 1]
+
+
 def test_a_dry_run_of_run_prints_one_round():
-    lines = dry("tpu_vm.py", "run", *V5E, "--", *COMMAND).splitlines()
-    words = [shlex.split(line) for line in lines]
+    words, shells = parts(*V5E, "--", *COMMAND)
     assert [" ".join(w[:5]) for w in words] == [
         f"{GCLOUD} describe",
         f"{GCLOUD} create",
+        f"{GCLOUD} ssh",
         next(" ".join(w[:5]) for w in words if w[0] == "git"),
         f"{GCLOUD} scp",
         *[f"{GCLOUD} ssh"] * 3,
     ]
-    for line in words[3:6]:
+    for line in words[4:7]:
         assert {"--node=all", "--worker=all"} <= set(line)
-    start = words[5][-1].removeprefix("--command=")
-    shellcheck(start, "--exclude=SC2016")  # the workers are to expand it, not we
-    inner = shlex.split(start)[shlex.split(start).index("-c") + 1]
+    shellcheck(shells[-2], "--exclude=SC2016")  # the workers are to expand it, not we
+    inner = started(shells)
     shellcheck(inner)
     assert shlex.split(inner)[-len(COMMAND) :] == COMMAND
     assert "LIBTPU_INIT_ARGS='--xla_tpu" in inner
     assert "async_collective_fusion" in inner  # of the v5e alone
     assert 'ulimit -n "$(ulimit -Hn)"' in inner
+
+
+@pytest.mark.parametrize("word", NASTY.values(), ids=NASTY)
+def test_any_argument_reaches_the_command_as_it_is(word):
+    command = ["printf", "%s\\0", word, f"--x={word}", "end"]
+    _, shells = parts(*V5E, f"--env=WORD={word}", "--", *command)
+    assert len(shells[-2].splitlines()) == 1
+    script = started(shells).replace("cd dit-jax", "cd .")
+    script = script.replace("exec printf", "printf '%s\\0' \"$WORD\"; exec printf")
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:-1] == [word, word, f"--x={word}", "end"]
+
+
+@pytest.mark.parametrize(
+    ("args", "extras"),
+    [
+        (["--", "python"], "tpu"),
+        (["--", "python", "--workdir=gs://b/run"], "tpu,gcs"),
+        (["--", "python", "--config.data.path=gs://b/x"], "tpu,gcs"),
+        (["--cache=gs://b/c", "--", "python"], "tpu,gcs"),
+        (["--env=DATA=gs://b/c", "--", "python"], "tpu,gcs"),
+        (["--extra=wandb", "--extra=gcs", "--", "python", "gs://b"], "tpu,gcs,wandb"),
+    ],
+)
+def test_a_bucket_anywhere_brings_its_libraries(args, extras):
+    _, shells = parts(*V5E, *args)
+    assert f"-e './dit-jax[{extras}]'" in shells[1]
+    setup = (LAUNCH.parent / "setup.py").read_text()
+    assert all(f'"{name}":' in setup for name in extras.split(","))
+
+
+def test_a_bucket_is_mounted_before_the_command_starts():
+    mounts = ["--mount=gs://data/some/part:/mnt/data", "--mount=gs://more:/mnt/b"]
+    words, shells = parts(*V5E, *mounts, "--", *COMMAND)
+    assert [s for s in shells if "mount.sh" in s] == shells[2:4]
+    assert shlex.split(shells[2]) == [
+        *("bash", "dit-jax/launch/mount.sh", "data", "some/part", "/mnt/data"),
+    ]
+    assert all("--worker=all" in w for w in words if "mount.sh" in w[-1])
+
+
+def test_more_flags_go_to_gcloud():
+    flags = [
+        "--gcloud-flag=--network=n",
+        "--gcloud-flag=--labels=a=b c",
+        "--ssh-flag=--internal-ip",
+    ]
+    words, _ = parts(*V5E, *flags, "--", "true")
+    assert words[1][-2:] == ["--network=n", "--labels=a=b c"]
+    for line in words:
+        assert ("--internal-ip" in line) == (line[4] in ("ssh", "scp"))
 
 
 def test_only_the_v5e_fuses_its_collectives():
@@ -100,7 +169,10 @@ def test_only_the_v5e_fuses_its_collectives():
         ("delete", "delete dit --zone=us-east5-b --force --quiet"),
         ("status", "describe dit --zone=us-east5-b"),
         ("logs", "ssh dit --zone=us-east5-b --node=0 --worker=0 '--command=tail -n 100 -F"),
-        ("stop", "ssh dit --zone=us-east5-b --node=0 --worker=0 '--command=kill -TERM"),
+        (
+            "stop",
+            "ssh dit --zone=us-east5-b --node=0 --worker=0 '--command=touch dit-run/asked; kill",
+        ),
     ],
 )
 def test_the_small_verbs(verb, wanted):
@@ -136,9 +208,51 @@ def test_preemptions_have_an_end(pod):
 
 
 def test_a_run_stopped_by_hand_stays_stopped(pod):
-    done = run("bash", "-c", 'exit "$DIT_STOPPED_STATUS"')
-    assert done.returncode == 75
+    script = (
+        'touch "$POD/up"; trap \'exit "$DIT_STOPPED_STATUS"\' TERM; while :; do sleep 0.1; done'
+    )
+    command = [*("bash", "-c", script)]
+    args = ["run", *V5E, "--poll=0.1", "--uncommitted", "--", *command]
+    process = subprocess.Popen([sys.executable, str(LAUNCH / "tpu_vm.py"), *args])
+    wait_for(lambda: (pod / "up").exists(), process)
+    # Another one does not start beside it.
+    second = run("true")
+    assert second.returncode == 1
+    assert "a command runs on dit" in second.stderr
+    assert launch("tpu_vm.py", "stop", *POD).returncode == 0
+    assert process.wait(timeout=60) == 75
     assert len(calls(pod, "create")) == 1
+
+
+def test_a_run_stopped_by_another_signal_goes_on(pod):
+    """As after a host's maintenance: the pod stays, and the command is started again."""
+    script = 'if [ -e "$POD/once" ]; then exit 0; fi; touch "$POD/once"; exit "$DIT_STOPPED_STATUS"'
+    done = run("bash", "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert "a signal stopped the command; starting it again" in done.stderr
+    assert len(calls(pod, "create")) == 1
+
+
+def test_ctrl_c_says_what_goes_on(pod):
+    args = ["run", *V5E, "--poll=0.1", "--uncommitted", "--", "sleep", "1000"]
+    process = subprocess.Popen(
+        [sys.executable, str(LAUNCH / "tpu_vm.py"), *args], stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: list((pod / "home").glob("dit-run/*.pid")), process)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "dit goes on, and is paid for" in text
+    assert "Traceback" not in text
+    assert launch("tpu_vm.py", "stop", *POD).returncode == 0
+
+
+def wait_for(what, process):
+    deadline = time.monotonic() + 60
+    while not what():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_the_log_of_a_worker_that_failed_is_shown(pod):
@@ -175,7 +289,7 @@ def test_a_command_that_is_lost_ends_the_run(pod):
 def test_a_failing_gcloud_ends_the_run(pod):
     (pod / "state").write_text("ACTIVE\n")
     env = stand_in(pod / "bin", "gcloud", 'case "$4" in describe) echo ACTIVE ;; *) exit 9 ;; esac')
-    done = launch("tpu_vm.py", "run", *V5E, "--", "true", env=env)
+    done = launch("tpu_vm.py", "run", *V5E, "--uncommitted", "--", "true", env=env)
     assert done.returncode == 1
     assert "this failed with status 9: gcloud compute tpus queued-resources scp" in done.stderr
 
@@ -184,7 +298,12 @@ def test_a_failing_gcloud_ends_the_run(pod):
     ("args", "says"),
     [
         (["create", *POD], "needs --type"),
-        (["create", *POD, "--type=v99-8"], "unknown --type"),
+        (["create", *POD, "--type=v99-8"], "expected one of v4-N, v5litepod-N"),
+        (["create", *POD, "--type=v5litepod-17"], "expected v5litepod-N with N of 1, 4, 8"),
+        (["create", *POD, "--type=tpu7x-8"], "it comes through GKE"),
+        (["create", *POD, "--type=v4-8", "--slices=0"], "expected at least 1"),
+        (["create", "--name=My Job", "--zone=z", "--type=v4-8"], "lower-case letters"),
+        (["run", *V5E, "--mount=gs://bkt:/m", "--", "x", "--workdir=/m/r"], "--workdir=gs://bkt/r"),
         (["run", *V5E], "needs a command"),
         (["delete", *POD, "--", "true"], "nothing else takes one"),
     ],
