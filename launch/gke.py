@@ -153,7 +153,7 @@ def check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 
 
 def xpk(args: argparse.Namespace) -> list[str]:
-    """The xpk command that makes the same job: of xpk 0.10 and later."""
+    """The xpk command that makes the same job: of xpk 0.11 and later."""
     prefix = slices.FAMILIES[args.tpu].prefix
     # xpk starts again what ends with 42 or 127 to 255. 1: another host is gone.
     again = f"1,{flags.STOPPED}"

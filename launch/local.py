@@ -48,8 +48,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = (args.processes, args.devices_per_process, args.gpus_per_process)
     if min(n for n in given if n is not None) < 1:
         parser.error("expected positive numbers of processes and devices")
-    if args.devices_per_process and COUNT in os.environ.get("XLA_FLAGS", ""):
-        parser.error(f"got --devices-per-process, and XLA_FLAGS with {COUNT}; give one of them")
     return args
 
 
@@ -74,12 +72,13 @@ def settings(args: argparse.Namespace, port: int, process: int) -> dict[str, str
         mine = range(first, first + args.gpus_per_process)
         found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
     else:
-        count = f"{COUNT}={args.devices_per_process or 1}"
         found["JAX_PLATFORMS"] = "cpu"
-        found["XLA_FLAGS"] = f"{count} {os.environ.get('XLA_FLAGS', '')}".strip()
+        words = [f"{COUNT}=1", os.environ.get("XLA_FLAGS", "")]  # the last one of a flag wins
+        words += [f"{COUNT}={args.devices_per_process}"] if args.devices_per_process else []
+        found["XLA_FLAGS"] = " ".join(filter(None, words))
     for name, value in args.env:
-        before = found.get(name, os.environ.get(name, "")) if name in flags.MERGED else ""
-        found[name] = f"{before} {value}".strip()
+        before = found.get(name, os.environ.get(name)) if name in flags.MERGED else None
+        found[name] = f"{before} {value}" if before else value
     return found
 
 
@@ -175,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     signals: list[int] = []
 
     def forward(number: int, frame: object) -> None:
-        again = number == signal.SIGINT and signals
+        again = number == signal.SIGINT and bool(signals)
         signals.append(number)
         for worker in workers:
             if again:

@@ -58,7 +58,9 @@ class Slice:
 def find(chip: str, topology: str) -> Slice:
     """The slice of this shape; ValueError for one that does not exist, with what does."""
     family = FAMILIES[chip]
-    sides = [int(n) for n in topology.split("x")] if re.fullmatch(r"\d+(x\d+)*", topology) else []
+    sides = (
+        [int(n) for n in topology.split("x")] if re.fullmatch(r"[0-9]+(x[0-9]+)*", topology) else []
+    )
     if topology not in family.small and not _whole_cubes(family, sides):
         raise ValueError(f"got the {chip} topology {topology!r}; expected {_known(family, sides)}")
     return _slice(family, math.prod(sides))
@@ -78,7 +80,7 @@ def of_type(name: str) -> tuple[str, Slice]:
     if not family.runtime:
         raise ValueError(f"no TPU VM has {chip}: it comes through GKE (launch/gke.py --tpu={chip})")
     small = [math.prod(int(n) for n in shape.split("x")) for shape in family.small]
-    chips, rest = divmod(int(count), family.cores) if count.isdecimal() else (0, 0)
+    chips, rest = divmod(int(count), family.cores) if re.fullmatch("[0-9]+", count) else (0, 0)
     cubes, part = divmod(chips, 64)
     if rest or not (chips in small or (part == 0 and 0 < cubes <= family.cubes)):
         counts = ", ".join(str(n * family.cores) for n in small)

@@ -195,7 +195,7 @@ def test_yaml_reads_back_as_it_was(tree):
     assert yaml.safe_load(load("yaml_text").yaml_text(tree)) == tree
 
 
-XPK_FLAGS = {  # of `xpk workload create`, from 0.10 to 1.16
+XPK_FLAGS = {  # of `xpk workload create`, from 0.11 on
     *("--workload", "--cluster", "--tpu-type", "--num-slices", "--docker-image", "--max-restarts"),
     *("--restart-on-exit-codes", "--termination-grace-period-seconds", "--spot", "--command"),
     *("--project", "--zone", "--priority", "--scheduler", "--storage", "--reservation"),

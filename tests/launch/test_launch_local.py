@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from launch_tools import LAUNCH, dry, launch
+from launch_tools import LAUNCH, NASTY, dry, launch
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -31,6 +31,38 @@ def test_gpus_are_shared_out():
     out = dry("local.py", "-n", "2", "--gpus-per-process=4", "--", "true").splitlines()
     assert "CUDA_VISIBLE_DEVICES=4,5,6,7" in out[1]
     assert "JAX_PLATFORMS" not in out[1]
+
+
+COUNT = "--xla_force_host_platform_device_count"
+
+
+@pytest.mark.parametrize(
+    ("given", "args", "expected"),
+    [
+        ("", [], f"{COUNT}=1"),
+        ("--a", ["--devices-per-process=3"], f"{COUNT}=1 --a {COUNT}=3"),
+        (f"{COUNT}=4", [], f"{COUNT}=1 {COUNT}=4"),
+        ("--a", ["--env=XLA_FLAGS=--b"], f"{COUNT}=1 --a --b"),
+        ("--a", ["--gpus-per-process=1", "--env=XLA_FLAGS=--b"], "--a --b"),
+    ],
+)
+def test_flags_of_the_compiler_that_are_there_come_last(given, args, expected):
+    env = {"XLA_FLAGS": given}
+    done = launch("local.py", "-n", "1", *args, "--", "bash", "-c", "echo $XLA_FLAGS", env=env)
+    assert done.stdout == f"[0] {expected}\n"
+
+
+@pytest.mark.parametrize("word", NASTY.values(), ids=NASTY)
+def test_any_argument_reaches_the_command_as_it_is(word):
+    args = ["-n", "1", f"--env=WORD={word}", "--", "printf", "%s\\0", word, "end"]
+    line = dry("local.py", *args)
+    assert len(line.splitlines()) == 1
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=True)
+    assert done.stdout.decode() == f"{word}\0end\0"
+    show = [*args[:4], "bash", "-c", 'echo "${#WORD} ${#1}"', "x", word]
+    size = len(word.encode())
+    env = {"LC_ALL": "C"}
+    assert launch("local.py", *show, env=env).stdout == f"[0] {size} {size}\n"
 
 
 def test_each_process_knows_its_number_and_its_lines_say_so():
@@ -64,10 +96,12 @@ def test_a_killed_process_is_named_with_its_signal():
     assert "by SIGKILL" in done.stderr
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda s: s.name
+)
 def test_signals_go_on_to_all(sent, tmp_path):
     script = (
-        f"trap 'echo saved; exit 0' TERM INT; touch {tmp_path}/$DIT_PROCESS_ID; "
+        f"trap 'echo saved; exit $DIT_STOPPED_STATUS' TERM INT; touch {tmp_path}/$DIT_PROCESS_ID; "
         "while true; do sleep 0.1; done"
     )
     process = subprocess.Popen(
@@ -79,12 +113,67 @@ def test_signals_go_on_to_all(sent, tmp_path):
         time.sleep(0.05)
     process.send_signal(sent)
     out, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
+    assert process.returncode == 75
     assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]
 
 
+def start(*args):
+    command = [sys.executable, str(LAUNCH / "local.py"), *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(what, process):
+    deadline = time.monotonic() + 60
+    while not what():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def gone(pid):
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+def test_a_second_ctrl_c_kills_whoever_does_not_stop(tmp_path):
+    script = f"trap 'touch {tmp_path}/got-$DIT_PROCESS_ID' TERM; trap '' INT; "
+    script += f"sleep 1000 & echo $$ $! >{tmp_path}/$DIT_PROCESS_ID.new; "
+    script += f"mv {tmp_path}/$DIT_PROCESS_ID.new {tmp_path}/$DIT_PROCESS_ID; "
+    script += "while true; do sleep 0.1; done"
+    process = start("-n", "2", "--", "bash", "-c", script)
+    wait_for(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists(), process)
+    for _ in range(2):  # schedulers send several, which change nothing
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: len(list(tmp_path.glob("got-*"))) == 2, process)
+        for file in tmp_path.glob("got-*"):
+            file.unlink()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 137
+    pids = " ".join((tmp_path / name).read_text() for name in "01").split()
+    assert all(map(gone, pids))
+
+
+def test_a_stopped_run_tells_itself_from_a_finished_one():
+    script = 'exit "$DIT_STOPPED_STATUS"'
+    for env, status in (({}, 75), ({"DIT_STOPPED_STATUS": "17"}, 17)):
+        env = {"DIT_STOPPED_STATUS": "", **env}
+        assert launch("local.py", "--", "bash", "-c", script, env=env).returncode == status
+    assert launch("local.py", "--", "true").returncode == 0
+
+
+def test_a_program_that_is_not_there_is_one_line():
+    done = launch("local.py", "--", "no-such-program")
+    assert (done.returncode, done.stderr) == (127, "no-such-program was not found\n")
+
+
 @pytest.mark.parametrize(
-    "args", [["-n", "0", "--", "true"], ["-n", "2"]], ids=["none", "no-command"]
+    "args",
+    [["-n", "0", "--", "true"], ["-n", "2"], ["--devices-per-process=0", "--", "true"]],
+    ids=["none", "no-command", "no-devices"],
 )
 def test_nonsense_is_refused(args):
     assert launch("local.py", *args).returncode == 2
@@ -109,7 +198,7 @@ def test_training_runs_stops_as_one_and_goes_on(tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, out
+    assert process.returncode == 75, out
     assert out.count("SIGTERM: step ") == 1  # process 0 speaks for both
     (saved,) = (int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
     done = subprocess.run(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from launch_tools import LAUNCH, launch, load, shellcheck
+from launch_tools import LAUNCH, NASTY, launch, load, shellcheck
 
 from dit.parallel import flags as shared
 
@@ -19,21 +19,64 @@ def test_scripts_pass_shellcheck(file):
     shellcheck(file.read_text())
 
 
+def exported(lines, env):
+    """The environment after these lines, with ``env`` before them; and the limit on open files."""
+    script = "\n".join([*lines, 'env -0; echo "open files $(ulimit -n)"'])
+    env = {"PATH": os.environ["PATH"], "HOME": "/h", **env}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, check=True)
+    *pairs, files = done.stdout.decode().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs), files.strip()
+
+
 @pytest.mark.parametrize("chip", flags.CHIPS)
 def test_the_flags_are_shell_that_sets_them(chip):
     text = launch("flags.py", chip, "--cache=/tmp/a b").stdout
     shellcheck(text)
-    done = subprocess.run(
-        ["bash", "-c", f'{text}\nenv; echo "open files $(ulimit -n)"'],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = done.stdout.splitlines()
-    for name, value in flags.environment(chip, "/tmp/a b").items():
-        assert f"{name}={value}" in lines
+    found, files = exported([text], {})
+    assert found.items() >= flags.environment(chip).items()
+    assert found["JAX_COMPILATION_CACHE_DIR"] == "/tmp/a b"
     hard = subprocess.run(["bash", "-c", "ulimit -Hn"], capture_output=True, text=True, check=True)
-    assert f"open files {hard.stdout.strip()}" in lines
+    assert files == f"open files {hard.stdout.strip()}"
+    usual, _ = exported(flags.shell(chip), {})
+    assert usual["JAX_COMPILATION_CACHE_DIR"] == "/h/.cache/dit-compiled"
+
+
+@pytest.mark.parametrize("chip", flags.CHIPS)
+@pytest.mark.parametrize("name", ["XLA_FLAGS", "LIBTPU_INIT_ARGS"])
+def test_flags_that_are_there_are_kept_and_come_last(chip, name):
+    """Of a flag that is given twice, the compilers take the last."""
+    ours = flags.environment(chip).get(name, "").split()
+    found, _ = exported(flags.shell(chip, env=[(name, "--b=1 --c='2'")]), {name: "--a=1 --b=0"})
+    assert found[name].split() == [*ours, "--a=1", "--b=0", "--b=1", "--c='2'"]
+    found, _ = exported(flags.shell(chip, env=[(name, "--b")]), {})
+    assert found[name].split() == [*ours, "--b"]
+    found, _ = exported(flags.shell(chip), {name: "--a"})
+    assert found[name].split() == [*ours, "--a"]
+
+
+@pytest.mark.parametrize("chip", flags.CHIPS)
+def test_other_variables_that_are_there_stay(chip):
+    names = {*flags.environment(chip), "JAX_COMPILATION_CACHE_DIR"} - {*flags.MERGED}
+    found, _ = exported(flags.shell(chip), dict.fromkeys(names, "mine"))
+    changed = {name for name in names if found[name] != "mine"}
+    assert changed == {"DIT_STOPPED_STATUS"}  # which the launchers rely on
+    found, _ = exported(flags.shell(chip, env=[(name, "said") for name in names]), {})
+    assert {found[name] for name in names} == {"said"}
+
+
+def test_xla_takes_the_last_of_two_flags():
+    count = "--xla_force_host_platform_device_count="
+    env = {**os.environ, "XLA_FLAGS": f"{count}3 {count}2", "JAX_PLATFORMS": "cpu"}
+    code = "import jax; print(jax.device_count())"
+    assert subprocess.check_output([sys.executable, "-c", code], env=env, text=True).strip() == "2"
+
+
+@pytest.mark.parametrize("word", NASTY.values(), ids=NASTY)
+def test_a_word_is_quoted_on_one_line(word):
+    common = load("common")
+    assert len(common.quote(word).splitlines()) == 1
+    done = subprocess.check_output(["bash", "-c", f"printf '%s\\0' {common.join([word, 'x'])}"])
+    assert done.decode() == f"{word}\0x\0"
 
 
 def test_xla_knows_the_gpu_flags():
@@ -58,7 +101,13 @@ jax.jit(jnp.matmul, in_shardings=(split, split), out_shardings=split).lower(x, x
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("chip", "topology"),
-    [("v4", "v4:2x2x4"), ("v5e", "v5e:4x4"), ("v5p", "v5p:2x2x4"), ("v6e", "v6e:4x4")],
+    [
+        ("v4", "v4:2x2x4"),
+        ("v5e", "v5e:4x4"),
+        ("v5p", "v5p:2x2x4"),
+        ("v6e", "v6e:4x4"),
+        ("tpu7x", "tpu7x:2x2x2"),
+    ],
 )
 def test_the_tpu_compiler_takes_the_flags(chip, topology):
     pytest.importorskip("libtpu")
