@@ -52,6 +52,18 @@ def test_flags_of_the_compiler_that_are_there_come_last(given, args, expected):
     assert done.stdout == f"[0] {expected}\n"
 
 
+@pytest.mark.parametrize("args", [[], ["--devices-per-process=3"], ["--gpus-per-process=2"]])
+def test_a_dry_run_prints_what_is_run(args):
+    options = ["-n", "2", "--port=4321", *args, "--env=A=b  'c'", "--", "env"]
+    done = launch("local.py", *options)
+    lines = dry("local.py", *options).splitlines()
+    for number, line in enumerate(lines):
+        shown = subprocess.check_output(["bash", "-c", line], text=True).splitlines()
+        ran = [x[4:] for x in done.stdout.splitlines() if x.startswith(f"[{number}] ")]
+        mine = ("DIT_", "XLA_", "JAX_", "CUDA_", "TQDM_", "A=")
+        assert {x for x in ran if x.startswith(mine)} == {x for x in shown if x.startswith(mine)}
+
+
 @pytest.mark.parametrize("word", NASTY.values(), ids=NASTY)
 def test_any_argument_reaches_the_command_as_it_is(word):
     args = ["-n", "1", f"--env=WORD={word}", "--", "printf", "%s\\0", word, "end"]

@@ -13,9 +13,11 @@ POD = ["--name=dit", "--zone=us-east5-b"]
 V5E = [*POD, "--type=v5litepod-256"]
 GCLOUD = "gcloud compute tpus queued-resources"
 
-# Every call is noted in $POD/calls; ssh runs its command here, in $POD/home.
+# Every call is noted in $POD/calls, and word by word in $POD/words; ssh runs its command here, in
+# $POD/home.
 FAKE = """
 echo "$*" >>"$POD/calls"
+printf '%s\\0' "$@" >>"$POD/words"; printf '\\n\\0' >>"$POD/words"
 case "$4" in
   describe) cat "$POD/state" 2>/dev/null || exit 1 ;;
   create) echo ACTIVE >"$POD/state" ;;
@@ -186,6 +188,32 @@ def test_a_command_runs_to_its_end(pod):
     assert len(calls(pod, "create")) == 1
     assert run("true").returncode == 0
     assert len(calls(pod, "create")) == 1  # the pod was there
+
+
+def test_a_dry_run_prints_what_is_run(pod):
+    """The same calls with the same words, but for the folder of the archive and the waiting."""
+    (pod / "state").write_text("FAILED\n")  # is deleted first, which a dry run cannot know
+    options = ["--project=p", "--spot", "--mount=gs://data:/mnt/d", "--gcloud-flag=--network=n n"]
+    options += ["--ssh-flag=--internal-ip", "--env=A=b 'c'"]
+    command = ["bash", "-c", "true", "x y", "--workdir=gs://b/r"]
+    assert run(*command, options=options).returncode == 0
+    text = (pod / "words").read_text().removesuffix("\n\0")
+    ran = [["gcloud", *call.rstrip("\0").split("\0")] for call in text.split("\n\0")]
+    shown, _ = parts(*V5E, *options, "--uncommitted", "--", *command)
+
+    def kinds(calls):
+        found = []
+        for words in calls:
+            words = [
+                "FILE" if word.endswith("dit-jax.tgz") and "/" in word else word for word in words
+            ]
+            waits = words[4] == "describe" or "--worker=0" in words
+            if words[0] == "gcloud" and not waits and words[4] != "delete":
+                found.append(words)
+        return found
+
+    assert kinds(ran) == kinds(shown)
+    assert len(kinds(ran)) == 5  # create, scp, and set-up, mount and start by ssh
 
 
 def test_a_preempted_pod_is_asked_for_again(pod):
