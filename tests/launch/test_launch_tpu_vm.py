@@ -327,7 +327,10 @@ def test_a_failing_gcloud_ends_the_run(pod):
     [
         (["create", *POD], "needs --type"),
         (["create", *POD, "--type=v99-8"], "expected one of v4-N, v5litepod-N"),
-        (["create", *POD, "--type=v5litepod-17"], "expected v5litepod-N with N of 1, 4, 8"),
+        (
+            ["create", *POD, "--type=v5litepod-17"],
+            "expected one such as v5litepod-4 (2x2), v5litepod-8",
+        ),
         (["create", *POD, "--type=tpu7x-8"], "it comes through GKE"),
         (["create", *POD, "--type=v4-8", "--slices=0"], "expected at least 1"),
         (["create", "--name=My Job", "--zone=z", "--type=v4-8"], "lower-case letters"),
