@@ -15,6 +15,8 @@ from typing import Any
 DNS = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # names of clouds and of Kubernetes
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+OURS = ("DIT_STOPPED_STATUS", "DIT_COORDINATOR", "DIT_NUM_PROCESSES", "DIT_PROCESS_ID")
+
 
 @dataclasses.dataclass(frozen=True)
 class Mount:
@@ -64,6 +66,8 @@ def variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not VARIABLE.fullmatch(name):
         raise argparse.ArgumentTypeError(f"got {text!r}; expected NAME=VALUE")
+    if name in OURS:
+        raise argparse.ArgumentTypeError(f"{name} is set by the launcher, which relies on it")
     return name, value
 
 

@@ -63,7 +63,7 @@ def settings(args: argparse.Namespace, port: int, process: int) -> dict[str, str
         "DIT_COORDINATOR": f"127.0.0.1:{port}",
         "DIT_NUM_PROCESSES": str(args.processes),
         "DIT_PROCESS_ID": str(process),
-        "DIT_STOPPED_STATUS": str(stopped_status(args)),
+        "DIT_STOPPED_STATUS": str(stopped_status()),
         # Bars cannot redraw their line here: seldom is enough.
         "TQDM_MININTERVAL": os.environ.get("TQDM_MININTERVAL") or "10",
     }
@@ -82,10 +82,10 @@ def settings(args: argparse.Namespace, port: int, process: int) -> dict[str, str
     return found
 
 
-def stopped_status(args: argparse.Namespace) -> int:
+def stopped_status() -> int:
     """What a process that a signal stopped ends with."""
-    given = dict(args.env).get("DIT_STOPPED_STATUS") or os.environ.get("DIT_STOPPED_STATUS")
-    return int(given) if given and given.isdecimal() else flags.STOPPED
+    given = os.environ.get("DIT_STOPPED_STATUS") or ""
+    return int(given) if given.isdecimal() else flags.STOPPED
 
 
 class Worker:
@@ -191,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
                 workers.append(Worker(i, args.command, env))
         if len(workers) < len(envs):  # stopped before all had started: they cannot meet
             return 128 + signals[0]
-        return watch(workers, stopped_status(args))
+        return watch(workers, stopped_status())
     except FileNotFoundError:
         print(f"{args.command[0]} was not found", file=sys.stderr)
         return 127

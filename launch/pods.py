@@ -25,7 +25,20 @@ def read(path: str) -> dict[str, Any]:
     parts = {key: tree[key] or {} for key in ("metadata", "spec") if key in tree}
     if not all(isinstance(part, dict) for part in parts.values()):
         raise ValueError(f"metadata and spec of {path} are to be mappings")
+    _check_names(path, parts.get("spec"))
     return parts
+
+
+def _check_names(path: str, tree: Any) -> None:
+    """ValueError where an entry of a list that goes by names has none."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        name = JOINED.get(key) or REPLACED.get(key)
+        entries = value if isinstance(value, list) else []
+        good = all(isinstance(entry, dict) and name in entry for entry in entries)
+        if name and not (isinstance(value, list) and good):
+            raise ValueError(f"{key} of {path} is to be a list of entries with a {name!r} each")
+        for entry in [value, *entries]:
+            _check_names(path, entry)
 
 
 def _parsed(path: str, text: str) -> Any:

@@ -75,7 +75,7 @@ def test_buckets_are_mounted():
 
 
 PART = {
-    "metadata": {"annotations": {"a": "b"}},
+    "metadata": {"annotations": {"a": "b"}, "labels": {"env": "test"}},
     "spec": {
         "nodeSelector": {"cloud.google.com/reservation-name": "r"},
         "tolerations": [{"key": "k", "operator": "Exists"}],
@@ -113,6 +113,7 @@ def test_a_part_of_a_pod_is_joined_with_ours(write, tmp_path):
         "DIT_NUM_PROCESSES": "9",
         "X": "y",
     }
+    assert job_of(tree)[1]["template"]["metadata"]["labels"] == {"env": "test"}
     annotations = job_of(tree)[1]["template"]["metadata"]["annotations"]
     assert annotations["a"] == "b"
     assert "networking.gke.io/interfaces" in annotations
@@ -126,6 +127,10 @@ def test_a_part_of_a_pod_is_joined_with_ours(write, tmp_path):
         ("containers: []", "got containers"),
         ("spec: [", "neither JSON nor YAML"),
         ("spec: [1]", "are to be mappings"),
+        ("spec: {containers: [{image: x}]}", "containers of"),
+        ("spec: {containers: {name: dit}}", "a list of entries with a 'name'"),
+        ("spec: {containers: [{name: dit, volumeMounts: [{name: x}]}]}", "with a 'mountPath'"),
+        ("spec: {containers: [{name: dit, env: [a]}]}", "env of"),
     ],
 )
 def test_a_wrong_part_of_a_pod_is_refused(text, says, tmp_path):

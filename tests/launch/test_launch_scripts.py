@@ -186,3 +186,28 @@ def test_preflight_compiles_with_what_is_launched():
         args = flags.environment(chip)["LIBTPU_INIT_ARGS"]
         assert args == shared.variables(chip)["LIBTPU_INIT_ARGS"]
         assert ("collective_fusion" in args) == (chip == "v5e")
+
+
+LAUNCHERS = {
+    "local.py": ["--", "true"],
+    "slurm.py": ["--", "true"],
+    "tpu_vm.py": ["create", "--name=dit", "--zone=z", "--type=v4-8"],
+    "gke.py": ["run", "--name=dit", "--image=i", "--tpu=v5e", "--topology=4x4", "--", "true"],
+}
+
+
+@pytest.mark.parametrize(("script", "args"), LAUNCHERS.items(), ids=LAUNCHERS)
+@pytest.mark.parametrize("name", load("common").OURS)
+def test_what_a_launcher_relies_on_cannot_be_set(script, args, name):
+    verb = [word for word in args[:1] if word != "--"]
+    done = launch(script, *verb, f"--env={name}=1", *args[len(verb) :])
+    assert done.returncode == 2
+    assert f"{name} is set by the launcher" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["slurm.py", "tpu_vm.py", "gke.py"])
+def test_a_program_that_is_not_there_is_one_line(script, tmp_path):
+    done = launch(script, *LAUNCHERS[script], env={"PATH": str(tmp_path)}, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "was not found: install it, or put it on the PATH" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
