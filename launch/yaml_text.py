@@ -53,7 +53,5 @@ def _scalar(value: Any) -> str:
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./=-]*", value, re.ASCII)
     if plain and value.lower() not in ("true", "false", "yes", "no", "on", "off", "null", "y", "n"):
         return value
-    text = json.dumps(
-        value, ensure_ascii=False, default=str
-    )
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
