@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dit.storage import StorageError
-from dit.types import UserError
+from dit.types import OutsideError, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (  # a path that cannot be used, which its owner alone can mend
@@ -27,7 +27,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # <malloc.h>
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Call ``main`` and exit with its status: 2 and one message for a UserError."""
+    """Call ``main`` and exit with its status: 2 and one message for a UserError.
+
+    1 for an OutsideError: launchers start such a run again, and no run that ends with 2.
+    """
     keep_freed_memory()
     try:
         with full_disk():
@@ -36,7 +39,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         if any(os.strerror(number) in str(error) for number in FULL):
             os._exit(2)  # what others write at exit would fail too, and at length
-        status = 2
+        status = 1 if isinstance(error, OutsideError) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
@@ -49,7 +52,7 @@ def full_disk() -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        raise UserError(
+        raise OutsideError(
             f"{error}. Give the same command again when it can be: training goes on from its latest "
             "checkpoint"
         ) from error

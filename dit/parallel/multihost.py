@@ -30,7 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dit import storage
 from dit.parallel import cluster
-from dit.types import UserError
+from dit.types import OutsideError, UserError
 
 HEARTBEAT_SECONDS = 10  # a process that was not heard of for so long is dead, and so is the job
 SHUTDOWN_SECONDS = 120  # how long the first process to finish waits for the last
@@ -52,7 +52,7 @@ def initialize(
     ``coordinator`` (``host:port`` of process 0), ``processes`` and ``process`` go before the variables
     ``DIT_COORDINATOR``, ``DIT_NUM_PROCESSES`` and ``DIT_PROCESS_ID``; see ``parallel.cluster`` for where
     else they come from. Returns the kind of cluster, or None for a single process. Raises UserError
-    for settings that are there in part, and where the others do not answer.
+    for settings that are there in part, and OutsideError where the others do not answer.
     """
     given = zip(cluster.OURS, (coordinator, processes, process), strict=True)
     flags = {name: str(value) for name, value in given if value is not None}
@@ -69,7 +69,7 @@ def initialize(
         )
     except jax.errors.JaxRuntimeError as error:
         where = found.arguments.get("coordinator_address", f"the {found.kind} job")
-        raise UserError(
+        raise OutsideError(
             f"the {found.processes} processes could not be connected at {where}: {error}"
         ) from error
     return found.kind
@@ -173,7 +173,7 @@ def guard(workdir: storage.Place, *, writes: bool = True) -> Iterator[None]:
     """Inside, an error of any process ends all of them, with that error named by each.
 
     JAX would have a failed process wait for the others, which wait for it. Here it leaves its error in
-    ``workdir/error-<process>.log`` and exits at once, with status 2 for a UserError and 1 for anything
+    ``workdir/error-<process>.log`` and exits at once, with status 2 for bad input and 1 for anything
     else; the others find the file, or are told by JAX that a process is gone (after
     ``HEARTBEAT_SECONDS``), and exit too. A single process is left to fail as usual. Raises UserError
     on all of them where ``workdir`` is not one place that all of them see; one that the job only reads
@@ -277,18 +277,19 @@ class _Errors:
                     if other is not None:
                         self._follow(*other)
                 time.sleep(self._every / 20)
-        status = {UserError: 2, KeyboardInterrupt: 130}
+        status = {OutsideError: 1, UserError: 2, KeyboardInterrupt: 130}
         code = next((s for kind, s in status.items() if isinstance(error, kind)), 1)
         short = f"{type(error).__name__}: {error}"
         text = f"{self._me} on {socket.gethostname()} failed: {short}"
-        if code == 1:
+        expected = isinstance(error, UserError)
+        if code == 1 and not expected:
             text += "\n" + "".join(traceback.format_exception(error))
         with contextlib.suppress(OSError):
             self._workdir.mkdir(parents=True, exist_ok=True)
             storage.write(self._file, f"{self._run}\n{code}\n{text}\n")
         if is_main():  # JAX ends the others as soon as process 0 is gone: let them read it first
             time.sleep(self._every + 1)
-        _exit(code, f"error: {error}" if code == 2 and is_main() else text)
+        _exit(code, f"error: {error}" if expected and is_main() else text)
 
     def _follow(self, status: int, text: str) -> NoReturn:
         _exit(status, f"{self._me} stops, because of the first error: {text}")
