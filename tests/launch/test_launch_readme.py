@@ -6,7 +6,9 @@ import re
 import shlex
 
 import pytest
-from launch_tools import LAUNCH, dry, launch, load
+from launch_tools import LAUNCH, dry, launch
+
+from dit import cli, experiment, train
 
 ROOT = LAUNCH.parent
 
@@ -45,8 +47,10 @@ def test_a_documented_command_is_good(where, words):
     name = pathlib.Path(script).name
     text = dry(name, *args)
     assert text.strip()
-    config = load("common").option(args, "--config")
-    assert config is None or (ROOT / config).is_file()
+    if "dit.train" in args:
+        command = args[args.index("dit.train") + 1 :]
+        given, overrides = cli.parse(train.arguments(), command)
+        experiment.load_config(str(ROOT / given.config), overrides)
 
 
 def test_the_documents_show_every_launcher_and_every_way():
