@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dit.types import UserError
+
 Schedule = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
@@ -30,6 +32,7 @@ class Path:
     ``sigma_data``: when set, network inputs are scaled to unit variance for data of this standard
     deviation, ``c_in = 1 / sqrt(alpha^2 sigma_data^2 + sigma^2)`` (Karras et al. 2022, table 1).
     ``timesteps``: the number of discrete steps, for paths that have them (DDPM), else None.
+    Raises UserError unless ``0 <= t_min < t_max``.
     """
 
     alpha: Schedule
@@ -39,6 +42,13 @@ class Path:
     c_noise: Schedule = identity
     sigma_data: float | None = None
     timesteps: int | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.t_min < self.t_max < float("inf"):
+            raise UserError(
+                f"got a path from t_min={self.t_min} to t_max={self.t_max}; expected finite numbers "
+                "with 0 <= t_min < t_max"
+            )
 
 
 def derivatives(path: Path, t: Float[Array, "*s"]) -> tuple[Array, Array, Array, Array]:

@@ -34,8 +34,9 @@ class Prediction:
 class Process:
     """A path with a prediction that is defined on all of it.
 
-    Raises UserError where the output cannot determine ``x_0``: at that time the prediction says
-    nothing of the data (``eps`` where alpha is 0) or is itself infinite (the score at sigma 0).
+    Raises UserError for times that the path does not have, and where the output cannot determine
+    ``x_0``: at that time the prediction says nothing of the data (``eps`` where alpha is 0) or is itself
+    infinite (the score at sigma 0).
     """
 
     path: Path
@@ -44,6 +45,12 @@ class Process:
     def __post_init__(self):
         path = self.path
         t = jnp.linspace(path.t_min, path.t_max, 1001)
+        outside = ~((path.alpha(t) >= 0) & (path.sigma(t) >= 0))
+        if outside.any():
+            raise UserError(
+                f"the path has no alpha or no sigma at t = {float(t[outside][0]):.4g}: set path.t_min "
+                f"and path.t_max within it, not {path.t_min} and {path.t_max}"
+            )
         p, q = self.prediction.coefficients(path, t)
         gain = np.abs(np.asarray(x0_gain(self, t)))
         bad = ~np.isfinite(np.asarray(p)) | ~np.isfinite(np.asarray(q)) | ~(gain < MAX_GAIN)

@@ -172,7 +172,10 @@ class DiT(nn.Module):
         parts, mask = [time], None
         if self.num_classes is not None:
             if cond.label is None:
-                raise UserError(f"the model has {self.num_classes} classes: Cond.label is missing")
+                raise UserError(
+                    f"the model has {self.num_classes} classes: Cond.label is missing; give labels, or "
+                    "build it with num_classes=None"
+                )
             parts.append(self.label(cond.label.reshape(b, -1), cond.drop))
         elif cond.label is not None:
             raise UserError("got labels, but the model was built without num_classes")

@@ -7,6 +7,8 @@ import pytest
 
 from dit.config import names, resolve
 from dit.diffusion.path import derivatives, logsnr
+from dit.diffusion.process import Process
+from dit.types import UserError
 
 OPTIONS = {
     "ddpm": [
@@ -72,3 +74,21 @@ def test_paths_have_no_kink_at_the_first_timestep(name, kwargs):
         sides = jnp.float64(path.t_min) * jnp.array([1 - 1e-9, 1 + 1e-9])
         for left, right in derivatives(path, sides):
             np.testing.assert_allclose(left, right, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        *((name, {"t_min": 0.5, "t_max": 0.5}) for name in ("linear", "cosine")),
+        *((name, {"t_min": 0.9, "t_max": 0.1}) for name in ("linear", "cosine")),
+        *((name, {"t_min": -0.1}) for name in ("linear", "cosine")),
+        *((name, {"t_max": 2.0}) for name in ("linear", "cosine")),
+        *((name, {"t_max": float("inf")}) for name in ("linear", "cosine")),
+        ("edm", {"sigma_min": 80.0, "sigma_max": 0.002}),
+        ("edm", {"sigma_min": 0.0}),
+        ("edm", {"sigma_data": -0.5}),
+    ],
+)
+def test_times_that_a_path_does_not_have_are_refused(name, kwargs):
+    with pytest.raises(UserError, match=r"expected|set path\.t_min"):
+        Process(resolve("diffusion.paths", name, **kwargs), resolve("diffusion.predictions", "v"))

@@ -24,6 +24,10 @@ MASKS = {
     "padding": Visibility(k_valid=jnp.array([[True] * 4 + [False] * 2, [True] + [False] * 5])),
     "frames": Visibility(frame_size=2),
     "frames after a prefix": Visibility(frame_size=2, prefix=2),
+    "packed frames": Visibility(
+        q_frame=jnp.array([[0, 1, 1, 3, 3, 0], [2, 1, 0, 0, 1, 2]]),
+        k_frame=jnp.array([[0, 1, 1, 3, 3, 0], [2, 1, 0, 0, 1, 2]]),
+    ),
     "all": Visibility(
         q_segment=jnp.zeros((2, 6), int),
         k_segment=jnp.zeros((2, 6), int),
@@ -42,6 +46,8 @@ def sees(visible, b, q, k):
         yes &= bool(visible.q_segment[b, q] == visible.k_segment[b, k])
     if visible.k_valid is not None:
         yes &= bool(visible.k_valid[b, k])
+    if visible.q_frame is not None:
+        yes &= bool(visible.k_frame[b, k] <= visible.q_frame[b, q])
     if visible.frame_size is not None:
         frame = [
             -1 if i < visible.prefix else (i - visible.prefix) // visible.frame_size for i in (q, k)
@@ -93,7 +99,23 @@ def test_values_and_gradients(kernel, mask):
     np.testing.assert_allclose(slope, (along(1e-4) - along(-1e-4)) / 2e-4, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mask", [m for m in MASKS if m != "empty"])
+@pytest.mark.parametrize("kernel", ["xla", "cpu", "ring"])
+def test_a_query_that_sees_nothing_spoils_nothing(kernel):
+    """Its own output means nothing, but is finite; the others' and all gradients are as without it."""
+    q, k, v, g = arrays()
+    visible = Visibility(k_valid=jnp.array([[False] * 6, [True] * 3 + [False] * 3]))
+
+    def value(q, k, v):
+        out = attention(q, k, v, visible, kernel)
+        return (out * g).sum(), out
+
+    grads, out = quick(jax.grad(value, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    assert all(np.isfinite(a).all() for a in (out, *grads))
+    seen = visible.replace(k_valid=visible.k_valid.at[0].set(True))
+    np.testing.assert_allclose(out[1], reference(q, k, v, seen)[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [m for m in MASKS if m not in ("empty", "packed frames")])
 def test_splash_where_no_tpu_is(mask):
     """The TPU's kernel, interpreted: padding of lengths and heads, masks and gradients."""
     from dit.models.kernels import splash
@@ -181,6 +203,9 @@ def test_choice_of_kernel(monkeypatch):
     ]:
         monkeypatch.setattr(module, "platform", lambda where=where: where)
         assert module.choose(x.astype(dtype), x.astype(dtype)) == expected
+    frame = jnp.zeros((1, 4096), int)  # in any order: no mask that the TPU's kernel takes
+    monkeypatch.setattr(module, "platform", lambda: "tpu")
+    assert module.choose(long, long, Visibility(q_frame=frame, k_frame=frame)) == "ring"
 
 
 def test_platform_follows_the_default_device():

@@ -161,10 +161,28 @@ def test_remat_changes_no_gradient(policy, unroll):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)
 
 
-def test_bfloat16_is_close_to_float32():
-    params, (x, t, cond) = params_of(tiny(), noise=0.1), inputs()
-    full = run(tiny(), params, x, t, cond)
-    half = run(tiny(dtype="bfloat16", attention="xla"), params, x, t, cond)
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b != "adaln_zero"])
+def test_how_layers_are_run_changes_no_gradient_of_any_block(block):
+    """Scanned with rematerialisation, and unrolled without."""
+    params, (x, t, cond) = params_of(tiny(block)), inputs()
+
+    def grads(**options):
+        model = tiny(block, attention="xla", **options)
+
+        def loss(p, x, t):
+            return jnp.square(models.apply_fn(model)(p, x, t, cond)).mean()
+
+        return quick(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, x, t)
+
+    got, expected = grads(unroll=False, remat="dots"), grads(unroll=True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_bfloat16_is_close_to_float32(block):
+    params, (x, t, cond) = params_of(tiny(block), noise=0.1), inputs()
+    full = run(tiny(block), params, x, t, cond)
+    half = run(tiny(block, dtype="bfloat16", attention="xla"), params, x, t, cond)
     assert half.dtype == jnp.float32
     assert 0 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
 
