@@ -23,7 +23,7 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from dit.diffusion.process import Process
-from dit.diffusion.times import Quantile
+from dit.diffusion.times import Quantile, at
 from dit.diffusion.weights import Weight
 
 POINTS, REACH = 8193, 5.5  # of the quadrature over times; beyond 5.5 sigma float32 has no quantiles
@@ -97,9 +97,9 @@ def _coefficients(
     path = process.path
 
     @jax.jit
-    def at(z):
-        t = jnp.clip(times(path, ndtr(z)), path.t_min, path.t_max)
+    def coefficients(z):
+        t, density = at(path, times, ndtr(z))
         p, q = process.prediction.coefficients(path, t)
-        return weight(process, t), p, q
+        return weight(process, t, density), p, q
 
-    return at(z)
+    return coefficients(z)
