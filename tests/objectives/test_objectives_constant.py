@@ -14,7 +14,7 @@ from dit.diffusion.paths import ddpm, linear
 from dit.diffusion.predictions import eps as eps_prediction
 from dit.diffusion.predictions import velocity
 from dit.diffusion.process import Process, target
-from dit.diffusion.times import uniform
+from dit.diffusion.times import at, uniform
 from dit.diffusion.weights import none
 from dit.objectives import denoise
 from dit.objectives.constant import Constant, Moments, best_constant
@@ -67,9 +67,9 @@ def test_the_closed_form_is_what_the_best_constant_scores(data, case):
     times = build("diffusion.times", case[3], **TIMES.get(case[3], {}))
     with jax.disable_jit():  # a compilation a case would take longer than all of the rest
         found = best_constant(process, times, weight, moments)
-    t = jnp.clip(times(path, jnp.asarray(u)), path.t_min, path.t_max)
+    t, density = at(path, times, jnp.asarray(u))
     p, _ = process.prediction.coefficients(path, t)
-    w, p = (np.asarray(a, np.float64).reshape(-1, 1) for a in (weight(process, t), p))
+    w, p = (np.asarray(a, np.float64).reshape(-1, 1) for a in (weight(process, t, density), p))
     away = np.asarray(target(process, x, eps, t), np.float64).reshape(N, -1) - p * mean.reshape(
         1, -1
     )
