@@ -94,12 +94,11 @@ def _coefficients(
     Normal quantiles, and not the uniform ones that they stand for, since times of noise levels that
     spread over decades have long tails.
     """
-    path = process.path
 
     @jax.jit
     def coefficients(z):
-        t, density = at(path, times, ndtr(z))
-        p, q = process.prediction.coefficients(path, t)
+        t, density = at(process.path, times, ndtr(z))
+        p, q = process.prediction.coefficients(process.path, t)
         return weight(process, t, density), p, q
 
     return coefficients(z)
