@@ -42,7 +42,7 @@ class Job:
                     [
                         sys.executable,
                         str(WORKER),
-                        mine.get("workdir", str(workdir)),
+                        mine.get("elsewhere", str(workdir)),
                         json.dumps(mine),
                     ],
                     env=settings,

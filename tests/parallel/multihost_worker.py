@@ -4,8 +4,8 @@ Usage: multihost_worker.py WORKDIR JSON, with DIT_COORDINATOR and the rest in th
 holds ``config`` (changes to the config), ``workers`` (of the loader) and what goes wrong: ``fault`` (a
 signal's name, ``raise`` or ``loader``, a signal to a process that reads data) and ``at``: the number of
 a batch, ``compile``, ``draw``, or ``write`` or ``commit`` of the checkpoint of step 10. Or it holds
-what this process ``says`` to the others, one number a call, instead of training; the ``workdir`` that
-this process is given for another; a step whose checkpoint is ``unreadable`` to it.
+what this process ``says`` to the others, one number a call, instead of training; the workdir
+``elsewhere`` that this process is given; a step whose checkpoint is ``unreadable`` to it.
 """
 
 import contextlib
