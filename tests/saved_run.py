@@ -33,7 +33,7 @@ def save(workdir, data, **changes):
     workdir.mkdir(parents=True, exist_ok=True)
     config = plain(made.config)
     write_config(workdir, config)
-    checkpoints = Checkpoints(workdir, config, 1, made.example)
+    checkpoints = Checkpoints(workdir, config, 1, example=made.example)
     checkpoints.save(1, {"params": moved(0.1), "ema": {"ema_10": moved(0.05)}}, {})
     checkpoints.close()
     return made
