@@ -107,8 +107,9 @@ def account(made_with: Callable[[str], Any], where: Topology) -> Account:
 
     @functools.cache
     def kept(policy: str) -> float:
+        other = made_with(policy)
         with jax.default_device(where.devices[0]):  # it decides which attention kernel is taken
-            return activations(made_with(policy), run.abstract.params, shapes) / images
+            return activations(other, run.abstract.params, shapes) / images
 
     model = made.model
     return Account(

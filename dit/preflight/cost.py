@@ -41,8 +41,13 @@ def line(row: Mapping[str, Any], price: float | None, images: int | None) -> str
     if not found:
         return "no prediction of time for these devices, and so none of hours or cost"
     steps, hours, spent = found["steps_to_end"], found["hours"], found["chip_hours"]
-    money = "" if price is None else f", {found['cost']:,.2f} at {price:g} a chip-hour"
+    money = "" if price is None else f", {_plain(found['cost'])} at {price:g} a chip-hour"
     return (
-        f"to {steps * row['images']:,} images ({steps:,} steps): {hours:,.2f} h, "
-        f"{spent:,.1f} chip-hours{money} (predicted, without starts, samples and checkpoints)"
+        f"to {steps * row['images']:,} images ({steps:,} steps): {_plain(hours)} h, "
+        f"{_plain(spent)} chip-hours{money} (predicted, without starts, samples and checkpoints)"
     )
+
+
+def _plain(n: float) -> str:
+    """Three digits, or all of a large number's."""
+    return f"{n:,.0f}" if n >= 100 else f"{n:.3g}"

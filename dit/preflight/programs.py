@@ -158,7 +158,10 @@ def report(
         needed, hbm = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
         memory |= {"needed": int(needed)}
         return Report(**common | {"hbm": hbm}, memory=memory, fits=False)
-    text = compiled.as_text()
+    try:
+        text, unread = compiled.as_text(), None
+    except jax.errors.JaxRuntimeError as error:  # libtpu knows forms that jaxlib does not
+        text, unread = "", str(error).splitlines()[0]
     used = compiled.memory_analysis()
     total = (
         used.argument_size_in_bytes
@@ -182,7 +185,8 @@ def report(
         collectives=found,
         kernels=hlo.kernels(program_text),
         kernel_flops=kernel_flops(program_text, pairs) * run.mesh.size,
-        time=step_time(program_text, found, where, pairs),
+        time=None if unread else step_time(program_text, found, where, pairs),
+        unread=unread,
         compile_seconds=time.perf_counter() - start,
     )
 

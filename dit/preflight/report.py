@@ -25,7 +25,8 @@ class Report:
     ``memory``: what lies there, ``temporaries`` (what a step holds beside its inputs, at its peak)
     and ``needed``, all of it, by the compiler. ``within``: what the temporaries hold in turn, by
     formula, each at its own peak. ``expected_sizes``: elements of the arrays that a step has to
-    gather. ``steps``: of the whole run. ``flags``: of the TPU compiler, None for others.
+    gather. ``steps``: of the whole run. ``flags``: of the TPU compiler, None for others. ``unread``: why
+    the compiled program could not be read, so that there are no collectives and no time.
     """
 
     what: str
@@ -52,6 +53,7 @@ class Report:
     time: StepTime | None = None
     compile_seconds: float = 0.0
     flags: str | None = None
+    unread: str | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -147,7 +149,10 @@ def table(report: Report) -> str:
             f"  utilisation   {report.utilisation():.3f}; "
             f"{report.utilisation(exposed=False):.3f} without communication",
         ]
-    lines += ["", "collectives a step and device", *_collectives(report)]
+    if report.unread is not None:
+        lines += ["", f"the compiled program cannot be read, so no times: {report.unread}"]
+    else:
+        lines += ["", "collectives a step and device", *_collectives(report)]
     if report.kernels:
         lines += ["", "kernels", *(f"  {n:6} x {name}" for name, n in report.kernels.items())]
     lines += [f"\nadvice: {text}" for text in report.advice]
