@@ -65,10 +65,13 @@ def changes(
     names = list(POLICIES)
     policies = [tried.remat, *(p for p in STEPS if names.index(p) > names.index(tried.remat))]
     meshes = [dict(tried.mesh)]
-    sharded = {**tried.mesh, "data": where.slices}
-    sharded["fsdp"] = n // math.prod(v for k, v in sharded.items() if k != "fsdp")
-    if sharded != tried.mesh and sharded["fsdp"] >= tried.size("fsdp"):
-        meshes.append(sharded)
+    whole = dict.fromkeys(AXES, 1)
+    for kept in (("context", "tensor"), ()):  # all other devices share the state
+        sharded = whole | {axis: tried.size(axis) for axis in kept} | {"data": where.slices}
+        sharded["fsdp"] = n // math.prod(sharded.values())
+        more = sharded["fsdp"] * sharded["tensor"] >= tried.size("fsdp", "tensor")
+        if sharded not in meshes and more:
+            meshes.append(sharded)
     batch = tried.batch
     while batch >= 1:
         for remat in policies:
