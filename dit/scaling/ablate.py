@@ -146,6 +146,12 @@ class _Arm:
             raise UserError(
                 "it has another path than the baseline: their losses are not of the same x_t"
             )
+        data, expected = ((m.source.shape, m.num_classes) for m in (made, reference))
+        if data != expected:
+            raise UserError(
+                f"got data of shape {data[0]} with {data[1]} classes; expected the baseline's, "
+                f"{expected[0]} and {expected[1]}, as all arms are judged on the same examples"
+            )
         self.costs, self.steps = cost_of(made), made.config.steps
         if ablation.match == "flops":
             whole = reference.config.batch_size * cost_of(reference).training

@@ -1,5 +1,11 @@
 """Mistakes anywhere in an ablation are found before anything is trained."""
 
+import dataclasses
+import functools
+import json
+
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dit import experiment
@@ -7,7 +13,8 @@ from dit.draw import Recipe
 from dit.quality import Quality
 from dit.scaling import ablate as ablations
 from dit.scaling.ablate import Ablation, ablate
-from dit.scaling.short import Trainer
+from dit.scaling.evaluate import Evaluator
+from dit.scaling.short import Trained, Trainer
 from dit.types import UserError
 
 BASE = {
@@ -19,6 +26,22 @@ BASE = {
     "prediction": {"name": "velocity"},
     "ema": {"half_lives": (5.0,)},
 }
+
+
+@functools.cache
+def built(config):
+    return experiment.build(json.loads(config))
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The number of arms whose programs were traced, which is not done here: it takes seconds."""
+    arms = []
+    monkeypatch.setattr(
+        Trainer, "check", lambda self, made: arms.append(1) or Trained({}, {}, np.zeros(1))
+    )
+    monkeypatch.setattr(Evaluator, "check", lambda self, params: arms.append(1))
+    return arms
 
 
 @pytest.fixture
@@ -34,7 +57,7 @@ def attempt(tmp_path, monkeypatch):
         given = {"arms": {"base": {}}, "lrs": (1e-3,), "seeds": (1, 2)} | settings
         evaluation = {"examples": 4, "draws": 8, **given.pop("evaluation", {})}
         ablation = Ablation(base=base, evaluation=evaluation, **given)
-        ablate(tmp_path, experiment.build, ablation, measure=measure)
+        ablate(tmp_path, lambda c: built(json.dumps(c)), ablation, measure=measure)
 
     return run
 
@@ -58,9 +81,10 @@ def attempt(tmp_path, monkeypatch):
         ({"data": {"name": "moving_digits"}}, "data of shape"),
     ],
 )
-def test_a_mistake_in_the_last_arm_is_found_before_the_first_trains(attempt, changes, says):
+def test_a_mistake_in_the_last_arm_is_found_before_the_first_trains(attempt, traced, changes, says):
     with pytest.raises(UserError, match=r"arm 'wrong': ") as raised:
         attempt(arms={"base": {}, "good": {"model.depth": 2}, "wrong": changes}, weights="ema_5")
+    assert len(traced) == 4  # of both that are right
     assert says in str(raised.value)
 
 
@@ -81,7 +105,7 @@ def test_a_mistake_in_the_last_arm_is_found_before_the_first_trains(attempt, cha
         ({"arms": {"a": {}, "b": {"steps": 3}}, "match": "flops"}, "'steps', which match='flops'"),
     ],
 )
-def test_a_mistake_in_the_settings_is_found_before_training(attempt, settings, says):
+def test_a_mistake_in_the_settings_is_found_before_training(attempt, traced, settings, says):
     with pytest.raises(UserError) as raised:
         attempt(**settings)
     assert says in str(raised.value)
@@ -101,7 +125,9 @@ def test_a_mistake_in_the_settings_is_found_before_training(attempt, settings, s
         ({}, "ema_9", "no weights 'ema_9': did you mean 'ema_5'"),
     ],
 )
-def test_a_mistake_in_what_is_drawn_is_found_before_training(attempt, recipe, weights, says):
+def test_a_mistake_in_what_is_drawn_is_found_before_training(
+    attempt, traced, recipe, weights, says
+):
     given = {"labels": (0, 1, 2), "steps": 2, "solver": "euler"} | recipe
     with pytest.raises(UserError) as raised:
         attempt(measure=Quality({"": Recipe(labels=(0, 1)), "b": Recipe(**given)}, weights))
@@ -109,13 +135,20 @@ def test_a_mistake_in_what_is_drawn_is_found_before_training(attempt, recipe, we
 
 
 def test_an_error_of_tracing_is_found_before_training_and_names_the_arm(attempt, monkeypatch):
-    def broken(self, made):
-        raise TypeError("incompatible shapes")
+    """The programs of every arm are traced: here the second's cannot be."""
+    arms = {"base": {}, "wrong": {"model.depth": 2}}
+    make = built
 
-    monkeypatch.setattr(Trainer, "check", broken)
-    with pytest.raises(TypeError) as raised:
-        attempt()
-    assert "arm 'base'" in raised.value.__notes__[0]
+    def broken(config):
+        made = make(config)
+        if made.config.model.depth == 2:
+            made = dataclasses.replace(made, loss=lambda *args: jnp.ones(2) + jnp.ones(3))
+        return made
+
+    monkeypatch.setitem(globals(), "built", broken)
+    with pytest.raises(TypeError, match="shapes") as raised:
+        attempt(arms=arms)
+    assert "arm 'wrong'" in raised.value.__notes__[0]
 
 
 def test_rows_without_the_weights_asked_for_say_so():

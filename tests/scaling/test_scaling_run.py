@@ -197,17 +197,18 @@ def test_a_real_run_is_recorded_resumed_and_its_failure_too(tmp_path, base, made
 
 def test_runs_that_differ_in_their_seed_alone_share_one_program(tmp_path, base, made_plan):
     """Compiled once, with the numbers that separate programs give."""
-    small = {**base, "batch_size": 4, "model": {**base["model"], "patch": (1, 8, 8)}}
+    small = {**base, "schedule": {"name": "constant"}}
     row = dataclasses.replace(made_plan.rows[0], budget=1e6)
     kept, made = run.Kept(), []
 
     def one(name, of, lr=2e-3, **changes):
-        config = run.row_config(small, dataclasses.replace(row, **changes), lr, 4)
+        config = run.row_config(small, dataclasses.replace(row, **changes), lr, 8)
         made.append(experiment.build(config))
         frozen = run.freeze(made[-1].source.held_out, examples=4, draws=8)
         return run.one_run(made[-1], row, tmp_path / name, frozen, of)
 
     first, second = one("a", kept), one("b", kept, seed=1)
+    assert (first["status"], second["status"]) == ("done", "done")
     assert first["losses"] != second["losses"]
     programs = [p for p in kept.values() if isinstance(p, Program)]
     assert [p.train_step._cache_size() for p in programs] == [1]
