@@ -25,6 +25,7 @@ CONFIG = {
     "model": TINY,
     "path": {"name": "linear"},
     "prediction": {"name": "velocity"},
+    "ema": {"half_lives": (9.0,)},
 }
 
 
