@@ -107,8 +107,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = ("solver", "grid", "steps", "guidance", "seed", "batch")
     given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     check_numbers(num=args.num)
-    if args.num < 2:
-        raise UserError(f"got num={args.num} for the samples; expected at least 2 to judge")
     rules(Recipe(**given))
     multihost.connect(args)
     with multihost.guard(storage.place(args.workdir), writes=False), cli.full_disk():

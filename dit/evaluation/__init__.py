@@ -86,18 +86,25 @@ def gather(
     return np.stack(kept), np.array(labels)
 
 
-def check_samples(samples: np.ndarray, labels: np.ndarray, source: Real) -> None:
-    """Raise UserError unless ``samples`` are uint8, like the data, with a label each that exists."""
+def check_samples(samples: np.ndarray, labels: np.ndarray | None, source: Real) -> None:
+    """Raise UserError unless ``samples`` are uint8, like the data, with a label each that exists.
+
+    ``labels`` may be None where the data have none.
+    """
     if samples.dtype != np.uint8 or samples.shape[1:] != tuple(source.shape):
         expected = ", ".join(["n", *map(str, source.shape)])
         raise UserError(f"got samples {samples.dtype} {samples.shape}; expected uint8 ({expected})")
-    if labels.shape != (len(samples),) or not len(samples):
-        raise UserError(
-            f"got {len(samples)} samples and labels of shape {labels.shape}; expected one sample or "
-            "more and a label for each"
-        )
+    if not len(samples):
+        raise UserError("got 0 samples; expected one or more")
     classes = source.num_classes
-    if classes is not None and (labels.min() < 0 or labels.max() >= classes):
+    if classes is None:
+        return
+    if labels is None or labels.shape != (len(samples),):
+        shape = None if labels is None else labels.shape
+        raise UserError(
+            f"got {len(samples)} samples and labels of shape {shape}; expected a label for each"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
         raise UserError(
             f"got labels from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"
         )

@@ -64,7 +64,7 @@ def _motion(real: Seen) -> Part:
     if real.shape[1] < 3:
         lacks |= dict.fromkeys(("wobble", "wobble_real"), "clips of 3 frames or more are needed")
 
-    def measure(samples: np.ndarray, labels: np.ndarray) -> Figures:
+    def measure(samples: np.ndarray, labels: np.ndarray | None) -> Figures:
         ours = motion(np.stack([_seen(x)[:, -2:] for x in samples]))
         return {
             **ours,
@@ -94,7 +94,7 @@ def _identity(
             "kept": float(np.mean((first == last) & (first == labels))),
         }
 
-    def measure(samples: np.ndarray, labels: np.ndarray) -> Figures:
+    def measure(samples: np.ndarray, labels: np.ndarray | None) -> Figures:
         seen = np.stack([_seen(x) for x in samples])
         found = shares(seen, labels)
         found |= {f"{name}_real": value for name, value in shares(*real).items()}

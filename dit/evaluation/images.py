@@ -24,8 +24,9 @@ def evaluation_of_images(source: Real, count: int) -> Evaluation:
     few = lacks or too_few(count, len(real))
     judge = None if lacks else classifier.fit(train, train_labels)
 
-    def judged(samples: np.ndarray, labels: np.ndarray) -> Figures:
-        assert judge is not None
+    def judged(samples: np.ndarray, labels: np.ndarray | None) -> Figures:
+        assert judge is not None  # without a judge, or labels, this part is left out
+        assert labels is not None
         x = reduced(samples)
         found = {
             "accuracy": judge.accuracy(x, labels),

@@ -63,7 +63,7 @@ def part(
 
     error = float(np.std(halves[:, 0] / halves[:, 1])) if halves.all() else np.nan
 
-    def measure(samples: np.ndarray, labels: np.ndarray) -> Figures:
+    def measure(samples: np.ndarray, labels: np.ndarray | None) -> Figures:
         ours = distances(prepare(samples), train)
         return {
             "nearest": float(np.median(ours)),

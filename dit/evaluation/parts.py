@@ -20,7 +20,7 @@ class Part:
     """``measure(samples, labels) -> figures``; ``lacks``: why each of them cannot be had, or ``""``."""
 
     lacks: Mapping[str, str]
-    measure: Callable[[np.ndarray, np.ndarray], Figures]
+    measure: Callable[[np.ndarray, np.ndarray | None], Figures]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,9 +48,12 @@ class Evaluation:
         return f"{height} x {width}"
 
     def __call__(
-        self, samples: UInt8[np.ndarray, "n f h w c"], labels: Int[np.ndarray, "n"]
+        self, samples: UInt8[np.ndarray, "n f h w c"], labels: Int[np.ndarray, "n"] | None
     ) -> Figures:
-        """Raises UserError for samples that are not like the data, or not ``count`` of them."""
+        """``labels``: None where the data have none.
+
+        Raises UserError for samples that are not like the data, or not ``count`` of them.
+        """
         check_samples(samples, labels, self.source)
         if len(samples) != self.count:
             raise UserError(f"got {len(samples)} samples; expected {self.count}, as planned")

@@ -135,7 +135,8 @@ def ended(run, monkeypatch):
     drew = []
     draw = Sampler.__call__
     monkeypatch.setattr(Sampler, "__call__", lambda *a, **k: drew.append(1) or draw(*a, **k))
-    monkeypatch.setattr(evaluate, "load", lambda *args: run[0])
+    monkeypatch.setattr(evaluate, "load_experiment", lambda *args: run[0][0])
+    monkeypatch.setattr(evaluate, "load_params", lambda *args: run[0][1])
     monkeypatch.setattr(cli, "keep_freed_memory", lambda: None)
 
     def of(*demanded, num=10):
@@ -175,9 +176,9 @@ def test_what_cannot_be_measured_is_said_and_not_to_be_demanded(ended, capsys):
 
 
 def test_a_model_that_diverged_is_not_drawn_from(run, ended, monkeypatch, capsys):
-    made, restored = run[0]
+    restored = run[0][1]
     broken = jax.tree.map(lambda x: x * float("nan"), restored.params)
-    broken = (made, dataclasses.replace(restored, params=broken))
-    monkeypatch.setattr(evaluate, "load", lambda *args: broken)
+    broken = dataclasses.replace(restored, params=broken)
+    monkeypatch.setattr(evaluate, "load_params", lambda *args: broken)
     assert ended() == (2, False)
     assert "the held-out loss of these parameters is nan" in capsys.readouterr().err
