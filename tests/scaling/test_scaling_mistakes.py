@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import experiment
+from dit import experiment, quality
 from dit.draw import Recipe
 from dit.quality import Quality
 from dit.scaling import ablate as ablations
@@ -74,7 +74,7 @@ def attempt(tmp_path, monkeypatch):
         ({"times.name": "unifrom"}, "did you mean 'uniform'"),
         ({"weight.name": "min_sn"}, "did you mean 'min_snr'"),
         ({"optimizer": {"name": "adamw", "weight_dekay": 0.1}}, "did you mean 'weight_decay'"),
-        ({"optimizer.name": "adamx"}, "did you mean 'adamw'"),
+        ({"optimizer.name": "lionn"}, "did you mean 'lion'"),
         ({"schedule": {"name": "warmup_cosine", "warmup": 9}}, "warmup=9"),
         ({"ema.half_lives": (7.0,)}, "no weights 'ema_5': did you mean 'ema_7'"),
         ({"path.name": "cosine"}, "another path"),
@@ -94,7 +94,6 @@ def test_a_mistake_in_the_last_arm_is_found_before_the_first_trains(attempt, tra
         ({"lrs": (1e-3, -1e-3)}, "positive, finite learning rates"),
         ({"lrs": (float("nan"),)}, "positive, finite learning rates"),
         ({"seeds": (1, -2)}, "seed -2"),
-        ({"seeds": (1, 2.5)}, "seed 2.5"),
         ({"probe_seed": True}, "seed True"),
         ({"weights": "ema_6"}, "no weights 'ema_6': did you mean 'ema_5'"),
         ({"evaluation": {"exmples": 3}}, "'exmples' of the evaluation: did you mean 'examples'"),
@@ -126,8 +125,9 @@ def test_a_mistake_in_the_settings_is_found_before_training(attempt, traced, set
     ],
 )
 def test_a_mistake_in_what_is_drawn_is_found_before_training(
-    attempt, traced, recipe, weights, says
+    attempt, traced, monkeypatch, recipe, weights, says
 ):
+    monkeypatch.setattr(quality, "judge_of", lambda source: None)  # fitted in other tests
     given = {"labels": (0, 1, 2), "steps": 2, "solver": "euler"} | recipe
     with pytest.raises(UserError) as raised:
         attempt(measure=Quality({"": Recipe(labels=(0, 1)), "b": Recipe(**given)}, weights))
