@@ -5,6 +5,7 @@ import re
 
 from setuptools import find_packages, setup
 
+JAX = ">=0.10.2,<0.12"  # of its experimental modules and messages we use what these have
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "dit/__init__.py").read_text()).group(1)
 
@@ -16,9 +17,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["dit", "dit.*"]),
+    packages=[*find_packages(include=["dit", "dit.*"]), "dit.configs"],
+    package_dir={"dit.configs": "configs"},
     install_requires=[
-        "jax>=0.10.2",
+        f"jax{JAX}",
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
@@ -54,8 +56,8 @@ setup(
         "torch": ["torch==2.13.0", "diffusers>=0.36"],
         "preflight": ["libtpu>=0.0.52"],
         "notebooks": ["ipykernel>=7", "nbmake>=1.5"],
-        "gpu": ["jax[cuda13]>=0.10.2"],
-        "tpu": ["jax[tpu]>=0.10.2"],
+        "gpu": [f"jax[cuda13]{JAX}"],
+        "tpu": [f"jax[tpu]{JAX}"],
         "gcs": ["gcsfs>=2025.2", "google-cloud-storage>=3.0"],
         "wandb": ["wandb>=0.20"],
     },

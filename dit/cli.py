@@ -6,17 +6,21 @@ A UserError is printed as one message without a traceback, and the exit status i
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import ctypes
 import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+import jax
+
+from dit.config import literal, number
 from dit.storage import StorageError
 from dit.types import OutsideError, UserError
+
+__all__ = ["Parser", "literal", "number", "parse", "parse_labels", "parse_spec", "run"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (  # a path that cannot be used, which its owner alone can mend
@@ -35,8 +39,11 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     try:
         with full_disk():
             status = main(None)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else missing_device()
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr, flush=True)
         if any(os.strerror(number) in str(error) for number in FULL):
             os._exit(2)  # what others write at exit would fail too, and at length
         status = 1 if isinstance(error, OutsideError) else 2
@@ -44,6 +51,21 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status or 0)
+
+
+def missing_device() -> str | None:
+    """Why JAX finds no device, if that is so: a platform that is asked for and is not there."""
+    try:
+        jax.devices()
+    except Exception as error:  # of several types, some without a text
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = " ".join(str(error).split())[:300]
+        return (
+            f"JAX finds no device with JAX_PLATFORMS={asked!r}; unset it, or install what drives that "
+            "device (pip install 'dit-jax[gpu]' or 'dit-jax[tpu]')"
+            + (f". JAX says: {reason}" if reason else "")
+        )
+    return None
 
 
 @contextlib.contextmanager
@@ -87,6 +109,13 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are UserErrors: one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -107,17 +136,6 @@ def parse(
     return args, overrides
 
 
-def literal(text: str) -> Any:
-    """A Python literal if ``text`` is one (``true``, ``false`` and ``none`` too), else the text."""
-    spelt = {"true": True, "false": False, "none": None, "nan": float("nan"), "inf": float("inf")}
-    if text.lower() in spelt:
-        return spelt[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 def parse_spec(text: str, number: str | None = None) -> dict[str, Any]:
     """``"ddim:eta=0.5,clip=true"`` as ``{"name": "ddim", "eta": 0.5, "clip": True}``.
 
@@ -132,24 +150,31 @@ def parse_spec(text: str, number: str | None = None) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals:
             raise UserError(f"got {text!r}; expected name or name:key=value,key=value")
+        if key in spec:
+            raise UserError(f"got {key!r} twice in {text!r}; expected it once")
         spec[key] = literal(value)
     return spec
 
 
 def parse_labels(text: str, num_classes: int | None) -> list[int]:
     """``"0,1,5-7"`` as a list of class labels; UserError for one outside ``[0, num_classes)``."""
+    if num_classes is None:
+        raise UserError("this model was trained without labels; leave --labels out and give --num")
     labels: list[int] = []
     for item in filter(None, text.replace(" ", "").split(",")):
         first, dash, last = item.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        ends = [first, last if dash else first]
+        if not all(end.isdecimal() for end in ends):
             raise UserError(f"got label {item!r} in {text!r}; expected whole numbers, like 0,1,5-7")
-        labels.extend(range(int(first), int(last if dash else first) + 1))
-    if num_classes is None:
-        raise UserError("this model was trained without labels; leave --labels out and give --num")
-    wrong = sorted({n for n in labels if n >= num_classes})
-    if wrong or not labels:
-        raise UserError(
-            f"got labels {', '.join(map(str, wrong)) or repr(text)}; expected numbers from 0 to "
-            f"{num_classes - 1}: the model has {num_classes} classes"
-        )
+        wrong = [end for end in ends if len(end) > 9 or int(end) >= num_classes]
+        if wrong:
+            raise UserError(
+                f"got label {wrong[0][:20]}; expected numbers from 0 to {num_classes - 1}: the model "
+                f"has {num_classes} classes"
+            )
+        if int(ends[0]) > int(ends[1]):
+            raise UserError(f"got labels {item!r}; expected the lower one first: {last}-{first}")
+        labels.extend(range(int(ends[0]), int(ends[1]) + 1))
+    if not labels:
+        raise UserError(f"got labels {text!r}; expected whole numbers, like 0,1,5-7")
     return labels

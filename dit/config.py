@@ -1,12 +1,15 @@
 """Configs are data: every section is ``{name=..., **keyword arguments of a build function}``.
 
 ``resolve("sampling.solvers", "heun", **kwargs)`` imports that module and calls its ``build``; there is
-no registry to edit. An unknown name lists the names there are, an unknown or ill-typed keyword prints
-the signature, and a number that is not finite is refused: nothing is accepted and ignored.
+no registry to edit. An unknown name lists the names there are, an unknown keyword prints the signature,
+and a value of another type, or a number outside the ``Range`` in the signature, says what was
+expected: nothing is accepted and ignored.
 """
 
 from __future__ import annotations
 
+import argparse
+import ast
 import difflib
 import hashlib
 import importlib
@@ -14,16 +17,25 @@ import inspect
 import json
 import math
 import pkgutil
+import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any, Literal, Union
 
 from beartype.door import is_bearable
 
-from dit.types import UserError
+from dit.types import Range, UserError
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "None",
+}
 
 
-def resolve(room: str, name: str, **kwargs) -> Any:
+def resolve(room: str, /, name: str, **kwargs) -> Any:
     """Build the thing called ``name`` in the package ``dit.<room>``.
 
     Raises UserError for an unknown name, keyword, or type of value.
@@ -64,36 +76,111 @@ def call(build: Callable, what: str, /, **kwargs) -> Any:
 
     Whole numbers become floats, and lists tuples, where the signature asks for them.
     """
+    return build(**checked(build, what, kwargs))
+
+
+def checked(
+    build: Callable,
+    what: str,
+    given: Mapping[str, Any],
+    *,
+    wired: Collection[str] = (),
+    at: str = "",
+) -> dict[str, Any]:
+    """The keywords of ``call`` as they are handed to ``build``; ``wired`` ones are given later.
+
+    ``at`` goes before the keywords in messages. Raises UserError for unknown and missing keywords,
+    all of them at once, and for values of another type or outside the ``Range`` that the signature
+    states.
+    """
     signature = inspect.signature(build)
-    parameters = signature.parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    hints = typing.get_type_hints(build)
     shown = f"{what} takes {_show(signature)}"
-    for key in kwargs:
-        if key not in parameters and not open_ended:
-            raise UserError(f"unknown keyword {key!r}: {suggest(key, list(parameters))}. {shown}")
-    missing = [
-        p.name
-        for p in parameters.values()
-        if p.default is p.empty and p.kind is p.KEYWORD_ONLY and p.name not in kwargs
-    ]
+    takes, needed = keywords(build), required(build)
+    unknown = [key for key in given if key not in takes]
+    if unknown and not open_ended(build):
+        raise UserError(
+            f"unknown keyword {', '.join(map(repr, unknown))}: {suggest(unknown[0], takes)}. {shown}"
+        )
+    missing = [key for key in needed if key not in given and key not in wired]
     if missing:
         raise UserError(f"missing {', '.join(map(repr, missing))}: {shown}")
-    return build(**{k: _fit(v, hints.get(k), k, shown) for k, v in kwargs.items()})
+    hints = typing.get_type_hints(build, include_extras=True)
+    return {k: fit(v, hints.get(k), f"{at}{k}", what) for k, v in given.items()}
+
+
+def keywords(build: Callable) -> list[str]:
+    """The names of the keywords of ``build``."""
+    parameters = inspect.signature(build).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+
+def required(build: Callable) -> list[str]:
+    """The keywords of ``build`` that have no default."""
+    parameters = inspect.signature(build).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
+
+
+def defaults(build: Callable) -> dict[str, Any]:
+    """The keywords of ``build`` that have a default, with it."""
+    parameters = inspect.signature(build).parameters
+    return {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+
+
+def open_ended(build: Callable) -> bool:
+    """Whether ``build`` hands keywords that it does not know on to another."""
+    parameters = inspect.signature(build).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _show(signature: inspect.Signature) -> str:
     return str(signature.replace(return_annotation=inspect.Signature.empty)).replace("'", "")
 
 
-def _fit(value: Any, hint: Any, key: str, shown: str) -> Any:
+def fit(value: Any, hint: Any, key: str, what: str) -> Any:
+    """``value`` as the type ``hint`` has it; UserError, which names ``what`` it is of, if it is none."""
     check_finite(value, key)
-    if hint is None or is_bearable(value, hint):
-        return value
-    for converted in (_tuples(value), _floats(_tuples(value))):
-        if is_bearable(converted, hint):
+    for converted in (value, _tuples(value), _floats(_tuples(value))):
+        if hint is None or fits(converted, hint):
             return converted
-    raise UserError(f"got {key}={value!r} of type {type(value).__name__}; expected {hint}. {shown}")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    kind = "" if number else f" of type {type(value).__name__}"
+    raise UserError(f"got {key}={value!r}{kind}; expected {describe(hint)} for {what}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the type ``hint``, and in the ``Range`` of each number in it."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        ranges = [r for r in arguments[1:] if isinstance(r, Range)]
+        return fits(value, arguments[0]) and all(value in r for r in ranges)
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return any(fits(value, arm) for arm in arguments)
+    if typing.get_origin(hint) is tuple and isinstance(value, tuple):
+        if arguments[-1] is Ellipsis:
+            return all(fits(v, arguments[0]) for v in value)
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if isinstance(value, bool) and (hint is int or typing.get_origin(hint) is Literal):
+        return value in [a for a in arguments if isinstance(a, bool)]
+    return is_bearable(value, hint)
+
+
+def describe(hint: Any) -> str:
+    """A type in words, for a message."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        bounds = " ".join(str(r) for r in arguments[1:] if isinstance(r, Range))
+        return f"{describe(arguments[0])} {bounds}"
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(map(describe, arguments))
+    if typing.get_origin(hint) is tuple:
+        several = arguments[-1] is Ellipsis
+        inside = (
+            f"{describe(arguments[0])}, ..." if several else ", ".join(map(describe, arguments))
+        )
+        return f"({inside})"
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(repr, arguments))
+    return WORDS.get(hint) or getattr(hint, "__name__", str(hint))
 
 
 def _tuples(value: Any) -> Any:
@@ -103,7 +190,9 @@ def _tuples(value: Any) -> Any:
 def _floats(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_floats, value))
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    return float(value) if abs(value) < 2**53 else value
 
 
 def check_finite(value: Any, key: str) -> None:
@@ -116,6 +205,33 @@ def check_finite(value: Any, key: str) -> None:
     if isinstance(value, (list, tuple)):
         for i, v in enumerate(value):
             check_finite(v, f"{key}[{i}]")
+
+
+def literal(text: str) -> Any:
+    """A Python literal if ``text`` is one (``true``, ``false`` and ``none`` too), else the text."""
+    spelt = {"true": True, "false": False, "none": None, "nan": float("nan"), "inf": float("inf")}
+    if text.lower() in spelt:
+        return spelt[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def number(hint: Any, several: bool = False) -> Callable[[str], Any]:
+    """The ``type`` of an argument: a number of ``dit.types`` in its range, or a list of ``several``."""
+
+    def parse_number(text: str) -> Any:
+        try:
+            items = text.split(",") if several else [text]
+            found = [fit(literal(item), hint, "", "") for item in items]
+        except UserError as error:
+            expected = f"got {text!r}; expected {describe(hint)}"
+            expected += ", or several with commas between them" if several else ""
+            raise argparse.ArgumentTypeError(expected) from error
+        return found if several else found[0]
+
+    return parse_number
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

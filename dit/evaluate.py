@@ -44,7 +44,7 @@ from dit.evaluation.full import evaluation_of
 from dit.experiment import Experiment
 from dit.parallel import multihost
 from dit.parallel.mesh import OPTION, mesh_of, replicated
-from dit.types import Params, UserError
+from dit.types import Count, Params, Seed, UserError, Whole
 
 LOSS_SAMPLES, LOSS_BATCH = 1024, 128
 UNMET = 3  # exit status
@@ -72,19 +72,24 @@ def held_out_loss(made: Experiment, params: Params) -> dict[str, float]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dit.evaluate", description=__doc__)
+    parser = cli.Parser(prog="python -m dit.evaluate", description=__doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="where the model was trained")
-    add("--num", type=int, default=1000, help="how many samples (default: %(default)s)")
+    add(
+        "--num",
+        type=cli.number(Count),
+        default=1000,
+        help="how many samples (default: %(default)s)",
+    )
     add("--solver", help="as for dit.sample; so are the next ones")
     add("--grid")
-    add("--steps", type=int)
+    add("--steps", type=cli.number(Count))
     add("--guidance")
-    add("--seed", type=int)
-    add("--batch", type=int)
+    add("--seed", type=cli.number(Seed))
+    add("--batch", type=cli.number(Count))
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
     add("--ema", help="which parameters: params, or an average, such as ema_6931")
-    add("--step", type=int, help="which checkpoint (default: the latest)")
+    add("--step", type=cli.number(Whole), help="which checkpoint (default: the latest)")
     add("--out", help="the .json file to write (default: evaluation.json in the workdir)")
     add(
         "--demand",

@@ -34,7 +34,7 @@ from dit.draw import (
 from dit.experiment import Experiment
 from dit.parallel import multihost
 from dit.parallel.mesh import OPTION
-from dit.types import UserError
+from dit.types import Count, Seed, Share, UserError, Whole
 
 
 def read_data(path: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -61,28 +61,32 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dit.sample", description=__doc__)
+    parser = cli.Parser(prog="python -m dit.sample", description=__doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="where the model was trained")
     add("--out", default="samples.png", help="a .png, .gif or .npz file (default: %(default)s)")
     add("--labels", help="class labels, like 0,1,5-7 (default: the config's)")
     add(
         "--num",
-        type=int,
+        type=cli.number(Count),
         help="how many samples: in place of --labels, cycling through the classes",
     )
     add("--solver", help="name or name:key=value,... of a solver, such as heun or ddim:eta=0.5")
     add("--grid", help="of a time grid, such as uniform or karras:rho=7")
-    add("--steps", type=int, help="solver steps")
+    add("--steps", type=cli.number(Count), help="solver steps")
     add("--guidance", help="a classifier-free scale (1: off), or a rule, such as apg:scale=4")
-    add("--seed", type=int)
-    add("--batch", type=int, help="samples made at once")
+    add("--seed", type=cli.number(Seed))
+    add("--batch", type=cli.number(Count), help="samples made at once")
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
     add("--ema", help="which parameters: params, or an average, such as ema_6931")
-    add("--step", type=int, help="which checkpoint (default: the latest)")
+    add("--step", type=cli.number(Whole), help="which checkpoint (default: the latest)")
     add("--weak", help="the average that autoguidance steers away from")
     add("--init", help=".npz with 'samples' (uint8) to start from: image-to-image")
-    add("--strength", type=float, help="how much of the way from --init to noise, in (0, 1]")
+    add(
+        "--strength",
+        type=cli.number(Share),
+        help="how much of the way from --init to noise, in (0, 1]",
+    )
     add("--mask", help=".npz with 'mask', true where --init is kept: inpainting")
     add("--like", help="a PNG whose recipe is followed; other options override it")
     multihost.add_options(parser)

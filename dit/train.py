@@ -18,7 +18,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Collection, Sequence
+
+import jax
+import numpy as np
 
 from dit import cli, experiment, media, storage
 from dit.draw import Sampler, recipe_from, stamped
@@ -28,17 +32,19 @@ from dit.scaling.flops import training_flops
 from dit.training.checkpoint import taken_from
 from dit.training.loop import train
 from dit.training.state import TrainState
-from dit.types import UserError
+from dit.types import Positive, UserError
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dit.train", description=__doc__)
+    parser = cli.Parser(prog="python -m dit.train", description=__doc__)
     parser.add_argument("--config", required=True, help="a Python file with get_config()")
     parser.add_argument(
         "--workdir", required=True, help="where the run is kept: a directory, or gs://BUCKET/PATH"
     )
     parser.add_argument(
-        "--new-lr", type=float, help="go on from the latest checkpoint with this optimizer.lr"
+        "--new-lr",
+        type=cli.number(Positive),
+        help="go on from the latest checkpoint with this optimizer.lr",
     )
     multihost.add_options(parser)
     return parser
@@ -64,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def stopped_status() -> int:
     """The exit status of a run that a signal stopped: ``DIT_STOPPED_STATUS``, or 0."""
     text = os.environ.get("DIT_STOPPED_STATUS") or "0"
-    if not text.isdigit() or int(text) > 255:
+    if not text.isdecimal() or int(text) > 255:
         raise UserError(f"got DIT_STOPPED_STATUS={text!r}; expected a number from 0 to 255")
     return int(text)
 
@@ -103,12 +109,14 @@ def _due(made: Experiment, step: int) -> bool:
 def painter(made: Experiment, workdir: storage.Place) -> Callable[[TrainState, int], None] | None:
     """What draws the samples of a step: a grid, or a filmstrip and a GIF of clips.
 
-    None for latents, which nothing here can decode.
+    None for latents, which nothing here can decode. Raises UserError for settings of ``samples`` that
+    cannot work: before the first step, and not at the first picture.
     """
     if not made.codec.pixels or not made.config.samples.num:
         return None
     recipe = recipe_from(made.config.samples.to_dict(), made.num_classes)
     sampler = Sampler(made, recipe)
+    rehearse(sampler)
 
     def paint(state: TrainState, step: int) -> None:
         taken = taken_from(state)
@@ -121,6 +129,24 @@ def painter(made: Experiment, workdir: storage.Place) -> Callable[[TrainState, i
             media.save_samples(out, drawn.samples, drawn.labels, stamp)
 
     return paint
+
+
+def rehearse(sampler: Sampler) -> None:
+    """Trace the sampler, and draw two blank samples of its shapes; UserError for what cannot work."""
+    made, recipe = sampler.made, sampler.recipe
+    if cli.parse_spec(recipe.guidance, number="cfg:scale")["name"] == "autoguidance":
+        raise UserError(
+            f"got samples.guidance={recipe.guidance!r}, which needs a weaker model, and training has "
+            "one model: set samples.guidance=1, and give --guidance and --weak to dit.sample"
+        )
+    batch = {"id": np.arange(2)}
+    if recipe.labels:
+        batch["labels"] = np.zeros(2, np.int32)
+    params = jax.eval_shape(made.init, jax.random.key(0))
+    samples = jax.eval_shape(sampler.run, params, None, batch)[0]
+    blank = np.zeros(samples.shape, np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        media.save_samples(f"{folder}/blank.png", blank, np.zeros(2, np.int32), {})
 
 
 if __name__ == "__main__":

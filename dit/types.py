@@ -7,8 +7,9 @@ frame, ``(b, f)``; it grows with noise, and ``t = 0`` is data on every path.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,44 @@ class OutsideError(UserError):
 
     The same run may well succeed once that is mended; and no other run would fare better now.
     """
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a keyword takes: from ``low`` to ``high``, without the ends in ``open``.
+
+    ``Annotated[float, Range(0, 1)]`` in the signature of a ``build`` is checked by ``dit.config``.
+    """
+
+    low: int | float
+    high: int | float
+    open: str = ""  # "low", "high", "both"
+
+    def __contains__(self, x: int | float) -> bool:
+        above = x > self.low if self.open in ("low", "both") else x >= self.low
+        below = x < self.high if self.open in ("high", "both") else x <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left = "(" if self.open in ("low", "both") else "["
+        right = ")" if self.open in ("high", "both") else "]"
+        low, high = (f"{x:g}" if isinstance(x, float) else str(x) for x in (self.low, self.high))
+        return f"in {left}{low}, {high}{right}"
+
+
+# Wide, but such that float32 holds the number, its square and its inverse.
+Number = Annotated[float, Range(-1e12, 1e12)]
+Positive = Annotated[float, Range(1e-12, 1e12)]
+NonNegative = Annotated[float, Range(0, 1e12)]
+Tiny = Annotated[float, Range(1e-30, 1)]  # an epsilon that keeps a division finite
+Fraction = Annotated[float, Range(0, 1)]
+Share = Annotated[float, Range(0, 1, open="low")]  # of something that must not be empty
+Decay = Annotated[float, Range(0, 1, open="high")]  # of a running average: 1 forgets nothing
+Power = Annotated[float, Range(1, 10)]  # of a time grid: 1 is even
+Scale = Annotated[float, Range(-1000, 1000)]  # of guidance
+Count = Annotated[int, Range(1, 2**31 - 1)]
+Whole = Annotated[int, Range(0, 2**31 - 1)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 
 @struct.dataclass

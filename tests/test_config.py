@@ -19,9 +19,9 @@ def test_names_are_the_modules_with_a_build():
         ("../evil", {}, "expected one of"),
         ("linear", {"t_maks": 1}, r"unknown keyword 't_maks': did you mean 't_max'\?.*t_min"),
         ("linear", {"t_max": float("nan")}, "got t_max=nan; expected a finite number"),
-        ("linear", {"t_max": "one"}, "got t_max='one' of type str; expected .*float"),
-        ("ddpm", {"timesteps": 1.5}, "got timesteps=1.5 of type float; expected .*int"),
-        ("ddpm", {"beta_end": 2.0}, "beta_end=2.0; expected timesteps > 1 and 0 <"),
+        ("linear", {"t_max": "one"}, "got t_max='one' of type str; expected a number in"),
+        ("ddpm", {"timesteps": 1.5}, "got timesteps=1.5; expected a whole number"),
+        ("ddpm", {"beta_end": 2.0}, r"got beta_end=2.0; expected a number in \(0, 1\)"),
     ],
 )
 def test_bad_input_is_refused_with_what_was_expected(name, kwargs, message):
@@ -43,13 +43,27 @@ def test_fingerprint_ignores_order_and_sees_values():
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
 
 
+@pytest.mark.parametrize(
+    "key", ["room", "what", "build", "at", "wired", "given", "self", "kwargs", ""]
+)
+def test_no_keyword_of_a_spec_is_taken_for_one_of_ours(key):
+    with pytest.raises(UserError, match=f"unknown keyword '{key}': "):
+        resolve("sampling.solvers", **parse_spec(f"heun:{key}=1"))
+
+
+@pytest.mark.parametrize("text", ["ddim:eta=1,eta=0", "ddim:name=heun"])
+def test_a_keyword_of_a_spec_is_given_once(text):
+    with pytest.raises(UserError, match="twice in"):
+        parse_spec(text)
+
+
 def test_specs_and_labels():
     assert parse_spec("ddim:eta=0.5,clip=true") == {"name": "ddim", "eta": 0.5, "clip": True}
     assert parse_spec("3", number="cfg:scale") == {"name": "cfg", "scale": 3}
     assert literal("(1, 2)") == (1, 2)
     assert parse_labels("0,2,5-7", 10) == [0, 2, 5, 6, 7]
     for text, message in [
-        ("3,10", "got labels 10; expected numbers from 0 to 9"),
+        ("3,10", "got label 10; expected numbers from 0 to 9"),
         ("-1", "expected whole numbers"),
         ("a", "got label 'a'"),
         ("", "got labels ''"),

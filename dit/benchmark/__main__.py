@@ -26,22 +26,37 @@ from dit.benchmark import ours, report
 from dit.benchmark.machine import describe, versions
 from dit.models.sizes import parse
 from dit.parallel.peak import datasheet, peak_flops
-from dit.types import UserError
+from dit.types import Count, Scale, UserError
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dit.benchmark", description=__doc__)
+    parser = cli.Parser(prog="python -m dit.benchmark", description=__doc__)
     add = parser.add_argument
     add("--size", default="S/2", help="of the model (default: %(default)s)")
-    add("--batch", type=int, default=8, help="of a train step (default: %(default)s)")
-    add("--sample-batch", type=int, default=2, help="images sampled at once (default: %(default)s)")
-    add("--steps", type=int, default=50, help="DDIM steps (default: %(default)s)")
-    add("--side", type=int, default=32, help="of the latents (default: %(default)s)")
-    add("--channels", type=int, default=4, help="of the latents (default: %(default)s)")
+    add("--batch", type=cli.number(Count), default=8, help="of a train step (default: %(default)s)")
+    add(
+        "--sample-batch",
+        type=cli.number(Count),
+        default=2,
+        help="images sampled at once (default: %(default)s)",
+    )
+    add("--steps", type=cli.number(Count), default=50, help="DDIM steps (default: %(default)s)")
+    add("--side", type=cli.number(Count), default=32, help="of the latents (default: %(default)s)")
+    add(
+        "--channels",
+        type=cli.number(Count),
+        default=4,
+        help="of the latents (default: %(default)s)",
+    )
     add("--dtype", default="auto", help="float32, bfloat16 or auto: by device")
     add("--remat", default="none", help="remat policy (default: %(default)s)")
-    add("--guidance", type=float, default=1.0, help="scale in sampling (default: off)")
-    add("--runs", type=int, default=7, help="timed runs of each (default: %(default)s)")
+    add("--guidance", type=cli.number(Scale), default=1.0, help="scale in sampling (default: off)")
+    add(
+        "--runs",
+        type=cli.number(Count),
+        default=7,
+        help="timed runs of each (default: %(default)s)",
+    )
     add("--torch", action="store_true", help="also a torch DiT, eager and compiled (CPU, float32)")
     add("--out", help="write the report here as JSON")
     add("--readme", help="a Markdown file whose table of this report (named as --out) to renew")
@@ -51,8 +66,8 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; UserError for bad input."""
     args, rest = cli.parse(arguments(), argv)
-    if rest or min(args.batch, args.sample_batch, args.steps, args.runs) < 1:
-        raise UserError("expected positive --batch, --sample-batch, --steps and --runs; see --help")
+    if rest:
+        raise UserError(f"--config.{next(iter(rest))} belongs to dit.train; see --help")
     if args.readme and not args.out:
         raise UserError("--readme names its table after --out; give both")
     made = ours.experiment(

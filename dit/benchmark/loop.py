@@ -23,14 +23,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from dit import cli, experiment
 from dit.benchmark.machine import versions
 from dit.benchmark.report import duration, publish
-from dit.types import UserError
+from dit.types import Count, Range, UserError
 
 PARTS = (
     "imports",
@@ -43,13 +43,33 @@ FIRST = 2  # steps of a run whose start is timed
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dit.benchmark.loop", description=__doc__)
+    parser = cli.Parser(prog="python -m dit.benchmark.loop", description=__doc__)
     add = parser.add_argument
     add("--config", default="configs/digits.py", help="(default: %(default)s)")
-    add("--starts", type=int, default=3, help="runs from an empty cache (default: %(default)s)")
-    add("--pairs", type=int, default=5, help="with and without saving (default: %(default)s)")
-    add("--saves", type=int, default=8, help="in each run that saves (default: %(default)s)")
-    add("--interval", type=int, default=24, help="steps between them (default: %(default)s)")
+    add(
+        "--starts",
+        type=cli.number(Count),
+        default=3,
+        help="runs from an empty cache (default: %(default)s)",
+    )
+    add(
+        "--pairs",
+        type=cli.number(Count),
+        default=5,
+        help="with and without saving (default: %(default)s)",
+    )
+    add(
+        "--saves",
+        type=cli.number(Count),
+        default=8,
+        help="in each run that saves (default: %(default)s)",
+    )
+    add(
+        "--interval",
+        type=cli.number(Annotated[int, Range(4, 2**31 - 1)]),
+        default=24,
+        help="steps between them (default: %(default)s)",
+    )
     add("--dir", help="where the runs are kept meanwhile: what disk is written to")
     add("--out", help="write the report here as JSON")
     add("--readme", help="a Markdown file whose table of this report (named as --out) to renew")
@@ -59,10 +79,6 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; UserError for bad input, and for a run that fails."""
     args, overrides = cli.parse(arguments(), argv)
-    if min(args.starts, args.pairs, args.saves) < 1 or args.interval < 4:
-        raise UserError(
-            "expected positive --starts, --pairs and --saves, and --interval of 4 or more"
-        )
     if args.readme and not args.out:
         raise UserError("--readme names its table after --out; give both")
     config = experiment.load_config(args.config, overrides)

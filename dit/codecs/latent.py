@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dit.codecs import Codec
-from dit.types import UserError, Video
+from dit.types import Number, Positive, UserError, Video
 
 
-def build(*, scale: float = 0.18215, shift: float = 0.0) -> Codec:
+def build(*, scale: Positive = 0.18215, shift: Number = 0.0) -> Codec:
     """``decode`` undoes ``encode`` and gives the autoencoder's own latents, not pixels."""
     if scale <= 0:
         raise UserError(f"got scale={scale}; expected a positive number")

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dit.codecs import Codec
-from dit.types import UserError, Video
+from dit.types import Positive, UserError, Video
 
 
-def build(*, scale: float = 1.0) -> Codec:
+def build(*, scale: Positive = 1.0) -> Codec:
     """``encode(x) = scale (x / 127.5 - 1)``; ``decode`` divides by ``scale`` and clips to [-1, 1].
 
     ``scale`` sets the size of the data against unit noise (0.5 is EDM's sigma_data).

@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dit.types import UserError
@@ -44,7 +45,8 @@ class Path:
     timesteps: int | None = None
 
     def __post_init__(self):
-        if not 0 <= self.t_min < self.t_max < float("inf"):
+        first, last = np.float32(self.t_min), np.float32(self.t_max)  # as the network sees them
+        if not 0 <= first < last < np.inf:
             raise UserError(
                 f"got a path from t_min={self.t_min} to t_max={self.t_max}; expected finite numbers "
                 "with 0 <= t_min < t_max"

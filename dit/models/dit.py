@@ -8,6 +8,8 @@ label, context) reaches the blocks in the way they ask for. ``x``: ``b f h w c``
 
 from __future__ import annotations
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ from dit.models.layers import (
     wide,
     zeros,
 )
-from dit.types import Cond, Params, Tokens, UserError
+from dit.types import Cond, Count, Params, Positive, Tiny, Tokens, UserError, Whole
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 POSITIONS = ("sincos", "rope", "sincos+rope")
@@ -285,27 +287,27 @@ def make_block(model: DiT) -> nn.Module:
 def build(
     *,
     size: str | None = None,
-    depth: int | None = None,
-    width: int | None = None,
-    heads: int | None = None,
-    patch: int | tuple[int, int, int] | None = None,
-    in_channels: int,
-    out_channels: int | None = None,
+    depth: Count | None = None,
+    width: Count | None = None,
+    heads: Count | None = None,
+    patch: Count | tuple[Count, Count, Count] | None = None,
+    in_channels: Count,
+    out_channels: Count | None = None,
     learn_sigma: bool = False,
-    num_classes: int | None = None,
-    context_dim: int | None = None,
+    num_classes: Count | None = None,
+    context_dim: Count | None = None,
     block: str = "adaln_zero",
     positions: str | None = None,
-    mlp_ratio: float = 4.0,
+    mlp_ratio: Positive = 4.0,
     qk_norm: bool | None = None,
-    norm_eps: float = 1e-6,
-    rope_theta: float = 10000.0,
-    rope_axes: tuple[int, int, int] | None = None,
-    position_scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    time_scale: float = 1.0,
+    norm_eps: Tiny = 1e-6,
+    rope_theta: Positive = 10000.0,
+    rope_axes: tuple[Whole, Whole, Whole] | None = None,
+    position_scale: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0),
+    time_scale: Positive = 1.0,
     frame_causal: bool = False,
     remat: str = "none",
-    unroll: str | bool | int = "auto",
+    unroll: Literal["auto"] | bool | Count = "auto",
     dtype: str = "float32",
     attention: str = "auto",
     quirks: str | None = None,
@@ -329,21 +331,6 @@ def build(
     if missing:
         raise UserError(f"give a size, such as 'S/2', or also: {', '.join(missing)}")
     depth, width, heads = chosen["depth"], chosen["width"], chosen["heads"]
-    numbers = {
-        "depth": depth,
-        "width": width,
-        "heads": heads,
-        "in_channels": in_channels,
-        "out_channels": out_channels,
-        "num_classes": num_classes,
-        "context_dim": context_dim,
-        "mlp_ratio": mlp_ratio,
-        "norm_eps": norm_eps,
-        "rope_theta": rope_theta,
-    }
-    for name, value in numbers.items():
-        if value is not None and value <= 0:
-            raise UserError(f"got {name}={value}; expected a positive number")
     if width % heads:
         raise UserError(f"got width={width} and heads={heads}; heads must divide the width")
     for name, value, known in (
@@ -352,8 +339,6 @@ def build(
     ):
         if value not in known:
             raise UserError(f"got {name}={value!r}: {config.suggest(value, list(map(str, known)))}")
-    if unroll != "auto" and (isinstance(unroll, str) or (unroll is not False and unroll < 1)):
-        raise UserError(f"got unroll={unroll!r}; expected 'auto', a boolean or a number of layers")
     remat_module.check(remat)
     attention_module.check(attention)
     options = {"mlp_ratio": float(mlp_ratio), "norm_eps": norm_eps}

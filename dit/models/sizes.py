@@ -16,7 +16,7 @@ SIZES = {  # depth, width, heads
 def parse(size: str) -> dict[str, int]:
     """``"XL/2"`` to depth, width, heads and patch; UserError for a name that is not there."""
     name, _, patch = size.partition("/")
-    if name not in SIZES or not patch.isdigit() or int(patch) < 1:
+    if name not in SIZES or not patch.isdecimal() or int(patch) < 1:
         known = [f"{s}/{p}" for s in SIZES for p in (2, 4, 8)]
         raise UserError(f"no size {size!r}: {suggest(size, known)} (any patch size works)")
     depth, width, heads = SIZES[name]

@@ -24,19 +24,30 @@ from dit.diffusion.process import (
     target,
     to_x0,
 )
-from dit.diffusion.times import Quantile, check_strata, draw
+from dit.diffusion.times import Quantile, draw
 from dit.diffusion.weights import Weight
 from dit.objectives import LossFn
-from dit.types import ApplyFn, Cond, Key, Params, Times, UserError, Video, match_time
+from dit.types import (
+    ApplyFn,
+    Cond,
+    Count,
+    Fraction,
+    Key,
+    Params,
+    Times,
+    UserError,
+    Video,
+    match_time,
+)
 
 
 def build(
     *,
     times: Quantile,
     weight: Weight,
-    condition_dropout: float = 0.1,
+    condition_dropout: Fraction = 0.1,
     per_frame: bool = False,
-    strata: int | None = None,
+    strata: Count | None = None,
 ) -> LossFn:
     """The loss for a time distribution and a weight.
 
@@ -44,12 +55,8 @@ def build(
     ``per_frame``: an independent noise level for every frame (diffusion forcing, Chen et al. 2024).
     ``strata``: set to the batch size to stratify the times over each batch.
     Metrics: ``loss`` (weighted), ``mse`` (unweighted), ``t`` (the mean over frames), and ``vb`` in
-    bits a dimension with a learned variance. Raises UserError for a dropout outside [0, 1]
-    and ``strata`` below 1.
+    bits a dimension with a learned variance.
     """
-    if not 0 <= condition_dropout <= 1:
-        raise UserError(f"got condition_dropout={condition_dropout}; expected a probability")
-    check_strata(strata)
 
     def loss(
         key: Key, params: Params, apply_fn: ApplyFn, process: Process, batch: dict[str, Array]

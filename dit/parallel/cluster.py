@@ -62,7 +62,7 @@ def _ours(environ: Mapping[str, str]) -> Cluster | None:
 
 def _explicit(kind: str, coordinator: str, processes: int, process: int) -> Cluster | None:
     host, colon, port = coordinator.rpartition(":")
-    if not host or not colon or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not colon or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"got the coordinator {coordinator!r}; expected host:port of process 0")
     if processes == 1:
         return None
@@ -97,7 +97,7 @@ def _slurm(environ: Mapping[str, str]) -> Cluster | None:
     # JAX gives each task the GPU of its local number; the only task of a node is to have them all.
     alone = re.fullmatch(r"1(\(x\d+\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
     gpus = environ.get("SLURM_GPUS_ON_NODE", "")
-    if alone and gpus.isdigit():
+    if alone and gpus.isdecimal():
         arguments["local_device_ids"] = list(range(int(gpus)))
     return Cluster("Slurm", processes, arguments)
 
@@ -152,6 +152,6 @@ def _all_set(environ: Mapping[str, str], names: tuple[str, ...], advice: str) ->
 
 def _whole(environ: Mapping[str, str], name: str, least: int) -> int:
     text = environ[name]
-    if not text.isdigit() or int(text) < least:
+    if not text.isdecimal() or int(text) < least:
         raise UserError(f"got {name}={text!r}; expected a whole number of at least {least}")
     return int(text)

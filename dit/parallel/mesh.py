@@ -63,7 +63,7 @@ def parse_mesh(text: str) -> dict[str, int | str]:
     sizes = {}
     for item in text.split(","):
         axis, _, n = item.partition("=")
-        if not n.removeprefix("-").isdigit():
+        if not n.removeprefix("-").isdecimal():
             raise UserError(f"got mesh {text!r}; expected {OPTION}")
         sizes[axis] = int(n)
     return sizes

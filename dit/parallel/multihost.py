@@ -29,8 +29,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dit import storage
+from dit.config import number
 from dit.parallel import cluster
-from dit.types import OutsideError, UserError
+from dit.types import Count, OutsideError, UserError, Whole
 
 HEARTBEAT_SECONDS = 10  # a process that was not heard of for so long is dead, and so is the job
 SHUTDOWN_SECONDS = 120  # how long the first process to finish waits for the last
@@ -78,8 +79,8 @@ def initialize(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The flags of a command that runs on several hosts, for ``connect``."""
     parser.add_argument("--coordinator", help="host:port of process 0, where there are several")
-    parser.add_argument("--processes", type=int, help="how many there are")
-    parser.add_argument("--process", type=int, help="which of them this is, from 0")
+    parser.add_argument("--processes", type=number(Count), help="how many there are")
+    parser.add_argument("--process", type=number(Whole), help="which of them this is, from 0")
 
 
 def connect(args: argparse.Namespace) -> None:

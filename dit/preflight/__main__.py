@@ -29,13 +29,13 @@ from dit.parallel import flags, topology
 from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
 from dit.preflight import advice, cost, programs, report, search
 from dit.preflight.account import Choice, account
-from dit.types import UserError
+from dit.types import Count, Positive, UserError
 
 DOES_NOT_FIT = 3
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m dit.preflight",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -43,19 +43,32 @@ def arguments() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", required=True, help="a Python file with get_config()")
     add("--topology", default="", help="v5e:16x16, cuda:8:h100, cpu:8 (default: the devices here)")
-    add("--slices", type=int, default=1, help="of a multi-slice pod (default: %(default)s)")
+    add(
+        "--slices",
+        type=cli.number(Count),
+        default=1,
+        help="of a multi-slice pod (default: %(default)s)",
+    )
     add("--mesh", help=OPTION)
-    add("--batch", type=int, help="images a step, over all devices (default: the config's)")
+    add(
+        "--batch",
+        type=cli.number(Count),
+        help="images a step, over all devices (default: the config's)",
+    )
     add("--remat", help="policy (default: the config's)")
     add("--flags", help="of the TPU compiler; none, or '--xla_a=b ...' (default: the launchers')")
     add("--sampler", action="store_true", help="compile the sampler of the config too")
-    add("--price", type=float, help="of one chip for one hour: what the run costs")
-    add("--images", type=int, help="to count hours and cost to (default: the config's steps)")
+    add("--price", type=cli.number(Positive), help="of one chip for one hour: what the run costs")
+    add(
+        "--images",
+        type=cli.number(Count),
+        help="to count hours and cost to (default: the config's steps)",
+    )
     add("--max-batch", action="store_true", help="find the largest batch that fits")
     add("--sweep", action="store_true", help="find the best mesh, remat policy and batch size")
     add(
         "--tries",
-        type=int,
+        type=cli.number(Count),
         default=4,
         help="what a sweep compiles that fits (default: %(default)s)",
     )

@@ -11,6 +11,7 @@ import argparse
 import logging
 import pathlib
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 
@@ -19,11 +20,19 @@ from dit.scaling import ladder, plan, plan_file, report, run
 from dit.scaling.evaluate import check_weights
 from dit.scaling.surface import METHODS
 from dit.training.workdir import plain
-from dit.types import UserError
+from dit.types import Count, NonNegative, Positive, Range, Share, UserError
+
+Large = Annotated[float, Range(1, 1e36)]
+Ratio = Annotated[float, Range(1, 1e6, open="low")]
+
+
+def budgets(text: str) -> int | list[float]:
+    """How many budgets, or the cost of each."""
+    return cli.number(Count)(text) if text.isdecimal() else cli.number(Large, several=True)(text)
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dit.scaling", description=__doc__)
+    parser = cli.Parser(prog="python -m dit.scaling", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str):
@@ -33,40 +42,97 @@ def arguments() -> argparse.ArgumentParser:
 
     add = command("plan", "from a budget to runs")
     add("--config", required=True, help="a Python file with get_config()")
-    add("--total", type=float, help="FLOPs of all runs together")
-    add("--device-hours", type=float, help="the same, in hours of --chip")
+    add("--total", type=cli.number(Large), help="FLOPs of all runs together")
+    add("--device-hours", type=cli.number(Positive), help="the same, in hours of --chip")
     add("--chip", help="a chip of the data sheet, such as 'TPU v5e'")
-    add("--utilisation", type=float, default=0.4, help="share of its peak (default: %(default)s)")
-    add("--flops-per-second", type=float, help="the measured rate, instead of a chip")
-    add("--devices", type=int, default=1)
-    add("--start-seconds", type=float, default=20.0, help="to start and compile a run")
-    add("--budgets", default="3", help="how many, or costs: 3e10,1e11,3e11 (default: %(default)s)")
-    add("--spacing", type=float, default=10**0.5, help="ratio of budgets (default: %(default).3g)")
-    add("--per-budget", type=int, default=5, help="sizes at each (default: %(default)s)")
-    add("--seeds", type=int, default=2)
-    add("--lrs", default="1e-3,2e-3,4e-3", help="tried at each budget (default: %(default)s)")
-    add("--batches", help="batch sizes tried at each budget (default: the config's)")
-    add("--ratio", type=float, default=20.0, help="tokens a parameter expected at the optimum")
+    add(
+        "--utilisation",
+        type=cli.number(Share),
+        default=0.4,
+        help="share of its peak (default: %(default)s)",
+    )
+    add("--flops-per-second", type=cli.number(Large), help="the measured rate, instead of a chip")
+    add("--devices", type=cli.number(Count), default=1)
+    add(
+        "--start-seconds",
+        type=cli.number(NonNegative),
+        default=20.0,
+        help="to start and compile a run",
+    )
+    add(
+        "--budgets",
+        type=budgets,
+        default="3",
+        help="how many, or costs: 3e10,1e11,3e11 (default: %(default)s)",
+    )
+    add(
+        "--spacing",
+        type=cli.number(Ratio),
+        default=10**0.5,
+        help="ratio of budgets (default: %(default).3g)",
+    )
+    add(
+        "--per-budget",
+        type=cli.number(Count),
+        default=5,
+        help="sizes at each (default: %(default)s)",
+    )
+    add("--seeds", type=cli.number(Count), default=2)
+    add(
+        "--lrs",
+        type=cli.number(Positive, several=True),
+        default="1e-3,2e-3,4e-3",
+        help="tried at each budget (default: %(default)s)",
+    )
+    add(
+        "--batches",
+        type=cli.number(Count, several=True),
+        help="batch sizes tried at each budget (default: the config's)",
+    )
+    add(
+        "--ratio",
+        type=cli.number(Positive),
+        default=20.0,
+        help="tokens a parameter expected at the optimum",
+    )
     add(
         "--held-out",
-        type=float,
+        type=cli.number(NonNegative),
         default=3.0,
         help="one more run at so many times the largest budget",
     )
-    add("--least-steps", type=int, default=100)
-    add("--most-epochs", type=float, default=4.0)
-    add("--smallest", type=float, required=True, help="N of the least model")
-    add("--largest", type=float, required=True, help="N of the largest")
-    add("--sizes", type=int, default=8, help="rungs of the ladder (default: %(default)s)")
-    add("--head-dim", type=int, default=64)
-    add("--aspect", type=float, default=64.0, help="width / depth (default: %(default)s)")
+    add("--least-steps", type=cli.number(Count), default=100)
+    add("--most-epochs", type=cli.number(Positive), default=4.0)
+    add("--smallest", type=cli.number(Large), required=True, help="N of the least model")
+    add("--largest", type=cli.number(Large), required=True, help="N of the largest")
     add(
-        "--slack", type=float, default=2.0, help="depths may miss it so much (default: %(default)s)"
+        "--sizes",
+        type=cli.number(Count),
+        default=8,
+        help="rungs of the ladder (default: %(default)s)",
     )
-    add("--least-depth", type=int, default=1, help="layers of the least model")
+    add("--head-dim", type=cli.number(Count), default=64)
+    add(
+        "--aspect",
+        type=cli.number(Positive),
+        default=64.0,
+        help="width / depth (default: %(default)s)",
+    )
+    add(
+        "--slack",
+        type=cli.number(Ratio),
+        default=2.0,
+        help="depths may miss it so much (default: %(default)s)",
+    )
+    add("--least-depth", type=cli.number(Count), default=1, help="layers of the least model")
     add("--by", default="per_token", help="the N of the law: per_token or parameters")
-    add("--examples", type=int, default=256, help="held-out examples (default: %(default)s)")
-    add("--draws", type=int, default=1024, help="of time and noise over them")
+    add(
+        "--examples",
+        type=cli.number(Count),
+        default=256,
+        help="held-out examples (default: %(default)s)",
+    )
+    add("--draws", type=cli.number(Count), default=1024, help="of time and noise over them")
     add("--weights", default="params", help="whose loss decides: params, or an average's name")
     add = command("run", "train what is left")
     add("--row", help="one row of the plan, by name")
@@ -130,17 +196,16 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
     else:
         raise UserError("say how fast it goes: --chip, or --flops-per-second as measured")
     total = machine.budget(args.device_hours) if args.device_hours else args.total
-    counted = args.budgets.isdigit()
     made_plan = plan.plan(
         sizes,
         machine,
         total=total,
-        budgets=int(args.budgets) if counted else numbers(args.budgets),
+        budgets=args.budgets,
         spacing=args.spacing,
         per_budget=args.per_budget,
         seeds=args.seeds,
-        lrs=numbers(args.lrs),
-        batches=[int(b) for b in numbers(args.batches)] if args.batches else [config.batch_size],
+        lrs=args.lrs,
+        batches=args.batches or [config.batch_size],
         ratio=args.ratio,
         held_out=args.held_out or None,
         least_steps=args.least_steps,
@@ -161,14 +226,6 @@ def keep_compiled(root: pathlib.Path) -> None:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(root.resolve() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def numbers(text: str) -> list[float]:
-    """``"1e-3,2e-3"`` as numbers; UserError for anything else."""
-    try:
-        return [float(item) for item in text.split(",")]
-    except ValueError as error:
-        raise UserError(f"got {text!r}; expected numbers with commas between them") from error
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def place(address: str | os.PathLike | BucketPath) -> Place:
     """The place with this address; UserError for a kind that is not known here."""
     if isinstance(address, BucketPath):
         return address
-    text = os.fspath(address)
+    text = _given(address)
     if "://" not in text:
         return pathlib.Path(text)
     if not text.startswith("gs://"):
@@ -90,12 +90,20 @@ def _undecodable(text: str) -> bool:
 
 def local(address: str | os.PathLike) -> pathlib.Path:
     """A directory, where only one will do; UserError for an address."""
-    if "://" in os.fspath(address):
+    if "://" in _given(address):
         raise UserError(
             f"got {os.fspath(address)!r}; expected a directory: mount the bucket (gcsfuse, for one) and "
             "give the directory where it is mounted"
         )
     return pathlib.Path(address)
+
+
+def _given(address: str | os.PathLike) -> str:
+    """The text of an address; UserError for none, which would be the directory where one stands."""
+    text = os.fspath(address)
+    if not text.strip():
+        raise UserError(f"got the path {text!r}; expected the name of a directory or file")
+    return text
 
 
 def write(file: Place, data: str | bytes) -> None:

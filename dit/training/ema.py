@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dit.types import Params, UserError
+from dit.types import Params, Positive, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Ema:
         return tuple(name_of(h) for h in self.half_lives)
 
 
-def build(*, half_lives: tuple[float, ...] = (6931.0,), rampup: float | None = None) -> Ema:
+def build(*, half_lives: tuple[Positive, ...] = (6931.0,), rampup: Positive | None = None) -> Ema:
     """Raises UserError for half-lives or a ramp that are not positive, or the same one twice."""
     if any(not h > 0 for h in half_lives) or len(set(half_lives)) < len(half_lives):
         raise UserError(f"got EMA half_lives={half_lives}; expected different positive steps")

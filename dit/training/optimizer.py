@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float
 
 from dit import config
-from dit.types import UserError
+from dit.types import Count, Positive, UserError, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,13 @@ class Optimizer:
         return jnp.minimum(1.0, self.clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
 
 
+def common(
+    *, lr: Positive = 1e-4, clip: Positive | None = None, accumulate: Count = 1, skip: Whole = 10
+) -> tuple[float, float | None, int, int]:
+    """The keywords of every optimizer. ``skip``: batches of a run that may be passed over."""
+    return lr, clip, accumulate, skip
+
+
 def build(
     optimizer: Mapping[str, Any], schedule: Mapping[str, Any], *, steps: int, axes: Any
 ) -> Optimizer:
@@ -50,20 +57,10 @@ def build(
     its own keywords. ``schedule``: ``name`` and its own. Raises UserError for anything else.
     """
     kwargs = dict(optimizer)
-    name, lr = kwargs.pop("name"), kwargs.pop("lr")
-    clip, accumulate = kwargs.pop("clip", None), kwargs.pop("accumulate", 1)
-    for key, value, least in (("lr", lr, 0), ("clip", clip, 0), ("accumulate", accumulate, 1)):
-        config.check_finite(value, f"optimizer.{key}")
-        if value is not None and not (_is_number(value) and value >= least and value):
-            raise UserError(f"got optimizer.{key}={value!r}; expected a positive number")
-    skip = kwargs.pop("skip", 0)
-    if not isinstance(skip, int) or isinstance(skip, bool) or skip < 0:
-        raise UserError(
-            f"got optimizer.skip={skip!r}; expected a whole number of batches, 0 for none"
-        )
-    if not isinstance(accumulate, int):
-        raise UserError(f"got optimizer.accumulate={accumulate!r}; expected a whole number")
-    rate = build_schedule(schedule, lr=float(lr), steps=steps)
+    name = kwargs.pop("name")
+    shared = {"skip": 0} | {k: kwargs.pop(k) for k in config.keywords(common) if k in kwargs}
+    lr, clip, accumulate, skip = config.call(common, f"optimizer {name!r}", **shared)
+    rate = build_schedule(schedule, lr=lr, steps=steps)
     make = config.resolve("training.optimizers", name, **kwargs)
     return Optimizer(make(rate, axes), rate, accumulate, clip, skip)
 
@@ -83,7 +80,3 @@ def build_schedule(schedule: Mapping[str, Any], *, lr: float, steps: int) -> opt
 def depends_on_steps(name: str) -> bool:
     """Whether the schedule called ``name`` changes with the length of the run."""
     return "steps" in inspect.signature(config.builder("training.schedules", name)).parameters
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool)

@@ -72,7 +72,9 @@ def test_condition_dropout_has_its_rate():
 
     loss(jax.random.key(0), None, network, process, batch_of(4000, (1, 1, 1, 1)))
     assert abs(float(seen["drop"].mean()) - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 4000)
-    with pytest.raises(UserError, match=r"got condition_dropout=2\.0; expected a probability"):
+    with pytest.raises(
+        UserError, match=r"got condition_dropout=2\.0; expected a number in \[0, 1\]"
+    ):
         make(condition_dropout=2.0)
 
 

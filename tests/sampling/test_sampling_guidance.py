@@ -169,7 +169,7 @@ def test_cfgpp_is_its_papers_ddim_loop(name):
     guided = rule("cfgpp", scale=lam)(both, path, grid)
     out = jax.jit(lambda x: sample(KEY, guided, path, solver("ddim", {}), grid, x))(x_T)
     np.testing.assert_allclose(out, x, atol=2e-5)
-    with pytest.raises(UserError, match="lambda"):
+    with pytest.raises(UserError, match=r"scale=3.0; expected a number in \[0, 1\]"):
         rule("cfgpp", scale=3.0)
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from dit.data.source import ArraySplit, Source, digest, identity, stratified
-from dit.types import UserError
+from dit.types import Seed, UserError, Whole
 
 
-def build(*, held_out: int = 297, split_seed: int = 0) -> Source:
+def build(*, held_out: Whole = 297, split_seed: Seed = 0) -> Source:
     """Digits with ``held_out`` images kept aside: 1,500 train and 297 held out by default."""
     from sklearn.datasets import load_digits  # slow to import, so only when the digits are wanted
 

@@ -14,7 +14,7 @@ import numpy as np
 from dit.data.resize import square
 from dit.data.source import Example, Source, Transform, check_index, identity, split_rows
 from dit.data.transforms import random_flip
-from dit.types import UserError
+from dit.types import Count, Fraction, Seed, UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MODES = {1: "L", 3: "RGB"}
@@ -23,11 +23,11 @@ MODES = {1: "L", 3: "RGB"}
 def build(
     *,
     path: str,
-    size: int,
-    channels: int = 3,
-    held_out: float = 0.05,
+    size: Count,
+    channels: Count = 3,
+    held_out: Fraction = 0.05,
     flip: bool = False,
-    split_seed: int = 0,
+    split_seed: Seed = 0,
 ) -> Source:
     """Images under ``path`` as ``size x size``; a fraction ``held_out`` of each class is kept aside.
 

@@ -17,17 +17,17 @@ import numpy as np
 from dit.data.npy import open_npy
 from dit.data.source import Example, Source, Transform, check_index, digest, identity, split_rows
 from dit.data.transforms import sample_posterior
-from dit.types import UserError
+from dit.types import Count, Fraction, Seed, UserError
 
 
 def build(
     *,
     path: str,
-    num_classes: int | None = None,
+    num_classes: Count | None = None,
     moments: bool = False,
-    shape: tuple[int, int, int, int] | None = None,
-    held_out: float = 0.01,
-    split_seed: int = 0,
+    shape: tuple[Count, Count, Count, Count] | None = None,
+    held_out: Fraction = 0.01,
+    split_seed: Seed = 0,
 ) -> Source:
     """Latents under ``path``; ``num_classes`` is one more than the largest label unless given.
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from dit.data.source import STREAM_LENGTH, ArraySplit, Example, Source, Stream, identity
 from dit.data.sources import digits
-from dit.types import UserError
+from dit.types import Count, NonNegative, Seed, UserError
 
 SIDE = 8  # of an original digit, in pixels
 GRAIN = 16  # places are multiples of 1/16 pixel
@@ -27,12 +27,12 @@ GRAIN = 16  # places are multiples of 1/16 pixel
 
 def build(
     *,
-    frames: int = 8,
-    size: int = 16,
-    side: int = SIDE,
-    speed: tuple[float, float] = (0.5, 1.5),
-    seed: int = 0,
-    held_out_clips: int = 2000,
+    frames: Count = 8,
+    size: Count = 16,
+    side: Count = SIDE,
+    speed: tuple[NonNegative, NonNegative] = (0.5, 1.5),
+    seed: Seed = 0,
+    held_out_clips: Count = 2000,
 ) -> Source:
     """Clips of ``frames`` frames, ``size x size``, of digits ``side`` wide, all in pixels.
 

@@ -10,11 +10,11 @@ import dataclasses
 import numpy as np
 
 from dit.data.source import STREAM_LENGTH, Example, Source, Stream, identity
-from dit.types import UserError
+from dit.types import Count, Seed, UserError
 
 
 def build(
-    *, shape: tuple[int, int, int, int], num_classes: int | None = None, seed: int = 0
+    *, shape: tuple[Count, Count, Count, Count], num_classes: Count | None = None, seed: Seed = 0
 ) -> Source:
     """Float32 noise of ``shape`` (f, h, w, c); labels uniform in ``[0, num_classes)``."""
     if min(shape) < 1 or (num_classes is not None and num_classes < 1):

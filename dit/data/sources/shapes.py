@@ -12,12 +12,12 @@ import dataclasses
 import numpy as np
 
 from dit.data.source import STREAM_LENGTH, Example, Source, Stream, identity
-from dit.types import UserError
+from dit.types import Count, Seed, UserError
 
 CLASSES = ("disc", "square", "diamond", "ring", "cross")
 
 
-def build(*, size: int = 8, seed: int = 0, held_out: int = 2000) -> Source:
+def build(*, size: Count = 8, seed: Seed = 0, held_out: Count = 2000) -> Source:
     """Pictures of ``size x size x 3`` uint8 in five classes; UserError below 4 pixels."""
     if size < 4 or held_out < 1:
         raise UserError(f"got size={size}, held_out={held_out}; expected at least 4 and 1")

@@ -14,7 +14,7 @@ import numpy as np
 from dit.data.resize import square
 from dit.data.source import Example, Source, Transform, check_index, identity
 from dit.data.transforms import random_flip
-from dit.types import UserError
+from dit.types import Count, UserError
 
 
 def build(
@@ -25,7 +25,7 @@ def build(
     held_out: str = "test",
     image: str = "image",
     label: str | None = "label",
-    size: int | None = None,
+    size: Count | None = None,
     flip: bool = False,
     download: bool = False,
 ) -> Source:

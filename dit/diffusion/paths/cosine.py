@@ -10,9 +10,10 @@ import math
 import jax.numpy as jnp
 
 from dit.diffusion.path import Path
+from dit.types import Fraction, Positive, Share
 
 
-def build(*, time_scale: float = 1000.0, t_min: float = 0.0, t_max: float = 1.0) -> Path:
+def build(*, time_scale: Positive = 1000.0, t_min: Fraction = 0.0, t_max: Share = 1.0) -> Path:
     """``time_scale``: the network is told ``time_scale * t``."""
     return Path(
         alpha=lambda t: _cos(t, 1 - t),

@@ -10,30 +10,32 @@ data and the first timestep, where there is no table, log alpha falls from 0 wit
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from dit.diffusion.path import Path, Schedule
-from dit.types import UserError
+from dit.types import Range, UserError
+
+Beta = Annotated[float, Range(0, 1, open="both")]
 
 
 def build(
     *,
-    timesteps: int = 1000,
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
+    timesteps: Annotated[int, Range(2, 10**5)] = 1000,
+    beta_start: Beta = 1e-4,
+    beta_end: Beta = 0.02,
     zero_terminal_snr: bool = False,
 ) -> Path:
     """``zero_terminal_snr`` shifts and scales alpha to 0 at the end (Lin et al. 2023, algorithm 1).
 
-    The network is told the integer timestep, ``T t - 1``. Raises UserError for betas outside (0, 1).
+    The network is told the integer timestep, ``T t - 1``. Raises UserError for betas that fall.
     """
-    if not (0 < beta_start <= beta_end < 1 and timesteps > 1):
+    if beta_start > beta_end:
         raise UserError(
-            f"got timesteps={timesteps}, beta_start={beta_start}, beta_end={beta_end}; expected "
-            "timesteps > 1 and 0 < beta_start <= beta_end < 1"
+            f"got beta_start={beta_start} and beta_end={beta_end}; expected betas that do not fall"
         )
     t_min, over_t = 1 / timesteps, _log_alpha_over_t(np.linspace(beta_start, beta_end, timesteps))
     whole = over_t * np.poly1d([1.0, t_min])  # log alpha, by t - t_min

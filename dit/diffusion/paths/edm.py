@@ -5,18 +5,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dit.diffusion.path import Path
-from dit.types import UserError
+from dit.types import Positive
 
 
-def build(*, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5) -> Path:
-    """Time *is* the noise level. The network is told ``log(sigma) / 4`` and a unit-variance input.
-
-    Raises UserError unless ``sigma_min`` and ``sigma_data`` are positive.
-    """
-    if not (sigma_min > 0 and sigma_data > 0):
-        raise UserError(
-            f"got sigma_min={sigma_min} and sigma_data={sigma_data}; expected positive numbers"
-        )
+def build(
+    *, sigma_min: Positive = 0.002, sigma_max: Positive = 80.0, sigma_data: Positive = 0.5
+) -> Path:
+    """Time *is* the noise level. The network is told ``log(sigma) / 4`` and a unit-variance input."""
     return Path(
         alpha=jnp.ones_like,
         sigma=lambda t: t,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dit.diffusion.path import Path
+from dit.types import Fraction, Positive, Share
 
 
-def build(*, time_scale: float = 1.0, t_min: float = 0.0, t_max: float = 1.0) -> Path:
+def build(*, time_scale: Positive = 1.0, t_min: Fraction = 0.0, t_max: Share = 1.0) -> Path:
     """``time_scale``: the network is told ``time_scale * t`` (SiT 1; SD3 and Flux 1000)."""
     return Path(
         alpha=lambda t: 1 - t,

@@ -11,13 +11,11 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dit.diffusion.process import Prediction
-from dit.types import UserError
+from dit.types import Positive
 
 
-def build(*, sigma_data: float = 0.5) -> Prediction:
-    """Raises UserError unless ``sigma_data`` is positive."""
-    if not sigma_data > 0:
-        raise UserError(f"got sigma_data={sigma_data}; expected the data's standard deviation, > 0")
+def build(*, sigma_data: Positive = 0.5) -> Prediction:
+    """``sigma_data``: the data's standard deviation."""
 
     def coefficients(path, t):
         alpha, sigma = path.alpha(t), path.sigma(t)

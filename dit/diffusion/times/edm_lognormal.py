@@ -9,14 +9,10 @@ from jax.scipy.special import ndtri
 
 from dit.diffusion.path import time_of_logsnr
 from dit.diffusion.times import Quantile
-from dit.types import UserError
+from dit.types import Number, Positive
 
 
-def build(*, mean: float = -1.2, std: float = 1.2) -> Quantile:
-    """Raises UserError unless ``std`` is positive."""
-    if not std > 0:
-        raise UserError(f"got std={std} for the log-normal noise level; expected a positive number")
-
+def build(*, mean: Number = -1.2, std: Positive = 1.2) -> Quantile:
     def quantile(path, u):
         return time_of_logsnr(path, -2 * (mean + std * ndtri(u)))
 

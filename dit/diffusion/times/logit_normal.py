@@ -6,13 +6,11 @@ import jax
 from jax.scipy.special import ndtri
 
 from dit.diffusion.times import Quantile
-from dit.types import UserError
+from dit.types import Number, Positive
 
 
-def build(*, mean: float = 0.0, std: float = 1.0) -> Quantile:
-    """Over ``[t_min, t_max]``. Raises UserError unless ``std`` is positive."""
-    if not std > 0:
-        raise UserError(f"got std={std} for the logit-normal times; expected a positive number")
+def build(*, mean: Number = 0.0, std: Positive = 1.0) -> Quantile:
+    """Over ``[t_min, t_max]``."""
 
     def quantile(path, u):
         return path.t_min + (path.t_max - path.t_min) * jax.nn.sigmoid(mean + std * ndtri(u))

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from dit.diffusion.times import Quantile
-from dit.types import UserError
+from dit.types import Range
 
 
-def build(*, levels: int | None = None) -> Quantile:
+def build(*, levels: Annotated[int, Range(2, 10**6)] | None = None) -> Quantile:
     """``levels``: draw from that many evenly spaced times instead (DDPM's 1000 timesteps).
 
-    Both ends are among them. Raises UserError for fewer than two.
+    Both ends are among them.
     """
-    if levels is not None and (not isinstance(levels, int) or levels < 2):
-        raise UserError(
-            f"got levels={levels}; expected a whole number of two or more, or None for times without "
-            "levels"
-        )
 
     def quantile(path, u):
         if levels is not None:  # a step function, with the density of the times that it stands for

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from dit.diffusion.process import determinant
 from dit.diffusion.weights import Weight
+from dit.types import Positive
 
 
-def build(*, sigma_data: float = 0.5) -> Weight:
+def build(*, sigma_data: Positive = 0.5) -> Weight:
     def weight(process, t, density):
         alpha, sigma = process.path.alpha(t), process.path.sigma(t)
         variance = jnp.square(alpha * sigma_data) + jnp.square(sigma)

@@ -7,13 +7,11 @@ import jax.numpy as jnp
 from dit.diffusion.path import snr
 from dit.diffusion.process import x0_gain
 from dit.diffusion.weights import Weight
-from dit.types import UserError
+from dit.types import Positive
 
 
-def build(*, gamma: float = 5.0) -> Weight:
-    """Raises UserError unless ``gamma`` is positive."""
-    if not gamma > 0:
-        raise UserError(f"got gamma={gamma} for min-SNR; expected a positive number (the paper: 5)")
+def build(*, gamma: Positive = 5.0) -> Weight:
+    """``gamma``: the paper's is 5."""
 
     def weight(process, t, density):
         return jnp.minimum(snr(process.path, t), gamma) * jnp.square(x0_gain(process, t))

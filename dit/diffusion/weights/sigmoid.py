@@ -8,15 +8,17 @@ so weighs a noise level the same on every path and with every distribution of ti
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import jax.numpy as jnp
 
 from dit.diffusion.path import derivatives
 from dit.diffusion.process import determinant
 from dit.diffusion.weights import Weight
+from dit.types import Range
 
 
-def build(*, bias: float = 2.0) -> Weight:
+def build(*, bias: Annotated[float, Range(-80, 80)] = 2.0) -> Weight:
     """``bias``: the log-SNR from which on levels count less and less; more of it, more fine detail."""
 
     def weight(process, t, density):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dit.models.adaptive import AdaptiveBlock
+from dit.types import Count, Positive, Tiny
 
 
 def build(
     *,
-    heads: int,
+    heads: Count,
     dtype: str = "float32",
     attention: str = "auto",
-    mlp_ratio: float = 4.0,
+    mlp_ratio: Positive = 4.0,
     qk_norm: bool = False,
-    norm_eps: float = 1e-6,
-    mlp_norm_eps: float | None = None,
+    norm_eps: Tiny = 1e-6,
+    mlp_norm_eps: Tiny | None = None,
 ) -> AdaptiveBlock:
     """``mlp_norm_eps`` is for weights made with another epsilon in the second norm."""
     return AdaptiveBlock(

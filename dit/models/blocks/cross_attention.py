@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dit.models.plain import PlainBlock
+from dit.types import Count, Positive, Tiny
 
 
 def build(
     *,
-    heads: int,
+    heads: Count,
     dtype: str = "float32",
     attention: str = "auto",
-    mlp_ratio: float = 4.0,
+    mlp_ratio: Positive = 4.0,
     qk_norm: bool = False,
-    norm_eps: float = 1e-6,
+    norm_eps: Tiny = 1e-6,
 ) -> PlainBlock:
     """Works with any length of context, and with its mask; the condition's tokens carry no position."""
     return PlainBlock(

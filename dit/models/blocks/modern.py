@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dit.models.adaptive import AdaptiveBlock
+from dit.types import Count, Positive, Tiny
 
 
 def build(
     *,
-    heads: int,
+    heads: Count,
     dtype: str = "float32",
     attention: str = "auto",
-    mlp_ratio: float = 4.0,
+    mlp_ratio: Positive = 4.0,
     qk_norm: bool = True,
-    norm_eps: float = 1e-6,
+    norm_eps: Tiny = 1e-6,
 ) -> AdaptiveBlock:
     """The SwiGLU's hidden size is two thirds of ``mlp_ratio * width``: ``int(8 D / 3)`` by default."""
     return AdaptiveBlock(

@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dit.sampling.grids import GridFn, check_steps
-from dit.types import UserError
+from dit.types import UserError, Whole
 
 
 def build(
     *,
     spacing: Literal["linspace", "respaced", "trailing", "leading"] = "linspace",
-    offset: int = 0,
+    offset: Whole = 0,
 ) -> GridFn:
     """Raises UserError for a path without timesteps, for more steps than there are, and for an
     ``offset`` with another spacing than ``leading``."""

@@ -9,17 +9,15 @@ import jax.numpy as jnp
 
 from dit.diffusion.path import time_of_logsnr
 from dit.sampling.grids import GridFn, check_steps, closed, logsnr_ends
-from dit.types import UserError
+from dit.types import Positive, Power, UserError
 
 
-def build(*, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0) -> GridFn:
+def build(*, rho: Power = 7.0, sigma_min: Positive = 0.002, sigma_max: Positive = 80.0) -> GridFn:
     """tau runs between the path's own levels at t_max and t_min; ``sigma_max`` and ``sigma_min``
-    take their place where those are infinite or zero. Raises UserError for an empty range or rho <
-    1."""
-    if not (0 < sigma_min < sigma_max and rho >= 1):
+    take their place where those are infinite or zero. Raises UserError for an empty range."""
+    if not sigma_min < sigma_max:
         raise UserError(
-            f"got rho={rho}, sigma_min={sigma_min}, sigma_max={sigma_max}; expected rho >= 1 and "
-            "0 < sigma_min < sigma_max"
+            f"got sigma_min={sigma_min}, sigma_max={sigma_max}; expected sigma_min < sigma_max"
         )
 
     def grid(path, steps):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax.numpy as jnp
 
 from dit.diffusion.path import time_of_logsnr
 from dit.sampling.grids import GridFn, check_steps, closed, logsnr_ends
-from dit.types import UserError
+from dit.types import Range, UserError
+
+Level = Annotated[float, Range(-80, 80)]
 
 
-def build(*, low: float = -10.0, high: float = 10.0) -> GridFn:
+def build(*, low: Level = -10.0, high: Level = 10.0) -> GridFn:
     """``low`` and ``high``: log-SNRs in place of the path's own at an end where that is infinite
     (the first step then goes from t_max to the second value). UserError unless ``low < high``."""
     if not low < high:

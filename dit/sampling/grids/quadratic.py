@@ -4,11 +4,9 @@ D.2)."""
 from __future__ import annotations
 
 from dit.sampling.grids import GridFn, power_law
-from dit.types import UserError
+from dit.types import Power
 
 
-def build(*, power: float = 2.0) -> GridFn:
-    """``power`` 2 is the quadratic grid, 1 the uniform one. Raises UserError below 1."""
-    if not power >= 1:
-        raise UserError(f"got power={power}; expected at least 1 (uniform)")
+def build(*, power: Power = 2.0) -> GridFn:
+    """``power`` 2 is the quadratic grid, 1 the uniform one."""
     return lambda path, steps: power_law(path, steps, power)

@@ -12,14 +12,14 @@ import math
 
 from dit.config import resolve
 from dit.sampling.grids import GridFn, closed
-from dit.types import UserError
+from dit.types import Count, Positive, UserError
 
 
 def build(
     *,
-    shift: float | None = None,
-    tokens: int | None = None,
-    base_tokens: int = 256,
+    shift: Positive | None = None,
+    tokens: Count | None = None,
+    base_tokens: Count = 256,
     base: str = "uniform",
     **base_kwargs,
 ) -> GridFn:

@@ -9,33 +9,28 @@ sampling loop; each evaluation, of which a solver may make several a step, updat
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax.numpy as jnp
 
 from dit.diffusion.process import Denoiser
 from dit.sampling.denoisers import stateful
 from dit.sampling.guidance import Guidance, off
-from dit.types import UserError
+from dit.types import Fraction, Positive, Range, Scale
 
 
 def build(
     *,
-    scale: float,
-    momentum: float = -0.5,
-    threshold: float | None = 0.06,
-    eta: float = 0.0,
+    scale: Scale,
+    momentum: Annotated[float, Range(-1, 1, open="both")] = -0.5,
+    threshold: Positive | None = 0.06,
+    eta: Fraction = 0.0,
 ) -> Guidance:
     """``threshold``: the bound r as a root mean square, ``r / sqrt(numbers in a sample)``, so that
     it holds for every size: 0.06 is about the paper's 7.5 on latents of 64 x 64 x 4 and 15 on 128
     x 128 x 4. None is no bound. ``momentum`` 0, no threshold and ``eta`` 1 is classifier-free
     guidance.
-
-    Raises UserError unless ``threshold`` is positive and ``-1 < momentum < 1``.
     """
-    if not (-1 < momentum < 1 and (threshold is None or threshold > 0)):
-        raise UserError(
-            f"got momentum={momentum}, threshold={threshold}; expected momentum between -1 and 1 and "
-            "a positive threshold or None"
-        )
     if scale == 1:
         return off()
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dit.sampling.guidance import Guidance
 from dit.sampling.guidance.cfg import build as classifier_free
+from dit.types import Scale
 
 
-def build(*, scale: float) -> Guidance:
+def build(*, scale: Scale) -> Guidance:
     return classifier_free(scale=scale)

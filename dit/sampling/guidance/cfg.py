@@ -10,17 +10,13 @@ import jax.numpy as jnp
 
 from dit.diffusion.process import Denoiser
 from dit.sampling.guidance import Guidance, extrapolate, off
-from dit.types import UserError
+from dit.types import Count, Scale
 
 
-def build(*, scale: float, channels: int | None = None) -> Guidance:
+def build(*, scale: Scale, channels: Count | None = None) -> Guidance:
     """``channels``: guide only the first so many and leave the rest conditional. The original DiT
     guided 3 of 4 latent channels: 3 is for compatibility with its samples; the default is all.
-
-    Raises UserError unless ``channels`` is positive.
     """
-    if channels is not None and channels < 1:
-        raise UserError(f"got channels={channels}; expected a positive number, or None for all")
     if scale == 1:
         return off()
 

@@ -16,19 +16,13 @@ import jax.numpy as jnp
 from dit.diffusion.process import Denoiser
 from dit.sampling.guidance import Guidance, extrapolate
 from dit.sampling.solver import interval
-from dit.types import UserError, match_time
+from dit.types import Fraction, match_time
 
 
-def build(*, scale: float) -> Guidance:
+def build(*, scale: Fraction) -> Guidance:
     """``scale`` is lambda, in [0, 1]; 0.6 is about as strong as a scale of 7.5 in plain guidance.
-
-    A time between nodes of the grid belongs to the step that crosses it. Raises UserError outside.
+    A time between nodes of the grid belongs to the step that crosses it.
     """
-    if not 0 <= scale <= 1:
-        raise UserError(
-            f"got scale={scale}; expected CFG++'s lambda, 0 (unconditional) to 1; for scales above 1 "
-            "use guidance 'cfg'"
-        )
 
     def guide(pair, path, grid):
         def full(x, t):

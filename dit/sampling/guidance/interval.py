@@ -14,14 +14,14 @@ import jax.numpy as jnp
 
 from dit.diffusion.process import Denoiser
 from dit.sampling.guidance import Guidance, extrapolate, off
-from dit.types import UserError, match_time
+from dit.types import NonNegative, Scale, UserError, match_time
 
 
 def build(
     *,
-    scale: float,
-    low: float = 0.28,
-    high: float = 2.9,
+    scale: Scale,
+    low: NonNegative = 0.28,
+    high: NonNegative = 2.9,
     unit: Literal["noise", "time"] = "noise",
 ) -> Guidance:
     """``unit``: levels are ``sigma / alpha`` (the paper's sigma; the defaults are its best for

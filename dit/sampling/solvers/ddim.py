@@ -11,13 +11,11 @@ import jax.numpy as jnp
 
 from dit import rng
 from dit.sampling.solver import Solver, at, interval, land, noise_of
-from dit.types import UserError
+from dit.types import Fraction
 
 
-def build(*, eta: float = 0.0) -> Solver:
-    """``eta`` in [0, 1]: share of the ancestral noise, 0 none. UserError outside."""
-    if not 0 <= eta <= 1:
-        raise UserError(f"got eta={eta}; expected 0 (deterministic) to 1 (ancestral)")
+def build(*, eta: Fraction = 0.0) -> Solver:
+    """``eta``: share of the ancestral noise, from 0 (deterministic) to 1 (ancestral)."""
 
     def step(denoise, path, x, t, u, state, keys):
         x_0 = denoise(x, at(t, x))

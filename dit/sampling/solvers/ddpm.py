@@ -17,18 +17,16 @@ import jax.numpy as jnp
 
 from dit import rng
 from dit.sampling.solver import Solver, at, interval, land
-from dit.types import UserError
+from dit.types import Positive, UserError
 
 
 def build(
-    *, variance: Literal["small", "large", "learned"] = "small", clip: float | None = None
+    *, variance: Literal["small", "large", "learned"] = "small", clip: Positive | None = None
 ) -> Solver:
     """``clip``: bound ``x0_hat`` to ``[-clip, clip]`` first, for data in that range (not latents).
 
-    Raises UserError unless ``clip`` is positive, and for ``learned`` with a model that has none.
+    Raises UserError for ``learned`` with a model that has none.
     """
-    if clip is not None and not clip > 0:
-        raise UserError(f"got clip={clip}; expected a positive bound, or None")
 
     def step(denoise, path, x, t, u, state, keys):
         x_0, v = denoise.full(x, at(t, x))

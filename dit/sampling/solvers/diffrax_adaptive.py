@@ -18,22 +18,20 @@ import jax.numpy as jnp
 from dit.diffusion.path import derivatives
 from dit.sampling.denoisers import evaluate_if, forgetful
 from dit.sampling.solver import Solver, at, land
-from dit.types import UserError
+from dit.types import Count, Tiny, UserError
 
 EVALUATIONS = 6  # a step of Tsit5, which keeps the last of its seven stages for the next step
 FIRST = 0.2  # step in log t that is tried first in an interval, unless the interval is shorter
 
 
-def build(*, rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 4096) -> Solver:
+def build(*, rtol: Tiny = 1e-4, atol: Tiny = 1e-4, max_steps: Count = 4096) -> Solver:
     """Tolerances of a step's error, relative and absolute. A run needing more than ``max_steps`` in
-    an interval stops with an error. Raises UserError without diffrax, or for a tolerance of 0."""
+    an interval stops with an error. Raises UserError without diffrax."""
     try:
         import diffrax
         import equinox
     except ImportError as error:
         raise UserError("solver 'diffrax_adaptive' needs diffrax: pip install diffrax") from error
-    if not (rtol > 0 and atol > 0):
-        raise UserError(f"got rtol={rtol}, atol={atol}; expected positive tolerances")
     controller = diffrax.PIDController(
         rtol=rtol, atol=atol, norm=lambda e: jnp.sqrt(jnp.mean(jnp.square(e)))
     )

@@ -17,13 +17,11 @@ import jax.numpy as jnp
 from dit import rng
 from dit.diffusion.path import derivatives
 from dit.sampling.solver import Solver, at, land, noise_of
-from dit.types import UserError
+from dit.types import NonNegative
 
 
-def build(*, diffusion: Literal["sigma", "variance"] = "sigma", scale: float = 1.0) -> Solver:
-    """``scale`` 0 is Euler's method. Raises UserError where it is negative."""
-    if not scale >= 0:
-        raise UserError(f"got scale={scale}; expected a diffusion of at least 0")
+def build(*, diffusion: Literal["sigma", "variance"] = "sigma", scale: NonNegative = 1.0) -> Solver:
+    """``scale`` 0 is Euler's method."""
 
     def step(denoise, path, x, t, u, state, keys):
         x_0 = denoise(x, at(t, x))

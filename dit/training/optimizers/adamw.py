@@ -6,16 +6,17 @@ import optax
 
 from dit.training.optimizers import Make, decayed
 from dit.training.transfer import Transfer, scale_rates
+from dit.types import Count, Decay, Fraction, NonNegative, Tiny
 
 
 def build(
     *,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    mup_base_width: int | None = None,
-    mup_base_depth: int | None = None,
-    mup_depth_power: float = 1.0,
+    betas: tuple[Decay, Decay] = (0.9, 0.999),
+    eps: Tiny = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    mup_base_width: Count | None = None,
+    mup_base_depth: Count | None = None,
+    mup_depth_power: Fraction = 1.0,
 ) -> Make:
     """Matrices decay; see ``decayed``. The defaults are the original DiT's.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import optax
 
 from dit.training.optimizers import Make, decayed
+from dit.types import Decay, NonNegative
 
 
-def build(*, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0) -> Make:
+def build(*, betas: tuple[Decay, Decay] = (0.9, 0.99), weight_decay: NonNegative = 0.0) -> Make:
     """Takes a rate 3 to 10 times smaller than AdamW's. Matrices decay; see ``decayed``."""
 
     def make(schedule, axes):

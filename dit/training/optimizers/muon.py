@@ -14,19 +14,20 @@ from optax.contrib import MuonDimensionNumbers, muon
 from dit.parallel.rules import Axes, is_axes
 from dit.training.optimizers import Make, decayed, groups, is_matrix
 from dit.training.transfer import Transfer, scale_rates
+from dit.types import Count, Decay, Fraction, NonNegative, Positive, Tiny
 
 
 def build(
     *,
-    momentum: float = 0.95,
+    momentum: Decay = 0.95,
     nesterov: bool = True,
-    rms: float | None = 0.2,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    mup_base_width: int | None = None,
-    mup_base_depth: int | None = None,
-    mup_depth_power: float = 1.0,
+    rms: Positive | None = 0.2,
+    betas: tuple[Decay, Decay] = (0.9, 0.95),
+    eps: Tiny = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    mup_base_width: Count | None = None,
+    mup_base_depth: Count | None = None,
+    mup_depth_power: Fraction = 1.0,
 ) -> Make:
     """``rms``: the root mean square of an update in units of the rate, or None for Muon's own scale.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import optax
 
+from dit.types import Positive
 
-def build(*, lr: float) -> optax.Schedule:
+
+def build(*, lr: Positive) -> optax.Schedule:
     return lambda step: jnp.asarray(lr)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import optax
 
 from dit.training.schedules import check_warmup, warm
+from dit.types import Positive, Whole
 
 
-def build(*, lr: float, warmup: int = 1000) -> optax.Schedule:
+def build(*, lr: Positive, warmup: Whole = 1000) -> optax.Schedule:
     """Raises UserError for a negative ``warmup``."""
     check_warmup(warmup)
     return lambda step: lr * warm(step, warmup)

@@ -6,9 +6,12 @@ import jax.numpy as jnp
 import optax
 
 from dit.training.schedules import check_warmup, warm
+from dit.types import Count, Fraction, Positive, Whole
 
 
-def build(*, lr: float, steps: int, warmup: int = 1000, final: float = 0.0) -> optax.Schedule:
+def build(
+    *, lr: Positive, steps: Count, warmup: Whole = 1000, final: Fraction = 0.0
+) -> optax.Schedule:
     """``final``: the fraction of the rate at ``steps``. Raises UserError unless warmup < steps."""
     check_warmup(warmup, steps)
 

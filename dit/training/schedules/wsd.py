@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import optax
 
 from dit.training.schedules import check_warmup, warm
-from dit.types import UserError
+from dit.types import Count, Fraction, Positive, Share, UserError, Whole
 
 
 def build(
     *,
-    lr: float,
-    steps: int,
-    warmup: int = 1000,
-    decay: float = 0.2,
+    lr: Positive,
+    steps: Count,
+    warmup: Whole = 1000,
+    decay: Share = 0.2,
     shape: Literal["linear", "sqrt"] = "sqrt",
-    final: float = 0.0,
+    final: Fraction = 0.0,
 ) -> optax.Schedule:
     """``decay``: the fraction of the steps spent going down, as ``1 - x`` or ``1 - sqrt(x)``.
 

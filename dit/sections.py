@@ -1,0 +1,283 @@
+"""What a config may hold: its sections, the fields of each, and their defaults.
+
+A section with a ``name`` is resolved in the room that ``ROOMS`` gives; the others hold the keywords of
+``PLAIN``. ``complete`` fills in every default, so that the config kept beside a checkpoint says all of
+what was run; ``override`` lays single fields over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import jax
+from ml_collections import ConfigDict
+
+from dit import config_file
+from dit.config import builder, checked, defaults, keywords, open_ended, required, suggest
+from dit.training import ema
+from dit.training import optimizer as optimizers
+from dit.types import Count, Range, Scale, Seed, UserError, Whole
+
+ROOMS = {
+    "data": "data.sources",
+    "codec": "codecs",
+    "model": "models",
+    "path": "diffusion.paths",
+    "prediction": "diffusion.predictions",
+    "times": "diffusion.times",
+    "weight": "diffusion.weights",
+    "objective": "objectives",
+    "optimizer": "training.optimizers",
+    "schedule": "training.schedules",
+}
+DEFAULT_NAMES = {
+    "codec": "pixel",
+    "times": "uniform",
+    "weight": "none",
+    "objective": "denoise",
+    "optimizer": "adamw",
+    "schedule": "constant",
+}
+WIRED = {  # keywords that the experiment gives itself, from other parts of the config
+    "model": ("in_channels", "num_classes", "dtype"),
+    "objective": ("times", "weight"),
+    "schedule": ("lr", "steps"),
+}
+
+
+def precision(*, compute: Literal["auto", "float32", "bfloat16"] = "auto") -> str:
+    """The dtype of the network's matrix products; parameters, norms and the loss stay float32.
+
+    ``auto``: bfloat16 on accelerators, float32 on CPUs, which are slower in bfloat16.
+    """
+    if compute == "auto":
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return compute
+
+
+Devices = Count | Literal[-1] | None
+
+
+def mesh_sizes(
+    *,
+    preset: str = "dp",
+    data: Devices = None,
+    fsdp: Devices = None,
+    context: Devices = None,
+    tensor: Devices = None,
+) -> dict[str, int | str | None]:
+    """Devices along each mesh axis (-1: all that are left; None: as in the ``preset``)."""
+    return {"preset": preset, "data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """Save ``every`` so many steps (and at the end); ``keep`` the latest ones."""
+
+    every: Count = 1000
+    keep: Count = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """Log ``every`` so many steps; TensorBoard always, Weights & Biases where ``wandb`` is true."""
+
+    every: Count = 50
+    wandb: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """How samples are drawn. ``solver``, ``grid`` and ``guidance`` as on the command line.
+
+    In training: a grid of ``num`` (0: none), cycling through the classes, ``every`` so many steps
+    (0: never) and at the end.
+    """
+
+    every: Whole = 1000
+    num: Whole = 50
+    solver: str = "heun"
+    grid: str = "uniform"
+    steps: Count = 50
+    guidance: str | Scale = 1.0
+    seed: Seed = 0
+    batch: Count = 250
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoaderSettings:
+    """``workers`` processes that read data (0: threads of this one), ``prefetch`` batches ahead."""
+
+    workers: Annotated[int, Range(0, 1024)] = 0
+    prefetch: Annotated[int, Range(0, 1024)] = 2
+
+
+def numbers(*, seed: Seed = 0, steps: Count, batch_size: Count) -> None:
+    """What a config says outside of sections."""
+
+
+PLAIN = {
+    "loader": LoaderSettings,
+    "precision": precision,
+    "mesh": mesh_sizes,
+    "ema": ema.build,
+    "checkpoint": CheckpointSettings,
+    "log": LogSettings,
+    "samples": SampleSettings,
+}
+NUMBERS = tuple(keywords(numbers))
+
+
+def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config with ``{"a.b": value}`` laid over, names of sections first.
+
+    Raises UserError for a field that the section does not take, with those that it does.
+    """
+    out = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    for section in ROOMS:
+        if f"{section}.name" in overrides:
+            name, extra = _name(section, {"name": overrides[f"{section}.name"]})
+            before = _section(out, section)
+            if name != _name(section, before)[0] or extra:
+                takes = fields(section, name)
+                out[section] = {k: v for k, v in before.items() if takes is None or k in takes}
+            out[section] = {**_section(out, section), "name": name, **extra}
+    for key, value in overrides.items():
+        section, dot, field = key.partition(".")
+        if section in NUMBERS and not dot:
+            out[section] = value
+        elif not dot and section in (*ROOMS, *PLAIN):
+            raise UserError(f"config.{section} is a section; set one of its fields")
+        elif section not in (*ROOMS, *PLAIN):
+            raise UserError(f"unknown config field {key!r}: {_near(key, out)}")
+        elif section in PLAIN or field != "name":
+            given = _section(out, section)
+            name = _name(section, given)[0] if section in ROOMS else None
+            _check_field(section, name, field, given)
+            out[section] = {**given, field: value}
+    return out
+
+
+def _near(key: str, config: Mapping[str, Any]) -> str:
+    """The fields of a config that ``key`` may have been meant for, or else its sections."""
+    known = list(NUMBERS)
+    for section in (*ROOMS, *PLAIN):
+        name = _name(section, _section(config, section))[0] if section in ROOMS else None
+        known += [f"{section}.{field}" for field in fields(section, name) or ()]
+    same = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+    near = list(dict.fromkeys([*difflib.get_close_matches(key, known, n=3), *same]))[:4]
+    if near:
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    return f"expected {', '.join(NUMBERS)}, or SECTION.FIELD in {', '.join((*ROOMS, *PLAIN))}"
+
+
+def _section(config: Mapping[str, Any], section: str) -> dict[str, Any]:
+    given = config.get(section, {})
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"got config.{section}={given!r}; expected a section, or none for its defaults"
+        )
+    return dict(given)
+
+
+def _name(section: str, given: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
+    """The name in a section, and what it says beside: ``tfds:mnist`` is tfds with that dataset."""
+    name = given.get("name", DEFAULT_NAMES.get(section))
+    if not isinstance(name, str | None) or ("name" in given and name is None):
+        raise UserError(
+            f"got config.{section}.name={name!r}; expected a name, like those in configs/"
+        )
+    if section == "data" and name is not None and name.startswith("tfds:"):
+        return "tfds", {"dataset": name.removeprefix("tfds:")}
+    return name, {}
+
+
+def fields(section: str, name: str | None) -> list[str] | None:
+    """What can be set in a section with this name; None for anything."""
+    if section in PLAIN:
+        return keywords(PLAIN[section])
+    if name is None:
+        return []
+    build = builder(ROOMS[section], name)
+    common = keywords(optimizers.common) if section == "optimizer" else []
+    own = [k for k in (*common, *keywords(build)) if k not in WIRED.get(section, ())]
+    return None if open_ended(build) else own
+
+
+def _check_field(section: str, name: str | None, field: str, given: Mapping[str, Any]) -> None:
+    if field in WIRED.get(section, ()):
+        raise UserError(f"got config.{section}.{field}; it follows from other sections")
+    known = fields(section, name)
+    if known is not None and field not in known:
+        close = difflib.get_close_matches(field, known, n=1)
+        meant = f"did you mean '{section}.{close[0]}'? " if close else ""
+        what = section if name is None else f"{section} {name!r}"
+        raise UserError(
+            f"unknown config field '{section}.{field}': {meant}{what} takes "
+            + (", ".join(known) or "nothing")
+        )
+
+
+def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
+    """``config`` in plain values, with every default filled in.
+
+    Raises UserError for unknown sections and fields, for required ones that are missing, all at
+    once, and for values of another type or out of range.
+    """
+    config = config_file.plain(config)
+    known = [*NUMBERS, *ROOMS, *PLAIN]
+    for section in config:
+        if section not in known:
+            raise UserError(f"unknown config section {section!r}: {suggest(section, known)}")
+    missing = [key for key in required(numbers) if key not in config]
+    out: dict[str, Any] = {**defaults(numbers), **{k: config[k] for k in NUMBERS if k in config}}
+    for section in ROOMS:
+        given = _section(config, section)
+        name, extra = _name(section, given)
+        given = {**{k: v for k, v in given.items() if k != "name"}, **extra}
+        if name is None:
+            missing.append(f"{section}.name")
+            continue
+        for field in given:
+            _check_field(section, name, field, given)
+        out[section] = {"name": name, **_defaults(section, name), **given}
+        needed = required(builder(ROOMS[section], name))
+        wired = WIRED.get(section, ())
+        missing += [f"{section}.{k}" for k in needed if k not in given and k not in wired]
+    for section, build in PLAIN.items():
+        given = _section(config, section)
+        for field in given:
+            _check_field(section, None, field, given)
+        out[section] = {**defaults(build), **given}
+    if missing:
+        raise UserError(
+            f"the config lacks {', '.join(missing)}: set them in the file, or by "
+            + " ".join(f"--config.{key}=..." for key in missing)
+        )
+    _check_values(out)
+    return ConfigDict(out)
+
+
+def _check_values(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a value of another type, or out of the range that its keyword has."""
+    checked(numbers, "a config", {k: config[k] for k in NUMBERS})
+    for section, room in ROOMS.items():
+        given = {k: v for k, v in config[section].items() if k != "name"}
+        name, at = config[section]["name"], f"{section}."
+        if section == "optimizer":
+            shared = {k: given.pop(k) for k in keywords(optimizers.common)}
+            checked(optimizers.common, f"{section} {name!r}", shared, at=at)
+        wired = WIRED.get(section, ())
+        checked(builder(room, name), f"{section} {name!r}", given, wired=wired, at=at)
+    for section, build in PLAIN.items():
+        build(**checked(build, f"section {section!r}", config[section], at=f"{section}."))
+
+
+def _defaults(section: str, name: str) -> dict[str, Any]:
+    """The defaults of a section, but for the keywords that the experiment gives itself."""
+    common = defaults(optimizers.common) if section == "optimizer" else {}
+    own = defaults(builder(ROOMS[section], name))
+    return {k: v for k, v in {**common, **own}.items() if k not in WIRED.get(section, ())}
