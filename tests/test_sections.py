@@ -167,7 +167,7 @@ def try_path(path):
 
 
 def try_times(quantile):
-    t, _ = draw(jax.random.split(jax.random.key(0), 64), jnp.arange(64), LINEAR, quantile)
+    t, _ = draw(jax.random.key(0), jnp.arange(64), LINEAR, quantile)
     assert ((t >= 0) & (t <= 1)).all()
     yield t
 
