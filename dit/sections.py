@@ -109,9 +109,13 @@ class SampleSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoaderSettings:
-    """``workers`` processes that read data (0: threads of this one), ``prefetch`` batches ahead."""
+    """``workers`` processes that read data (0: this one), each with ``threads`` and ``prefetch``.
+
+    ``threads`` read and decode examples; ``prefetch`` batches are made ahead.
+    """
 
     workers: Annotated[int, Range(0, 1024)] = 0
+    threads: Annotated[int, Range(1, 1024)] = 2
     prefetch: Annotated[int, Range(0, 1024)] = 2
 
 

@@ -5,7 +5,10 @@ The stream of a split of ``n`` examples is an infinite sequence: position ``p = 
 alone. Batch ``g`` after ``start`` holds positions ``start + g B .. start + (g + 1) B - 1``; a process
 that needs only some of its rows makes only those. So the whole state is *one global index*, and a
 run may resume with another number of processes, workers or another batch size. Positions are the
-examples' ``id``: they key the noise and the augmentations.
+examples' ``id``: they key the noise and the augmentations. They are int32, so a run can see 2**31 - 1
+examples, and says so where it would need more.
+
+A batch holds every key of its examples, stacked: ``x``, and ``label`` where the data have labels.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grain
@@ -27,7 +31,7 @@ import numpy as np
 from dit.data.source import STREAM_LENGTH, Example, Split, Transform, generator
 from dit.types import UserError
 
-Batch = dict[str, np.ndarray]  # x (b, f, h, w, c), label int32 (b,), id int32 (b,)
+Batch = dict[str, np.ndarray]  # x (b, f, h, w, c), id int32 (b,), and what else the examples have
 log = logging.getLogger(__name__)
 
 RETRIES = 3  # times that killed workers are replaced to make one batch
@@ -44,13 +48,8 @@ class _Stream:
     shuffle: bool
     transforms: tuple[Transform, ...]
 
-    def __call__(self, positions: Sequence[int]) -> Batch:
-        examples = [self._example(p) for p in positions]
-        return {
-            "x": np.stack([e["x"] for e in examples]),
-            "label": np.array([e["label"] for e in examples], np.int32),
-            "id": np.array(positions, np.int32),
-        }
+    def __call__(self, positions: Sequence[int]) -> list[Example]:
+        return [self._example(p) for p in positions]
 
     def _example(self, position: int) -> Example:
         epoch, k = divmod(position, len(self.split))
@@ -62,6 +61,51 @@ class _Stream:
             for transform in self.transforms:
                 example = transform(example, rng)
         return example
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """The batch at given positions; its examples are made by ``threads`` threads (0: by this one).
+
+    The threads are those of all batches that the process makes at a time.
+    """
+
+    stream: _Stream
+    threads: int = 0
+
+    def __call__(self, positions: Sequence[int]) -> Batch:
+        if not self.threads:
+            return stacked(self.stream(positions), positions)
+        share = -(-len(positions) // self.threads)
+        shares = [positions[i : i + share] for i in range(0, len(positions), share)]
+        made = _pool(self.threads).map(self.stream, shares)
+        return stacked([example for part in made for example in part], positions)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "dit-data")
+
+
+def stacked(examples: Sequence[Example], positions: Sequence[int]) -> Batch:
+    """The batch of ``examples``, with their ``positions`` as ``id``; UserError if they are not alike."""
+    kinds = [{k: (np.shape(v), np.asarray(v).dtype) for k, v in e.items()} for e in examples]
+    for kind, position in zip(kinds, positions, strict=True):
+        if kind != kinds[0]:
+            raise UserError(
+                f"the example at position {position} of the data has {_show(kind)}, that at position "
+                f"{positions[0]} {_show(kinds[0])}; expected the same of all examples"
+            )
+    columns = {k: [e[k] for e in examples] for k in examples[0]}
+    batch = {
+        k: np.array(v, np.int32) if isinstance(v[0], int) else np.stack(v)
+        for k, v in columns.items()
+    }
+    return {**batch, "id": np.array(positions, np.int32)}
+
+
+def _show(kind: dict[str, tuple[tuple[int, ...], np.dtype]]) -> str:
+    return ", ".join(f"{k} {dtype} {shape}" for k, (shape, dtype) in kind.items())
 
 
 def shuffled(seed: int, epoch: int, k: int, length: int) -> int:
@@ -103,14 +147,15 @@ class _Rows:
 class Batches(Iterator[Batch]):
     """An iterator over batches with ``get_state``, ``set_state`` and ``close``; see ``batches``."""
 
-    def __init__(self, stream: _Stream, *, batch_size, start, workers, prefetch):
+    def __init__(self, stream: _Stream, *, batch_size, start, workers, threads, prefetch):
         self._stream, self._batch = stream, batch_size
-        self._workers, self._prefetch = workers, prefetch
+        self._workers, self._threads, self._prefetch = workers, threads, prefetch
         self._rows: Sequence[int] = range(batch_size)
         self._iterator = None
         self._position = _check_position(start)
 
     def __next__(self) -> Batch:
+        check_length(self._position + self._batch)
         for _ in range(RETRIES):
             if self._iterator is None:
                 self._iterator = self._open()
@@ -126,7 +171,7 @@ class Batches(Iterator[Batch]):
             return batch
         raise UserError(
             f"the processes that read data were killed {RETRIES} times at position {self._position}: "
-            "out of memory? Lower loader.workers or loader.prefetch"
+            "out of memory? Lower loader.workers, loader.threads or loader.prefetch"
         )
 
     @property
@@ -153,7 +198,7 @@ class Batches(Iterator[Batch]):
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """``{name: (shape, dtype)}`` of a whole batch, from one example."""
-        one = self._stream([self._position])
+        one = _Batch(self._stream)([self._position])
         return {name: ((self._batch, *x.shape[1:]), x.dtype) for name, x in one.items()}
 
     def get_state(self) -> State:
@@ -183,7 +228,8 @@ class Batches(Iterator[Batch]):
     def _open(self) -> Iterator[Batch]:
         mine = _Rows(self._position, self._batch, self._rows)
         steps = (STREAM_LENGTH - self._position) // self._batch
-        dataset = grain.MapDataset.range(steps).map(mine).map(self._stream)  # whole batches
+        made = _Batch(self._stream, self._threads)
+        dataset = grain.MapDataset.range(steps).map(mine).map(made)  # whole batches
         options = grain.ReadOptions(num_threads=self._prefetch, prefetch_buffer_size=self._prefetch)
         if not self._workers:
             return iter(dataset.to_iter_dataset(options))
@@ -204,28 +250,34 @@ def batches(
     shuffle: bool = True,
     start: int = 0,
     workers: int = 0,
+    threads: int = 2,
     prefetch: int = 2,
     transforms: Sequence[Transform] = (),
 ) -> Batches:
     """Endless batches of ``split`` from position ``start``, resumable through get/set_state.
 
     ``batch_size`` counts the rows of all processes; ``take_rows`` says which to make here, all by
-    default. ``prefetch`` batches are read ahead, each by a thread (0: read when asked), or in each of
-    ``workers`` processes where there are any. The batches are the same whatever the number of
-    workers. ``transforms`` follow the split's own. Raises UserError for a bad argument.
+    default. ``prefetch`` batches are read ahead (0: read when asked), or so many in each of
+    ``workers`` processes where there are any; ``threads`` threads read and decode the examples, in
+    this process or in each of those. The batches are the same whatever these numbers.
+    ``transforms`` follow the split's own. Raises UserError for a bad argument.
     """
     if len(split) < 1:
         raise UserError("the data are empty; expected at least one example")
     if batch_size < 1:
         raise UserError(f"got batch_size={batch_size}; expected 1 or more")
-    if workers < 0 or prefetch < 0:
-        raise UserError(f"got workers={workers}, prefetch={prefetch}; expected 0 or more")
+    if workers < 0 or prefetch < 0 or threads < 1:
+        raise UserError(
+            f"got workers={workers}, prefetch={prefetch}, threads={threads}; expected 0 or more "
+            "workers and batches ahead, and 1 or more threads"
+        )
     generator(seed, "shuffle", 0)  # refuses a seed out of range now and not in a reading thread
     return Batches(
         _Stream(split, seed, shuffle, (*split.transforms, *transforms)),
         batch_size=batch_size,
         start=start,
         workers=workers,
+        threads=threads,
         prefetch=prefetch,
     )
 
@@ -238,11 +290,20 @@ def eval_batches(split: Split, *, batch_size: int, limit: int | None = None) -> 
     if batch_size < 1:
         raise UserError(f"got batch_size={batch_size}; expected 1 or more")
     length = len(split) if limit is None else min(limit, len(split))
-    stream = _Stream(split, 0, False, ())
+    make = _Batch(_Stream(split, 0, False, ()))
     for start in range(0, length, batch_size):
         ids = np.arange(start, start + batch_size)
-        batch = stream([min(int(i), length - 1) for i in ids])
+        batch = make([min(int(i), length - 1) for i in ids])
         yield batch | {"mask": ids < length}
+
+
+def check_length(examples: int) -> None:
+    """Raise UserError for a run of more ``examples`` than there are positions."""
+    if examples > STREAM_LENGTH:
+        raise UserError(
+            f"the run needs {examples:,} examples; expected at most {STREAM_LENGTH:,} (2**31 - 1), "
+            "all epochs together: train fewer steps, or with smaller batches"
+        )
 
 
 def _check_position(position: Any) -> int:

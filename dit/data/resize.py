@@ -16,14 +16,22 @@ if TYPE_CHECKING:
 
 
 def square(image: Image, size: int) -> UInt8[np.ndarray, "h w c"]:
-    """The middle ``size x size`` of a Pillow image, after scaling its shorter side to ``size``."""
+    """The middle ``size x size`` of a Pillow image, after scaling its shorter side to ``size``.
+
+    Of the scaled image only the middle is computed: that of a picture of 20,000 x 1 pixels would be
+    20,000 times as wide as high.
+    """
     from PIL.Image import Resampling
 
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Resampling.BOX)
     scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)))
-    return pixels.reshape(size, size, -1)
+    scaled = [max(size, round(side * scale)) for side in image.size]
+    first = [(side - size) // 2 for side in scaled]
+    left, top, right, bottom = (
+        at * side / whole
+        for edge in (0, size)
+        for at, side, whole in zip([f + edge for f in first], image.size, scaled, strict=True)
+    )
+    image = image.resize((size, size), Resampling.BICUBIC, box=(left, top, right, bottom))
+    return np.asarray(image).reshape(size, size, -1)

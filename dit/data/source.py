@@ -1,8 +1,9 @@
 """What a data source is: two splits of examples that can be asked for by number.
 
-An example is ``{"x": array (f, h, w, c), "label": int}`` with ``x`` uint8 in [0, 255] (pixels) or
-floating point (latents). Asking twice for example ``i`` gives the same example, so a position in
-the data is one integer, and resuming is exact.
+An example is a dict: ``x``, an array ``(f, h, w, c)``, uint8 in [0, 255] (pixels) or floating point
+(latents); and what the example is conditioned on, by the names of ``Cond``'s fields: ``label``, an int,
+for classes. Unlabelled data have no ``label`` at all. Asking twice for example ``i`` gives the same
+example, so a position in the data is one integer, and resuming is exact.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from dit.config import fingerprint
+from dit.data.travel import Travels
 from dit.types import UserError
 
 Example = dict[str, Any]
 Transform = Callable[[Example, np.random.Generator], Example]
-STREAM_LENGTH = 2**31 - 1  # of a stream without end: positions are int32
+STREAM_LENGTH = 2**31 - 1  # examples that a run can see: positions are int32
 
 
 @runtime_checkable
@@ -44,8 +46,9 @@ class Split(Protocol):
 class Source:
     """A data set: its training and held-out splits and the shape ``(f, h, w, c)`` of an example.
 
-    ``num_classes`` is None for unlabelled data, whose labels are all 0. ``fingerprint`` changes
-    with the options and the content: a checkpoint made with one refuses to go on with another.
+    ``num_classes`` is None for unlabelled data, whose examples have no ``label``. ``fingerprint``
+    changes with the options and the content: a checkpoint made with one refuses to go on with another.
+    Raises UserError for labels, where a split holds them as an array, that do not fit the classes.
     """
 
     train: Split
@@ -55,13 +58,28 @@ class Source:
     fingerprint: str
     streaming: bool = False
 
+    def __post_init__(self):
+        for split in (self.train, self.held_out):
+            label = getattr(split, "label", None)
+            if (label is None) != (self.num_classes is None) and hasattr(split, "label"):
+                raise UserError(
+                    f"got num_classes={self.num_classes} for {split.fingerprint} "
+                    f"{'without' if label is None else 'with'} labels; expected a number of classes "
+                    "where there are labels, and None where there are none"
+                )
+            if isinstance(label, np.ndarray):
+                check_labels(label, self.num_classes, f"of {split.fingerprint}")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ArraySplit:
-    """A split held in memory: ``x`` of shape ``(n, f, h, w, c)`` and ``label`` ``(n,)``."""
+class ArraySplit(Travels):
+    """A split held in memory, or mapped: ``x`` of shape ``(n, f, h, w, c)`` and ``label`` ``(n,)``.
+
+    ``label=None``: unlabelled.
+    """
 
     x: np.ndarray
-    label: np.ndarray
+    label: np.ndarray | None
     fingerprint: str
     streaming: bool = False
     transforms: tuple[Transform, ...] = ()
@@ -71,11 +89,13 @@ class ArraySplit:
 
     def __getitem__(self, i: int) -> Example:
         check_index(i, len(self))
-        return {"x": self.x[i], "label": int(self.label[i])}
+        x = np.asarray(self.x[i])
+        check_finite(x, lambda: f"example {i} of {self.fingerprint}")
+        return {"x": x, **label_of(self.label, i)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Stream:
+class Stream(Travels):
     """A split of ``length`` examples, each made when it is asked for: ``make(rng, i)``.
 
     Example ``i`` is a pure function of the seed, the last part of the ``fingerprint`` (``train`` or
@@ -106,6 +126,33 @@ def check_index(i: int, length: int) -> None:
         raise IndexError(f"got example {i}; expected 0 <= index < {length}")
 
 
+def check_finite(x: np.ndarray, where: Callable[[], str]) -> None:
+    """Raise UserError if a floating point array holds a NaN or an infinity, naming ``where()``."""
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        count = int(np.size(x) - np.isfinite(x).sum())
+        raise UserError(
+            f"{where()} holds {count} values of {x.size} that are not finite (NaN or infinite): "
+            "compute it again, or take it out of the data"
+        )
+
+
+def check_labels(label: np.ndarray, num_classes: int, where: str) -> None:
+    """Raise UserError for labels that are no whole numbers in ``[0, num_classes)``; names the first."""
+    if label.dtype.kind not in "iu":
+        raise UserError(f"got labels {where} of type {label.dtype}; expected whole numbers")
+    wrong = np.flatnonzero((label < 0) | (label >= num_classes))
+    if len(wrong):
+        raise UserError(
+            f"got label {label[wrong[0]]} in row {wrong[0]} {where}, one of {len(wrong)} that do not "
+            f"fit; expected 0 to {num_classes - 1}, for {num_classes} classes"
+        )
+
+
+def label_of(label: np.ndarray | None, i: int) -> dict[str, int]:
+    """The entry ``label`` of an example; nothing for unlabelled data."""
+    return {} if label is None else {"label": int(label[i])}
+
+
 def identity(name: str, **facts) -> str:
     """The fingerprint of a source: its name and twelve hex digits over the JSON-able ``facts``."""
     return f"{name}-{fingerprint(facts)}"
@@ -133,8 +180,9 @@ def stratified(label: np.ndarray, seed: int) -> np.ndarray:
     Within a class the order is random; an index is placed by its rank relative to the class's size.
     """
     rank = np.empty(len(label))
-    for c in np.unique(label):
-        members = np.flatnonzero(label == c)
+    classes, starts = np.unique(np.sort(label), return_index=True)
+    by_class = np.split(np.argsort(label, kind="stable"), starts[1:])
+    for c, members in zip(classes, by_class, strict=True):
         order = generator(seed, "split", int(c)).permutation(len(members))
         rank[members] = (order + 0.5) / len(members)
     return np.argsort(rank, kind="stable")

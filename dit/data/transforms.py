@@ -36,7 +36,8 @@ class RandomCrop:
 
 
 def sample_posterior(example: Example, rng: np.random.Generator) -> Example:
-    """Draw a latent from a Gaussian encoder: ``x + std * noise``, where the example has a ``std``."""
+    """Draw a latent from a Gaussian encoder: ``x + std * noise``, in place of ``x`` and ``std``."""
+    rest = {k: v for k, v in example.items() if k != "std"}
     x = example["x"]
     noise = rng.standard_normal(x.shape, np.float32)
-    return {**example, "x": (x + example["std"] * noise).astype(x.dtype)}
+    return {**rest, "x": (x + example["std"] * noise).astype(x.dtype)}

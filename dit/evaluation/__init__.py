@@ -63,8 +63,8 @@ def _areas(side: int) -> np.ndarray | None:
 
 def gather(
     split: Split, limit: int, of: Callable[[np.ndarray], np.ndarray] = reduced
-) -> tuple[np.ndarray, Int[np.ndarray, "n"]]:
-    """``of(x)`` of at most ``limit`` examples, ``(n, ...)``, and their labels ``(n,)``, -1 for none.
+) -> tuple[np.ndarray, Int[np.ndarray, "n"] | None]:
+    """``of(x)`` of at most ``limit`` examples, ``(n, ...)``, and their labels ``(n,)`` if any.
 
     The examples are all of a split, or ``limit`` of it at random (always the same ones), in order: a
     split sorted by class is represented. Only ``of(x)`` of each is kept. Raises UserError if there are
@@ -82,27 +82,29 @@ def gather(
                 f"got data of type {example['x'].dtype}; expected uint8 pixels, 0 to 255"
             )
         kept.append(of(example["x"]))
-        labels.append(int(example.get("label", -1)))
-    return np.stack(kept), np.array(labels)
+        labels.extend([int(example["label"])] if "label" in example else [])
+    return np.stack(kept), np.array(labels) if labels else None
 
 
 def check_samples(samples: np.ndarray, labels: np.ndarray | None, source: Real) -> None:
     """Raise UserError unless ``samples`` are uint8, like the data, with a label each that exists.
 
-    ``labels`` may be None where the data have none.
+    Samples of unlabelled data have no labels.
     """
     if samples.dtype != np.uint8 or samples.shape[1:] != tuple(source.shape):
         expected = ", ".join(["n", *map(str, source.shape)])
         raise UserError(f"got samples {samples.dtype} {samples.shape}; expected uint8 ({expected})")
-    if not len(samples):
-        raise UserError("got 0 samples; expected one or more")
     classes = source.num_classes
-    if classes is None:
-        return
-    if labels is None or labels.shape != (len(samples),):
-        shape = None if labels is None else labels.shape
+    if not len(samples) or (labels is None) != (classes is None):
         raise UserError(
-            f"got {len(samples)} samples and labels of shape {shape}; expected a label for each"
+            f"got {len(samples)} samples {'without' if labels is None else 'with'} labels, for data of "
+            f"{classes} classes; expected one sample or more, with labels where the data have them"
+        )
+    if labels is None:
+        return
+    if labels.shape != (len(samples),):
+        raise UserError(
+            f"got {len(samples)} samples and labels of shape {labels.shape}; expected one for each"
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(

@@ -77,8 +77,8 @@ def _motion(real: Seen) -> Part:
 
 def _identity(
     lacks: str,
-    train: tuple[Seen, Int[np.ndarray, "_"]],
-    real: tuple[Seen, Int[np.ndarray, "_"]],
+    train: tuple[Seen, Int[np.ndarray, "_"] | None],
+    real: tuple[Seen, Int[np.ndarray, "_"] | None],
     count: int,
 ) -> Part:
     """What the objects are."""

@@ -17,7 +17,10 @@ Figures = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """``measure(samples, labels) -> figures``; ``lacks``: why each of them cannot be had, or ``""``."""
+    """``measure(samples, labels) -> figures``; ``lacks``: why each of them cannot be had, or ``""``.
+
+    ``labels`` is None for unlabelled data.
+    """
 
     lacks: Mapping[str, str]
     measure: Callable[[np.ndarray, np.ndarray | None], Figures]
@@ -72,9 +75,9 @@ def counts(train: np.ndarray, real: np.ndarray) -> Part:
     )
 
 
-def no_classifier(source: Real, labels: Int[np.ndarray, "n"]) -> str:
+def no_classifier(source: Real, labels: Int[np.ndarray, "n"] | None) -> str:
     """Why no classifier can be fitted to training examples of these labels; empty if one can."""
-    if source.num_classes is None:
+    if source.num_classes is None or labels is None:
         return "the data have no labels"
     return one_class(labels)
 

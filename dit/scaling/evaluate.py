@@ -31,11 +31,12 @@ Array = np.ndarray
 class EvaluationSet:
     """``examples`` of data and the draws on them: draw ``i`` is of example ``i % len(x)``.
 
-    ``hash`` changes with the data, the seed and the number of draws.
+    ``label`` is None for unlabelled data. ``hash`` changes with the data, the seed and the number of
+    draws.
     """
 
     x: Array
-    label: Int[Array, "n"]
+    label: Int[Array, "n"] | None
     draws: int
     seed: int
 
@@ -43,9 +44,14 @@ class EvaluationSet:
     def hash(self) -> str:
         """Sixteen hex digits."""
         sha = hashlib.sha256(f"{self.x.shape}{self.x.dtype}{self.draws},{self.seed}".encode())
-        for a in (self.x, self.label):
+        for a in self.batch(slice(None)).values():
             sha.update(np.ascontiguousarray(a).tobytes())
         return sha.hexdigest()[:16]
+
+    def batch(self, rows: Array | slice) -> dict[str, Array]:
+        """``x`` of some examples, and ``label`` where there are any."""
+        label = {} if self.label is None else {"label": self.label[rows]}
+        return {"x": self.x[rows], **label}
 
 
 def freeze(
@@ -63,7 +69,7 @@ def freeze(
             "one, no more than the split has, and a draw or more of each"
         )
     rows = [split[i] for i in range(examples)]
-    label = np.array([row["label"] for row in rows], np.int32)
+    label = np.array([row["label"] for row in rows], np.int32) if "label" in rows[0] else None
     return EvaluationSet(np.stack([row["x"] for row in rows]), label, draws, seed)
 
 
@@ -155,27 +161,26 @@ class Evaluator:
         self.frozen, self.batch, self._hash = frozen, batch, frozen.hash
 
         @jax.jit
-        def of(params, x, label, ids):
-            rows = {"x": encode(x), "label": label, "id": ids}
+        def of(params, rows):
+            rows = {**rows, "x": encode(rows["x"])}
             metrics = loss(key, params, apply_fn, process, rows)[1]
             return metrics["loss"], metrics["t"]
 
         self._of = of
 
-    def _rows(self, start: int) -> tuple[Array, Array, Array]:
+    def _rows(self, start: int) -> dict[str, Array]:
         """The examples of a batch of draws, and the draws; the last is repeated to fill it."""
         ids = np.minimum(np.arange(start, start + self.batch), self.frozen.draws - 1)
-        rows = ids % len(self.frozen.x)
-        return self.frozen.x[rows], self.frozen.label[rows], ids.astype(np.int32)
+        return {**self.frozen.batch(ids % len(self.frozen.x)), "id": ids.astype(np.int32)}
 
     def check(self, params: Params) -> None:
         """Trace the evaluation of parameters of these shapes, or raise what is wrong with them."""
-        jax.eval_shape(self._of, params, *self._rows(0))
+        jax.eval_shape(self._of, params, self._rows(0))
 
     def __call__(self, params: Params) -> Losses:
         draws = self.frozen.draws
         starts = range(0, draws, self.batch)
-        found = [jax.device_get(self._of(params, *self._rows(start))) for start in starts]
+        found = [jax.device_get(self._of(params, self._rows(start))) for start in starts]
         value, t = (np.concatenate(parts)[:draws] for parts in zip(*found, strict=True))
         return Losses(value, t, np.arange(draws) % len(self.frozen.x), self._hash)
 
@@ -253,7 +258,7 @@ def floor_losses(
     """What the best of all networks scores on the draws of a set that is all of its data.
 
     ``paired`` with a network's losses on its own training data, their distance from the floor is free of
-    most of the noise. ``told``: the network is given labels.
+    most of the noise. ``told``: the network is given labels, where the data have any.
     """
     x = np.asarray(encode(jnp.asarray(frozen.x)))
     known, best = optimal_network(process, x, frozen.label if told else None)

@@ -10,6 +10,8 @@ from jax.sharding import NamedSharding
 
 from dit.data.pipeline import Batches
 
+AHEAD = 2  # batches that are read before they are asked for
+
 
 class Feed:
     """Keeps ``ahead`` batches on the device: copying one overlaps with computing on another.
@@ -18,7 +20,7 @@ class Feed:
     checkpoint must hold.
     """
 
-    def __init__(self, batches: Batches, sharding: NamedSharding, ahead: int = 2):
+    def __init__(self, batches: Batches, sharding: NamedSharding, ahead: int = AHEAD):
         self._batches, self._sharding, self._ahead = batches, sharding, ahead
         self._size = batches.batch_size
         batches.take_rows(local_rows(sharding, self._size))

@@ -84,7 +84,7 @@ def test_contract(name, made):
             assert example["x"].dtype in (np.uint8, np.float16, np.float32)
             np.testing.assert_array_equal(example["x"], other["x"])
             assert example["label"] == other["label"]
-            assert 0 <= example["label"] < (source.num_classes or 1)
+            assert 0 <= example["label"] < source.num_classes
         for i in (-1, len(split)):
             with pytest.raises(IndexError):
                 split[i]
@@ -196,7 +196,7 @@ def test_folder_reads_classes_in_order_and_crops(made):
     source = folder.build(**made["folder"])
     assert source.num_classes == 2  # green, red
     assert (len(source.train), len(source.held_out)) == (16, 4)
-    assert sorted(source.held_out.label) == [0, 0, 1, 1]
+    assert sorted(source.held_out[i]["label"] for i in range(4)) == [0, 0, 1, 1]
     for i in range(len(source.train)):
         example = source.train[i]
         colour = COLOURS[("green", "red")[example["label"]]]

@@ -144,6 +144,12 @@ def tiny(held_out, classes=2, n=240, frames=1, channels=3):
     return made_of(x, label, np.arange(n) < held_out, (frames, 3, 5, channels), classes)
 
 
+def unlabelled(source):
+    """The same without its labels."""
+    splits = {k: dataclasses.replace(getattr(source, k), label=None) for k in ("train", "held_out")}
+    return dataclasses.replace(source, **splits, num_classes=None)
+
+
 @pytest.mark.parametrize(
     ("source", "count", "left_out"),
     [
@@ -153,7 +159,7 @@ def tiny(held_out, classes=2, n=240, frames=1, channels=3):
         (tiny(2), 20, {"copies", *DISTANCES}),
         (tiny(1), 20, {"copies", "nearest_ratio_error", *DISTANCES}),
         (tiny(120, classes=1), 20, LABELS | DISTANCES),
-        (dataclasses.replace(tiny(120), num_classes=None), 20, LABELS | DISTANCES),
+        (unlabelled(tiny(120)), 20, LABELS | DISTANCES),
     ],
     ids=["enough", "one sample", "four", "two", "one", "one class", "unlabelled"],
 )
@@ -162,7 +168,7 @@ def test_what_cannot_be_measured_is_known_before_and_the_rest_is_measured(source
     assert set(planned.left_out) == left_out
     assert all(planned.left_out.values())
     x, label = gather(source.train, count)
-    found = planned(x, None if source.num_classes is None else label)
+    found = planned(x, label)
     assert set(found) == set(planned.figures) == (LABELS | DISTANCES | REST) - left_out
     assert np.isfinite(list(found.values())).all()
 
@@ -173,7 +179,7 @@ def test_what_cannot_be_measured_is_known_before_and_the_rest_is_measured(source
         (tiny(120, frames=3, channels=1), set()),
         (tiny(120, frames=2, channels=1), {"wobble", "wobble_real"}),
         (tiny(120, frames=3, channels=1, classes=1), CLASSES),
-        (dataclasses.replace(tiny(120, frames=3, channels=1), num_classes=None), CLASSES),
+        (unlabelled(tiny(120, frames=3, channels=1)), CLASSES),
         (tiny(120, frames=3), CLASSES | MOVES),
     ],
     ids=["enough", "two frames", "one class", "unlabelled", "colours"],
@@ -182,17 +188,20 @@ def test_what_cannot_be_measured_of_clips_is_known_before(source, left_out):
     planned = evaluation_of(source, 20)
     assert set(planned.left_out) == left_out
     x, label = gather(source.train, 20)
-    found = planned(x, None if source.num_classes is None else label)
+    found = planned(x, label)
     assert set(found) == set(planned.figures) == (CLASSES | MOVES | REST) - left_out
     assert np.isfinite(list(found.values())).all()
 
 
 def test_data_without_labels_or_examples_or_in_other_units():
-    source = tiny(120)
-    bare = [{"x": source.train[i]["x"]} for i in range(100)]
-    unlabelled = SimpleNamespace(train=bare, held_out=bare, shape=source.shape, num_classes=None)
-    assert gather(bare, 10)[1].tolist() == [-1] * 10
-    assert "accuracy" in evaluation_of(unlabelled, 5).left_out
+    bare = unlabelled(tiny(120))
+    x, label = gather(bare.train, 5)
+    assert label is None
+    assert "accuracy" in evaluation_of(bare, 5).left_out
+    with pytest.raises(UserError, match="with labels, for data of None classes"):
+        evaluation_of(bare, 5)(x, np.zeros(5, int))
+    with pytest.raises(UserError, match="without labels, for data of 2 classes"):
+        evaluation_of(tiny(120), 5)(x, None)
     with pytest.raises(UserError, match="without examples"):
         evaluation_of(tiny(0), 5)
     with pytest.raises(UserError, match="float32; expected uint8"):

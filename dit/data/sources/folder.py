@@ -1,23 +1,38 @@
 """Any folder of images: sub-folders are classes, in alphabetical order; none means unlabelled.
 
-Files are found in any depth, in an order that does not depend on the file system. Each is read when it
-is asked for, turned upright, cropped to its middle square and resized (``dit.data.resize``).
+Files are found in any depth, in an order that does not depend on the file system; links to files and
+folders are followed, names that begin with a dot are not looked at. Each is read when it is asked for,
+made 8 bits without transparency and turned upright (``dit.data.pictures``), cropped to its middle square
+and resized (``dit.data.resize``). What is passed over is told in a warning.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import logging
+import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
-from dit.data.resize import square
-from dit.data.source import Example, Source, Transform, check_index, identity, split_rows
+from dit.data import pictures
+from dit.data.source import (
+    Example,
+    Source,
+    Transform,
+    check_index,
+    identity,
+    label_of,
+    split_rows,
+)
 from dit.data.transforms import random_flip
+from dit.data.travel import Names, Travels
 from dit.types import Count, Fraction, Seed, UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-MODES = {1: "L", 3: "RGB"}
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+log = logging.getLogger(__name__)
 
 
 def build(
@@ -35,44 +50,48 @@ def build(
     images both beside and inside sub-folders, or, when it is read, for a file that is no image.
     """
     root = pathlib.Path(path).expanduser()
-    if size < 1 or channels not in MODES:
+    if size < 1 or channels not in pictures.MODES:
         raise UserError(
             f"got size={size}, channels={channels}; expected size >= 1 and 1 or 3 channels"
         )
     if not root.is_dir():
         raise UserError(f"no folder {str(root)!r}: set data.path to a folder of images")
-    files = sorted(
-        p.relative_to(root)
-        for p in root.rglob("*")
-        if p.suffix.lower() in SUFFIXES
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(root).parts)
-    )
+    files, others = [], []
+    for found, entry in walk(root):
+        if os.path.splitext(found)[1].lower() in pictures.suffixes():
+            files.append((found, entry.stat().st_size))
+        else:
+            others.append(found)
+    tell_skipped(root, others)
     if not files:
         raise UserError(
-            f"no images in {str(root)!r}; expected files in {', '.join(sorted(SUFFIXES))}"
+            f"no images in {str(root)!r}; expected files in {', '.join(sorted(pictures.suffixes()))}"
         )
-    classes = sorted({p.parts[0] for p in files if len(p.parts) > 1})
-    loose = [p for p in files if len(p.parts) == 1]
-    if classes and loose:
+    folders = [name.partition("/")[0] if "/" in name else None for name, _ in files]
+    classes = sorted({folder for folder in folders if folder is not None})
+    if classes and None in folders:
+        loose = files[folders.index(None)][0]
         raise UserError(
-            f"{str(root)!r} holds images ({str(loose[0])!r}, ...) beside folders of images "
+            f"{str(root)!r} holds images ({loose!r}, ...) beside folders of images "
             f"({classes[0]!r}, ...): move them into a folder, or give a folder without folders"
         )
-    label = np.array([classes.index(p.parts[0]) if classes else 0 for p in files], np.int32)
+    tell_classes(root, classes)
+    numbers = {folder: i for i, folder in enumerate(classes)}
+    strata = np.array([numbers.get(folder, 0) for folder in folders], np.int32)
     name = identity(
         "folder",
-        files=[(p.as_posix(), (root / p).stat().st_size) for p in files],
+        files=files,
         size=size,
         channels=channels,
         held_out=held_out,
         split_seed=split_seed,
     )
-    kept, aside = split_rows(label, held_out, split_seed)
+    kept, aside = split_rows(strata, held_out, split_seed)
+    names, label = Names.of([name for name, _ in files]), strata if classes else None
 
     def split(rows: np.ndarray, part: str, transforms: tuple[Transform, ...] = ()) -> Files:
-        paths = tuple(str(root / files[i]) for i in rows)
-        return Files(paths, label[rows], size, channels, f"{name}/{part}", transforms=transforms)
+        place = (str(root), names, label, rows)
+        return Files(*place, size, channels, f"{name}/{part}", transforms=transforms)
 
     return Source(
         train=split(kept, "train", (random_flip,) if flip else ()),
@@ -83,12 +102,82 @@ def build(
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Files:
-    """Image files and their labels, read on demand."""
+def walk(root: pathlib.Path) -> Iterator[tuple[str, os.DirEntry]]:
+    """All files below ``root`` as ``(a/b/c, entry)``, in order of their names; each folder read once.
 
-    paths: tuple[str, ...]
-    label: np.ndarray
+    A link that leads back to a folder it lies in, or to nothing, is passed over with a warning.
+    """
+
+    def below(folder: str, prefix: str, above: frozenset[tuple[int, int]]):
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+        for entry in ordered:
+            name = prefix + entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                status = entry.stat()
+                here = (status.st_dev, status.st_ino)
+                if here in above:
+                    log.warning("%r leads back to a folder it lies in: not read", entry.path)
+                else:
+                    yield from below(entry.path, f"{name}/", above | {here})
+            elif entry.is_file():
+                yield name, entry
+            elif entry.is_symlink():
+                log.warning("%r is a link to nothing: not read", entry.path)
+
+    try:
+        status = os.stat(root)
+        yield from below(str(root), "", frozenset([(status.st_dev, status.st_ino)]))
+    except (PermissionError, NotADirectoryError, FileNotFoundError) as error:
+        raise UserError(f"cannot list the folder of images: {error}") from error
+
+
+def tell_skipped(root: pathlib.Path, names: list[str]) -> None:
+    """Warn of files that are no pictures by their suffix: how many of which."""
+    if names:
+        kinds = collections.Counter(os.path.splitext(name)[1].lower() for name in names)
+        listed = ", ".join(f"{n} {kind!r}" for kind, n in kinds.most_common(10))
+        log.warning(
+            "%d files in %r are not read, by their suffix: %s%s (for example %r)",
+            len(names),
+            str(root),
+            listed,
+            ", ..." if len(kinds) > 10 else "",
+            names[0],
+        )
+
+
+def tell_classes(root: pathlib.Path, classes: list[str]) -> None:
+    """Warn of folders that look like splits and not like classes, and of those without images."""
+    if classes and {folder.lower() for folder in classes} <= SPLITS:
+        log.warning(
+            "the folders of %r are called %s: they are read as %d classes of one set. If they are "
+            "splits of it, set data.path to the one to train on; data.held_out of it is kept aside",
+            str(root),
+            ", ".join(map(repr, classes)),
+            len(classes),
+        )
+    with os.scandir(root) as entries:
+        folders = {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
+    if empty := sorted(folders - set(classes)):
+        log.warning(
+            "%d folders in %r hold no images, and are no classes: %s",
+            len(empty),
+            str(root),
+            ", ".join(map(repr, empty[:10])) + (", ..." if len(empty) > 10 else ""),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files(Travels):
+    """The image files of ``rows`` of ``names`` and their labels, read on demand."""
+
+    root: str
+    names: Names
+    label: np.ndarray | None  # of all names
+    rows: np.ndarray
     size: int
     channels: int
     fingerprint: str
@@ -96,21 +185,11 @@ class Files:
     transforms: tuple[Transform, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.rows)
 
     def __getitem__(self, i: int) -> Example:
         check_index(i, len(self))
-        return {"x": self._read(self.paths[i])[None], "label": int(self.label[i])}
-
-    def _read(self, path: str) -> np.ndarray:
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(path) as image:
-                return square(
-                    ImageOps.exif_transpose(image).convert(MODES[self.channels]), self.size
-                )
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"cannot read the image {path!r} ({error}): repair it or take it out of the folder"
-            ) from error
+        row = int(self.rows[i])
+        path = os.path.join(self.root, self.names[row])
+        x = pictures.read(path, self.size, self.channels)
+        return {"x": x[None], **label_of(self.label, row)}

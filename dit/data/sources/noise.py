@@ -1,4 +1,4 @@
-"""Unit Gaussian noise of any shape, with labels: a stand-in where only shapes and speed matter.
+"""Unit Gaussian noise of any shape, labelled or not: a stand-in where only shapes and speed matter.
 
 Benchmarks, and recipes whose data are not on this machine, run on it. Nothing can be learnt from it.
 """
@@ -16,14 +16,14 @@ from dit.types import Count, Seed, UserError
 def build(
     *, shape: tuple[Count, Count, Count, Count], num_classes: Count | None = None, seed: Seed = 0
 ) -> Source:
-    """Float32 noise of ``shape`` (f, h, w, c); labels uniform in ``[0, num_classes)``."""
+    """Float32 noise of ``shape`` (f, h, w, c); labels uniform in ``[0, num_classes)``, or none."""
     if min(shape) < 1 or (num_classes is not None and num_classes < 1):
         raise UserError(f"got shape={shape}, num_classes={num_classes}; expected positive numbers")
     name = identity("noise", shape=shape, num_classes=num_classes, seed=seed)
     train, held_out = (
         Noise(
             shape=shape,
-            num_classes=num_classes or 1,
+            num_classes=num_classes,
             seed=seed,
             length=length,
             fingerprint=f"{name}/{part}",
@@ -38,8 +38,8 @@ class Noise(Stream):
     """Example ``i`` is a pure function of the seed, the split and ``i``."""
 
     shape: tuple[int, ...]
-    num_classes: int
+    num_classes: int | None
 
     def make(self, rng: np.random.Generator, i: int) -> Example:
-        label = int(rng.integers(self.num_classes))
-        return {"x": rng.standard_normal(self.shape, np.float32), "label": label}
+        label = {} if self.num_classes is None else {"label": int(rng.integers(self.num_classes))}
+        return {"x": rng.standard_normal(self.shape, np.float32), **label}

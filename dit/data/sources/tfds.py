@@ -2,6 +2,8 @@
 
 The records are read at random from ArrayRecord files, so they must have been prepared as such, with
 ``tfds.builder(name, file_format="array_record").download_and_prepare()``: ``download=True`` does it.
+Pixels are made 8 bits without transparency, as those of files are (``dit.data.pictures``). Labels are
+whole numbers in ``[0, num_classes)``; text, lists and the -1 of unlabelled splits are refused.
 """
 
 from __future__ import annotations
@@ -11,10 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from dit.data import pictures
 from dit.data.resize import square
-from dit.data.source import Example, Source, Transform, check_index, identity
+from dit.data.source import (
+    Example,
+    Source,
+    Transform,
+    check_finite,
+    check_index,
+    identity,
+)
 from dit.data.transforms import random_flip
 from dit.types import Count, UserError
+
+PIXELS = (np.dtype(np.uint8), np.dtype(np.uint16))
+LATENTS = (np.dtype(np.float16), np.dtype(np.float32))
 
 
 def build(
@@ -25,14 +38,16 @@ def build(
     held_out: str = "test",
     image: str = "image",
     label: str | None = "label",
+    num_classes: Count | None = None,
     size: Count | None = None,
     flip: bool = False,
     download: bool = False,
 ) -> Source:
     """Splits ``train`` and ``held_out`` of ``dataset`` ("train[:95%]" and the like are understood).
 
-    ``image`` and ``label`` are names of features; ``label=None`` is unlabelled. ``size`` crops and
-    resizes; without it the images must all have one size. Raises UserError for what is not there.
+    ``image`` and ``label`` are names of features; ``label=None`` is unlabelled. ``num_classes``:
+    needed for labels that are plain whole numbers. ``size`` crops and resizes; without it the images
+    must all have one size. Raises UserError for what is not there, or no image or label.
     """
     import tensorflow_datasets as tfds
 
@@ -48,6 +63,11 @@ def build(
             raise UserError(
                 f"{dataset!r} has no feature {key!r}; expected one of {sorted(features)}"
             )
+    check_image(features[image], image, size)
+    if label is not None:
+        num_classes = count_classes(features[label], label, num_classes)
+    elif num_classes is not None:
+        raise UserError(f"got data.num_classes={num_classes} and data.label=None; expected both")
     try:
         parts = [builder.as_data_source(split=s) for s in (train, held_out)]
     except (ValueError, KeyError, OSError, AssertionError, NotImplementedError) as error:
@@ -65,21 +85,104 @@ def build(
         features=[image, label],
         size=size,
     )
+    for part, role in zip(parts, (train, held_out), strict=True):
+        if not len(part):
+            raise UserError(f"split {role!r} of {dataset!r} is empty; expected examples in it")
     transforms = (random_flip,) if flip else ()
+    drawn = isinstance(features[image], (tfds.features.Image, tfds.features.Video))
+    reader = Reader(image, label, num_classes, size, drawn)
     splits = [
-        Records(part, image, label, size, f"{name}/{role}", transforms=t)
+        Records(part, reader, f"{name}/{role}", transforms=t)
         for part, role, t in zip(parts, ("train", "held_out"), (transforms, ()), strict=True)
     ]
-    shape = splits[0][0]["x"].shape
-    if size is None and None in (features[image].shape or (None,)):
-        raise UserError(f"the images of {dataset!r} vary in size: set data.size")
-    return Source(
-        train=splits[0],
-        held_out=splits[1],
-        shape=shape,
-        num_classes=None if label is None else features[label].num_classes,
-        fingerprint=name,
+    shapes = [split[0]["x"].shape for split in splits]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"the splits of {dataset!r} differ: got images {shapes[0]} and {shapes[1]}")
+    return Source(*splits, shapes[0], num_classes, name)
+
+
+def check_image(feature: Any, name: str, size: int | None) -> None:
+    """Raise UserError unless a feature is images or clips of one size, or of any that are resized."""
+    shape, dtype = feature.shape, feature.np_dtype
+    plain = isinstance(shape, tuple) and isinstance(dtype, (type, np.dtype))
+    if not plain or len(shape) not in (3, 4) or np.dtype(dtype) not in PIXELS + LATENTS:
+        raise UserError(
+            f"feature {name!r} is {type(feature).__name__} of shape {shape}; expected images (h, w, c) "
+            "or clips (f, h, w, c) of 8 or 16 bits, or floating point latents: set data.image"
+        )
+    if None in (shape[:-3] + shape[-1:]):
+        raise UserError(
+            f"feature {name!r} has shape {shape}: its frames or channels vary; expected one number"
+        )
+    if size is None and None in shape:
+        raise UserError(f"feature {name!r} has shape {shape}: its size varies; set data.size")
+    if size is not None and np.dtype(dtype) in LATENTS:
+        raise UserError(
+            f"got data.size={size} for {np.dtype(dtype)} data; expected pixels to resize"
+        )
+
+
+def count_classes(feature: Any, name: str, given: int | None) -> int:
+    """The number of classes of a feature; UserError unless it is one whole number an example."""
+    whole = (
+        isinstance(feature.np_dtype, (type, np.dtype)) and np.dtype(feature.np_dtype).kind in "iub"
     )
+    if feature.shape != () or not whole:
+        raise UserError(
+            f"feature {name!r} is {type(feature).__name__} of shape {feature.shape} and type "
+            f"{feature.np_dtype}; expected a whole number, the class: set data.label to another "
+            "feature, or to None for unlabelled data"
+        )
+    known = getattr(feature, "num_classes", None)
+    if known is None and (given is None or given < 1):
+        raise UserError(
+            f"feature {name!r} does not say how many classes there are; got data.num_classes={given}, "
+            "expected a positive number"
+        )
+    if None not in (known, given) and known != given:
+        raise UserError(f"got data.num_classes={given}, but feature {name!r} has {known} classes")
+    return given if known is None else known
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """What an example is made of: the features ``image`` and ``label`` of a record.
+
+    ``drawn``: the feature is pictures, so a fourth channel is transparency.
+    """
+
+    image: str
+    label: str | None
+    num_classes: int | None
+    size: int | None
+    drawn: bool
+
+    def __call__(self, record: dict[str, Any], where: str) -> Example:
+        x = np.asarray(record[self.image])
+        x = x if x.ndim == 4 else x[None]
+        x = pictures.scaled(x) if x.dtype == np.uint16 else x
+        if self.size is not None or (self.drawn and x.shape[-1] == 4):
+            x = np.stack([self._frame(frame) for frame in x])
+        check_finite(x, lambda: where)
+        if self.label is None:
+            return {"x": x}
+        label = int(record[self.label])
+        if not 0 <= label < self.num_classes:
+            raise UserError(
+                f"{where} has label {label}; expected 0 to {self.num_classes - 1}. Splits without "
+                "labels have -1: take another split, or set data.label=None"
+            )
+        return {"x": x, "label": label}
+
+    def _frame(self, frame: np.ndarray) -> np.ndarray:
+        from PIL import Image
+
+        channels = frame.shape[-1]
+        image = Image.fromarray(frame[..., 0] if channels == 1 else frame)
+        image = pictures.flat(image, 1 if channels == 1 else 3)
+        if self.size is not None:
+            return square(image, self.size)
+        return np.asarray(image).reshape(*frame.shape[:2], -1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,9 +190,7 @@ class Records:
     """A random-access TFDS split; images ``(h, w, c)`` and videos ``(f, h, w, c)`` alike."""
 
     records: Any
-    image: str
-    label: str | None
-    size: int | None
+    reader: Reader
     fingerprint: str
     streaming: bool = False
     transforms: tuple[Transform, ...] = ()
@@ -99,17 +200,12 @@ class Records:
 
     def __getitem__(self, i: int) -> Example:
         check_index(i, len(self))
-        record = self.records[i]
-        x = np.asarray(record[self.image])
-        frames = x if x.ndim == 4 else x[None]
-        if self.size is not None:
-            frames = np.stack([self._resized(frame) for frame in frames])
-        return {"x": frames, "label": 0 if self.label is None else int(record[self.label])}
-
-    def _resized(self, frame: np.ndarray) -> np.ndarray:
-        from PIL import Image
-
-        return square(Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame), self.size)
+        where = f"example {i} of {self.fingerprint}"
+        try:
+            record = self.records[i]
+        except Exception as error:  # of a reader of files that may be damaged
+            raise UserError(f"cannot read {where}: {_first_line(error)}") from error
+        return self.reader(record, where)
 
 
 def _first_line(error: Exception) -> str:

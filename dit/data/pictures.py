@@ -1,0 +1,117 @@
+"""Pictures from files of many kinds, as uint8 grey or RGB squares; and never silently wrong.
+
+- 16-bit grey values are scaled to 8 bits. 32-bit integers and floating point numbers do not say what is
+  white, so they are refused.
+- What is transparent shows a white ground. The colours that hide below it would be noise.
+- A picture is turned upright as its EXIF orientation says. EXIF that cannot be read says nothing.
+- Of an animation or a document, the first page is read.
+
+Whatever is wrong with a file, the error names it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8, UInt16
+
+from dit.data.resize import square
+from dit.types import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODES = {1: "L", 3: "RGB"}  # by the number of channels
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000")
+FORMATS = (*FORMATS, "PPM", "TGA", "QOI", "PCX")
+GROUND = 255
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {  # its values, and what turns the picture upright
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+def read(path: str, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """The picture in a file, upright, cropped to its middle square and resized to ``size``.
+
+    Raises UserError, naming the file, for one that is damaged or cannot be shown in 8 bits.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            image.load()  # which turns TIFFs
+            turn = TURNS.get(_orientation(image))
+            picture = flat(image, channels)
+            if turn is not None:
+                picture = picture.transpose(Image.Transpose[turn])
+            return square(picture, size)
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder fed with rubbish may raise anything
+        what = str(error) or type(error).__name__
+        raise UserError(
+            f"cannot read the picture {path!r} ({what}): repair it or take it out of the data"
+        ) from error
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """The suffixes of files that are read, such as ``.png``: those of the formats that are there."""
+    from PIL import Image
+
+    Image.init()
+    known = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, name in known if name in _formats())
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats that this Pillow decodes: some were left out when it was built."""
+    from PIL import Image, features
+
+    Image.init()
+    needs = {"AVIF": "avif", "WEBP": "webp", "JPEG2000": "jpg_2000"}
+    there = (f for f in FORMATS if f in Image.OPEN)
+    return tuple(f for f in there if f not in needs or features.check(needs[f]))
+
+
+def flat(image: Image, channels: int) -> Image:
+    """The picture in 8 bits, grey or RGB, without transparency. ValueError if there is no one way."""
+    from PIL import Image
+
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        kind = "floating point numbers" if image.mode == "F" else "32-bit integers"
+        raise ValueError(
+            f"its pixels are {kind}, which do not say what is white; expected 8 or 16 bits"
+        )
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.uint16)  # what PNG and PPM hold
+        image = Image.fromarray(scaled(values, image.info.get("transparency")))
+    elif image.has_transparency_data:
+        over = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", over.size, (GROUND,) * 4), over)
+    return image.convert(MODES[channels])
+
+
+def scaled(
+    values: UInt16[np.ndarray, "*shape"], clear: int | None = None
+) -> UInt8[np.ndarray, "*shape"]:
+    """16 bits to 8, rounded to nearest, so that white is white. ``clear``: the transparent value."""
+    eight = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return eight if clear is None else np.where(values == clear, np.uint8(GROUND), eight)
+
+
+def _orientation(image: Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # whatever a block of rubbish leads to
+        return 1

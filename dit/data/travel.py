@@ -1,0 +1,104 @@
+"""What many processes read: arrays that are pickled as the name of a file, which each of them maps.
+
+A process that reads data is sent the whole split it reads from. An array of gigabytes would be copied
+into every one of them, so it travels by name: that of the file it is mapped from, or of a temporary
+one, written once, that lives as long as the array does. All processes then share one copy in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+SMALL = 2**16  # bytes that are sent as they are
+_written: dict[int, InFile] = {}  # by the id of an array that is alive
+
+
+@dataclasses.dataclass(frozen=True)
+class InFile:
+    """The place of an array: a file, the offset of its first byte, its dtype and shape."""
+
+    path: str
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def map(self) -> np.ndarray:
+        """The array, read-only, of which only the parts that are used come into memory."""
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+
+
+class Travels:
+    """A base of dataclasses: pickling one sends its large arrays by the name of a file."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: _sent(v) for k, v in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            arrived = value.map() if isinstance(value, InFile) else value
+            object.__setattr__(self, name, arrived)  # the dataclass is frozen
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Names(Travels):
+    """Many strings as two arrays: a sequence that takes their bytes and little more."""
+
+    text: np.ndarray  # uint8, all of them one after the other
+    ends: np.ndarray  # int64, where each of them ends
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Names:
+        """The strings as the file system encodes them."""
+        encoded = [os.fsencode(name) for name in names]
+        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: int) -> str:
+        start = self.ends[i - 1] if i else 0
+        return os.fsdecode(self.text[start : self.ends[i]].tobytes())
+
+
+def _sent(value: Any) -> Any:
+    """``value``, or where to find it if it is a large array."""
+    if not isinstance(value, np.ndarray) or value.nbytes <= SMALL or value.dtype.hasobject:
+        return value
+    return _mapped(value) or _written_to_file(value)
+
+
+def _mapped(array: np.ndarray) -> InFile | None:
+    """The place in the file that an array, or the whole that it is a part of, is mapped from."""
+    root = array
+    while isinstance(root.base, np.memmap):
+        root = root.base
+    known = isinstance(root, np.memmap) and root.filename is not None and root.mode != "c"
+    if not known or not array.flags.c_contiguous or not np.may_share_memory(array, root):
+        return None
+    offset = root.offset + array.ctypes.data - root.ctypes.data
+    return InFile(str(root.filename), offset, array.dtype.str, array.shape)
+
+
+def _written_to_file(array: np.ndarray) -> InFile:
+    key = id(array)
+    if key not in _written:
+        handle, path = tempfile.mkstemp(prefix="dit-data-")
+        weakref.finalize(array, _forget, key, path, os.getpid())  # at the latest when Python ends
+        with os.fdopen(handle, "wb") as file:
+            np.ascontiguousarray(array).tofile(file)
+        _written[key] = InFile(path, 0, array.dtype.str, array.shape)
+    return _written[key]
+
+
+def _forget(key: int, path: str, process: int) -> None:
+    if os.getpid() == process:  # not in a fork of it
+        _written.pop(key, None)
+        os.unlink(path)
