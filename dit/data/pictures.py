@@ -49,7 +49,7 @@ def read(path: str, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
     try:
         with Image.open(path, formats=_formats()) as image:
             image.load()  # which turns TIFFs
-            turn = TURNS.get(_orientation(image))
+            turn = _turn(image)
             picture = flat(image, channels)
             if turn is not None:
                 picture = picture.transpose(Image.Transpose[turn])
@@ -97,7 +97,8 @@ def flat(image: Image, channels: int) -> Image:
         values = np.asarray(image).astype(np.uint16)  # what PNG and PPM hold
         image = Image.fromarray(scaled(values, image.info.get("transparency")))
     elif image.has_transparency_data:
-        over = image.convert("RGBA")
+        plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
+        over = image.convert(plain).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", over.size, (GROUND,) * 4), over)
     return image.convert(MODES[channels])
 
@@ -110,8 +111,9 @@ def scaled(
     return eight if clear is None else np.where(values == clear, np.uint8(GROUND), eight)
 
 
-def _orientation(image: Image) -> int:
+def _turn(image: Image) -> str | None:
+    """The name of the transposition that turns the picture upright, if it does not lie so."""
     try:
-        return image.getexif().get(ORIENTATION, 1)
+        return TURNS.get(image.getexif().get(ORIENTATION))
     except Exception:  # whatever a block of rubbish leads to
-        return 1
+        return None

@@ -15,23 +15,27 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+LONG = 16  # times as long as wide: beyond it only the middle is scaled
+
+
 def square(image: Image, size: int) -> UInt8[np.ndarray, "h w c"]:
     """The middle ``size x size`` of a Pillow image, after scaling its shorter side to ``size``.
 
-    Of the scaled image only the middle is computed: that of a picture of 20,000 x 1 pixels would be
-    20,000 times as wide as high.
+    A picture of 20,000 x 1 pixels would grow to gigabytes. So of one that is ``LONG`` only what is left
+    of it is computed; the same but for rounding between the two passes of the filter.
     """
     from PIL.Image import Resampling
 
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Resampling.BOX)
     scale = size / min(image.size)
-    scaled = [max(size, round(side * scale)) for side in image.size]
-    first = [(side - size) // 2 for side in scaled]
-    left, top, right, bottom = (
-        at * side / whole
-        for edge in (0, size)
-        for at, side, whole in zip([f + edge for f in first], image.size, scaled, strict=True)
-    )
-    image = image.resize((size, size), Resampling.BICUBIC, box=(left, top, right, bottom))
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    right, bottom = left + size, top + size
+    if max(image.size) > LONG * min(image.size):
+        x, y = image.width / width, image.height / height
+        box = (left * x, top * y, right * x, bottom * y)
+        image = image.resize((size, size), Resampling.BICUBIC, box=box)
+    else:
+        image = image.resize((width, height), Resampling.BICUBIC).crop((left, top, right, bottom))
     return np.asarray(image).reshape(size, size, -1)

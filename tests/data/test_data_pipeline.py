@@ -1,13 +1,16 @@
 """The stream of batches: a pure function of (seed, position), whoever reads it from wherever."""
 
+import dataclasses
 import itertools
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from dit.data.pipeline import TABLE, batches, eval_batches, shuffled
-from dit.data.source import STREAM_LENGTH, ArraySplit
+from dit.data.source import STREAM_LENGTH, ArraySplit, Stream
 from dit.data.sources import moving_digits, noise
 from dit.data.transforms import RandomCrop, random_flip, sample_posterior
 from dit.types import UserError
@@ -151,6 +154,84 @@ def test_a_stream_is_read_in_order_and_ids_are_positions():
     np.testing.assert_array_equal(batch["x"][2], split[1002]["x"])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counted(Stream):
+    """Counts how many threads make an example at a time; waits for ``together`` of them."""
+
+    together: int = 1
+    seen: list = dataclasses.field(default_factory=list)
+    lock: object = dataclasses.field(default_factory=threading.Lock)
+
+    def make(self, rng, i):
+        with self.lock:
+            self.seen.append(self.seen[-1] + 1 if self.seen else 1)
+        deadline = time.monotonic() + 10
+        while max(self.seen) < self.together and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.002)
+        with self.lock:
+            self.seen.append(self.seen[-1] - 1)
+        return {"x": np.zeros((1, 2, 2, 1), np.uint8)}
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 4])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_as_many_threads_read_as_are_asked_for_whatever_is_read_ahead(threads, prefetch):
+    split = Counted(seed=0, length=100, fingerprint="counted/train", together=threads)
+    it = batches(split, batch_size=6, seed=0, threads=threads, prefetch=prefetch)
+    ids = join(take(it, 3), "id")
+    it.close()
+    np.testing.assert_array_equal(ids, np.arange(18))
+    assert max(split.seen) == threads
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5, 16])
+def test_threads_give_the_same_stream(split, threads):
+    kwargs = {"batch_size": 5, "seed": 5, "start": 3, "transforms": (random_flip,)}
+    assert_same(
+        take(batches(split, threads=threads, **kwargs), 4),
+        take(batches(split, prefetch=0, **kwargs), 4),
+    )
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_the_end_of_the_stream_is_told(prefetch):
+    split = noise.build(shape=(1, 2, 2, 1)).train
+    it = batches(split, batch_size=4, seed=0, start=STREAM_LENGTH - 11, prefetch=prefetch)
+    assert join(take(it, 2), "id").max() == STREAM_LENGTH - 4
+    for _ in range(2):  # and so again
+        with pytest.raises(UserError, match=r"needs 2,147,483,648 examples; expected at most"):
+            next(it)
+    assert it.get_state()["position"] == STREAM_LENGTH - 3
+
+
+ODD = {
+    "another shape": {"x": np.zeros((1, 2, 3, 1), np.uint8), "label": 1},
+    "another type": {"x": np.zeros((1, 2, 2, 1), np.float32), "label": 1},
+    "no label": {"x": np.zeros((1, 2, 2, 1), np.uint8)},
+    "another key": {"x": np.zeros((1, 2, 2, 1), np.uint8), "label": 1, "context": np.zeros(2)},
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_examples_that_are_not_alike_are_refused(split, what):
+    def odd(example, rng):
+        return ODD[what] if example["label"] == 5 else example
+
+    with pytest.raises(UserError, match="expected the same of all examples"):
+        next(batches(split, batch_size=N, seed=0, transforms=(odd,)))
+
+
+def test_every_key_of_the_examples_is_in_the_batch(split):
+    def more(example, rng):
+        return {**example, "context": np.full((3, 2), example["label"], np.float32)}
+
+    batch = next(batches(split, batch_size=4, seed=0, transforms=(more,)))
+    assert batch.keys() == {"x", "label", "context", "id"}
+    assert batch["context"].shape == (4, 3, 2)
+    np.testing.assert_array_equal(batch["context"][:, 0, 0], batch["label"])
+
+
 def test_state_is_small_and_counts_only_what_was_given_out(split):
     it = batches(split, batch_size=5, seed=0, prefetch=3)
     take(it, 4)
@@ -183,6 +264,7 @@ def test_a_bad_state_is_refused_and_changes_nothing(split, state, says):
         {"batch_size": 0},
         {"workers": -1},
         {"prefetch": -1},
+        {"threads": 0},
         {"seed": -1},
         {"seed": 2**32},
         {"start": -1},

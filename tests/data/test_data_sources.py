@@ -1,5 +1,6 @@
 """Every source keeps the same contract; and each does what it says."""
 
+import data_tfds
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,7 +28,7 @@ def made(tmp_path_factory):
     z = rng.standard_normal((40, 4, 4, 6)).astype(np.float16)
     np.save(root / "latents" / "latents.npy", z)
     np.save(root / "latents" / "labels.npy", np.arange(40) % 4)
-    mnist(root / "tfds")
+    data_tfds.prepare(root / "tfds")
     return {
         "digits": {},
         "moving_digits": {},
@@ -37,34 +38,6 @@ def made(tmp_path_factory):
         "latents": {"path": str(root / "latents"), "held_out": 0.1},
         "tfds": {"dataset": "tiny_images", "data_dir": str(root / "tfds")},
     }
-
-
-def mnist(path):
-    """A prepared data set of 12 x 10 images, of which image i has brightness i and label i % 3."""
-    import tensorflow_datasets as tfds
-
-    class TinyImages(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            image = tfds.features.Image(shape=(12, 10, 1))
-            label = tfds.features.ClassLabel(num_classes=3)
-            features = tfds.features.FeaturesDict({"image": image, "label": label})
-            return tfds.core.DatasetInfo(builder=self, features=features)
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(0, 9), "test": self._generate_examples(9, 12)}
-
-        def _generate_examples(self, first, last):
-            import io
-
-            for i in range(first, last):
-                file = io.BytesIO()
-                Image.new("L", (10, 12), i).save(file, format="PNG")
-                file.seek(0)
-                yield i, {"image": file, "label": i % 3}
-
-    TinyImages(data_dir=str(path), file_format="array_record").download_and_prepare()
 
 
 @pytest.mark.parametrize("name", config.names("data.sources"))
@@ -239,36 +212,6 @@ def test_folder_refuses(tmp_path, made):
         Image.new("L", (4, 4)).save(tmp_path / name)
     with pytest.raises(UserError, match=r"b\.png"):
         folder.build(path=str(tmp_path), size=4)
-
-
-def test_tfds_reads_what_was_prepared(made):
-    source = config.resolve("data.sources", "tfds", **made["tfds"])
-    assert source.shape == (1, 12, 10, 1)
-    assert source.num_classes == 3
-    assert (len(source.train), len(source.held_out)) == (9, 3)
-    for split, first in ((source.train, 0), (source.held_out, 9)):
-        for i in range(len(split)):
-            value = int(split[i]["x"][0, 0, 0, 0])
-            assert (split[i]["x"] == value).all()
-            assert split[i]["label"] == value % 3
-            assert first <= value < 12
-    resized = config.resolve("data.sources", "tfds", size=6, **made["tfds"])
-    assert resized.shape == (1, 6, 6, 1)
-    assert resized.fingerprint != source.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"dataset": "no_such_data"}, "no_such_data"),
-        ({"image": "picture"}, "image"),
-        ({"held_out": "validation"}, "validation"),
-        ({"data_dir": "/nowhere"}, "tiny_images"),
-    ],
-)
-def test_tfds_refuses(made, wrong, says):
-    with pytest.raises(UserError, match=says):
-        config.resolve("data.sources", "tfds", **{**made["tfds"], **wrong})
 
 
 def test_latents_are_the_rows_of_the_file(made):

@@ -53,7 +53,7 @@ def build(
     """
     root = pathlib.Path(path).expanduser()
     names = find(root)
-    data = Shards.of(root, names)
+    data, samples = Shards.of(root, names)
     if moments and data.shape[-1] % 2:
         raise UserError(f"got {data.shape[-1]} channels with moments=True; expected an even number")
     label = read_labels(root, names, data.counts)
@@ -65,12 +65,12 @@ def build(
     if label is not None:
         num_classes = max(1, int(label.max()) + 1) if num_classes is None else num_classes
         check_labels(label, num_classes, f"of the labels in {str(root)!r}")
-    samples = [data.row(row) for row in data.ends_and_middles()]  # cheap: not the whole files
     name = identity(
         "latents",
         shape=(len(data), *data.shape),
         dtype=str(data.dtype),
-        content=digest(*([] if label is None else [label]), *samples),
+        labels=None if label is None else digest(label),
+        content=samples,
         moments=moments,
         held_out=held_out,
         split_seed=split_seed,
@@ -144,9 +144,12 @@ class Shards:
     _maps: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, root: pathlib.Path, names: list[str]) -> Shards:
-        """Checks the header of each file; UserError for one that is damaged or unlike the first."""
-        counts, first = [], None
+    def of(cls, root: pathlib.Path, names: list[str]) -> tuple[Shards, list[str]]:
+        """The shards, and a digest of three rows of each: cheap, not of the whole file.
+
+        Raises UserError for a file that is damaged or unlike the first.
+        """
+        counts, samples, first = [], [], None
         for name in names:
             x = open_latents(root / name)
             first = x if first is None else first
@@ -156,7 +159,8 @@ class Shards:
                     f"{first.dtype} {first.shape}; expected shards that differ in their length alone"
                 )
             counts.append(len(x))
-        return cls(root, tuple(names), tuple(counts), first.shape[1:], first.dtype)
+            samples.append(digest(x[0], x[len(x) // 2], x[-1]))
+        return cls(root, tuple(names), tuple(counts), first.shape[1:], first.dtype), samples
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -185,15 +189,6 @@ class Shards:
         """``row 5 of '.../latents.npy'``."""
         file, within = self.place(row)
         return f"row {within} of {str(self.root / self.names[file])!r}"
-
-    def ends_and_middles(self) -> list[int]:
-        """The first, middle and last row of every file."""
-        starts = np.cumsum((0, *self.counts[:-1]))
-        return [
-            int(start + row)
-            for start, n in zip(starts, self.counts, strict=True)
-            for row in (0, n // 2, n - 1)
-        ]
 
     def __getstate__(self) -> dict:
         return {**vars(self), "_maps": {}}  # another process maps the files itself

@@ -1,0 +1,169 @@
+"""Data without labels, from the source to the loss, the samples and the figures: no label anywhere."""
+
+import json
+
+import data_tfds
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from dit import config, draw, evaluate, experiment, sample, train
+from dit.data.pipeline import batches, eval_batches
+from dit.evaluation.clips import evaluate_clips
+from dit.evaluation.judge import judge_of
+from dit.scaling.evaluate import evaluator, freeze
+from dit.types import UserError
+
+RUN = {
+    "seed": 0,
+    "steps": 2,
+    "batch_size": 8,
+    "model": {"name": "dit", "depth": 1, "width": 16, "heads": 2, "patch": 4},
+    "path": {"name": "linear"},
+    "prediction": {"name": "velocity"},
+    "log": {"every": 1},
+    "samples": {"every": 1, "num": 9, "solver": "euler", "steps": 2},
+}
+
+
+def pictures(root):
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(root / f"{i}.png")
+    return {"path": str(root), "size": 8, "held_out": 0.3}
+
+
+def latents(root):
+    np.save(root / "latents.npy", np.random.default_rng(0).normal(size=(20, 8, 8, 3)).astype("f4"))
+    return {"path": str(root), "held_out": 0.3}
+
+
+UNLABELLED = {  # None: has labels always
+    "digits": None,
+    "moving_digits": None,
+    "shapes": None,
+    "noise": lambda root: {"shape": (1, 8, 8, 3)},
+    "folder": pictures,
+    "latents": latents,
+    "tfds": lambda root: {
+        **data_tfds.prepare(root),
+        **{"label": None, "image": "clear", "size": 8},
+    },
+}
+CAN = [name for name, files in UNLABELLED.items() if files]
+
+
+def test_every_source_says_whether_it_can_be_unlabelled():
+    assert set(UNLABELLED) == set(config.names("data.sources"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """``data(name)``: the config's section of an unlabelled source; its files are made once."""
+    made = {}
+
+    def section(name):
+        if name not in made:
+            made[name] = {"name": name, **UNLABELLED[name](tmp_path_factory.mktemp(name))}
+        return made[name]
+
+    return section
+
+
+@pytest.mark.parametrize("name", CAN)
+def test_no_label_is_in_examples_or_batches(data, name):
+    source = config.resolve("data.sources", **data(name))
+    assert source.num_classes is None
+    for split in (source.train, source.held_out):
+        assert split[0].keys() == {"x"}
+        assert next(batches(split, batch_size=2, seed=0)).keys() == {"x", "id"}
+        assert next(eval_batches(split, batch_size=2)).keys() == {"x", "id", "mask"}
+
+
+@pytest.mark.parametrize("name", CAN)
+def test_unlabelled_data_train_sample_and_evaluate(data, name, tmp_path):
+    pixels = name in ("folder", "tfds")
+    codec = {"name": "pixel"} if pixels else {"name": "latent", "scale": 1.0}
+    whole = {**RUN, "data": data(name), "codec": codec}
+    (tmp_path / "c.py").write_text(
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({whole!r})\n"
+    )
+    workdir, out = tmp_path / "run", tmp_path / "out.npz"
+    train.main([f"--config={tmp_path}/c.py", f"--workdir={workdir}"])
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    sample.main([f"--workdir={workdir}", f"--out={out}", "--num=5"])
+    drawn = np.load(out)
+    assert drawn.files == ["samples"]
+    assert drawn["samples"].shape == (5, 8, 8, 3)
+    with pytest.raises(UserError, match="without labels"):
+        sample.main([f"--workdir={workdir}", f"--out={out}", "--labels=0"])
+    made, restored = draw.load(str(workdir))
+    figures = evaluate.held_out_loss(made, restored.params)
+    if pixels:
+        evaluate.main([f"--workdir={workdir}", "--num=8"])
+        report = json.loads((workdir / "evaluation.json").read_text())["figures"]
+        assert report["held_out_loss"] == pytest.approx(figures["held_out_loss"], rel=1e-5)
+        assert {"nearest", "copies"} <= report.keys()
+        assert not any("accuracy" in figure for figure in report)
+        assert Image.open(workdir / "samples" / "step_0000002.png").width < 4 * 80  # 3 by 3
+    frozen = freeze(made.source.held_out, examples=3, draws=8)
+    assert frozen.label is None
+    objective = {"name": "denoise", "times": UNIFORM, "weight": NONE}
+    evaluated = evaluator(
+        frozen,
+        apply_fn=made.apply_fn,
+        process=made.process,
+        objective=objective,
+        encode=made.codec.encode,
+    )
+    assert np.isfinite(evaluated(restored.params).mean)
+
+
+UNIFORM = config.resolve("diffusion.times", "uniform")
+NONE = config.resolve("diffusion.weights", "none")
+
+
+def test_labels_and_the_model_have_to_agree(data):
+    """What the model is built for follows from the data, and a stray label is refused."""
+    made = experiment.build({**RUN, "data": data("noise"), "codec": {"name": "latent"}})
+    assert made.num_classes is None
+    params = jax.eval_shape(made.init, jax.random.key(0))
+    batch = {**next(made.batches()), "label": np.zeros(8, np.int32)}
+    with pytest.raises(UserError, match="got labels"):
+        jax.eval_shape(
+            lambda p: made.loss(jax.random.key(0), p, made.apply_fn, made.process, batch), params
+        )
+
+
+class Clips:
+    """A source of unlabelled clips, of one thing that moves."""
+
+    shape, num_classes = (3, 16, 16, 1), None
+
+    def __init__(self, classes=None):
+        made = config.resolve("data.sources", "moving_digits", frames=3)
+        splits = (made.train, made.held_out)
+        self.train, self.held_out = ([{"x": split[i]["x"]} for i in range(12)] for split in splits)
+
+
+def test_unlabelled_clips_are_judged_by_their_motion_and_for_copies():
+    source = Clips()
+    samples = np.stack([example["x"] for example in source.held_out])
+    figures = evaluate_clips(samples, None, source)
+    assert figures["speed"] == pytest.approx(figures["speed_real"])
+    assert figures["displacement_ratio"] == pytest.approx(1)
+    assert figures["nearest_ratio"] == pytest.approx(1)
+    assert not any("accuracy" in name or "frechet" in name for name in figures)
+    with pytest.raises(UserError, match="with labels"):
+        evaluate_clips(samples, np.zeros(12, int), source)
+    with pytest.raises(UserError, match="None classes"):
+        judge_of(source)
+
+
+def test_a_run_of_more_examples_than_there_are_ids_is_refused_before_it_begins(data):
+    long = {**RUN, "data": data("noise"), "codec": {"name": "latent"}, "steps": 2**28}
+    with pytest.raises(UserError, match=r"needs 2,147,483,\d+ examples; expected at most"):
+        experiment.build(long).batches()
+    experiment.build({**long, "steps": 2**28 - 4}).batches().close()
