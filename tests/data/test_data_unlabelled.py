@@ -81,13 +81,29 @@ def test_no_label_is_in_examples_or_batches(data, name):
         assert next(eval_batches(split, batch_size=2)).keys() == {"x", "id", "mask"}
 
 
+def section(name, data):
+    codec = {"name": "pixel"} if name in ("folder", "tfds") else {"name": "latent", "scale": 1.0}
+    return {**RUN, "data": data(name), "codec": codec}
+
+
 @pytest.mark.parametrize("name", CAN)
+def test_the_loss_of_every_unlabelled_source_has_no_label(data, name):
+    made = experiment.build(section(name, data))
+    params = jax.eval_shape(made.init, jax.random.key(0))
+
+    def loss(params, batch):
+        batch = {**batch, "x": made.codec.encode(batch["x"])}
+        return made.loss(jax.random.key(0), params, made.apply_fn, made.process, batch)[0]
+
+    assert "label" not in params
+    assert jax.eval_shape(loss, params, next(made.batches())).shape == ()
+
+
+@pytest.mark.parametrize("name", ["folder", "latents"])
 def test_unlabelled_data_train_sample_and_evaluate(data, name, tmp_path):
-    pixels = name in ("folder", "tfds")
-    codec = {"name": "pixel"} if pixels else {"name": "latent", "scale": 1.0}
-    whole = {**RUN, "data": data(name), "codec": codec}
+    whole = repr(section(name, data))
     (tmp_path / "c.py").write_text(
-        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({whole!r})\n"
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({whole})\n"
     )
     workdir, out = tmp_path / "run", tmp_path / "out.npz"
     train.main([f"--config={tmp_path}/c.py", f"--workdir={workdir}"])
@@ -101,7 +117,7 @@ def test_unlabelled_data_train_sample_and_evaluate(data, name, tmp_path):
         sample.main([f"--workdir={workdir}", f"--out={out}", "--labels=0"])
     made, restored = draw.load(str(workdir))
     figures = evaluate.held_out_loss(made, restored.params)
-    if pixels:
+    if made.codec.pixels:
         evaluate.main([f"--workdir={workdir}", "--num=8"])
         report = json.loads((workdir / "evaluation.json").read_text())["figures"]
         assert report["held_out_loss"] == pytest.approx(figures["held_out_loss"], rel=1e-5)
@@ -131,10 +147,12 @@ def test_labels_and_the_model_have_to_agree(data):
     assert made.num_classes is None
     params = jax.eval_shape(made.init, jax.random.key(0))
     batch = {**next(made.batches()), "label": np.zeros(8, np.int32)}
+
+    def loss(params, batch):
+        return made.loss(jax.random.key(0), params, made.apply_fn, made.process, batch)
+
     with pytest.raises(UserError, match="got labels"):
-        jax.eval_shape(
-            lambda p: made.loss(jax.random.key(0), p, made.apply_fn, made.process, batch), params
-        )
+        jax.eval_shape(loss, params, batch)
 
 
 class Clips:

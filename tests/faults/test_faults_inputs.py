@@ -358,14 +358,16 @@ def test_folders_with_strange_names_are_classes_like_others(tmp_path, note):
         for i in range(2):
             Image.new("RGB", (4, 4)).save(tmp_path / "images" / name / f"{i}.png")
     (tmp_path / "outside").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "outside" / "0.png")
+    for i in range(2):
+        Image.new("RGB", (4, 4)).save(tmp_path / "outside" / f"{i}.png")
     (tmp_path / "images" / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "images" / "loop").symlink_to(tmp_path / "images")
     before = set(tmp_path.rglob("*"))
     source = folder.build(path=str(tmp_path / "images"), size=4, held_out=0.5)
-    assert source.num_classes == len(names)  # what a link leads to outside is not read
+    assert source.num_classes == len(names) + 1  # a link is a class, unless it leads back
     assert source.train[0]["x"].shape == (1, 4, 4, 3)
     assert set(tmp_path.rglob("*")) == before
-    note("path traversal", "names of class folders", "they are names; links out are not followed")
+    note("path traversal", "names of class folders", "they are names; a link that leads back ends")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"plan": 5}', '{"plan": {"rows": ["../x"]}}', "\x00"])
