@@ -10,9 +10,7 @@ from PIL import Image
 
 from dit import config, draw, evaluate, experiment, sample, train
 from dit.data.pipeline import batches, eval_batches
-from dit.evaluation.clips import evaluate_clips
-from dit.evaluation.judge import judge_of
-from dit.scaling.evaluate import evaluator, freeze
+from dit.scaling.evaluate import Evaluator, freeze
 from dit.types import UserError
 
 RUN = {
@@ -127,7 +125,7 @@ def test_unlabelled_data_train_sample_and_evaluate(data, name, tmp_path):
     frozen = freeze(made.source.held_out, examples=3, draws=8)
     assert frozen.label is None
     objective = {"name": "denoise", "times": UNIFORM, "weight": NONE}
-    evaluated = evaluator(
+    evaluated = Evaluator(
         frozen,
         apply_fn=made.apply_fn,
         process=made.process,
@@ -153,31 +151,6 @@ def test_labels_and_the_model_have_to_agree(data):
 
     with pytest.raises(UserError, match="got labels"):
         jax.eval_shape(loss, params, batch)
-
-
-class Clips:
-    """A source of unlabelled clips, of one thing that moves."""
-
-    shape, num_classes = (3, 16, 16, 1), None
-
-    def __init__(self, classes=None):
-        made = config.resolve("data.sources", "moving_digits", frames=3)
-        splits = (made.train, made.held_out)
-        self.train, self.held_out = ([{"x": split[i]["x"]} for i in range(12)] for split in splits)
-
-
-def test_unlabelled_clips_are_judged_by_their_motion_and_for_copies():
-    source = Clips()
-    samples = np.stack([example["x"] for example in source.held_out])
-    figures = evaluate_clips(samples, None, source)
-    assert figures["speed"] == pytest.approx(figures["speed_real"])
-    assert figures["displacement_ratio"] == pytest.approx(1)
-    assert figures["nearest_ratio"] == pytest.approx(1)
-    assert not any("accuracy" in name or "frechet" in name for name in figures)
-    with pytest.raises(UserError, match="with labels"):
-        evaluate_clips(samples, np.zeros(12, int), source)
-    with pytest.raises(UserError, match="None classes"):
-        judge_of(source)
 
 
 def test_a_run_of_more_examples_than_there_are_ids_is_refused_before_it_begins(data):
