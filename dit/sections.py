@@ -115,7 +115,7 @@ class LoaderSettings:
     """
 
     workers: Annotated[int, Range(0, 1024)] = 0
-    threads: Annotated[int, Range(1, 1024)] = 2
+    threads: Annotated[int, Range(0, 1024)] = 2
     prefetch: Annotated[int, Range(0, 1024)] = 2
 
 
