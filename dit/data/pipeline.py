@@ -187,7 +187,7 @@ class Batches(Iterator[Batch]):
 
     def look(self, positions: Sequence[int]) -> Batch:
         """The examples at these positions of the stream, which stays where it is."""
-        return self._stream(positions)
+        return _Batch(self._stream)(positions)
 
     def take_rows(self, rows: Sequence[int]) -> None:
         """Make only these rows of every batch from now on: those that this process is to hold."""
