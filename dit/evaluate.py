@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_numbers(num=args.num)
     rules(Recipe(**given))
     multihost.connect(args)
-    with multihost.guard(storage.place(args.workdir), writes=False), cli.full_disk():
+    with multihost.guard(storage.workdir(args.workdir), writes=False), cli.full_disk():
         return run(args, given, demanded)
 
 
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
             "this model makes latents: decode samples (dit.sample --out=samples.npz) with the "
             "autoencoder they belong to, and evaluate the pixels"
         )
-    out = storage.place(args.out or storage.place(args.workdir) / "evaluation.json")
+    out = storage.place(args.out or storage.workdir(args.workdir) / "evaluation.json")
     if multihost.is_main():
         media.check_place(out, (".json",))
     recipe = recipe_from({**made.config.samples.to_dict(), "num": args.num}, made.num_classes)

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--config.{next(iter(rest))} belongs to dit.train; see --help")
     check(args)
     multihost.connect(args)
-    with multihost.guard(storage.place(args.workdir), writes=False), cli.full_disk():
+    with multihost.guard(storage.workdir(args.workdir), writes=False), cli.full_disk():
         run(args)
 
 
