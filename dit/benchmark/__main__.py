@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import tqdm
 
 from dit import cli
 from dit.benchmark import ours, report
@@ -27,6 +28,8 @@ from dit.benchmark.machine import describe, versions
 from dit.models.sizes import parse
 from dit.parallel.peak import datasheet, peak_flops
 from dit.types import Count, Scale, UserError
+
+WARM_UP = 2
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -117,19 +120,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def interleave(timed: dict[str, Callable], runs: int) -> dict[str, list[float]]:
-    """Seconds of every function in turn, ``runs`` times, after two calls each that do not count."""
-    for name, call in timed.items():
-        before = time.perf_counter()
-        call()
-        call()
-        print(f"{name}: warmed up in {time.perf_counter() - before:.1f} s", flush=True)
+    """Seconds of every function in turn, ``runs`` times, after ``WARM_UP`` calls that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(runs):
-        for name, call in timed.items():
+    calls = [name for name in timed for _ in range(WARM_UP)] + [*timed] * runs
+    with tqdm.tqdm(calls, unit="call") as bar:
+        for name in bar:
+            bar.set_description(name)
             before = time.perf_counter()
-            call()
+            timed[name]()
             seconds[name].append(time.perf_counter() - before)
-    return seconds
+    return {name: found[WARM_UP:] for name, found in seconds.items()}
 
 
 @contextlib.contextmanager
