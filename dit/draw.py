@@ -19,7 +19,7 @@ from dit import cli, experiment, media, models, rng
 from dit.config import resolve
 from dit.diffusion.process import denoiser
 from dit.experiment import Experiment
-from dit.parallel import multihost
+from dit.parallel import compiler, multihost
 from dit.parallel.mesh import (
     batch_sharding,
     batch_shards,
@@ -253,14 +253,18 @@ class Sampler:
     def jitted(self, mesh: Mesh | None) -> Any:
         """``run`` under jit, over the mesh: each device keeps the samples that it made."""
         if mesh is None:
-            return jax.jit(self.run)
+            return jax.jit(self.run, compiler_options=compiler.options(jax.default_backend()))
 
         def run(params, weak, batch):
             with in_force(mesh):
                 return self.run(params, weak, batch)
 
         whole = replicated(mesh)
-        return jax.jit(run, out_shardings=(batch_sharding(mesh), whole, whole))
+        return jax.jit(
+            run,
+            out_shardings=(batch_sharding(mesh), whole, whole),
+            compiler_options=compiler.options(mesh.devices.flat[0].platform),
+        )
 
     def run(self, params: Params, weak: Params | None, batch: dict[str, Any]):
         """Decoded samples, whether all are finite, and how often the denoiser was called for each.

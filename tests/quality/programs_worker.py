@@ -41,9 +41,10 @@ def train_step(made):
     batches.close()
     key = jax.random.key(made.config.seed)
     results = []
+    state = jax.jit(parts.create, out_shardings=parts.shardings)(key)
+    first = jax.device_get(state.replace(params=stirred(state.params)))
     for step in (parts.train_step, jax.jit(parts.train_step.__wrapped__)):
-        state = jax.jit(parts.create, out_shardings=parts.shardings)(key)
-        state = jax.device_put(state.replace(params=stirred(state.params)), parts.shardings)
+        state = jax.device_put(first, parts.shardings)
         after, metrics = step(state, batch, key)
         moments = [
             x for x in jax.tree.leaves(after.opt_state) if np.issubdtype(x.dtype, np.floating)
@@ -54,12 +55,10 @@ def train_step(made):
 
 def samples(made):
     """``(shipped, plain)``: what the sampler draws, and its function under plain ``jax.jit``."""
-    settings = {**made.config.samples.to_dict(), "num": 4, "steps": 3, "batch": 4}
+    settings = {**made.config.samples.to_dict(), "num": 4, "steps": 3, "batch": 4, "guidance": 2}
     sampler = Sampler(made, recipe_from(settings, made.num_classes))
     params = stirred(made.init(jax.random.key(0)))
-    batch = (
-        sampler.batches()[0] if hasattr(sampler, "batches") else sampler._parts(None, None, 1)[0]
-    )
+    batch = {"id": np.arange(4), "labels": sampler.labels}
     shipped = sampler.jitted(None)(params, None, batch)[0]
     plain = jax.jit(sampler.run)(params, None, batch)[0]
     return [{"samples": np.asarray(x, np.float32)} for x in (shipped, plain)]

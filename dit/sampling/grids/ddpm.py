@@ -56,6 +56,6 @@ def build(
         times = (np.asarray(index, np.float64) + 1) / T
         if times[0] > path.t_max:
             raise UserError(f"got offset={offset}; timestep {index[0]} is beyond the last, {T - 1}")
-        return jnp.append(jnp.asarray(times), 0.0)
+        return jnp.asarray(np.append(times, 0.0))
 
     return grid
