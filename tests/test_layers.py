@@ -59,6 +59,25 @@ def test_imports_follow_the_layer_table(file):
 
 @pytest.mark.parametrize(
     "file",
+    [f for f in FILES if f.name == "__init__.py"],
+    ids=lambda f: str(f.relative_to(ROOT)),
+)
+def test_no_module_hides_a_name_of_its_package(file):
+    """Once imported, the module ``dit.room.name`` is what ``dit.room`` has under ``name``."""
+    own, defined = ".".join(file.parent.relative_to(ROOT).parts), set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign):
+            defined |= {n.id for n in node.targets if isinstance(n, ast.Name)}
+        elif isinstance(node, ast.ImportFrom) and node.module != own:  # no module on purpose
+            defined |= {alias.asname or alias.name for alias in node.names}
+    modules = {p.name.removesuffix(".py") for p in file.parent.iterdir()}
+    assert not defined & modules
+
+
+@pytest.mark.parametrize(
+    "file",
     [f for d in ("dit", "configs", "launch", "tests") for f in sorted((ROOT / d).rglob("*.py"))],
     ids=lambda f: str(f.relative_to(ROOT)),
 )

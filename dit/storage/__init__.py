@@ -61,8 +61,6 @@ def workdir(address: str | os.PathLike | BucketPath) -> Place:
     if isinstance(there, BucketPath):
         return there
     text = os.fspath(address)
-    if not text:
-        raise UserError("got an empty --workdir; expected a directory, or gs://BUCKET/PATH")
     if text == "~" or text.startswith("~/"):
         there = there.expanduser()
     whole = str(there.absolute())
@@ -120,7 +118,7 @@ def write(file: Place, data: str | bytes) -> None:
 def for_orbax(folder: Place) -> Any:
     """The path of ``folder`` as Orbax takes it."""
     if not isinstance(folder, BucketPath):
-        from dit.storage.local import LocalPath
+        from dit.storage.orbax_path import LocalPath
 
         return LocalPath(folder.absolute())
     import fsspec
