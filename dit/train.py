@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Sequence
 import jax
 import numpy as np
 
-from dit import cli, experiment, media, storage
+from dit import cli, experiment, media, rng, storage
 from dit.draw import Sampler, recipe_from, stamped
 from dit.experiment import Experiment
 from dit.parallel import multihost
@@ -142,7 +142,7 @@ def rehearse(sampler: Sampler) -> None:
     batch = {"id": np.arange(2)}
     if recipe.labels:
         batch["labels"] = np.zeros(2, np.int32)
-    params = jax.eval_shape(made.init, jax.random.key(0))
+    params = jax.eval_shape(made.init, rng.root(0))
     samples = jax.eval_shape(sampler.run, params, None, batch)[0]
     blank = np.zeros(samples.shape, np.uint8)
     with tempfile.TemporaryDirectory() as folder:
