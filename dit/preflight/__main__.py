@@ -105,13 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """UserError for options that cannot work, before any work begins."""
-    cost.check(args.price, args.images)
     together = [name for name in ("sweep", "max_batch", "sampler") if getattr(args, name)]
     if len(together) > 1:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in together)
         raise UserError(f"got {names}; expected one of them at a time")
-    if args.tries < 1:
-        raise UserError(f"got --tries={args.tries}; expected a positive number")
     if args.max_batch and args.batch is not None:
         raise UserError(
             "got --max-batch and --batch; expected one of them: the first finds the second"

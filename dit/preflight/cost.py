@@ -6,16 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dit.types import UserError
-
-
-def check(price: float | None, images: int | None) -> None:
-    """UserError for a price that is none, or no images to get to."""
-    if price is not None and not (price > 0 and math.isfinite(price)):
-        raise UserError(f"got --price={price}; expected a positive price of one chip for one hour")
-    if images is not None and images < 1:
-        raise UserError(f"got --images={images}; expected a positive number")
-
 
 def cost(row: Mapping[str, Any], price: float | None, images: int | None) -> dict[str, Any]:
     """Of a report as JSON: ``steps`` to the end, or to ``images``, ``hours``, ``chip_hours``, ``cost``.
