@@ -31,7 +31,6 @@ from dit.data.pipeline import eval_batches
 from dit.draw import (
     Recipe,
     Sampler,
-    check_numbers,
     load_experiment,
     load_params,
     recipe_from,
@@ -111,8 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     demanded = [demands.parse(text) for text in args.demand]
     names = ("solver", "grid", "steps", "guidance", "seed", "batch")
     given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
-    check_numbers(num=args.num)
-    rules(Recipe(**given))
+    rules(Recipe(num=args.num, **given))
     multihost.connect(args)
     with multihost.guard(storage.workdir(args.workdir), writes=False), cli.full_disk():
         return run(args, given, demanded)

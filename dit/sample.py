@@ -24,7 +24,6 @@ from dit.data.source import digest
 from dit.draw import (
     Recipe,
     Sampler,
-    check_numbers,
     load_experiment,
     load_params,
     recipe_from,
@@ -106,19 +105,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UserError for options that cannot work, whatever the model is."""
-    given = {k: getattr(args, k) for k in ("num", "steps", "batch")}
-    check_numbers(**{k: v for k, v in given.items() if v is not None})
-    if args.num == 0:
-        raise UserError("got num=0 for the samples; expected at least 1")
     if args.num is not None and args.labels is not None:
         raise UserError("got both --labels and --num; expected one of them: labels have a number")
     for option in ("mask", "strength"):
         if getattr(args, option) is not None and args.init is None:
             raise UserError(f"--{option} is of no effect without --init: data to start from")
-    given = {
-        k: getattr(args, k) for k in ("solver", "grid", "steps", "guidance", "seed", "strength")
-    }
-    rules(Recipe(**{k: v for k, v in given.items() if v is not None}))
+    rules(Recipe(**chosen(args, "num")))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -202,9 +194,13 @@ def choose(args: argparse.Namespace, made: Experiment, stamp: Mapping[str, Any])
     if args.labels is not None:
         labels = tuple(cli.parse_labels(args.labels, made.num_classes))
         recipe = dataclasses.replace(recipe, labels=labels, num=len(labels))
-    names = ("solver", "grid", "steps", "guidance", "seed", "batch", "strength")
-    given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
-    return dataclasses.replace(recipe, **given)
+    return dataclasses.replace(recipe, **chosen(args))
+
+
+def chosen(args: argparse.Namespace, *more: str) -> dict[str, Any]:
+    """The fields of a recipe that the options of the same names give, and ``more`` of them."""
+    names = ("solver", "grid", "steps", "guidance", "seed", "batch", "strength", *more)
+    return {k: getattr(args, k) for k in names if getattr(args, k) is not None}
 
 
 if __name__ == "__main__":

@@ -158,12 +158,12 @@ def test_evaluation_prints_and_writes_figures_with_their_recipe(workdir, capsys)
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--labels=3,10"], r"got labels 10; expected numbers from 0 to 9"),
+        (["--labels=3,10"], r"got label 10; expected numbers from 0 to 9"),
         (["--solver=hune"], r"no solvers 'hune': did you mean 'heun'"),
         (["--solver=ddim:etaa=1"], r"unknown keyword 'etaa': did you mean 'eta'"),
         (["--guidance=nan"], r"got scale=nan; expected a finite number"),
-        (["--steps=0"], r"got steps=0 for the samples; expected at least 1"),
-        (["--batch=0"], r"got batch=0 for the samples; expected at least 1"),
+        (["--steps=0"], r"--steps: got '0'; expected a whole number in \[1,"),
+        (["--batch=0"], r"--batch: got '0'; expected a whole number in \[1,"),
         (["--ema=ema_9"], r"no parameters 'ema_9' in"),
         (["--step=3"], r"no checkpoint at step 3 in .*; there are \[2, 4\]"),
         (["--out=grid.jpg"], r"expected it to end in \.png, \.gif or \.npz"),
