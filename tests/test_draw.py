@@ -115,7 +115,7 @@ def test_numbers_out_of_range_are_no_recipe(change, message):
         ({"solver": "hune"}, "no solvers 'hune'"),
         ({"grid": "uniform:rho=1"}, "rho"),
         ({"guidance": "interval:scale=2", "solver": "diffrax_adaptive"}, "adaptive"),
-        ({"guidance": "cfgpp:scale=2"}, "lambda"),
+        ({"guidance": "cfgpp:scale=2"}, r"scale=2; expected a number in \[0, 1\]"),
     ],
 )
 def test_rules_that_cannot_work_are_refused_without_a_model(change, message):

@@ -258,10 +258,10 @@ def test_curve_is_drawn_from_the_last_log_of_each_step(tmp_path):
     rows += [{"step": 200, "loss": None}, {"step": 150, "loss": 0.5}, {"step": 5, "other": 1.0}]
     log = tmp_path / "metrics.jsonl"
     log.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 201, "lo')
-    steps, values = media._read_metric(log, "loss")
-    np.testing.assert_array_equal(steps, np.arange(1, 200))
-    assert values[149] == 0.5
-    assert values[9] == 0.1
+    points = media._read_metric(log, "loss")
+    assert sorted(points) == list(range(1, 200))
+    assert points[150] == 0.5
+    assert points[10] == 0.1
     media.plot_curve(log, tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as image:
         assert min(image.size) > 300
