@@ -27,6 +27,7 @@ import flags
 
 COUNT = "--xla_force_host_platform_device_count"
 LAST_LINES = 30
+PRINTING = threading.Lock()  # one line at a time: each worker has a thread that prints
 GRACE_SECONDS = 5  # for the others to end by themselves, and name the error too
 
 
@@ -108,7 +109,8 @@ class Worker:
     def _read(self) -> None:
         for line in self.process.stdout:
             self.last.append(line.rstrip("\n"))
-            print(f"[{self.number}] {self.last[-1]}", flush=True)
+            with PRINTING:
+                print(f"[{self.number}] {self.last[-1]}", flush=True)
 
     def status(self) -> int | None:
         """The exit status as a shell gives it, or None while it runs."""

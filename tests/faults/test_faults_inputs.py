@@ -268,9 +268,11 @@ def test_a_sound_pt_is_read_flat(tmp_path):
     extra = b"cargparse\nNamespace\n)R" + op({"lr": 1.0}) + b"b"
     torch_file(tmp_path / "in.pt", state_dict(ema=inner, args=extra, step=op(7)))
     state = files.read(tmp_path / "in.pt")
-    assert sorted(state) == ["ema.b", "ema.w"]
-    np.testing.assert_array_equal(state["ema.w"], np.arange(6.0).reshape(2, 3).T)
-    np.testing.assert_array_equal(state["ema.b"], [4, 5])
+    assert sorted(state) == ["b", "w"]
+    np.testing.assert_array_equal(state["w"], np.arange(6.0).reshape(2, 3).T)
+    np.testing.assert_array_equal(state["b"], [4, 5])
+    torch_file(tmp_path / "other.pt", state_dict(other=inner, args=extra))
+    assert sorted(files.read(tmp_path / "other.pt")) == ["other.b", "other.w"]
 
 
 @pytest.mark.torch

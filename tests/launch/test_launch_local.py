@@ -52,6 +52,14 @@ def test_flags_of_the_compiler_that_are_there_come_last(given, args, expected):
     assert done.stdout == f"[0] {expected}\n"
 
 
+def test_lines_of_processes_that_print_at_once_stay_whole():
+    done = launch("local.py", "-n", "4", "--", "seq", "3000")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    for number in range(4):
+        mine = [rest for first, *rest in lines if first == f"[{number}]"]
+        assert mine == [[str(i)] for i in range(1, 3001)]
+
+
 @pytest.mark.parametrize("args", [[], ["--devices-per-process=3"], ["--gpus-per-process=2"]])
 def test_a_dry_run_prints_what_is_run(args):
     options = ["-n", "2", "--port=4321", *args, "--env=A=b  'c'", "--", "env"]
