@@ -222,9 +222,10 @@ def test_averages_have_a_rate_at_the_ends_of_the_range(half_life, rampup):
 def test_the_path_ends_after_it_begins():
     for given in ({"t_min": 0.5, "t_max": 0.5}, {"t_min": 0.9, "t_max": 0.1}):
         for name in ("linear", "cosine"):
-            with pytest.raises(UserError, match=r"got times from .* expected 0 <= the first < the"):
+            says = r"got a path from t_min=0\.. to t_max=0\..; expected .* 0 <= t_min < t_max"
+            with pytest.raises(UserError, match=says):
                 configs.resolve("diffusion.paths", name, **given)
-    with pytest.raises(UserError, match=r"got times from 3\.0 to 2\.0"):
+    with pytest.raises(UserError, match=r"got a path from t_min=3\.0 to t_max=2\.0"):
         configs.resolve("diffusion.paths", "edm", sigma_min=3.0, sigma_max=2.0)
 
 

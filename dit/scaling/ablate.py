@@ -234,9 +234,7 @@ def ablate(
         settings = [plain(ablation.evaluation), stage == "main" and plain(ablation.measured)]
         name = f"{arm}/{stage}/lr={lr:g}/seed={seed}/{fingerprint({'run': whole + settings})}"
         if name not in known:
-            if (
-                not arms
-            ):  # all of them, so that a mistake in the last is found before the first trains
+            if not arms:  # all at once: a mistake in the last is found before the first trains
                 arms.update(prepared(make, ablation, measure))
             start = {"row": name, "arm": arm, "stage": stage}
             full = ablation.config(arm, lr=lr, seed=seed, steps=arms[arm].steps)

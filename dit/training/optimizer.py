@@ -59,7 +59,8 @@ def build(
     kwargs = dict(optimizer)
     name = kwargs.pop("name")
     shared = {"skip": 0} | {k: kwargs.pop(k) for k in config.keywords(common) if k in kwargs}
-    lr, clip, accumulate, skip = config.call(common, f"optimizer {name!r}", **shared)
+    shared = config.checked(common, f"optimizer {name!r}", shared, at="optimizer.")
+    lr, clip, accumulate, skip = common(**shared)
     rate = build_schedule(schedule, lr=lr, steps=steps)
     make = config.resolve("training.optimizers", name, **kwargs)
     return Optimizer(make(rate, axes), rate, accumulate, clip, skip)

@@ -26,6 +26,7 @@ def made(tmp_path_factory):
     (root / "latents").mkdir()
     rng = np.random.default_rng(0)
     z = rng.standard_normal((40, 4, 4, 6)).astype(np.float16)
+    z[..., 3:] = np.abs(z[..., 3:])  # standard deviations, where they are taken for moments
     np.save(root / "latents" / "latents.npy", z)
     np.save(root / "latents" / "labels.npy", np.arange(40) % 4)
     data_tfds.prepare(root / "tfds")

@@ -140,7 +140,7 @@ def test_numbers_that_make_no_distribution_are_refused(name, kwargs):
 @pytest.mark.parametrize("strata", [0, -3])
 def test_strata_that_are_none_are_refused_before_any_step(strata):
     times, weight = resolve("diffusion.times", "uniform"), resolve("diffusion.weights", "none")
-    with pytest.raises(UserError, match=f"strata={strata}; expected the batch size"):
+    with pytest.raises(UserError, match=f"got strata={strata}; expected a whole number in .1, "):
         resolve("objectives", "denoise", times=times, weight=weight, strata=strata)
 
 

@@ -54,10 +54,11 @@ def test_real_images_score_better_than_noisy_ones_and_more_of_them_score_better(
 
 
 def of_classes(classes, held_out):
-    """Plain images of so many classes."""
+    """Plain images of so many classes; of None, without labels."""
     x = np.zeros((20, 1, 2, 2, 1), np.uint8)
-    rows = ArraySplit(x, np.arange(20) % (classes or 1), "x")
-    aside = ArraySplit(x[:held_out], rows.label[:held_out], "y")
+    label = None if classes is None else np.arange(20) % classes
+    rows = ArraySplit(x, label, "x")
+    aside = ArraySplit(x[:held_out], None if label is None else label[:held_out], "y")
     return Source(rows, aside, (1, 2, 2, 1), classes, "x")
 
 

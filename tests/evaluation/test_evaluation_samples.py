@@ -272,7 +272,7 @@ def test_reduced_pictures_are_means_over_areas(height, width):
         (lambda x, y: (x[:, :, :4], y), "1, 8, 8, 1"),
         (lambda x, y: (x[:, 0], y), "1, 8, 8, 1"),
         (lambda x, y: (x, y[:5]), "labels"),
-        (lambda x, y: (x, None), "labels of shape None"),
+        (lambda x, y: (x, None), "got 297 samples without labels, for data of 10 classes"),
         (lambda x, y: (x[:0], y[:0]), "got 0 samples"),
         (lambda x, y: (x[:9], y[:9]), "expected 297, as planned"),
         (lambda x, y: (x, y + 1), "labels from 1 to 10"),

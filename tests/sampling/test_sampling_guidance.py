@@ -62,7 +62,8 @@ def test_guided_gaussians_are_the_gaussian_of_the_extrapolated_mean(name):
     expected = gaussian(path, 0.4 + w * 0.6)(x, t)
     np.testing.assert_allclose(guided(x, t), expected, atol=1e-5)
     # The flow keeps the standard score of every number, up to what of the mean is left at t_max.
-    alpha, sigma = path.alpha(path.t_max), path.sigma(path.t_max)
+    end = jnp.asarray(path.t_max)
+    alpha, sigma = path.alpha(end), path.sigma(end)
     x_T = sigma * jnp.asarray(np.random.default_rng(0).normal(size=SHAPE), jnp.float32)
     x_0 = jax.jit(lambda x: sample(KEY, guided, path, solver("heun", {}), grid, x))(x_T)
     mean = 0.4 + w * 0.6

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from dit import rng
 from dit.diffusion.path import Path
-from dit.types import Key, Times, UserError
+from dit.types import Key, Times
 
 Quantile = Callable[[Path, Float[Array, "..."]], Float[Array, "..."]]
 
@@ -33,9 +33,8 @@ def draw(
     ``strata``: consecutive sample ids fall into successive intervals of ``1 / strata`` of the unit
     interval (stratified sampling, Kingma et al. 2021, appendix I.1): with ``strata`` equal to the
     batch size each batch covers every quantile once. Each frame goes through the intervals in an
-    order of its own, anew with every ``strata`` ids. Raises UserError for ``strata`` below 1.
+    order of its own, anew with every ``strata`` ids.
     """
-    check_strata(strata)
     u = rng.uniform(rng.per_sample(key, ids), () if frames is None else (frames,))
     if strata is not None:
         slot = ids % strata
@@ -56,14 +55,6 @@ def at(
     inside = jnp.clip(u, 2.0**-24, 1 - 2.0**-24)
     t, slope = jax.jvp(lambda u: quantile(path, u), (inside,), (jnp.ones_like(u),))
     return jnp.clip(t, path.t_min, path.t_max), 1 / slope
-
-
-def check_strata(strata: int | None) -> None:
-    """Raise UserError unless ``strata`` is None or a whole number from 1."""
-    if strata is not None and (not isinstance(strata, int) or strata < 1):
-        raise UserError(
-            f"got strata={strata}; expected the batch size, or None for times that are not stratified"
-        )
 
 
 def _frame_slots(
