@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 
 from dit.storage.bucket import BucketPath, StorageError, TakenError
-from dit.types import UserError
+from dit.types import OutsideError
 
 log = logging.getLogger(__name__)
 BEAT = 10.0  # seconds between two signs of life
@@ -44,7 +44,7 @@ class Lease:
         self._thread = threading.Thread(target=self._live, daemon=True)
 
     def take(self) -> None:
-        """Become the holder; UserError if there is one that lives."""
+        """Become the holder; OutsideError if there is one that lives."""
         watched, since, generation = None, 0.0, 0
         while True:
             try:
@@ -68,7 +68,7 @@ class Lease:
                         LEASE,
                     )
                 if generation != watched:
-                    raise UserError(
+                    raise OutsideError(
                         f"{self._file.parent} is in use by another job ({_holder(text)}); two jobs "
                         "would spoil each other's checkpoints. Stop it, or give another --workdir"
                     )
@@ -79,11 +79,11 @@ class Lease:
         self._thread.start()
 
     def sure(self) -> None:
-        """UserError if another job holds the place by now; asks if it has not heard for a while."""
+        """OutsideError if another job holds the place by now; asks if it has not heard for a while."""
         if not self._lost and time.monotonic() - self._heard > 2 * BEAT:
             self._beat()
         if self._lost:
-            raise UserError(
+            raise OutsideError(
                 "this job was stopped or cut off for so long that another one has taken "
                 f"{self._file.parent}; it ends here and leaves the place to that one"
             )
@@ -129,7 +129,7 @@ class Lease:
 
 @contextlib.contextmanager
 def hold(file: BucketPath) -> Iterator[Lease]:
-    """Hold the place that ``file`` stands for; UserError if another job does."""
+    """Hold the place that ``file`` stands for; OutsideError if another job does."""
     lease = Lease(file)
     lease.take()
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from dit import cli, storage
 from dit.storage import growing, lease
-from dit.types import UserError
+from dit.types import OutsideError, UserError
 
 
 def test_an_address_is_a_directory_or_in_a_bucket(tmp_path):
@@ -140,7 +140,7 @@ def test_a_place_is_for_one_job(bucket, quick):
     with lease.hold(bucket / ".lock") as held:
         held.sure()
         with (
-            pytest.raises(UserError, match=r"in use by another job \(process \d+ on"),
+            pytest.raises(OutsideError, match=r"in use by another job \(process \d+ on"),
             lease.hold(bucket / ".lock"),
         ):
             pass
@@ -172,7 +172,7 @@ def test_who_was_thought_dead_finds_out(bucket, quick):
     with lease.hold(bucket / ".lock") as held:
         (bucket / ".lock").write_text('{"holder": "process 2 on b", "token": "y"}')
         time.sleep(1)
-        with pytest.raises(UserError, match="another one has taken gs://bucket/"):
+        with pytest.raises(OutsideError, match="another one has taken gs://bucket/"):
             held.sure()
     assert b"process 2" in (bucket / ".lock").read_bytes()
 

@@ -18,7 +18,7 @@ from dit.training import checkpoint as checkpoints
 from dit.training import loop
 from dit.training.logging import TIMING, read_metrics
 from dit.training.workdir import read_config
-from dit.types import UserError
+from dit.types import OutsideError
 
 
 def train(workdir, **changes):
@@ -148,7 +148,7 @@ def test_a_second_job_is_refused_and_a_job_that_lost_its_place_saves_nothing(
         monkeypatch.setattr(lease, name, seconds)
     with (
         lease.hold(run / ".lock"),
-        pytest.raises(UserError, match=r"gs://bucket/run is in use by another job \(process"),
+        pytest.raises(OutsideError, match=r"gs://bucket/run is in use by another job \(process"),
     ):
         train(run)
     save = checkpoints.Checkpoints.save
@@ -159,7 +159,7 @@ def test_a_second_job_is_refused_and_a_job_that_lost_its_place_saves_nothing(
         time.sleep(0.5)
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_lose)
-    with pytest.raises(UserError, match="another one has taken gs://bucket/run"):
+    with pytest.raises(OutsideError, match="another one has taken gs://bucket/run"):
         train(run)
     assert checkpoints.steps(run) == [5, 10, 15]
     assert (run / ".lock").read_bytes() == b"another's"

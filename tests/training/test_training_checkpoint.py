@@ -17,7 +17,7 @@ from dit import experiment
 from dit.training import checkpoint as checkpoints
 from dit.training import workdir as workdirs
 from dit.training.fingerprints import fingerprints
-from dit.types import UserError
+from dit.types import OutsideError, UserError
 
 CONFIG = {
     "schedule": {"name": "constant"},
@@ -289,7 +289,7 @@ def test_every_dtype_has_a_fingerprint(dtype):
 def test_a_workdir_is_for_one_job(tmp_path):
     with (
         workdirs.lock(tmp_path),
-        pytest.raises(UserError, match="in use by another job"),
+        pytest.raises(OutsideError, match="in use by another job"),
         workdirs.lock(tmp_path),
     ):
         pass
