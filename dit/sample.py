@@ -152,7 +152,8 @@ def run(args: argparse.Namespace) -> None:
         drawn = sampler(restored.params, **given)
         nfe, seconds = drawn.nfe, drawn.seconds
         if multihost.is_main():
-            recipe_of = {**stamped(recipe, restored, nfe, inputs), "weak": weak_name}
+            used = {} if weak_name is None else {"weak": weak_name}
+            recipe_of = {**stamped(recipe, restored, nfe, inputs), **used}
             media.save_samples(args.out, drawn.samples, drawn.labels, recipe_of)
     multihost.say(
         f"{sampler.n} samples in {seconds:.2f} s after compilation, {nfe} network evaluations each, "

@@ -285,11 +285,11 @@ def test_what_torch_saves_is_read(tmp_path):
     x |= {"view": x["float32"].T[1:, ::2], "scalar": torch.tensor(3.0)}
     x["parameter"] = torch.nn.Parameter(torch.ones(2))
     torch.save({"model": x, "args": None, "opt": {"state": [1, 2]}}, tmp_path / "in.pt")
-    state = files.read(tmp_path / "in.pt")
-    assert sorted(state) == sorted(f"model.{name}" for name in x)
+    state = files.read(tmp_path / "in.pt", weights="model")
+    assert sorted(state) == sorted(x)
     for name, value in x.items():
         want = value.detach().to(torch.float64).numpy()
-        np.testing.assert_array_equal(state[f"model.{name}"].astype(np.float64), want)
+        np.testing.assert_array_equal(state[name].astype(np.float64), want)
 
 
 def test_weights_of_another_kind_are_refused(tmp_path, refused):
