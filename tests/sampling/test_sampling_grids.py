@@ -86,6 +86,7 @@ def timesteps(spacing, steps):
     return np.rint(1000 * times).astype(int) - 1
 
 
+@pytest.mark.slow
 def test_respacing_is_that_of_the_original_code_for_every_number_of_steps():
     """A running sum of the stride, rounded: both ends are taken."""
     differ = 0

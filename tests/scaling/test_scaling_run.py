@@ -195,6 +195,7 @@ def test_a_real_run_is_recorded_resumed_and_its_failure_too(tmp_path, base, made
     assert (failed["status"], "step 3" in failed["error"]) == ("failed", True)
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_their_seed_alone_share_one_program(tmp_path, base, made_plan):
     """Compiled once, with the numbers that separate programs give."""
     small = {**base, "schedule": {"name": "constant"}}
