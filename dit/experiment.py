@@ -23,7 +23,6 @@ from dit.objectives import LossFn
 from dit.objectives.constant import Constant, Moments, best_constant
 from dit.scaling import mup
 from dit.sections import PLAIN, ROOMS, complete, override, precision
-from dit.training import feed
 from dit.training.learning import moments
 from dit.types import ApplyFn, Key, Params, UserError
 
@@ -90,8 +89,7 @@ class Experiment:
         return models.logical_axes(self.model, self.shape)
 
     def batches(self) -> Batches:
-        """The stream of training data, from its first batch; UserError if the run is too long for it."""
-        pipeline.check_length((self.config.steps + feed.AHEAD) * self.config.batch_size)
+        """The stream of training data, from its first batch."""
         return pipeline.batches(
             self.source.train,
             batch_size=self.config.batch_size,

@@ -9,20 +9,20 @@ from dit.experiment import load_config
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
-def latents(directory, config):
+def latents(directory, config, dtype):
     """Stand-in latents where a config reads some: the right shape, a handful of examples."""
     if config.data.name != "latents":
         return {}
     *rest, channels = config.data.shape
     size = (8, *rest, channels * (1 + config.data.moments))
     x = np.random.default_rng(0).normal(size=size)
-    np.save(directory / "latents.npy", np.abs(x).astype(np.float16))
+    np.save(directory / "latents.npy", np.abs(x).astype(dtype))
     np.save(directory / "labels.npy", np.arange(8))
     return {"data.path": str(directory), "data.held_out": 0.25, "loader.workers": 0}
 
 
-def shrunken(file, directory, **more):
-    """The config in ``file``, one narrow layer deep, to be trained for two steps."""
+def shrunken(file, directory, dtype=np.float16, **more):
+    """The config in ``file``, one narrow layer deep, for two steps; ``dtype``: of latents."""
     small = {
         "steps": 2,
         "batch_size": 8,
@@ -32,7 +32,7 @@ def shrunken(file, directory, **more):
         "samples.every": 0,
         "log.every": 1,
         "checkpoint.every": 100,
-        **latents(directory, load_config(str(file))),
+        **latents(directory, load_config(str(file)), dtype),
         **more,
     }
     config = load_config(str(file), small)

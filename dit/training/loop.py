@@ -25,11 +25,11 @@ from jax.sharding import Mesh
 
 import dit
 from dit import rng, storage
-from dit.data.pipeline import Batches
+from dit.data.pipeline import Batches, check_length
 from dit.parallel import compiler, multihost
 from dit.parallel.peak import peak_flops
+from dit.training import feed
 from dit.training.checkpoint import Checkpoints
-from dit.training.feed import Feed, first_shapes
 from dit.training.learning import Learning, constant_of
 from dit.training.logging import MetricsLog, Progress, find_wandb
 from dit.training.meter import means
@@ -82,6 +82,7 @@ def train(
     saving, logging, sampling = map(experiment.settings, ("checkpoint", "log", "samples"))
     steps, batch_size = config.steps, config.batch_size
     resolved = plain(config)
+    check_length((steps + feed.AHEAD) * batch_size)
     if logging.wandb and multihost.is_main():
         find_wandb()  # before any work
     multihost.agree("the config", lambda: json.dumps(resolved, sort_keys=True))
@@ -120,7 +121,7 @@ def train(
             compiling = stack.enter_context(ThreadPoolExecutor(1)).submit(lowered.compile)
         state = _created(run, key) if restored is None else restored[0]
         skipped = int(state.meter.skipped)
-        feed = Feed(batches, run.batch_sharding)
+        fed = feed.Feed(batches, run.batch_sharding)
 
         metrics_log = None
         if main:
@@ -140,14 +141,14 @@ def train(
         highest = multihost.HighestOfAll(run.mesh, lag=ahead)
         stopped = 0
         saved = step if restored is not None else None
-        feed.fill()
+        fed.fill()
         if compiling is not None:
             compiling.result()  # the jitted step finds it
         rate = Rate(batch_size, flops_per_example, run.mesh)
 
         while step < steps and not (stopped := highest(stop.number)):
-            state, metrics = run.train_step(state, feed.take(), key)
-            feed.fill()
+            state, metrics = run.train_step(state, fed.take(), key)
+            fed.fill()
             step += 1
             rate.count()
             bar.advance()
@@ -176,7 +177,7 @@ def train(
                     held()
                     if metrics_log is not None:
                         metrics_log.flush()
-                    checkpoints.save(step, state, feed.position)
+                    checkpoints.save(step, state, fed.position)
                     saved = step
                 if draw_now:
                     draw(state, step)
@@ -185,7 +186,7 @@ def train(
             held()
             if metrics_log is not None:
                 metrics_log.flush()
-            checkpoints.save(step, state, feed.position)
+            checkpoints.save(step, state, fed.position)
     learning.conclude(step)  # last, where it is seen
     return Outcome(state, step, signal.Signals(stopped).name if stopped else None)
 
@@ -243,7 +244,7 @@ def _placed(abstract: Any, shardings: Any) -> Any:
 def _lowered(run: Program, batches: Batches, key: Key) -> jax.stages.Lowered:
     """The program of a step, whose ``compile`` is what a call of ``run.train_step`` finds done."""
     state = _placed(run.abstract, run.shardings)
-    batch = first_shapes(batches)
+    batch = feed.first_shapes(batches)
     batch = _placed(batch, dict.fromkeys(batch, run.batch_sharding))
     return run.train_step.lower(state, batch, key)
 

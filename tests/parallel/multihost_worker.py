@@ -92,15 +92,27 @@ def main(workdir: pathlib.Path, given: dict) -> None:
             time.sleep(given.get("wait", 0))
             return kind.__next__(self)
 
-    class Compiled:
-        """A step that is compiled when it is first called."""
+    class Lowered:
+        """The program of a step, to be compiled."""
+
+        def __init__(self, lowered):
+            self._lowered, self.as_text = lowered, lowered.as_text
+
+        def compile(self):
+            with fault.within("compile"):
+                return self._lowered.compile()
+
+    class Step:
+        """A jitted step that says when it is compiled."""
 
         def __init__(self, step):
-            self._step, self.lower = step, step.lower
+            self._step = step
+
+        def lower(self, *args):
+            return Lowered(self._step.lower(*args))
 
         def __call__(self, *args):
-            with fault.within("compile"):
-                return self._step(*args)
+            return self._step(*args)
 
     mean = jax.jit(lambda x: jnp.mean(jnp.tanh(x)))
 
@@ -113,7 +125,7 @@ def main(workdir: pathlib.Path, given: dict) -> None:
 
     def with_compiled(*args):
         run = program(*args)
-        return dataclasses.replace(run, train_step=Compiled(run.train_step))
+        return dataclasses.replace(run, train_step=Step(run.train_step))
 
     if "unreadable" in given:
         read = checkpoint._read_arrays

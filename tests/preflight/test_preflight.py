@@ -204,6 +204,7 @@ def test_two_slices_reduce_their_gradients_between_them(tmp_path):
         total[c["axes"][0]] = total.get(c["axes"][0], 0) + c["bytes"] * c["times"]
     kinds = {(c["kind"], c["group"]) for c in found["collectives"] if c["axes"] == ["slices"]}
     assert kinds == {("all-reduce", 2)}
-    # In bfloat16, and split over 16 chips where float32 parameters are split over 8: a quarter.
-    assert 0.2 < total["slices"] / found["memory"]["parameters"] < 0.5
+    # Parameters are float32 and split over 8 chips. Gradients of kernels are bfloat16 and split over
+    # 8 or 16, as the compiler sees fit: a half or a quarter. Those of embeddings are float32.
+    assert 0.2 < total["slices"] / found["memory"]["parameters"] < 0.6
     assert total["other"] < 0.01 * sum(total.values())

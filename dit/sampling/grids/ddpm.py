@@ -50,7 +50,7 @@ def build(
             strides = np.full(steps - 1, (T - 1) / (steps - 1))
             index = np.round(np.cumsum([0.0, *strides]))[::-1]
         elif spacing == "trailing":
-            index = np.round(T - np.arange(steps) * (T / steps)) - 1
+            index = np.round(np.arange(T, 0, -T / steps))[:steps] - 1
         else:
             index = np.arange(steps)[::-1] * (T // steps) + offset
         times = (np.asarray(index, np.float64) + 1) / T
