@@ -28,6 +28,7 @@ def example(model: nn.Module, shape: tuple[int, ...]) -> tuple[Any, Any, Cond]:
     return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(label=label, context=context)
 
 
+@partial(jax.jit, static_argnums=(0, 1))  # traced once, though its shapes are asked for many times
 def _boxed(model: nn.Module, shape: tuple[int, ...], key: Key) -> Params:
     looped = model.clone(unroll=1, remat="none", attention="xla")  # the same parameters, quicker
     return looped.init(key, *example(model, shape))["params"]
@@ -35,7 +36,7 @@ def _boxed(model: nn.Module, shape: tuple[int, ...], key: Key) -> Params:
 
 def init(model: nn.Module, key: Key, shape: tuple[int, ...]) -> Params:
     """Float32 parameters for data of ``shape = (f, h, w, c)``. Works under ``jax.eval_shape``."""
-    return nn.unbox(jax.jit(partial(_boxed, model, tuple(shape)))(key))
+    return nn.unbox(_boxed(model, tuple(shape), key))
 
 
 def apply_fn(model: nn.Module) -> ApplyFn:
