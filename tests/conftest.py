@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 
-# Compiled in half the time: few tests run a program long enough to win it back. That what users get,
-# fully optimised, computes the same is what tests/quality and CI's training runs are for.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# Programs are compiled in half the time: few tests run one long enough to win it back. That what users
+# get, fully optimised, computes the same is what tests/quality and CI's training runs are for.
 os.environ["XLA_FLAGS"] = (
-    f"{QUICK} {os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 )
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR",

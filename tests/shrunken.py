@@ -9,7 +9,7 @@ from dit.experiment import load_config
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
-def latents(directory, config, dtype):
+def latents(directory, config, dtype=np.float16):
     """Stand-in latents where a config reads some: the right shape, a handful of examples."""
     if config.data.name != "latents":
         return {}

@@ -21,6 +21,7 @@ PARAMETERS = {  # with the paper's fixed position table (tokens x width) left ou
     "imagenet256_dit_l2": 458_102_816 - 256 * 1024,
     "imagenet256_dit_xl2": 675_129_632 - 256 * 1152,
 }
+QUICK = ("digits", "imagenet256_lightning_xl1", "video_7b_pod")  # and no two are more alike
 DIGITS = str(ROOT / "configs/digits.py")
 
 
@@ -44,7 +45,11 @@ def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
     assert made.axes.keys() == shapes.keys()
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(f, marks=[pytest.mark.slow] * (f.stem not in QUICK)) for f in CONFIGS],
+    ids=lambda f: f.stem,
+)
 def test_every_config_trains_two_steps_when_shrunken(file, tmp_path):
     from dit.training.loop import train
 

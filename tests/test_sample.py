@@ -96,7 +96,7 @@ def test_a_sample_does_not_depend_on_the_batch(workdir, tmp_path):
     assert np.abs(alone["samples"].astype(int) - together["samples"]).max() <= 1
 
 
-@pytest.mark.parametrize("mesh", ["fsdp", "data=4,tensor=2"])
+@pytest.mark.parametrize("mesh", [pytest.param("fsdp", marks=pytest.mark.slow), "data=4,tensor=2"])
 def test_a_sample_does_not_depend_on_the_mesh(workdir, tmp_path, mesh):
     copied = np.load(draw(workdir, tmp_path / "a.npz"))["samples"]
     split = np.load(draw(workdir, tmp_path / "b.npz", f"--mesh={mesh}"))["samples"]

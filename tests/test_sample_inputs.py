@@ -53,6 +53,7 @@ def inputs(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_samples_need_no_data_and_judging_says_which(tmp_path):
     """A run keeps what its model must know of the data; the folder itself may be gone."""
     rng, images = np.random.default_rng(0), tmp_path / "images"

@@ -15,11 +15,8 @@ def start(workdir, *more):
     return commands.start("train", *SMALL, f"--workdir={workdir}", *more)
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
-    ids=lambda s: s.name,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, sent):
     workdir = tmp_path / "run"
     process = start(workdir, "--config.steps=1000000")

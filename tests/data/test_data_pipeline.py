@@ -334,7 +334,7 @@ def test_clips_stream_fast_enough():
     next(it)
     # Of processors, which a busy machine does not lengthen.
     best = min(_seconds(it, time.process_time) for _ in range(20))
-    assert best < 0.02  # 3 to 4 ms alone on a core: no brake on a step of 0.2 s
+    assert best < 0.05  # 3 to 4 ms alone on a core: no brake on a step of 0.2 s
 
 
 def _seconds(it, clock):

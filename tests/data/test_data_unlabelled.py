@@ -113,7 +113,8 @@ def test_the_loss_of_every_unlabelled_source_has_no_label(data, name):
     ).check(params)
 
 
-@pytest.mark.parametrize("name", [pytest.param("folder", marks=pytest.mark.slow), "latents"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["folder", "latents"])
 def test_unlabelled_data_train_sample_and_evaluate(data, name, tmp_path):
     whole = repr(section(name, data))
     (tmp_path / "c.py").write_text(

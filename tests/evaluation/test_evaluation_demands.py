@@ -111,7 +111,9 @@ ASKED = {
 SMALL = {"model.depth": 1, "model.width": 12, "model.heads": 1, "samples.steps": 1}
 
 
-@pytest.fixture(scope="module", params=list(ASKED))
+@pytest.fixture(
+    scope="module", params=["digits", pytest.param("moving_digits", marks=pytest.mark.slow)]
+)
 def run(request, tmp_path_factory):
     """A model that has learnt nothing, as from a checkpoint, its workdir, and figures to ask of it."""
     made = experiment.build(experiment.load_config(f"{ROOT}/configs/{request.param}.py", SMALL))

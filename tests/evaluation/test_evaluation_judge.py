@@ -78,6 +78,7 @@ def test_what_cannot_be_judged_is_refused(source, says):
         judge_of(source)
 
 
+@pytest.mark.slow
 def test_quality_has_the_figures_of_every_recipe_and_of_the_weights_asked_for():
     made = experiment.build(CONFIG)
     one, two = (made.init(jax.random.key(i)) for i in (0, 1))

@@ -146,7 +146,7 @@ def test_layers_taken_apart_are_the_same_model(block):
 
 
 @pytest.mark.parametrize("policy", [p for p in remat.POLICIES if p != "none"])
-@pytest.mark.parametrize("unroll", [True, False])
+@pytest.mark.parametrize("unroll", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_remat_changes_no_gradient(policy, unroll):
     model = tiny(unroll=unroll, attention="xla")
     params, (x, t, cond) = params_of(model), inputs()

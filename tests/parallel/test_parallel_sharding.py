@@ -35,6 +35,8 @@ MESHES = {
     "ring and tensor": ({"fsdp": 2, "context": 2, "tensor": 2}, {"attention": "ring"}),
 }
 
+LONG = ("hsdp", "tp that does not divide the heads", "ulysses, masked", "ring, masked")
+
 
 def build(**options):
     sizes = {"depth": 1, "width": WIDTH, "heads": 4, "patch": 2, "in_channels": 4}
@@ -66,7 +68,9 @@ def case(options):
     return model, params, data, jax.jit(loss_of(build(**plain)))(params, *data)
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in MESHES]
+)
 @pytest.mark.filterwarnings("ignore:.*does not divide")
 def test_the_numbers_of_one_device(name):
     sizes, options = MESHES[name]

@@ -58,6 +58,7 @@ def test_the_report_on_simulated_devices(tmp_path, capsys):
     assert "no prediction of time" in said
 
 
+@pytest.mark.slow
 def test_recomputation_is_seen_and_activations_shrink(tmp_path):
     _, (kept,) = preflight(tmp_path, "--batch=32", "--remat=none")
     _, (again,) = preflight(tmp_path, "--batch=32", "--remat=full")
@@ -171,6 +172,7 @@ def test_what_is_inside_kernels_is_said_to_be_left_out():
     assert reports.program_flops(unknown).endswith("without what is inside kernels)")
 
 
+@pytest.mark.slow
 def test_json_alone_on_the_screen(tmp_path, capsys):
     status, rows = preflight(tmp_path, "--json", "--batch=32")
     assert status == 0

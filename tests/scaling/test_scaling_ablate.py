@@ -231,6 +231,7 @@ def test_the_rate_is_tuned_and_what_was_matched_is_told(rows):
     assert table[0]["steps"] == 12
 
 
+@pytest.mark.slow
 def test_flops_can_be_matched_to_within_a_step(tmp_path):
     arms = {"narrow": {}, "wide": {"model.width": 48}}
     found = ablate(

@@ -100,6 +100,7 @@ def status(root):
     return {row["row"]: row["status"] for row in run.read_registry(root)}
 
 
+@pytest.mark.slow
 def test_failures_of_all_kinds_stay_as_rows_and_the_sweep_goes_on(sweep, made_plan):
     main = names(made_plan, "main")
     failing = dict(zip(main[:5], OWN.values(), strict=True))
@@ -158,6 +159,7 @@ def test_a_signal_stops_the_sweep_without_a_row(sweep, made_plan, monkeypatch):
     assert list(status(sweep.root)) == [first]
 
 
+@pytest.mark.slow
 def test_a_config_that_cannot_be_built_is_a_row_too(sweep, made_plan):
     wrong = names(made_plan, "main")[0]
     size = next(row.size for row in made_plan.rows if row.name == wrong)

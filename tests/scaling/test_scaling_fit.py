@@ -149,6 +149,7 @@ def test_an_interval_says_when_the_data_do_not_bound_the_floor():
     assert uncertainty.law_intervals(x, 5 * x**-0.3 * noise, floor=True)["floor"].low == 0
 
 
+@pytest.mark.slow
 def test_intervals_of_runs_that_say_little_are_wide_and_not_an_error():
     """Six runs, five parameters, no floor in sight."""
     N = np.array([3628, 13388, 25964, 3628, 13388, 25964.0])

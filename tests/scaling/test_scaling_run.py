@@ -141,6 +141,7 @@ def test_a_row_alone_waits_for_its_probes(root, made_plan):
         run.sweep(path, experiment.build, only="x")
 
 
+@pytest.mark.slow
 def test_the_report_finds_what_was_planted(root, capsys):
     path, _ = root
     run.sweep(path, experiment.build, say=lambda text: None)

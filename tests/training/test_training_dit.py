@@ -11,6 +11,7 @@ from dit.training.logging import TIMING, read_metrics
 from dit.training.loop import train
 from dit.training.program import program
 
+pytestmark = pytest.mark.slow  # the loop's and the step's own tests are quick
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 SMALL = {
     "model.depth": 2,

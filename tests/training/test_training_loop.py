@@ -161,12 +161,12 @@ def test_the_host_does_not_look_between_log_steps(tmp_path, monkeypatch):
         looks.append(reached[-1] if reached else 0)
         return value(self, *args, **kwargs)
 
-    class Counted(loop.Feed):
+    class Counted(loop.feed.Feed):
         def take(self):
             reached.append(len(reached) + 1)
             return super().take()
 
-    monkeypatch.setattr(loop, "Feed", Counted)
+    monkeypatch.setattr(loop.feed, "Feed", Counted)
     monkeypatch.setattr(jax, "device_get", device_get)
     monkeypatch.setattr(array, "__array__", to_numpy)
     monkeypatch.setattr(array, "__float__", lambda self: float(to_numpy(self)))
@@ -327,7 +327,9 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("section", OTHERS)
+@pytest.mark.parametrize(
+    "section", ["mesh", *(pytest.param(s, marks=pytest.mark.slow) for s in OTHERS if s != "mesh")]
+)
 def test_what_is_operational_may_change_in_the_course_of_a_run(straight, tmp_path, section):
     train(tmp_path, steps=10)
     devices = 4 if section == "mesh" else 1
