@@ -6,13 +6,11 @@ in memory until the end of a module.
 
 import os
 import signal
-import sys
 
-# Programs are compiled in half the time: few tests run one long enough to win it back. That what users
-# get, fully optimised, computes the same is what tests/quality and CI's training runs are for.
+from commands import QUICK  # what several rooms share is beside this file, where pytest looks
+
 os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    f"{QUICK} {os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 )
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR",
@@ -24,7 +22,6 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-sys.path.insert(0, os.path.dirname(__file__))  # modules that several rooms share
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("dit", "beartype.beartype")
 
