@@ -19,6 +19,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["dit", "dit.*"]), "dit.configs"],
     package_dir={"dit.configs": "configs"},
+    entry_points={"console_scripts": ["dit = dit.__main__:main"]},
     install_requires=[
         f"jax{JAX}",
         "flax>=0.12.8",

@@ -71,7 +71,7 @@ def held_out_loss(made: Experiment, params: Params) -> dict[str, float]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m dit.evaluate", description=__doc__)
+    parser = cli.Parser(prog="dit evaluate", description=__doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="where the model was trained")
     add(

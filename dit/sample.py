@@ -60,7 +60,7 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m dit.sample", description=__doc__)
+    parser = cli.Parser(prog="dit sample", description=__doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="where the model was trained")
     add("--out", default="samples.png", help="a .png, .gif or .npz file (default: %(default)s)")

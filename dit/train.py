@@ -36,7 +36,7 @@ from dit.types import Positive, UserError
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m dit.train", description=__doc__)
+    parser = cli.Parser(prog="dit train", description=__doc__)
     parser.add_argument("--config", required=True, help="a Python file with get_config()")
     parser.add_argument(
         "--workdir", required=True, help="where the run is kept: a directory, or gs://BUCKET/PATH"

@@ -33,7 +33,7 @@ WARM_UP = 2
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m dit.benchmark", description=__doc__)
+    parser = cli.Parser(prog="dit benchmark", description=__doc__)
     add = parser.add_argument
     add("--size", default="S/2", help="of the model (default: %(default)s)")
     add("--batch", type=cli.number(Count), default=8, help="of a train step (default: %(default)s)")

@@ -43,7 +43,7 @@ FIRST = 2  # steps of a run whose start is timed
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m dit.benchmark.loop", description=__doc__)
+    parser = cli.Parser(prog="dit benchmark.loop", description=__doc__)
     add = parser.add_argument
     add("--config", default="configs/digits.py", help="(default: %(default)s)")
     add(

@@ -36,7 +36,7 @@ DOES_NOT_FIT = 3
 
 def arguments() -> argparse.ArgumentParser:
     parser = cli.Parser(
-        prog="python -m dit.preflight",
+        prog="dit preflight",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

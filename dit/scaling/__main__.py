@@ -32,7 +32,7 @@ def budgets(text: str) -> int | list[float]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m dit.scaling", description=__doc__)
+    parser = cli.Parser(prog="dit scaling", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str):
