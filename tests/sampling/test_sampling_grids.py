@@ -104,12 +104,17 @@ def test_respacing_is_that_of_the_original_code_for_every_number_of_steps():
 @pytest.mark.torch
 @pytest.mark.parametrize("spacing", ["linspace", "trailing", "leading"])
 def test_spacings_are_those_of_diffusers_for_every_number_of_steps(spacing):
-    """But for one step of ``linspace`` and ``leading``, which start from data there."""
+    """But for one step of ``linspace`` and ``leading``, which start from data there.
+
+    For 59 numbers of steps ``trailing`` of diffusers gives one step too many, to timestep -1.
+    """
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, timestep_spacing=spacing)
     for steps in range(1 if spacing == "trailing" else 2, 1001):
         scheduler.set_timesteps(steps)
-        np.testing.assert_array_equal(timesteps(spacing, steps), scheduler.timesteps.numpy())
+        expected = scheduler.timesteps.numpy()
+        assert len(expected) == steps or (len(expected) == steps + 1 and expected[-1] == -1)
+        np.testing.assert_array_equal(timesteps(spacing, steps), expected[:steps])
     assert timesteps("linspace", 1) == [999]
 
 
