@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Int
 
-from dit.types import Key, UserError
+from dit.types import Ids, Key, UserError
 
 IMPLEMENTATION = "threefry2x32"
 SEEDS = 2**32  # data, shuffling and noise take the same seeds
@@ -57,10 +59,24 @@ def stream(key: Key, name: str, step: int | Int[Array, ""] | None = None) -> Key
     return key if step is None else jax.random.fold_in(key, step)
 
 
-def per_sample(key: Key, ids: Int[Array, "b"]) -> Key:
-    """One key a sample, shape ``(b,)``, from the samples' own indices; UserError for a bad key."""
+def words(ids: Sequence[int]) -> np.ndarray:
+    """Indices below 2**64 as uint32 ``(b, 2)``, the high word first: JAX's integers have 32 bits."""
+    wide = np.array(ids, np.uint64)
+    return np.stack([wide >> np.uint64(32), wide & np.uint64(2**32 - 1)], -1).astype(np.uint32)
+
+
+def per_sample(key: Key, ids: Ids) -> Key:
+    """One key a sample, shape ``(b,)``, from the samples' own indices; UserError for a bad key.
+
+    An index is one 32-bit number, or two ``words``: the key is ``jax.random.fold_in``'s for all below
+    2**32, and goes on as that would with wider ones.
+    """
     check_key(key)
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+    if ids.ndim == 1:
+        return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+    data = jax.random.key_data(key)
+    folded = jax.vmap(lambda count: threefry_2x32(data, count))(ids)
+    return jax.random.wrap_key_data(folded, impl=IMPLEMENTATION)
 
 
 def normal(keys: Key, shape: Sequence[int], dtype=jnp.float32) -> Array:

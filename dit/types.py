@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 Key = jax.Array  # a typed PRNG key, or an array of them
 Params = Any  # a nested dict of arrays
+Ids = Integer[Array, "b"] | Integer[Array, "b 2"]  # of samples: one word each, or rng.words
 Times = Float[Array, "b"] | Float[Array, "b f"]
 Video = Float[Array, "b f h w c"]
 

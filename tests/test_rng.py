@@ -8,6 +8,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from commands import QUICK
 
@@ -68,3 +69,15 @@ def test_another_default_generator_changes_nothing():
     ]
     assert said[0][0] == said[0][1]
     assert said[0] == said[1] == said[2]
+
+
+def test_keys_of_two_words_go_on_where_those_of_one_end():
+    key = rng.root(3)
+    small = [0, 1, 77, 2**31, 2**32 - 1]
+    one = jax.random.key_data(rng.per_sample(key, jnp.asarray(np.array(small, np.uint32))))
+    two = jax.random.key_data(rng.per_sample(key, jnp.asarray(rng.words(small))))
+    assert jnp.array_equal(one, two)
+    wide = [low + (high << 32) for high in (0, 1, 2, 2**31) for low in small]
+    keys = jax.random.key_data(rng.per_sample(key, jnp.asarray(rng.words(wide))))
+    assert len({tuple(k) for k in np.asarray(keys).tolist()}) == len(wide)
+    np.testing.assert_array_equal(rng.words([2**32 + 5]), [[1, 5]])

@@ -5,8 +5,7 @@ The stream of a split of ``n`` examples is an infinite sequence: position ``p = 
 alone. Batch ``g`` after ``start`` holds positions ``start + g B .. start + (g + 1) B - 1``; a process
 that needs only some of its rows makes only those. So the whole state is *one global index*, and a
 run may resume with another number of processes, workers or another batch size. Positions are the
-examples' ``id``: they key the noise and the augmentations. They are int32, so a run can see 2**31 - 1
-examples, and says so where it would need more.
+examples' ``id``, two words each (``rng.words``): they key the noise and the augmentations.
 
 A batch holds every key of its examples, stacked: ``x``, and ``label`` where the data have labels.
 """
@@ -28,10 +27,13 @@ from typing import Any
 import grain
 import numpy as np
 
+from dit import rng
 from dit.data.source import STREAM_LENGTH, Example, Split, Transform, generator
 from dit.types import UserError
 
-Batch = dict[str, np.ndarray]  # x (b, f, h, w, c), id int32 (b,), and what else the examples have
+Batch = dict[
+    str, np.ndarray
+]  # x (b, f, h, w, c), id uint32 (b, 2), and what else the examples have
 log = logging.getLogger(__name__)
 
 RETRIES = 3  # times that killed workers are replaced to make one batch
@@ -57,9 +59,9 @@ class _Stream:
             k = shuffled(self.seed, epoch, k, len(self.split))
         example = self.split[k]
         if self.transforms:
-            rng = generator(self.seed, "transforms", position)
+            own = generator(self.seed, "transforms", position)
             for transform in self.transforms:
-                example = transform(example, rng)
+                example = transform(example, own)
         return example
 
 
@@ -101,7 +103,7 @@ def stacked(examples: Sequence[Example], positions: Sequence[int]) -> Batch:
         k: np.array(v, np.int32) if isinstance(v[0], int) else np.stack(v)
         for k, v in columns.items()
     }
-    return {**batch, "id": np.array(positions, np.int32)}
+    return {**batch, "id": rng.words(positions)}
 
 
 def _show(kind: dict[str, tuple[tuple[int, ...], np.dtype]]) -> str:
@@ -155,7 +157,6 @@ class Batches(Iterator[Batch]):
         self._position = _check_position(start)
 
     def __next__(self) -> Batch:
-        check_length(self._position + self._batch)
         for _ in range(RETRIES):
             if self._iterator is None:
                 self._iterator = self._open()
@@ -295,15 +296,6 @@ def eval_batches(split: Split, *, batch_size: int, limit: int | None = None) -> 
         ids = np.arange(start, start + batch_size)
         batch = make([min(int(i), length - 1) for i in ids])
         yield batch | {"mask": ids < length}
-
-
-def check_length(examples: int) -> None:
-    """Raise UserError for a run of more ``examples`` than there are positions."""
-    if examples > STREAM_LENGTH:
-        raise UserError(
-            f"the run needs {examples:,} examples; expected at most {STREAM_LENGTH:,} (2**31 - 1), "
-            "all epochs together: train fewer steps, or with smaller batches"
-        )
 
 
 def _check_position(position: Any) -> int:

@@ -22,7 +22,7 @@ from dit.types import UserError
 
 Example = dict[str, Any]
 Transform = Callable[[Example, np.random.Generator], Example]
-STREAM_LENGTH = 2**31 - 1  # examples that a run can see: positions are int32
+STREAM_LENGTH = 2**62  # examples of an endless stream
 
 
 @runtime_checkable

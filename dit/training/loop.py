@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 
 import dit
 from dit import rng, storage
-from dit.data.pipeline import Batches, check_length
+from dit.data.pipeline import Batches
 from dit.parallel import compiler, multihost
 from dit.parallel.peak import peak_flops
 from dit.training import feed
@@ -82,7 +82,6 @@ def train(
     saving, logging, sampling = map(experiment.settings, ("checkpoint", "log", "samples"))
     steps, batch_size = config.steps, config.batch_size
     resolved = plain(config)
-    check_length((steps + feed.AHEAD) * batch_size)
     if logging.wandb and multihost.is_main():
         find_wandb()  # before any work
     multihost.agree("the config", lambda: json.dumps(resolved, sort_keys=True))

@@ -41,11 +41,17 @@ def join(parts, key):
     return np.concatenate([p[key] for p in parts])
 
 
+def ids(*parts):
+    """The positions that the two words of each ``id`` stand for."""
+    return [(int(high) << 32) + int(low) for high, low in join(parts, "id")]
+
+
 def test_shapes_and_types(split):
     batch = next(batches(split, batch_size=4, seed=0))
     assert batch["x"].shape == (4, 1, 2, 2, 1)
     assert batch["x"].dtype == np.uint8
-    assert batch["label"].dtype == batch["id"].dtype == np.int32
+    assert (batch["label"].dtype, batch["id"].dtype) == (np.int32, np.uint32)
+    assert batch["id"].shape == (4, 2)
     np.testing.assert_array_equal(batch["x"][:, 0, 0, 0, 0], batch["label"])
 
 
@@ -55,7 +61,7 @@ def test_every_epoch_covers_every_example_once_in_a_new_order(split):
         assert sorted(batch["label"]) == list(range(N))
     orders = {tuple(batch["label"]) for batch in stream}
     assert len(orders) == 6
-    np.testing.assert_array_equal(join(stream, "id"), np.arange(6 * N))
+    assert ids(*stream) == list(range(6 * N))
 
 
 def test_neighbouring_seeds_share_no_epoch(split):
@@ -150,7 +156,7 @@ def test_rows_that_are_not_there_are_refused(split, rows):
 def test_a_stream_is_read_in_order_and_ids_are_positions():
     split = noise.build(shape=(1, 2, 2, 1), num_classes=5).train
     batch = next(batches(split, batch_size=4, seed=9, start=1000))
-    np.testing.assert_array_equal(batch["id"], [1000, 1001, 1002, 1003])
+    assert ids(batch) == [1000, 1001, 1002, 1003]
     np.testing.assert_array_equal(batch["x"][2], split[1002]["x"])
 
 
@@ -179,9 +185,9 @@ class Counted(Stream):
 def test_as_many_threads_read_as_are_asked_for_whatever_is_read_ahead(threads, prefetch):
     split = Counted(seed=0, length=100, fingerprint="counted/train", together=threads)
     it = batches(split, batch_size=6, seed=0, threads=threads, prefetch=prefetch)
-    ids = join(take(it, 3), "id")
+    found = ids(*take(it, 3))
     it.close()
-    np.testing.assert_array_equal(ids, np.arange(18))
+    assert found == list(range(18))
     assert max(split.seen) == threads
 
 
@@ -194,15 +200,20 @@ def test_threads_give_the_same_stream(split, threads):
     )
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_the_end_of_the_stream_is_told(prefetch):
-    split = noise.build(shape=(1, 2, 2, 1)).train
-    it = batches(split, batch_size=4, seed=0, start=STREAM_LENGTH - 11, prefetch=prefetch)
-    assert join(take(it, 2), "id").max() == STREAM_LENGTH - 4
-    for _ in range(2):  # and so again
-        with pytest.raises(UserError, match=r"needs 2,147,483,648 examples; expected at most"):
-            next(it)
-    assert it.get_state()["position"] == STREAM_LENGTH - 3
+@pytest.mark.parametrize("edge", [2**31, 2**32, 2**40])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_stream_goes_on_beyond_what_one_word_holds(split, edge, workers):
+    """Endless data and epochs of finite ones, ids, shuffling and resuming."""
+    for source in (noise.build(shape=(1, 2, 2, 1)).train, split):
+        it = batches(source, batch_size=4, seed=0, start=edge - 6, workers=workers)
+        found = take(it, 3)
+        it.close()
+        assert ids(*found) == list(range(edge - 6, edge + 6))
+        other = batches(source, batch_size=4, seed=0, prefetch=0)
+        other.set_state({**it.get_state(), "position": edge - 2})
+        assert_same(take(other, 2), found[1:])
+    labels = join(take(batches(split, batch_size=N, seed=0, start=N * (edge // N)), 1), "label")
+    assert sorted(labels) == list(range(N))  # an epoch there is whole too
 
 
 ODD = {

@@ -1,6 +1,5 @@
 """Data without labels, from the source to the loss, the samples and the figures: no label anywhere."""
 
-import contextlib
 import json
 
 import data_tfds
@@ -10,12 +9,10 @@ import pytest
 from PIL import Image
 
 from dit import config, draw, evaluate, experiment, sample, train
-from dit.data import pipeline
 from dit.data.pipeline import batches, eval_batches
 from dit.diffusion.times import uniform
 from dit.diffusion.weights import none
 from dit.scaling.evaluate import Evaluator, freeze
-from dit.training import feed, loop
 from dit.types import UserError
 
 RUN = {
@@ -154,15 +151,3 @@ def test_labels_and_the_model_have_to_agree(data):
 
     with pytest.raises(UserError, match="got labels"):
         jax.eval_shape(loss, params, batch)
-
-
-def test_a_run_of_more_examples_than_there_are_ids_is_refused_before_it_begins(data, tmp_path):
-    long = {**RUN, "data": data("noise"), "codec": {"name": "latent"}, "steps": 2**28}
-    made = experiment.build(long)
-    with (
-        contextlib.closing(made.batches()) as stream,
-        pytest.raises(UserError, match=r"needs 2,147,483,\d+ examples; expected at most"),
-    ):
-        loop.train(made, tmp_path / "run", batches=stream)
-    assert not (tmp_path / "run").exists()
-    pipeline.check_length((2**28 - 4 + feed.AHEAD) * RUN["batch_size"])

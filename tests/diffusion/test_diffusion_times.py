@@ -84,10 +84,18 @@ def test_frames_are_independent_of_each_other(name, kwargs, strata):
 @pytest.mark.parametrize("strata", [32, 33, 1])
 def test_each_frame_fills_every_stratum_once(frames, strata):
     path, quantile = resolve("diffusion.paths", "linear"), resolve("diffusion.times", "uniform")
-    ids = jnp.arange(7 * strata, 8 * strata)  # a whole batch of the stream
-    t, _ = draw(jax.random.key(1), ids, path, quantile, frames=frames, strata=strata)
-    for column in np.asarray(t).reshape(strata, -1).T:
-        assert sorted(np.floor(column * strata).astype(int)) == list(range(strata))
+    whole = range(7 * strata, 8 * strata)  # a batch of the stream
+    late = [(1 << 32) + i for i in whole]
+    found = []
+    for ids in (jnp.array(whole), rng.words(whole), rng.words(late)):
+        t, _ = draw(
+            jax.random.key(1), jnp.asarray(ids), path, quantile, frames=frames, strata=strata
+        )
+        for column in np.asarray(t).reshape(strata, -1).T:
+            assert sorted(np.floor(column * strata).astype(int)) == list(range(strata))
+        found.append(np.asarray(t))
+    np.testing.assert_array_equal(found[0], found[1])  # an index may be one word or two
+    assert not np.array_equal(found[1], found[2])
 
 
 def test_the_strata_of_two_frames_take_all_pairs_equally_often():

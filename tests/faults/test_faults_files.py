@@ -227,7 +227,7 @@ def test_a_forged_position_without_its_seal_is_damage(made, copy, note):
 
 @pytest.mark.parametrize(
     "change",
-    [{"position": -16}, {"position": 2**31}, {"position": "64"}, {"fingerprint": "../../other"}],
+    [{"position": -16}, {"position": 2**62}, {"position": "64"}, {"fingerprint": "../../other"}],
     ids=["negative", "past-the-end", "text", "other-data"],
 )
 def test_a_forged_position_with_a_seal_is_refused(tmp_path, note, change):

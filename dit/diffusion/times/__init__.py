@@ -14,14 +14,14 @@ from jaxtyping import Array, Float, Int
 
 from dit import rng
 from dit.diffusion.path import Path
-from dit.types import Key, Times
+from dit.types import Ids, Key, Times
 
 Quantile = Callable[[Path, Float[Array, "..."]], Float[Array, "..."]]
 
 
 def draw(
     key: Key,
-    ids: Int[Array, "b"],
+    ids: Ids,
     path: Path,
     quantile: Quantile,
     *,
@@ -37,9 +37,13 @@ def draw(
     """
     u = rng.uniform(rng.per_sample(key, ids), () if frames is None else (frames,))
     if strata is not None:
-        slot = ids % strata
+        low = ids if ids.ndim == 1 else ids[:, 1]  # 2**32 on, they begin anew
+        slot = (low % strata).astype(jnp.int32)
         if frames is not None:
-            slot = _frame_slots(key, ids // strata, slot, strata, frames)
+            block = low // strata if ids.ndim == 1 else ids.at[:, 1].set(low // strata)
+            slot = _frame_slots(
+                rng.per_sample(rng.stream(key, "strata"), block), slot, strata, frames
+            )
         u = (slot + u) / strata
     return at(path, quantile, u)
 
@@ -58,13 +62,15 @@ def at(
 
 
 def _frame_slots(
-    key: Key, block: Int[Array, "b"], slot: Int[Array, "b"], strata: int, frames: int
+    keys: Key, slot: Int[Array, "b"], strata: int, frames: int
 ) -> Int[Array, "b {frames}"]:
-    """Each frame's interval: a permutation of the intervals for every frame and block of ids."""
-    key = rng.stream(key, "strata")
+    """Each frame's interval: a permutation of the intervals for every frame and block of ids.
 
-    def one(block, slot):
-        keys = jax.random.split(jax.random.fold_in(key, block), frames)
-        return jax.vmap(lambda k: rng.permuted(k, slot, strata))(keys)
+    ``keys``: of the samples' blocks.
+    """
 
-    return jax.vmap(one)(block, slot)
+    def one(key, slot):
+        each = jax.random.split(key, frames)
+        return jax.vmap(lambda k: rng.permuted(k, slot, strata))(each)
+
+    return jax.vmap(one)(keys, slot)
