@@ -1,6 +1,8 @@
 """The shipped configs at a size that a test can afford, on stand-in data where they read files."""
 
+import json
 import pathlib
+import tempfile
 
 import numpy as np
 
@@ -43,3 +45,15 @@ def shrunken(file, directory, dtype=np.float16, **more):
     if config.data.get("shape") and config.data.shape[0] > 1:
         config.model.patch = (8, 16, 16)
     return config
+
+
+def distinct():
+    """One config file of each that shrink to the same: sizes of one recipe do."""
+    found = {}
+    for file in CONFIGS:
+        with tempfile.TemporaryDirectory() as folder:
+            config = shrunken(file, pathlib.Path(folder)).to_dict()
+        config["data"].pop("path", None)
+        config["model"].pop("size", None)
+        found.setdefault(json.dumps(config, sort_keys=True), file)
+    return list(found.values())
