@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dit import config_file, models
+from dit import config_file, init_from, models
 from dit.codecs import Codec
 from dit.config import call, resolve
 from dit.data import pipeline
@@ -19,6 +19,7 @@ from dit.data.pipeline import Batches
 from dit.data.source import Source
 from dit.diffusion.process import Process
 from dit.diffusion.weights import Weight
+from dit.init_from import Given
 from dit.objectives import LossFn
 from dit.objectives.constant import Constant, Moments, best_constant
 from dit.scaling import mup
@@ -82,6 +83,10 @@ class Experiment:
     def init(self, key: Key) -> Params:
         """Random parameters, in the optimizer's parametrisation; works under ``jax.eval_shape``."""
         return mup.init(self.model, key, self.shape, self.config.optimizer.to_dict())
+
+    def initial(self, target: Params) -> Given:
+        """What a new run begins with, but for random parameters; shaped and placed as ``target``."""
+        return init_from.read(self.settings("init_from"), target, self.model, self.shape)
 
     @property
     def axes(self) -> Any:

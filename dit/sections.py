@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from dit import config_file
 from dit.config import builder, checked, defaults, keywords, open_ended, required, suggest
+from dit.init_from import InitFrom
 from dit.training import ema
 from dit.training import optimizer as optimizers
 from dit.types import Count, Range, Scale, Seed, UserError, Whole
@@ -131,6 +132,7 @@ PLAIN = {
     "checkpoint": CheckpointSettings,
     "log": LogSettings,
     "samples": SampleSettings,
+    "init_from": InitFrom,
 }
 NUMBERS = tuple(keywords(numbers))
 

@@ -22,6 +22,7 @@ from dit import rng
 from dit.training import ema as averages
 from dit.training import optimizer as optimizers
 from dit.training.loop import DivergedError
+from dit.training.state import laid_over
 from dit.training.step import gradients, objective
 from dit.types import Params
 
@@ -56,8 +57,8 @@ class Trainer:
         ema = made.settings("ema")
         of = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
 
-        def create(key):
-            params = made.init(key)
+        def create(key, given):
+            params = laid_over(made.init(key), given)
             return params, optimizer.transform.init(params), averages.init(ema, params)
 
         def advance(state, batches, key, lr, first, count):
@@ -78,6 +79,12 @@ class Trainer:
 
             return jax.lax.fori_loop(0, count, update, (state, jnp.zeros(CHUNK)))
 
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+            jax.eval_shape(made.init, rng.root(0)),
+        )
+        self._given = made.initial(target).params
         self._create = jax.jit(create)
         self._advance = jax.jit(advance, donate_argnums=0)
 
@@ -93,7 +100,7 @@ class Trainer:
             batches.close()
         rows = {k: jax.ShapeDtypeStruct((CHUNK, *x.shape), x.dtype) for k, x in batch.items()}
         key = rng.root(0)
-        state = jax.eval_shape(self._create, key)
+        state = jax.eval_shape(self._create, key, self._given)
         state, loss = jax.eval_shape(self._advance, state, rows, key, jnp.float32(1), 0, 1)
         return Trained(state[0], state[2], np.zeros(loss.shape))
 
@@ -102,7 +109,7 @@ class Trainer:
     ) -> Trained:
         """Train on the next ``steps`` of ``batches``; DivergedError once a loss is not finite."""
         key = rng.root(seed)
-        state, losses = self._create(key), []
+        state, losses = self._create(key, self._given), []
         for first in range(0, self.steps, CHUNK):
             count = min(CHUNK, self.steps - first)
             rows = [next(batches) for _ in range(count)]

@@ -228,13 +228,15 @@ def restore_params(
     *,
     which: str | None = None,
     step: int | None = None,
+    part: bool = False,
 ) -> Restored:
     """Only the parameters of a checkpoint, or one of their averages, checked bit for bit.
 
     ``abstract``: their shapes, with the shardings they should have (without: the first device).
     ``which``: ``"params"`` or the name of an average; by default the average of the longest half-life,
-    or the parameters where there is none. ``step``: the latest by default. Raises UserError for a name
-    or step that is not there, for parameters of another model, and for a damaged checkpoint.
+    or the parameters where there is none. ``step``: the latest by default. ``part``: ``abstract`` may
+    leave arrays out. Raises UserError for a name or step that is not there, for parameters of another
+    model, and for a damaged checkpoint.
     """
     meta = read_meta(workdir, step)
     averages = list(dict.fromkeys(n.split("/")[1] for n in meta["arrays"] if n.startswith("ema/")))
@@ -243,9 +245,15 @@ def restore_params(
         known = ["params", *averages]
         raise UserError(f"no parameters {which!r} in {workdir}: {suggest(which, known)}")
     tree = {"params": abstract} if which == "params" else {"ema": {which: abstract}}
-    prefix = next(iter(describe(tree))).removesuffix(next(iter(describe(abstract))))
-    meta = {**meta, "arrays": {k: v for k, v in meta["arrays"].items() if k.startswith(prefix)}}
-    _check_arrays(describe(tree), meta, f"checkpoint {meta['step']} in {workdir}")
+    wanted = describe(tree)
+    prefix = next(iter(wanted)).removesuffix(next(iter(describe(abstract))))
+    arrays = {
+        k: v
+        for k, v in meta["arrays"].items()
+        if k.startswith(prefix) and (k in wanted or not part)
+    }
+    meta = {**meta, "arrays": arrays}
+    _check_arrays(wanted, meta, f"checkpoint {meta['step']} in {workdir}")
     with _manager(storage.workdir(workdir), **READ) as manager:
         try:
             tree = _read_arrays(manager, meta["step"], tree)

@@ -111,6 +111,10 @@ def train(
             )
         if restored is not None:
             batches.set_state(restored[1])
+        target = _placed(run.abstract.params, run.shardings.params)
+        given = experiment.initial(target) if restored is None else None
+        if given is not None:
+            multihost.agree("what it begins with", lambda: given.origin)
         step = 0 if restored is None else int(restored[0].step)
         multihost.agree("the step to go on from", lambda: str(step))
         lowered = _lowered(run, batches, key)
@@ -118,7 +122,7 @@ def train(
         compiling = None
         if step < steps:  # meanwhile all else is made ready
             compiling = stack.enter_context(ThreadPoolExecutor(1)).submit(lowered.compile)
-        state = _created(run, key) if restored is None else restored[0]
+        state = restored[0] if given is None else _created(run, key, given.params)
         skipped = int(state.meter.skipped)
         fed = feed.Feed(batches, run.batch_sharding)
 
@@ -132,6 +136,8 @@ def train(
             changes = checkpoints.changes
             now = f", with changes: {tell(changes)}" if changes else ""
             bar.say(f"going on from step {step} in {workdir}{now}")
+        if given is not None and given.origin and main:
+            bar.say(f"beginning with {len(given.params)} arrays, {given.origin}")
         constant = constant_of(experiment, batches) if main else None
         learning = Learning(constant, step=step, steps=steps, batch=batch_size, every=logging.every)
         under_way = collections.deque()
@@ -248,9 +254,9 @@ def _lowered(run: Program, batches: Batches, key: Key) -> jax.stages.Lowered:
     return run.train_step.lower(state, batch, key)
 
 
-def _created(run: Program, key: Key) -> TrainState:
+def _created(run: Program, key: Key, given: dict[str, jax.Array]) -> TrainState:
     once = compiler.options(run.mesh.devices.flat[0].platform, once=True)
-    return jax.jit(run.create, out_shardings=run.shardings, compiler_options=once)(key)
+    return jax.jit(run.create, out_shardings=run.shardings, compiler_options=once)(key, given)
 
 
 def _skipped(step: int, new: int, total: int) -> str:

@@ -24,13 +24,14 @@ from dit.types import Key
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """``create(key)``: the first state, to be jitted with ``shardings``; ``abstract``: its shapes.
+    """``create(key, given)``: the first state, to be jitted with ``shardings``; ``abstract``: its
+    shapes.
 
     ``train_step(state, batch, key) -> (state, metrics)`` and ``report(state) -> metrics`` are jitted.
     """
 
     mesh: Mesh
-    create: Callable[[Key], TrainState]
+    create: Callable[..., TrainState]
     abstract: TrainState
     shardings: TrainState
     train_step: Callable[[TrainState, Any, Key], tuple[TrainState, dict[str, jax.Array]]]

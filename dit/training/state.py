@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
 from jax.sharding import Mesh
 
 from dit.parallel.mesh import replicated
@@ -18,6 +21,8 @@ from dit.training.ema import Ema
 from dit.training.meter import Meter
 from dit.training.optimizer import Optimizer
 from dit.types import Key, Params
+
+EMPTY: Mapping[str, Array] = MappingProxyType({})
 
 
 @struct.dataclass
@@ -40,11 +45,14 @@ def creator(
     ema: Ema,
     metrics: Iterable[str],
     bins: int = 10,
-) -> Callable[[Key], TrainState]:
-    """``create(key) -> TrainState`` before the first step; pure, so it works under ``eval_shape``."""
+) -> Callable[..., TrainState]:
+    """``create(key, given={}) -> TrainState`` before the first step; works under ``eval_shape``.
 
-    def create(key: Key) -> TrainState:
-        params = init_params(key)
+    ``given``: parameters by name (``blocks/mlp/kernel``) that take the place of random ones.
+    """
+
+    def create(key: Key, given: Mapping[str, Array] = EMPTY) -> TrainState:
+        params = laid_over(init_params(key), given)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -54,6 +62,13 @@ def creator(
         )
 
     return create
+
+
+def laid_over(params: Params, given: Mapping[str, Array]) -> Params:
+    """``params`` with those of ``given``, by name, in their place."""
+    if not given:
+        return params
+    return unflatten_dict({**flatten_dict(params, sep="/"), **given}, sep="/")
 
 
 def state_shardings(

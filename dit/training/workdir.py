@@ -41,7 +41,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
     before, after = _flat(old), _flat(new)
     missing = "(not there)"
     pairs = {k: [before.get(k, missing), after.get(k, missing)] for k in sorted({*before, *after})}
-    return {k: pair for k, pair in pairs.items() if pair[0] != pair[1]}
+    none = (None, missing)  # a key of a later version, which says nothing
+    return {k: p for k, p in pairs.items() if p[0] != p[1] and not (p[0] in none and p[1] in none)}
 
 
 def is_operational(key: str, config: Mapping[str, Any]) -> bool:

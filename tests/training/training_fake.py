@@ -4,6 +4,7 @@ import types
 
 from ml_collections import ConfigDict
 
+from dit import init_from
 from dit.diffusion.times import uniform
 from dit.diffusion.weights import none
 from dit.objectives.constant import best_constant
@@ -36,6 +37,9 @@ class Experiment:
     def constant(self, batches):
         found = moments(batches, self.codec.encode)
         return best_constant(self.process, uniform.build(), none.build(), found)
+
+    def initial(self, target):
+        return init_from.NOTHING
 
     def settings(self, section):
         values = self.config[section].to_dict()
