@@ -7,9 +7,6 @@ import subprocess
 import sys
 import time
 
-# Programs are compiled in half the time: few tests run one long enough to win it back. That what users
-# get, fully optimised, computes the same is what tests/quality and CI's training runs are for.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 ROOT = pathlib.Path(__file__).parent.parent
 # A small run on digits, for ``dit.train``.
 SMALL = (
@@ -25,7 +22,7 @@ def start(module, *args, **env):
     return subprocess.Popen(
         [sys.executable, "-m", f"dit.{module}", *args],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": QUICK, **env},
+        env={**os.environ, "XLA_FLAGS": "", **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

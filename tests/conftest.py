@@ -7,11 +7,13 @@ in memory until the end of a module.
 import os
 import signal
 
-from commands import QUICK  # what several rooms share is beside this file, where pytest looks
-
 os.environ["XLA_FLAGS"] = (
-    f"{QUICK} {os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Programs are compiled in half the time, here and in what tests start: few run long enough to win it
+# back (``optimised``). That what users get, fully optimised, computes the same is what tests/quality
+# and CI's training runs are for.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(os.path.dirname(__file__), "../.pytest_cache/compiled"),
@@ -27,6 +29,14 @@ install_import_hook("dit", "beartype.beartype")
 
 # A shell starts what it puts in the background with SIGINT ignored, which its children inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def optimised():
+    """For modules that train at length."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module", autouse=True)

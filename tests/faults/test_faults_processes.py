@@ -105,13 +105,15 @@ def test_sigterm_to_any_process_saves_one_step_on_all(tmp_path, go_on, note, pla
     env = {"JAX_ENABLE_COMPILATION_CACHE": "false"} if place == "compile" else {}
     outcome = Job(tmp_path, 2, odd=odd, who=who, config=config, env=env).outcomes()
     assert outcome["stopped"] == "SIGTERM"
-    low, high = {"steady": (9, 14), "compile": (1, 3), "draw": (11, 14)}[place]
+    low, high = {"steady": (9, 14), "compile": (0, 0), "draw": (11, 14)}[place]
     assert low <= outcome["step"] <= high
-    assert steps(tmp_path)[-1] == outcome["step"]
+    saved = list(tmp_path.glob("checkpoints/[0-9]*"))
+    assert steps(tmp_path)[-1] == outcome["step"] if outcome["step"] else not saved
     if place != "steady":
         assert when(tmp_path, "failed") < when(tmp_path, "left")  # it came in the midst
     names = {"steady": "in a step", "compile": "in compilation", "draw": "while samples are drawn"}
-    said = f"both saved step {outcome['step']} and exited with 0"
+    said = f"both saved step {outcome['step']}" if saved else "both ended before step 1"
+    said += " and exited with 0"
     note("SIGTERM", f"{names[place]}, to {NAMES[who]}", f"{said}; {go_on(tmp_path)}")
 
 

@@ -32,6 +32,7 @@ def run(out, isa="", configs=(), cache=None):
     env["XLA_FLAGS"] = f"--xla_cpu_max_isa={isa}" if isa else ""
     env["ONEDNN_MAX_CPU_ISA"] = {"SSE4_2": "SSE41"}.get(isa, isa or "ALL")
     env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    env.pop("JAX_DISABLE_MOST_OPTIMIZATIONS")  # as users run them
     if cache is not None:
         env |= {"JAX_COMPILATION_CACHE_DIR": str(cache)}
         env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}

@@ -192,6 +192,7 @@ def check(name, base, widths=(32, 64, 128, 256), seeds=3):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_coordinates_grow_with_the_width_in_the_standard_parametrisation_only(name, tmp_path):
     standard, scaled = check(name, None), check(name, 32)
@@ -279,6 +280,7 @@ def rates(name, base, widths=(32, 128), steps=300):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_the_best_rate_of_a_narrow_model_serves_a_wide_one_with_mup_only():
     scaled, standard = rates("adamw", 32), rates("adamw", None)
     assert scaled.regret(32, 128) <= 0.02
