@@ -52,7 +52,8 @@ def source(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("which", ["params", pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["params", None])
 def test_a_run_begins_with_the_parameters_or_an_average_of_another(source, tmp_path, which, capsys):
     asked = [] if which is None else [f"--config.init_from.which={which}"]
     found = begun(tmp_path / "run", f"--config.init_from.path={source}", *asked)

@@ -18,6 +18,8 @@ SHAPE, STEPS, SMALL = (2, 1, 1, 1, 3), 4, 1e-5
 KEYS = sample_keys(jax.random.key(0), SHAPE[0])
 GRADIENT = [c for c in cases() if c.values[0][0] != "diffrax_adaptive"]
 
+pytestmark = pytest.mark.slow
+
 
 def network(theta, x, t):
     """A smooth estimate of data: its gradient depends on where x goes."""
