@@ -68,7 +68,7 @@ def test_a_run_begins_with_the_parameters_or_an_average_of_another(source, tmp_p
 
 
 def test_a_part_is_taken_and_the_rest_is_random(source, tmp_path):
-    """Of a model with other images and classes, even."""
+    """Of a model whose other arrays do not fit, even."""
     part = ["--config.init_from.only=blocks/*", "--config.model.patch=2"]
     found = begun(tmp_path / "a", f"--config.init_from.path={source}", *part)
     fresh = begun(tmp_path / "b", "--config.model.patch=2")

@@ -31,9 +31,8 @@ from dit import rng
 from dit.data.source import STREAM_LENGTH, Example, Split, Transform, generator
 from dit.types import UserError
 
-Batch = dict[
-    str, np.ndarray
-]  # x (b, f, h, w, c), id uint32 (b, 2), and what else the examples have
+# x (b, f, h, w, c), id uint32 (b, 2), and what else the examples have
+Batch = dict[str, np.ndarray]
 log = logging.getLogger(__name__)
 
 RETRIES = 3  # times that killed workers are replaced to make one batch
