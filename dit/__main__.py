@@ -15,14 +15,20 @@ from collections.abc import Sequence
 import dit
 
 COMMANDS = {  # name -> (module, what it is for)
-    "train": ("dit.train", "train what a config says, or go on with a run"),
+    "train": ("dit.train", "train a model from a config, or resume a run"),
     "sample": ("dit.sample", "draw samples from a run, or edit pictures with it"),
-    "evaluate": ("dit.evaluate", "compare a run's samples with real data; demand figures of it"),
-    "preflight": ("dit.preflight.__main__", "will a config fit a pod, how fast, at what price"),
+    "evaluate": (
+        "dit.evaluate",
+        "score a run's samples against real data, and fail below a given score",
+    ),
+    "preflight": (
+        "dit.preflight.__main__",
+        "does a config fit a pod, how fast will it be, what will it cost",
+    ),
     "scaling": ("dit.scaling.__main__", "plan, run and fit a scaling-law sweep"),
     "benchmark": (
         "dit.benchmark.__main__",
-        "time training and sampling, beside PyTorch if asked to",
+        "time training and sampling, optionally beside PyTorch",
     ),
     "benchmark.loop": (
         "dit.benchmark.loop",

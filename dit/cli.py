@@ -23,7 +23,7 @@ from dit.types import OutsideError, UserError
 __all__ = ["Parser", "literal", "number", "parse", "parse_labels", "parse_spec", "run"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CLOSED = (  # a path that cannot be used, which its owner alone can mend
+CLOSED = (  # a path that cannot be used until its owner changes it
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
 )
@@ -31,9 +31,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # <malloc.h>
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Call ``main`` and exit with its status: 2 and one message for a UserError.
+    """Call ``main`` and exit with its status.
 
-    1 for an OutsideError: launchers start such a run again, and no run that ends with 2.
+    A UserError is printed as one message and exits with 2. An OutsideError exits with 1, which tells
+    launchers that they may start the run again.
     """
     keep_freed_memory()
     try:
@@ -45,7 +46,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
             raise
         print(f"error: {message}", file=sys.stderr, flush=True)
         if any(os.strerror(number) in str(error) for number in FULL):
-            os._exit(2)  # what others write at exit would fail too, and at length
+            os._exit(2)  # exit handlers would fail to write too, each with a traceback
         status = 1 if isinstance(error, OutsideError) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -54,10 +55,10 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
 
 
 def missing_device() -> str | None:
-    """Why JAX finds no device, if that is so: a platform that is asked for and is not there."""
+    """Why JAX finds no device, such as a platform that is not there; None if it finds one."""
     try:
         jax.devices()
-    except Exception as error:  # of several types, some without a text
+    except Exception as error:  # of several types, some without a message
         asked = os.environ.get("JAX_PLATFORMS", "")
         reason = " ".join(str(error).split())[:300]
         return (
@@ -70,7 +71,7 @@ def missing_device() -> str | None:
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """Inside, storage that is full or cannot be used raises UserError: no mistake of ours."""
+    """Turn errors of full or unusable storage into UserErrors: they are no fault of the program."""
     try:
         yield
     except StorageError as error:
@@ -93,12 +94,12 @@ def full_disk() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """On a machine with nothing but CPUs, and glibc, let ``malloc`` keep what a step frees.
+    """Let glibc's ``malloc`` keep freed memory, on machines without accelerators.
 
-    XLA's temporaries come and go with every step. Given back to the system they are mapped, and
-    zeroed, anew each time: a seventh of a train step of DiT-S/2 at batch 8 on two cores. To be
-    called before JAX starts its threads; elsewhere (an accelerator, another C library) it does
-    nothing.
+    XLA allocates and frees its temporaries at every step. Memory that goes back to the system is
+    mapped and zeroed again each time, which takes a seventh of a train step of DiT-S/2 at batch 8 on
+    two cores. Call this before JAX starts its threads. With an accelerator or another C library it
+    does nothing.
     """
     devices = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
     if sys.platform != "linux" or any(os.path.exists(path) for path in devices):
@@ -139,8 +140,8 @@ def parse(
 def parse_spec(text: str, number: str | None = None) -> dict[str, Any]:
     """``"ddim:eta=0.5,clip=true"`` as ``{"name": "ddim", "eta": 0.5, "clip": True}``.
 
-    ``number``: the spec that a bare number stands for, as ``"cfg:scale"`` lets ``--guidance=3`` mean
-    ``cfg:scale=3``. Raises UserError for anything else.
+    ``number``: what a bare number means. With ``"cfg:scale"``, ``--guidance=3`` is ``cfg:scale=3``.
+    Raises UserError for anything else.
     """
     if number is not None and isinstance(literal(text), int | float):
         text = f"{number}={text}"

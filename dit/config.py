@@ -1,9 +1,9 @@
 """Configs are data: every section is ``{name=..., **keyword arguments of a build function}``.
 
 ``resolve("sampling.solvers", "heun", **kwargs)`` imports that module and calls its ``build``; there is
-no registry to edit. An unknown name lists the names there are, an unknown keyword prints the signature,
-and a value of another type, or a number outside the ``Range`` in the signature, says what was
-expected: nothing is accepted and ignored.
+no registry to edit. The error for an unknown name lists the known ones, that for an unknown keyword
+prints the signature, and that for a value of the wrong type, or outside the ``Range`` in the signature,
+says what was expected. Nothing is accepted and ignored.
 """
 
 from __future__ import annotations
@@ -87,11 +87,10 @@ def checked(
     wired: Collection[str] = (),
     at: str = "",
 ) -> dict[str, Any]:
-    """The keywords of ``call`` as they are handed to ``build``; ``wired`` ones are given later.
+    """The keywords that ``call`` passes to ``build``; those in ``wired`` are added later.
 
-    ``at`` goes before the keywords in messages. Raises UserError for unknown and missing keywords,
-    all of them at once, and for values of another type or outside the ``Range`` that the signature
-    states.
+    ``at`` precedes the keywords in messages. Raises UserError for unknown or missing keywords, all of
+    them at once, and for values of the wrong type or outside the ``Range`` in the signature.
     """
     signature = inspect.signature(build)
     shown = f"{what} takes {_show(signature)}"
@@ -121,13 +120,13 @@ def required(build: Callable) -> list[str]:
 
 
 def defaults(build: Callable) -> dict[str, Any]:
-    """The keywords of ``build`` that have a default, with it."""
+    """The keywords of ``build`` that have a default, and their defaults."""
     parameters = inspect.signature(build).parameters
     return {k: p.default for k, p in parameters.items() if p.default is not p.empty}
 
 
 def open_ended(build: Callable) -> bool:
-    """Whether ``build`` hands keywords that it does not know on to another."""
+    """Whether ``build`` takes any keyword, to pass it on."""
     parameters = inspect.signature(build).parameters.values()
     return any(p.kind is p.VAR_KEYWORD for p in parameters)
 
@@ -137,7 +136,7 @@ def _show(signature: inspect.Signature) -> str:
 
 
 def fit(value: Any, hint: Any, key: str, what: str) -> Any:
-    """``value`` as the type ``hint`` has it; UserError, which names ``what`` it is of, if it is none."""
+    """``value`` converted to the type ``hint``; UserError, which names ``what``, if it does not fit."""
     check_finite(value, key)
     for converted in (value, _tuples(value), _floats(_tuples(value))):
         if hint is None or fits(converted, hint):
@@ -219,7 +218,7 @@ def literal(text: str) -> Any:
 
 
 def number(hint: Any, several: bool = False) -> Callable[[str], Any]:
-    """The ``type`` of an argument: a number of ``dit.types`` in its range, or a list of ``several``."""
+    """An argparse ``type``: a number that fits ``hint``, or with ``several`` a list of them."""
 
     def parse_number(text: str) -> Any:
         try:
@@ -235,5 +234,5 @@ def number(hint: Any, several: bool = False) -> Callable[[str], Any]:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Twelve hex digits that are equal exactly when two configs say the same."""
+    """Twelve hex digits of a hash: equal for equal configs."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,8 +1,8 @@
-"""Config files: where they are found, how they are run, and the plain values in what they give.
+"""Config files: finding them, running them, and reducing what they return to plain values.
 
-A config file is Python with ``get_config()``, which returns a ConfigDict, frozen or not, a dict or a
-dataclass. What is in it may be a FieldReference, a placeholder or a NumPy number: what a run keeps
-are the numbers and texts that they stand for.
+A config file is Python with ``get_config()``, which returns a ConfigDict (frozen or not), a dict or a
+dataclass. Its values may be FieldReferences, placeholders or NumPy numbers; a run keeps the plain
+numbers and texts that they stand for.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def directory() -> pathlib.Path:
 
 
 def find(path: str) -> pathlib.Path:
-    """The file of a config: a path, or the name of one of this package, as ``digits``.
+    """The file of a config, given its path or, like ``digits``, its name in this package.
 
-    ``configs/digits.py`` is found from any directory. Raises UserError, with near names, for what is
-    not there.
+    ``configs/digits.py`` is found from any directory. Raises UserError, with similar names, if there
+    is no such file.
     """
     given = pathlib.Path(path)
     tried = [given]
@@ -67,7 +67,7 @@ def read(path: str) -> Any:
     if spec is None or spec.loader is None:
         raise UserError(f"cannot read {path!r} as a config; expected a Python file, name.py")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent))  # a config may start from its neighbour
+    sys.path.insert(0, str(file.parent))  # a config may import its neighbour
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
@@ -89,9 +89,9 @@ def read(path: str) -> Any:
 
 
 def overlay(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """``config`` with those of ``{"a.b": value}`` set that are fields of it, but for names.
+    """``config`` with ``{"a.b": value}`` set wherever it has that field; names are left alone.
 
-    In a ConfigDict what was computed from a field by a FieldReference follows it.
+    In a ConfigDict, values that a FieldReference computes from a field follow it.
     """
     if isinstance(config, FrozenConfigDict):
         config = ConfigDict(config)

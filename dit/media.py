@@ -1,9 +1,9 @@
 """Pictures of samples and of training: PNG grids and filmstrips, GIFs, .npz arrays, loss curves.
 
 Samples are uint8 ``(n, f, h, w, c)``; an image is a clip of one frame. Small pictures are enlarged by
-whole pixels, and less where there are many: what is drawn has a largest size, and what would not fit
-is refused. A PNG carries its recipe, the JSON of how it was made, in a text chunk. Every file is
-written beside its place and then moved there, so that nobody ever reads half of one.
+a whole factor, a lower one where there are many. A drawing has a maximum size, and what would not fit
+is refused. A PNG carries its recipe, the JSON of how it was made, in a text chunk. Files are written
+under a temporary name and then renamed, so that nobody ever reads half of one.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ RECIPE = "dit-recipe"  # keyword of the PNG text chunk
 CELL = 64  # pixels that a picture is enlarged to, at least
 GAP = 1  # between pictures, in their own pixels
 MOST_SIDE = 32_767  # pixels of a side, which every viewer can show
-MOST_PIXELS = 89_478_485  # of all pages; Pillow takes a larger picture for an attack
-LONG = 4  # how much longer than high a picture may be before its rows are folded
+MOST_PIXELS = 89_478_485  # of all pages; Pillow refuses larger pictures as an attack
+LONG = 4  # how many times wider than high a picture may be before its rows are wrapped
 SUFFIXES = (".png", ".gif", ".npz")
 LATENTS = (
     "these samples are latents and not pixels, so they cannot be drawn: write them with an --out "
@@ -46,9 +46,9 @@ Picture = UInt8[np.ndarray, "rows columns c"]
 
 
 def to_uint8(decoded: Float[Array, "*shape"], codec: Any) -> UInt8[Array, "*shape"]:
-    """Colours in [-1, 1], as ``codec.decode`` gives them, to 0..255, rounded to nearest.
+    """Colours in [-1, 1], from ``codec.decode``, as whole numbers 0..255, rounded to nearest.
 
-    Raises UserError for latents, which are no colours: ``codec.pixels`` is false.
+    Raises UserError for latents, which are not colours (``codec.pixels`` is false).
     """
     if not codec.pixels:
         raise UserError(LATENTS)
@@ -56,22 +56,22 @@ def to_uint8(decoded: Float[Array, "*shape"], codec: Any) -> UInt8[Array, "*shap
 
 
 def grid(clips: Clips, labels: Int[np.ndarray, "n"] | None = None) -> Picture:
-    """First frames side by side: one row a label, in order, or a near-square block without labels.
+    """First frames side by side: one row per label, in order, or a near-square block without labels.
 
-    A row that would make the picture more than four times as long as high goes on in the next.
+    Rows are wrapped where the picture would be more than four times as wide as high.
     """
     return _tile(clips[:, :1], _rows(len(clips), labels))
 
 
 def filmstrip(clips: Clips, labels: Int[np.ndarray, "n"] | None = None) -> Picture:
-    """One row a clip, in order of the labels; one column a frame. Many short ones share a row."""
+    """One row per clip, ordered by label, one column per frame. Many short clips share a row."""
     return _tile(clips, _strips(clips.shape[:2], labels))
 
 
 def check_place(path: Address, suffixes: tuple[str, ...] = SUFFIXES) -> None:
     """Raise UserError unless a file can be written at ``path``, under one of these suffixes.
 
-    Folders on the way are made; a bucket is believed.
+    Missing parent directories are made. Whether a bucket can be written to is not checked.
     """
     path = storage.place(path)
     if path.suffix.lower() not in suffixes:
@@ -101,7 +101,7 @@ def check_drawable(
 ) -> None:
     """Raise UserError unless ``save_samples`` can write samples of ``shape``, ``(n, f, h, w, c)``.
 
-    ``pixels``: whether they are, and not latents.
+    ``pixels``: whether they are pixels rather than latents.
     """
     suffix = storage.place(path).suffix.lower()
     if suffix == ".npz":
@@ -124,7 +124,7 @@ def save_samples(
 ) -> None:
     """Write samples as the suffix of ``path`` says.
 
-    .png: a grid, or a filmstrip of clips, with its recipe; .gif: a grid that moves; .npz: arrays.
+    .png: a grid, or a filmstrip of clips, with its recipe; .gif: an animated grid; .npz: arrays.
     Raises UserError for another suffix, or for latents (floating point) in anything but .npz.
     """
     suffix = storage.place(path).suffix.lower()
@@ -199,10 +199,10 @@ def save_gif(
 def npz_writer(
     path: Address, count: int, labels: Int[np.ndarray, "n"] | None
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """``write(samples)`` for an .npz file of ``count`` samples, as they come, a batch after another.
+    """Yield ``write(samples)``, which appends a batch to an .npz file of ``count`` samples in all.
 
     The file holds ``samples``, ``n h w c`` for images and ``n f h w c`` for clips, and ``labels`` where
-    there are any. It takes its name when all of them are there. Raises ValueError for another number.
+    there are any. It gets its name once all are written. Raises ValueError if their number differs.
     """
     with _atomic(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         written = 0
@@ -229,8 +229,8 @@ def npz_writer(
 def plot_curve(metrics: Address, out: Address, *, key: str = "loss") -> None:
     """Plot ``key`` against ``step`` from a JSONL file: every value, and a smoothed line.
 
-    The smoothing is a centred moving average over a fiftieth of the run. Beside it the score of the
-    best constant prediction, where the file has it. A last line cut short by a crash is skipped.
+    The smoothing is a centred moving average over a fiftieth of the run. The score of the best
+    constant prediction is drawn too, where the file has it. A line cut short by a crash is skipped.
     Raises UserError if there is nothing to plot.
     """
     from matplotlib.figure import Figure
@@ -262,7 +262,7 @@ def plot_curve(metrics: Address, out: Address, *, key: str = "loss") -> None:
 
 
 def _read_metric(path: Address, key: str) -> dict[int, float]:
-    """``{step: value}`` of a metric, of the lines that have it."""
+    """``{step: value}`` of a metric, from the lines that have it."""
     points: dict[int, float] = {}  # a resumed run logs a step again: the later line counts
     for line in storage.place(path).read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
@@ -276,7 +276,7 @@ Places = list[list[tuple[int, int] | None]]  # (clip, frame) in each place of ea
 
 
 def _rows(n: int, labels: np.ndarray | None) -> Places:
-    """The first frames of ``n`` clips, in rows that are filled up."""
+    """The first frames of ``n`` clips, in rows of equal length."""
     rows: list[list[int]] = [[i] for i in range(n)]
     if labels is not None:
         rows = [list(np.flatnonzero(labels == c)) for c in np.unique(labels)]
@@ -291,7 +291,7 @@ def _rows(n: int, labels: np.ndarray | None) -> Places:
 
 
 def _strips(shape: tuple[int, int], labels: np.ndarray | None) -> Places:
-    """All frames of each clip, one beside the other; ``shape``: clips and frames."""
+    """The frames of each clip side by side; ``shape``: (clips, frames)."""
     n, frames = shape
     order = np.arange(n) if labels is None else np.argsort(labels, kind="stable")
     beside = 1 if n <= LONG * frames else math.ceil(math.sqrt(n / frames))
@@ -305,7 +305,7 @@ def _strips(shape: tuple[int, int], labels: np.ndarray | None) -> Places:
 
 
 def _enlargement(rows: Places, picture: Sequence[int], pages: int = 1) -> int:
-    """How often each pixel is repeated; UserError if the whole would be too large even so."""
+    """The factor to enlarge pictures by; UserError if they would not fit even without."""
     height = len(rows) * (picture[0] + GAP) + GAP
     width = len(rows[0]) * (picture[1] + GAP) + GAP
     by_side = MOST_SIDE // max(height, width)

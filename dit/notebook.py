@@ -1,7 +1,7 @@
 """What the notebooks share: quick and full mode, where they run, stored results, pictures and tables.
 
-``DIT_FULL=1`` in the environment asks for the full mode, ``DIT_RETRAIN=1`` for runs that are not taken
-from what is stored. What is shown goes through IPython, which is imported only then.
+``DIT_FULL=1`` in the environment asks for the full mode; ``DIT_RETRAIN=1`` trains again instead of
+reading stored results. IPython is imported only when something is shown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DPI = 110  # of figures: readable on a screen, and below 100 kB
 def start() -> None:
     """Say where and in which mode this notebook runs, and keep its outputs free of logs.
 
-    What several arms have in common, such as how they begin, is compiled once.
+    Compiled programs are cached, so that arms which share one compile it once.
     """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="compiled"))
@@ -111,7 +111,7 @@ def _cell(value: Any) -> str:
 
 
 def _image(png: bytes) -> None:
-    """Show a PNG in a palette of its own: a third of the size, and no difference to the eye."""
+    """Show a PNG with an adaptive palette: a third of the size, and no visible difference."""
     from IPython import display
 
     out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The quality of what trained models draw, as figures of an ablation's rows."""
+"""The quality of a trained model's samples, as figures in the rows of an ablation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Quality:
     """``quality(arm, experiment, trained) -> figures``: what ``scaling.ablate`` takes as ``measure``.
 
     Draws samples by every recipe and judges them. Figures are called ``accuracy NAME`` and ``frechet
-    NAME`` after the recipe's name (which may be empty). The same seed of a recipe means the same first
-    noise for all arms. ``weights``: ``params``, or the name of an average. What is compiled for an arm
-    is kept, and so is the ``judge``, once there is one.
+    NAME`` after the recipe's name (which may be empty). With one seed in a recipe, all arms start from
+    the same noise. ``weights``: ``params``, or the name of an average. Compiled samplers and the
+    ``judge`` are kept from arm to arm.
     """
 
     def __init__(self, recipes: Mapping[str, Recipe], weights: str = "params"):
@@ -30,7 +30,7 @@ class Quality:
         self._samplers: dict[tuple[str, str], Sampler] = {}
 
     def check(self, arm: str, made: Any) -> None:
-        """Raise UserError where samples of an arm cannot be drawn by every recipe, or not be judged."""
+        """Raise UserError where an arm's samples cannot be drawn or judged for some recipe."""
         self.judge = judge_of(made.source) if self.judge is None else self.judge
         check_weights(self.weights, made)
         params = jax.eval_shape(made.init, rng.root(0))

@@ -1,9 +1,9 @@
 """Randomness as a function of (seed, stream name, step, sample index), and of nothing else.
 
-Noise drawn through ``normal(keys, shape)`` for sample ``i`` is the same bits whatever the batch
-size, the mesh or the number of hosts, because each sample owns a key. That holds for Threefry and not
-for JAX's other generators (``rbg``): every key of the project is made by ``root``, whatever the
-default of JAX says, and keys of another kind are refused.
+The noise that ``normal(keys, shape)`` draws for sample ``i`` has the same bits whatever the batch
+size, the mesh or the number of hosts, because each sample owns a key. This holds for Threefry but not
+for JAX's other generators (``rbg``). So ``root`` makes every key, whatever JAX's default is, and keys
+of another generator are refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SEEDS = 2**32  # data, shuffling and noise take the same seeds
 
 
 def check_seed(seed: int, name: str = "seed") -> None:
-    """Raise UserError unless ``0 <= seed < 2**32``: JAX would drop the higher bits without a word."""
+    """Raise UserError unless ``0 <= seed < 2**32``: JAX silently drops higher bits."""
     if isinstance(seed, bool) or not 0 <= seed < SEEDS:
         raise UserError(f"got {name}={seed!r}; expected a whole number from 0 to {SEEDS - 1}")
 
@@ -36,7 +36,7 @@ def root(seed: int) -> Key:
 
 
 def check_key(key: Key) -> None:
-    """Raise UserError for what is no typed key, and for keys whose draws depend on the batch."""
+    """Raise UserError for anything but a typed key, and for keys whose draws depend on the batch."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise UserError(
             f"got a key of dtype {key.dtype} and shape {key.shape}; expected a typed key: "
@@ -68,8 +68,8 @@ def words(ids: Sequence[int]) -> np.ndarray:
 def per_sample(key: Key, ids: Ids) -> Key:
     """One key a sample, shape ``(b,)``, from the samples' own indices; UserError for a bad key.
 
-    An index is one 32-bit number, or two ``words``: the key is ``jax.random.fold_in``'s for all below
-    2**32, and goes on as that would with wider ones.
+    An index is one 32-bit number, or two ``words``. Below 2**32 the key is that of
+    ``jax.random.fold_in``; above, it is what ``fold_in`` would give if it took wider numbers.
     """
     check_key(key)
     if ids.ndim == 1:

@@ -1,8 +1,8 @@
 """What a config may hold: its sections, the fields of each, and their defaults.
 
 A section with a ``name`` is resolved in the room that ``ROOMS`` gives; the others hold the keywords of
-``PLAIN``. ``complete`` fills in every default, so that the config kept beside a checkpoint says all of
-what was run; ``override`` lays single fields over.
+``PLAIN``. ``complete`` fills in every default, so that the config kept beside a checkpoint is a full
+record of the run; ``override`` sets single fields.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DEFAULT_NAMES = {
     "optimizer": "adamw",
     "schedule": "constant",
 }
-WIRED = {  # keywords that the experiment gives itself, from other parts of the config
+WIRED = {  # keywords that the experiment sets, from other parts of the config
     "model": ("in_channels", "num_classes", "dtype"),
     "objective": ("times", "weight"),
     "schedule": ("lr", "steps"),
@@ -76,7 +76,7 @@ def mesh_sizes(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """Save ``every`` so many steps (and at the end); ``keep`` the latest ones."""
+    """Save every ``every`` steps and at the end; keep the latest ``keep`` checkpoints."""
 
     every: Count = 1000
     keep: Count = 3
@@ -84,7 +84,7 @@ class CheckpointSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogSettings:
-    """Log ``every`` so many steps; TensorBoard always, Weights & Biases where ``wandb`` is true."""
+    """Log every ``every`` steps, to TensorBoard and, if ``wandb`` is true, to Weights & Biases."""
 
     every: Count = 50
     wandb: bool = False
@@ -94,7 +94,7 @@ class LogSettings:
 class SampleSettings:
     """How samples are drawn. ``solver``, ``grid`` and ``guidance`` as on the command line.
 
-    In training: a grid of ``num`` (0: none), cycling through the classes, ``every`` so many steps
+    In training: a grid of ``num`` (0: none), cycling through the classes, every ``every`` steps
     (0: never) and at the end.
     """
 
@@ -110,9 +110,9 @@ class SampleSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoaderSettings:
-    """``workers`` processes that read data (0: this one), each with ``threads`` and ``prefetch``.
+    """``workers`` processes read the data (0: this process does).
 
-    ``threads`` read and decode examples; ``prefetch`` batches are made ahead.
+    In each, ``threads`` threads read and decode examples, and ``prefetch`` batches are made ahead.
     """
 
     workers: Annotated[int, Range(0, 1024)] = 0
@@ -121,7 +121,7 @@ class LoaderSettings:
 
 
 def numbers(*, seed: Seed = 0, steps: Count, batch_size: Count) -> None:
-    """What a config says outside of sections."""
+    """The fields of a config outside of its sections."""
 
 
 PLAIN = {
@@ -138,9 +138,9 @@ NUMBERS = tuple(keywords(numbers))
 
 
 def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain config with ``{"a.b": value}`` laid over, names of sections first.
+    """A plain config with the overrides ``{"a.b": value}`` applied, names of sections first.
 
-    Raises UserError for a field that the section does not take, with those that it does.
+    Raises UserError for a field that the section does not take, and lists those that it does.
     """
     out = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
     for section in ROOMS:
@@ -168,7 +168,7 @@ def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
 
 
 def _near(key: str, config: Mapping[str, Any]) -> str:
-    """The fields of a config that ``key`` may have been meant for, or else its sections."""
+    """A hint for a message: the fields of a config that resemble ``key``, or else its sections."""
     known = list(NUMBERS)
     for section in (*ROOMS, *PLAIN):
         name = _name(section, _section(config, section))[0] if section in ROOMS else None
@@ -190,7 +190,7 @@ def _section(config: Mapping[str, Any], section: str) -> dict[str, Any]:
 
 
 def _name(section: str, given: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
-    """The name in a section, and what it says beside: ``tfds:mnist`` is tfds with that dataset."""
+    """The name in a section and the fields that it implies: ``tfds:mnist`` is tfds of that dataset."""
     name = given.get("name", DEFAULT_NAMES.get(section))
     if not isinstance(name, str | None) or ("name" in given and name is None):
         raise UserError(
@@ -202,7 +202,7 @@ def _name(section: str, given: Mapping[str, Any]) -> tuple[str | None, dict[str,
 
 
 def fields(section: str, name: str | None) -> list[str] | None:
-    """What can be set in a section with this name; None for anything."""
+    """The fields that can be set in a section with this name; None if any can."""
     if section in PLAIN:
         return keywords(PLAIN[section])
     if name is None:
@@ -230,8 +230,8 @@ def _check_field(section: str, name: str | None, field: str, given: Mapping[str,
 def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     """``config`` in plain values, with every default filled in.
 
-    Raises UserError for unknown sections and fields, for required ones that are missing, all at
-    once, and for values of another type or out of range.
+    Raises UserError for unknown sections and fields, for missing ones (all at once), and for values
+    of the wrong type or out of range.
     """
     config = config_file.plain(config)
     known = [*NUMBERS, *ROOMS, *PLAIN]
@@ -268,7 +268,7 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
 
 
 def _check_values(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a value of another type, or out of the range that its keyword has."""
+    """Raise UserError for a value of the wrong type, or outside the range of its keyword."""
     checked(numbers, "a config", {k: config[k] for k in NUMBERS})
     for section, room in ROOMS.items():
         given = {k: v for k, v in config[section].items() if k != "name"}
@@ -283,7 +283,7 @@ def _check_values(config: Mapping[str, Any]) -> None:
 
 
 def _defaults(section: str, name: str) -> dict[str, Any]:
-    """The defaults of a section, but for the keywords that the experiment gives itself."""
+    """The defaults of a section, without the keywords that the experiment sets."""
     common = defaults(optimizers.common) if section == "optimizer" else {}
     own = defaults(builder(ROOMS[section], name))
     return {k: v for k, v in {**common, **own}.items() if k not in WIRED.get(section, ())}

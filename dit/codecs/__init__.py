@@ -1,7 +1,7 @@
-"""Codecs: what turns data into what the model sees, and back.
+"""Codecs turn data into what the model sees, and back.
 
 Each owns its scale and shift. ``encode`` and ``decode`` are JAX functions that run inside the jitted
-step, so a batch travels to the device as the source keeps it (uint8 pixels, say).
+step, so a batch travels to the device in the source's own type (uint8 for pixels).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Codec:
     """``encode(x) -> latents``, float ``(b, f, h, w, c)``; ``decode`` back; ``shape`` of the latents.
 
     ``pixels``: ``decode`` gives colours in [-1, 1] that can be drawn. False where the data are
-    themselves latents, which need a decoder from elsewhere to be looked at.
+    themselves latents, which only the autoencoder that made them can decode.
     """
 
     encode: Callable[[Array], Video]

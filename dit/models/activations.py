@@ -1,8 +1,8 @@
 """Where activations lie on a mesh, by the logical names of their axes.
 
 The names (``act_batch``, ``act_length``, ...) mean mesh axes under ``flax.linen.logical_axis_rules``
-inside ``jax.sharding.use_abstract_mesh``, as a train step sets them (``parallel.rules``). Without them,
-on one device say, nothing here does anything.
+inside ``jax.sharding.use_abstract_mesh``, as a train step sets them (``parallel.rules``). Without
+rules, as on one device, the functions here do nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WHOLE_LENGTH = ("act_batch", None, "act_all_heads", None)  # b n h d, as attenti
 
 
 def mesh_axes(name: str | None) -> tuple[str, ...]:
-    """The mesh axes of more than one device that a logical axis is split over."""
+    """The mesh axes that a logical axis is split over, without those of a single device."""
     mesh = jax.sharding.get_abstract_mesh()
     found = dict(nn.get_logical_axis_rules()).get(name) if name else None
     if mesh.empty or found is None:
@@ -35,7 +35,7 @@ def shards(name: str) -> int:
 
 
 def partition(shape: tuple[int, ...], names: tuple[str | None, ...]) -> PartitionSpec | None:
-    """How an array is split, None without a mesh. A dimension that does not divide is left whole."""
+    """How an array is split; None without a mesh. A dimension that does not divide stays whole."""
     if jax.sharding.get_abstract_mesh().empty or not nn.get_logical_axis_rules():
         return None
     spec = []
@@ -53,6 +53,6 @@ def partition(shape: tuple[int, ...], names: tuple[str | None, ...]) -> Partitio
 
 
 def constrain(x: Array, *names: str | None) -> Array:
-    """``x`` split as its axes' names say."""
+    """``x``, constrained to lie on the mesh as the names of its axes say."""
     spec = partition(x.shape, names)
     return x if spec is None else jax.lax.with_sharding_constraint(x, spec)

@@ -22,7 +22,7 @@ def sinusoids(
 ) -> Float[Array, "*s {dim}"]:
     """``[cos(t w), sin(t w)]``, ``w_i = 10000^(-i / denominator)``, which is dim / 2 by default.
 
-    The frequencies are constants, exact to the last place: at t = 999 a unit there shows in float32.
+    The frequencies are constants, rounded once: at t = 999 an error in their last place would show.
     """
     half = dim // 2
     w = jnp.asarray(np.exp(-math.log(10000) * np.arange(half) / (denominator or half)), t.dtype)
@@ -64,13 +64,15 @@ class LabelEmbedding(nn.Module):
         )
         if drop is not None:
             label = jnp.where(drop[:, None], self.classes, label)
-        return constrain(table, None, None)[label]  # small: gathering it spares moving its rows
+        return constrain(table, None, None)[
+            label
+        ]  # small: cheaper to replicate than to move its rows
 
 
 class ContextEmbedding(nn.Module):
     """A sequence of embeddings to the model's width, with a learned null embedding.
 
-    A dropped sample has one null embedding and nothing else, whatever the length of its context.
+    A dropped sample's context is the null embedding alone, whatever its length was.
     ``pool`` gives the mean over the real tokens, ``b 1 d``, instead of the sequence.
     """
 

@@ -47,10 +47,10 @@ def along(v: Array, x: Array) -> Array:
 class Linear(nn.Module):
     """``x @ kernel + bias`` from the last ``len(inputs)`` axes of x to the axes ``features``.
 
-    ``axes`` names the axes of the kernel, inputs first. Keeping heads as axes of their own lets a
-    mesh split them (``split``: as this axis of activations is), and lets query, key and value share one
-    product: with ``apart``, the result is a list along the first axis of ``features``. Its gradient is
-    one concatenation and its biases' are taken part by part, where attention's backward pass ends.
+    ``axes`` names the axes of the kernel, inputs first. Heads are axes of their own, so that a mesh can
+    split them; ``split`` is the logical axis of activations by which it does. With ``apart`` the result
+    is a list, one array for each index of the first axis of ``features``: query, key and value then
+    share one product.
     """
 
     features: tuple[int, ...]
@@ -70,41 +70,49 @@ class Linear(nn.Module):
         kernel = self.param(
             "kernel", nn.with_logical_partitioning(init, self.axes), (*inputs, *self.features)
         )
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         flat = shards(self.split) == 1  # several axes as one: gradients are then plain matrices
-        if flat:
-            x = x.reshape(*rows, math.prod(inputs))
-            kernel = kernel.reshape(math.prod(inputs), math.prod(self.features))
-        if flat and platform() == "cpu" and shards("act_length") == 1:
-            x = x.reshape(math.prod(rows), -1)  # XLA then turns no gradient round, nor copies it
-        n_sum = 1 if flat else n_in
-        contract = (tuple(range(x.ndim - n_sum, x.ndim)), tuple(range(n_sum)))
-        y = jax.lax.dot_general(x, kernel, (contract, ((), ())))
+        y = product(x.astype(self.dtype), kernel.astype(self.dtype), n_in, flat)
         bias = None
         if self.bias:
             boxed = nn.with_logical_partitioning(zeros, self.axes[n_in:])
             bias = self.param("bias", boxed, self.features).astype(self.dtype)
-        if self.apart:
-            parts, *rest = self.features
-            axis = y.ndim - (1 if flat else n_out)  # flat: a TPU would pad heads of 72 to 128
-            pieces = jax.lax.split(y, (y.shape[axis] // parts,) * parts, axis)
+        if not self.apart:
             if bias is not None:
-                bias = bias.reshape(parts, -1) if flat else bias
-                pieces = [y + along(b, y) for y, b in zip(pieces, bias, strict=True)]
-            return [piece.reshape(*rows, *rest) for piece in pieces]
-        if bias is not None:
-            y = y + along(bias.reshape(-1) if flat else bias, y)
-        return y.reshape(*rows, *self.features)
+                y = y + along(bias.reshape(-1) if flat else bias, y)
+            return y.reshape(*rows, *self.features)
+        parts, *rest = self.features
+        axis = y.ndim - (1 if flat else n_out)  # flat: a TPU would pad heads of 72 to 128
+        pieces = jax.lax.split(y, (y.shape[axis] // parts,) * parts, axis)
+        if bias is not None:  # added to each part: its gradient ends where attention's does
+            bias = bias.reshape(parts, -1) if flat else bias
+            pieces = [y + along(b, y) for y, b in zip(pieces, bias, strict=True)]
+        return [piece.reshape(*rows, *rest) for piece in pieces]
+
+
+def product(x: Array, kernel: Array, n_in: int, flat: bool) -> Array:
+    """``x @ kernel`` over the last ``n_in`` axes of x, which are the first of the kernel.
+
+    ``flat``: inputs and outputs are each one axis, so that the gradients are plain matrix products; on
+    a CPU the rows are too, which spares XLA a transpose and a copy of each gradient.
+    """
+    if flat:
+        rows, inputs = x.shape[:-n_in], math.prod(x.shape[-n_in:])
+        if platform() == "cpu" and shards("act_length") == 1:
+            rows = (math.prod(rows),)
+        x, kernel, n_in = x.reshape(*rows, inputs), kernel.reshape(inputs, -1), 1
+    contract = (tuple(range(x.ndim - n_in, x.ndim)), tuple(range(n_in)))
+    return jax.lax.dot_general(x, kernel, (contract, ((), ())))
 
 
 def layer_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
     """Zero mean and unit variance over the last axis, in float32 or better.
 
-    x is centred first. Accelerators take the variance of bfloat16 inputs as E[x^2] - E[x]^2: one pass
-    for both sums, which ends the product that made x. That loses some ``2^-24 (mean / std)^2`` of the
-    variance, less than what rounding to bfloat16 did to it, ``2^-16 (mean / std)^2 / 12``.
+    x is centred first, except for bfloat16 inputs on accelerators. There the variance is
+    ``E[x^2] - E[x]^2``: one pass takes both sums, fused with the product that made x. The relative
+    error, about ``2^-24 (mean / std)^2``, is below that of rounding to bfloat16,
+    ``2^-16 (mean / std)^2 / 12``.
     """
-    short = x.dtype == jnp.bfloat16 and platform() != "cpu"  # where its derivative is slower too
+    short = x.dtype == jnp.bfloat16 and platform() != "cpu"  # whose derivative of it is slower
     x = x.astype(wide(x.dtype))
     mean = x.mean(-1, keepdims=True)
     if short:
@@ -143,9 +151,9 @@ class Norm(nn.Module):
 class Modulation(nn.Module):
     """``parts`` vectors of x's width from a condition: ``Linear(silu(c))``, zero at initialisation.
 
-    A third of a DiT's parameters, used once a sample: where the batch and the parameters are split over
-    the same devices, conditions go to the devices that hold their columns and the results come back,
-    which is far less than the columns.
+    Modulations hold a third of a DiT's parameters and act once a sample. Where batch and parameters are
+    split over the same devices, the conditions travel to the devices that hold the kernel's columns
+    and the results travel back: far fewer bytes than gathering the kernel.
     """
 
     parts: int

@@ -1,7 +1,7 @@
 """Positions as functions of continuous ``(time, y, x)``: added sinusoids and rotary angles.
 
-Nothing is tabulated, so any size, length and spacing works. Both are built so that *an image is the
-one-frame video at time 0*: the added time part and the rotation along time vanish there.
+Nothing is tabulated, so any size, length and spacing works. In both *an image is the one-frame video
+at time 0*: the added time part and the rotation along time vanish there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Rotary = tuple[Float[Array, "_ n r"], Float[Array, "_ n r"]]  # cosines and sine
 
 
 def frequencies(count: int, base: float, dtype) -> Float[Array, "1 1 {count}"]:
-    """``base^(-i / count)`` for ``i = 0 .. count - 1``: constants, exact to the last place."""
+    """``base^(-i / count)`` for ``i = 0 .. count - 1``, as constants that are rounded once."""
     return jnp.asarray(base ** (-np.arange(count) / count), dtype)[None, None]
 
 
@@ -38,7 +38,7 @@ def sincos(position: Float[Array, "b n 3"], width: int) -> Float[Array, "b n {wi
 
 
 def default_axes(head_dim: int) -> tuple[int, int, int]:
-    """Channels of a head that turn with time, y and x: a third each, the odd ones to time."""
+    """Channels of a head that turn with time, y and x: a third each; the remainder goes to time."""
     side = 2 * (head_dim // 6)
     return (head_dim - 2 * side, side, side)
 

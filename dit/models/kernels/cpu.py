@@ -1,8 +1,8 @@
-"""Attention for CPUs: the derivative by hand, and every product in the order BLAS likes.
+"""Attention for CPUs: a derivative by hand, and each product in the layout that BLAS is fastest in.
 
 With ``p = exp(s - max s)`` and ``l`` its row sums, ``out = p v / l``. For an output gradient ``g``, let
 ``g' = g / l``: then ``dv = p^T g'`` and ``ds = p (g' v^T - rowsum(g' out))``. The weights are never
-normalised and the gradients of k and v are made transposed, which spares passes over ``n^2`` numbers.
+normalised, and the gradients of k and v are computed transposed: both save passes over ``n^2`` numbers.
 """
 
 from __future__ import annotations

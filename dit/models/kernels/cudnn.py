@@ -1,8 +1,8 @@
 """cuDNN's fused attention on NVIDIA GPUs, in float16 or bfloat16.
 
-Where keys are hidden and nothing else, the kernel takes the number of the visible ones, which are put
-first: attention does not know the order of keys. Every other mask it takes as an array of all pairs. JAX
-lets it train on even lengths only, so odd ones are padded.
+Where a mask only hides keys, the visible ones are moved to the front, as attention does not depend on
+the order of keys, and the kernel is given their number. Any other mask is passed as an array of all
+pairs. In training JAX accepts even lengths only, so odd ones are padded.
 """
 
 from __future__ import annotations

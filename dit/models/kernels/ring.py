@@ -1,7 +1,7 @@
 """Ring attention: every device keeps its queries, and the keys and values go round (Liu et al. 2023).
 
-The tokens are split over the devices of ``act_length``. At each of their number of steps a device
-attends from its queries to the keys that it holds, block by block, and passes them to the next device.
+The tokens are split over the devices of ``act_length``. There are as many steps as devices: in each, a
+device attends from its queries to the keys that it holds, block by block, and passes them on.
 Softmax is accumulated as in FlashAttention (Dao et al. 2022): with ``m`` the running maximum of the
 scores, ``l`` the sum of ``exp(s - m)`` and ``o`` the weighted values, a further block changes them to
 ``m' = max(m, max s)``, ``l' = l e^(m - m') + sum e^(s - m')``, and ``o`` like ``l``. No device holds
@@ -29,7 +29,7 @@ Ids = dict[str, Array]  # segment and frame of queries (or keys): b n
 def attend(
     q: Float[Array, "b q h d"], k: Float[Array, "b k h d"], v: Float[Array, "b k h d"], visible
 ) -> Float[Array, "b q h d"]:
-    """In float32 but for the products, which are in the inputs' type. No forward-mode derivative."""
+    """Products are in the inputs' type, all else in float32. No forward-mode derivative."""
     n_q, size = q.shape[1], shards("act_length")
     ids = _ids(visible, q, k)
     q, q_ids = _pad(q, ids[0], size, hidden=0)
@@ -46,7 +46,7 @@ def attend(
 
 
 def _ids(visible, q: Array, k: Array) -> list[Ids]:
-    """Segment (-1: hidden) and frame of queries and of keys; one sees its segment up to its frame."""
+    """Segment (-1: hidden) and frame of each query and key; see ``_scores`` for their use."""
     frames = None if visible is None else visible.frames(q.shape[1], k.shape[1])
     found = []
     for i, (x, side) in enumerate(((q, "q"), (k, "k"))):
@@ -63,7 +63,7 @@ def _ids(visible, q: Array, k: Array) -> list[Ids]:
 
 
 def _pad(x: Array, ids: Ids, size: int, hidden: int) -> tuple[Array, Ids]:
-    """To a multiple of the devices (and of whole blocks a device), with ``hidden`` as segment."""
+    """Pad to whole blocks on every device; the segment of padding is ``hidden``."""
     n = x.shape[1]
     unit = size * min(BLOCK, -(-n // size))
     extra = -n % unit

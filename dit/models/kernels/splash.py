@@ -1,8 +1,8 @@
 """JAX's Pallas "splash" attention for TPUs: memory linear in the sequence, for long ones.
 
-The kernel wants sequences in whole blocks and heads in whole lanes, so both are padded; padded keys
-are in a segment of their own. XLA cannot split a Pallas call over devices: where a mesh and axis rules
-are in force (``models/activations.py``) each device runs it on its share of batch and heads.
+The kernel needs whole blocks of tokens and whole lanes of channels, so both are padded; padded keys
+have a segment of their own. XLA cannot split a Pallas call over devices: where a mesh and axis rules
+are in force (``models/activations.py``), each device runs it on its share of batch and heads.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def attend(
 
 
 def _segments(visible, q, k, pad_q: int, pad_k: int) -> splash.SegmentIds | None:
-    """Ids that tell real keys from others and packed samples apart; None if nothing needs them."""
+    """Segment ids that separate packed samples and hide padded keys; None if not needed."""
     ids = [jnp.zeros(x.shape[:2], jnp.int32) for x in (q, k)]
     needed = pad_k > 0
     if visible is not None and visible.q_segment is not None:
