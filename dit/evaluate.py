@@ -3,12 +3,13 @@
 Draws samples of every class in turn and compares them with real held-out data by a classifier that was
 trained on the real training split (``dit.evaluation``), next to what the real data themselves score.
 Also the denoising loss on held-out data under frozen noise. Prints a table and writes the figures,
-with the recipe they were measured by, to ``evaluation.json`` in the workdir, or to ``--out``. What the
-data do not allow to measure (no labels, a single class, few held-out examples) is said before anything
-is drawn.
+with the recipe they were measured by, to ``evaluation.json`` in the workdir, or to ``--out``. Scores that
+the data do not permit (no labels, a single class, few held-out examples) are named before anything is
+drawn.
 
-For scripts and CI, every ``--demand="accuracy>=0.97"`` compares figures: where one is not met, the exit
-status is 3. ``--demand="frechet_matched<=2*frechet_floor"`` and ``--demand="copies<=0.05"`` are others.
+For scripts and CI, each ``--demand="accuracy>=0.97"`` compares a score with a bound; if one is not met,
+the exit status is 3. Others are ``--demand="frechet_matched<=2*frechet_floor"`` and
+``--demand="copies<=0.05"``.
 
 On several hosts the same command runs on each of them, as for ``dit.train``: all draw, the first one
 judges and writes.

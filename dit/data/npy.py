@@ -17,7 +17,7 @@ import numpy as np
 
 from dit.types import UserError
 
-MOST_PACKED = 1032  # bytes out of one: what deflate can do at best
+MOST_PACKED = 1032  # bytes that deflate can make of one, at most
 BAD = (ValueError, OSError, EOFError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile)
 BAD = (*BAD, zlib.error, NotImplementedError, RuntimeError, MemoryError, OverflowError)  # a zip's
 
@@ -25,7 +25,7 @@ Header = tuple[tuple[int, ...], bool, np.dtype]
 
 
 def header(file: io.BufferedIOBase) -> Header:
-    """``(shape, fortran order, dtype)`` of a .npy file; one of ``BAD`` if it is none."""
+    """``(shape, fortran order, dtype)`` of a .npy file; raises one of ``BAD`` for other files."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
@@ -35,7 +35,7 @@ def header(file: io.BufferedIOBase) -> Header:
 def open_npy(path: pathlib.Path, what: str, kinds: str, ranks: tuple[int, ...]) -> np.ndarray:
     """Map a .npy file of a dtype in ``kinds`` and a rank in ``ranks``, together called ``what``.
 
-    Raises UserError for any other file, and one that is not as long as its header says.
+    Raises UserError for other files, and for one whose length differs from what its header says.
     """
     try:
         with open(path, "rb") as file:
@@ -58,7 +58,7 @@ def open_npy(path: pathlib.Path, what: str, kinds: str, ranks: tuple[int, ...]) 
 
 
 def read_npz(path: str | pathlib.Path, key: str) -> np.ndarray:
-    """The array ``key`` of an .npz file. Raises UserError where it is not there, or not whole."""
+    """The array ``key`` of an .npz file. Raises UserError where it is missing or damaged."""
     try:
         with zipfile.ZipFile(path) as file:
             names = [name.removesuffix(".npy") for name in file.namelist()]

@@ -56,7 +56,7 @@ def read(path: str, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
             return square(picture, size)
     except MemoryError:
         raise
-    except Exception as error:  # a decoder fed with rubbish may raise anything
+    except Exception as error:  # a decoder may raise anything on a damaged file
         what = str(error) or type(error).__name__
         raise UserError(
             f"cannot read the picture {path!r} ({what}): repair it or take it out of the data"
@@ -65,7 +65,7 @@ def read(path: str, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """The suffixes of files that are read, such as ``.png``: those of the formats that are there."""
+    """The suffixes of files that can be read, such as ``.png``."""
     from PIL import Image
 
     Image.init()
@@ -75,7 +75,7 @@ def suffixes() -> frozenset[str]:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """The formats that this Pillow decodes: some were left out when it was built."""
+    """The formats that the installed Pillow decodes: a build may leave some out."""
     from PIL import Image, features
 
     Image.init()
@@ -85,7 +85,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def flat(image: Image, channels: int) -> Image:
-    """The picture in 8 bits, grey or RGB, without transparency. ValueError if there is no one way."""
+    """The picture in 8 bits, grey or RGB, without transparency; ValueError if that is ambiguous."""
     from PIL import Image
 
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
@@ -112,8 +112,8 @@ def scaled(
 
 
 def _turn(image: Image) -> str | None:
-    """The name of the transposition that turns the picture upright, if it does not lie so."""
+    """The name of the transposition that turns the picture upright, if it needs one."""
     try:
         return TURNS.get(image.getexif().get(ORIENTATION))
-    except Exception:  # whatever a block of rubbish leads to
+    except Exception:  # damaged EXIF may raise anything
         return None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-LONG = 16  # times as long as wide: beyond it only the middle is scaled
+LONG = 16  # aspect ratio beyond which only the middle is scaled
 
 
 def square(image: Image, size: int) -> UInt8[np.ndarray, "h w c"]:

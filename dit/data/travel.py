@@ -1,8 +1,8 @@
-"""What many processes read: arrays that are pickled as the name of a file, which each of them maps.
+"""Large arrays are pickled as the name of a file, which every process that reads data maps.
 
-A process that reads data is sent the whole split it reads from. An array of gigabytes would be copied
-into every one of them, so it travels by name: that of the file it is mapped from, or of a temporary
-one, written once, that lives as long as the array does. All processes then share one copy in memory.
+A reading process is sent the whole split. Copying an array of gigabytes into each would exhaust memory,
+so the array travels by name: that of the file that it is mapped from, or of a temporary file, written
+once, that lives as long as the array. All processes then share one copy in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-SMALL = 2**16  # bytes that are sent as they are
+SMALL = 2**16  # bytes up to which an array is pickled itself
 _written: dict[int, InFile] = {}  # by the id of an array that is alive
 
 
@@ -30,12 +30,12 @@ class InFile:
     shape: tuple[int, ...]
 
     def map(self) -> np.ndarray:
-        """The array, read-only, of which only the parts that are used come into memory."""
+        """The array, read-only; only the parts that are used are loaded into memory."""
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
 class Travels:
-    """A base of dataclasses: pickling one sends its large arrays by the name of a file."""
+    """A base class of dataclasses whose large arrays are pickled as the name of a file."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: _sent(v) for k, v in vars(self).items()}
@@ -48,10 +48,10 @@ class Travels:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Names(Travels):
-    """Many strings as two arrays: a sequence that takes their bytes and little more."""
+    """Many strings in two arrays, which take little more memory than their bytes."""
 
-    text: np.ndarray  # uint8, all of them one after the other
-    ends: np.ndarray  # int64, where each of them ends
+    text: np.ndarray  # uint8, all strings joined
+    ends: np.ndarray  # int64, where each string ends
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Names:

@@ -19,7 +19,7 @@ from dit.types import Seed, UserError, Whole
 def read() -> tuple[np.ndarray, np.ndarray]:
     """``(images, labels)``: counts (1797, 64) and classes, from scikit-learn's file.
 
-    It is read without the library, whose import takes a second and a half of every start.
+    The file is read without importing the library, which would add 1.5 s to every start.
     """
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
@@ -30,7 +30,7 @@ def read() -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(*, held_out: Whole = 297, split_seed: Seed = 0) -> Source:
-    """Digits with ``held_out`` images kept aside: 1,500 train and 297 held out by default."""
+    """Digits, ``held_out`` of them for evaluation: by default 1,500 train and 297 held out."""
     images, labels = read()
     if not 10 <= held_out <= len(images) - 10:
         raise UserError(

@@ -111,7 +111,7 @@ class Clips(Stream):
 
 
 def reflect(place: np.ndarray, room: float | int) -> np.ndarray:
-    """Fold the line onto ``[0, room]`` as a ball bounces between two walls."""
+    """Fold positions on a line into ``[0, room]``, as if bouncing between two walls."""
     return np.abs((place + room) % (2 * room) - room)
 
 

@@ -1,6 +1,6 @@
-"""Unit Gaussian noise of any shape, labelled or not: a stand-in where only shapes and speed matter.
+"""Unit Gaussian noise of any shape, with labels or without, where only shapes and speed matter.
 
-Benchmarks, and recipes whose data are not on this machine, run on it. Nothing can be learnt from it.
+It stands in for data in benchmarks and for recipes whose data are elsewhere. Nothing can be learnt from it.
 """
 
 from __future__ import annotations

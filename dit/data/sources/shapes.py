@@ -47,7 +47,7 @@ class Shapes(Stream):
 
 
 def distance(shape: str, size: int, middle: np.ndarray, radius: float) -> np.ndarray:
-    """About how many pixels each pixel's centre lies outside the shape, negative within."""
+    """The approximate signed distance, in pixels, of each pixel's centre to the shape; negative inside."""
     at = np.arange(size) + 0.5
     y, x = np.abs(at - middle[0])[:, None], np.abs(at - middle[1])[None, :]
     if shape == "square":

@@ -101,7 +101,7 @@ def build(
 
 
 def check_image(feature: Any, name: str, size: int | None) -> None:
-    """Raise UserError unless a feature is images or clips of one size, or of any that are resized."""
+    """Raise UserError unless a feature is images or clips, of one size or to be resized."""
     shape, dtype = feature.shape, feature.np_dtype
     plain = isinstance(shape, tuple) and isinstance(dtype, (type, np.dtype))
     if not plain or len(shape) not in (3, 4) or np.dtype(dtype) not in PIXELS + LATENTS:
@@ -122,7 +122,7 @@ def check_image(feature: Any, name: str, size: int | None) -> None:
 
 
 def count_classes(feature: Any, name: str, given: int | None) -> int:
-    """The number of classes of a feature; UserError unless it is one whole number an example."""
+    """The number of classes of a feature; UserError unless it is one whole number per example."""
     whole = (
         isinstance(feature.np_dtype, (type, np.dtype)) and np.dtype(feature.np_dtype).kind in "iub"
     )
