@@ -1,6 +1,7 @@
 """Unit Gaussian noise of any shape, with labels or without, where only shapes and speed matter.
 
-It stands in for data in benchmarks and for recipes whose data are elsewhere. Nothing can be learnt from it.
+It stands in for data in benchmarks and for recipes whose data are elsewhere. Nothing can be learnt
+from it.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Shapes(Stream):
 
 
 def distance(shape: str, size: int, middle: np.ndarray, radius: float) -> np.ndarray:
-    """The approximate signed distance, in pixels, of each pixel's centre to the shape; negative inside."""
+    """The approximate signed distance, in pixels, of each pixel to the shape; negative inside."""
     at = np.arange(size) + 0.5
     y, x = np.abs(at - middle[0])[:, None], np.abs(at - middle[1])[None, :]
     if shape == "square":
