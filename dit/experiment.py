@@ -22,9 +22,9 @@ from dit.diffusion.weights import Weight
 from dit.init_from import Given
 from dit.objectives import LossFn
 from dit.objectives.constant import Constant, Moments, best_constant
-from dit.scaling import mup
 from dit.sections import PLAIN, ROOMS, complete, override, precision
 from dit.training.learning import moments
+from dit.training.transfer import of_section, scale_init
 from dit.types import ApplyFn, Key, Params, UserError
 
 
@@ -82,7 +82,8 @@ class Experiment:
 
     def init(self, key: Key) -> Params:
         """Random parameters, in the optimizer's parametrisation; works under ``jax.eval_shape``."""
-        return mup.init(self.model, key, self.shape, self.config.optimizer.to_dict())
+        params = models.init(self.model, key, self.shape)
+        return scale_init(of_section(self.config.optimizer.to_dict()), self.axes, params)
 
     def initial(self, target: Params) -> Given:
         """What a new run begins with, but for random parameters; shaped and placed as ``target``."""
