@@ -274,7 +274,9 @@ class Sampler:
         """
         made, recipe, grid, path = self.made, self.recipe, self._grid, self.made.process.path
         guidance = self._rules.guidance
-        params, weak = (None if p is None else models.unstack(p) for p in (params, weak))
+        params, weak = (
+            None if p is None else models.unstack(made.model, p) for p in (params, weak)
+        )
         keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
         cond = Cond(label=batch.get("labels"))
         denoise = denoiser(made.process, made.apply_fn, params, cond)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from dit import config_file, init_from, models
 from dit.codecs import Codec
-from dit.config import call, resolve
+from dit.config import builder, call, keywords, open_ended, resolve
 from dit.data import pipeline
 from dit.data.pipeline import Batches
 from dit.data.source import Source
@@ -22,9 +22,9 @@ from dit.diffusion.weights import Weight
 from dit.init_from import Given
 from dit.objectives import LossFn
 from dit.objectives.constant import Constant, Moments, best_constant
-from dit.scaling import mup
 from dit.sections import PLAIN, ROOMS, complete, override, precision
 from dit.training.learning import moments
+from dit.training.transfer import of_section, scale_init
 from dit.types import ApplyFn, Key, Params, UserError
 
 
@@ -76,13 +76,19 @@ class Experiment:
         return source
 
     @property
+    def remat(self) -> str | None:
+        """The network's remat policy; None for a network that has no such choice."""
+        return self.config.model.get("remat")
+
+    @property
     def apply_fn(self) -> ApplyFn:
         """``apply_fn(params, x, t, cond) -> out`` of the model."""
         return models.apply_fn(self.model)
 
     def init(self, key: Key) -> Params:
         """Random parameters, in the optimizer's parametrisation; works under ``jax.eval_shape``."""
-        return mup.init(self.model, key, self.shape, self.config.optimizer.to_dict())
+        params = models.init(self.model, key, self.shape)
+        return scale_init(of_section(self.config.optimizer.to_dict()), self.axes, params)
 
     def initial(self, target: Params) -> Given:
         """What a new run begins with, but for random parameters; shaped and placed as ``target``."""
@@ -130,12 +136,7 @@ def build(
     process = Process(section("path"), section("prediction"))
     weight = section("weight")
     check_weight(weight, process, config.weight.name)
-    model = section(
-        "model",
-        in_channels=shape[-1],
-        num_classes=example["classes"],
-        dtype=precision(**config.precision),
-    )
+    model = section("model", **wired_to_model(config, shape[-1], example["classes"]))
     times = section("times")
     loss = section("objective", times=times, weight=weight)
     best = functools.partial(best_constant, process, times, weight)
@@ -143,6 +144,28 @@ def build(
     if source is not None:
         made.__dict__["source"] = source  # which has just been made: not to be made again
     return made
+
+
+def wired_to_model(config: ConfigDict, channels: int, classes: int | None) -> dict[str, Any]:
+    """What a network is told of the data and the precision, in the keywords that its ``build`` has.
+
+    Raises UserError where it has none for what it would have to be told.
+    """
+    name, dtype = config.model.name, precision(**config.precision)
+    wired = {"in_channels": channels, "num_classes": classes, "dtype": dtype}
+    build = builder(ROOMS["model"], name)
+    if not open_ended(build):
+        wired = {k: v for k, v in wired.items() if k in keywords(build)}
+    if classes is not None and "num_classes" not in wired:
+        raise UserError(
+            f"the data have {classes} classes, and network {name!r} takes no num_classes; give its "
+            "build that keyword, or data without labels"
+        )
+    if config.precision.compute == "bfloat16" and "dtype" not in wired:
+        raise UserError(
+            f"got precision.compute='bfloat16', and network {name!r} takes no dtype; expected 'auto'"
+        )
+    return wired
 
 
 def _section(config: ConfigDict, name: str, **wired) -> Any:

@@ -27,6 +27,7 @@ from dit.benchmark import ours, report
 from dit.benchmark.machine import describe, versions
 from dit.models.sizes import parse
 from dit.parallel.peak import datasheet, peak_flops
+from dit.sections import precision
 from dit.types import Count, Scale, UserError
 
 WARM_UP = 2
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     mine = {k: v for k, v in seconds.items() if k.endswith(", ours")}
     result = {
         "model": f"DiT-{args.size}, {args.side}x{args.side}x{args.channels}",
-        "dtype": made.model.dtype,
+        "dtype": precision(**made.config.precision),
         "batch": args.batch,
         "sample_batch": args.sample_batch,
         "device": describe(device),

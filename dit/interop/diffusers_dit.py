@@ -26,7 +26,7 @@ BLOCK = {
 
 def build() -> Format:
     """The format, for models that ``mapping.check`` accepts."""
-    return Format(to_params, to_state)
+    return Format(DiT, to_params, to_state)
 
 
 def entries(model: DiT) -> list[Entry]:
@@ -37,12 +37,12 @@ def entries(model: DiT) -> list[Entry]:
 
     tables = copies("class_embedder.embedding_table.weight")
     return [
-        Entry(("embed", "kernel"), ("pos_embed.proj.weight",), "conv"),
+        Entry(("embed", "kernel"), ("pos_embed.proj.weight",), "conv", window=model.patch[1:]),
         Entry(("embed", "bias"), ("pos_embed.proj.bias",)),
         *linear("time/in", *copies("timestep_embedder.linear_1"), copies=True),
         *linear("time/out", *copies("timestep_embedder.linear_2"), copies=True),
         Entry(("label", "table"), tuple(tables), copies=True),
-        *mapping.blocks(model, "transformer_blocks", BLOCK),
+        *mapping.blocks(model.depth, "transformer_blocks", BLOCK),
         *linear("final/modulation/linear", "proj_out_1"),
         *linear("final/linear", "proj_out_2"),
     ]
@@ -57,4 +57,4 @@ def to_params(state: Mapping[str, np.ndarray], model: DiT, shape: tuple[int, ...
 def to_state(params: Params, model: DiT, shape: tuple[int, ...]) -> mapping.State:
     """See ``Format``."""
     mapping.check(model)
-    return mapping.to_state(params, entries(model), model)
+    return mapping.to_state(params, entries(model))

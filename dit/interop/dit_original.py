@@ -26,18 +26,18 @@ BLOCK = {
 
 def build() -> Format:
     """The format, for models that ``mapping.check`` accepts and square images."""
-    return Format(to_params, to_state)
+    return Format(DiT, to_params, to_state)
 
 
 def entries(model: DiT) -> list[Entry]:
     """The table of names."""
     return [
-        Entry(("embed", "kernel"), ("x_embedder.proj.weight",), "conv"),
+        Entry(("embed", "kernel"), ("x_embedder.proj.weight",), "conv", window=model.patch[1:]),
         Entry(("embed", "bias"), ("x_embedder.proj.bias",)),
         *linear("time/in", "t_embedder.mlp.0"),
         *linear("time/out", "t_embedder.mlp.2"),
         Entry(("label", "table"), ("y_embedder.embedding_table.weight",)),
-        *mapping.blocks(model, "blocks", BLOCK),
+        *mapping.blocks(model.depth, "blocks", BLOCK),
         *linear("final/modulation/linear", "final_layer.adaLN_modulation.1"),
         *linear("final/linear", "final_layer.linear"),
     ]
@@ -62,7 +62,7 @@ def to_state(params: Params, model: DiT, shape: tuple[int, ...]) -> mapping.Stat
     """See ``Format``."""
     mapping.check(model)
     table = {"pos_embed": positions(model, shape)}
-    return table | mapping.to_state(params, entries(model), model)
+    return table | mapping.to_state(params, entries(model))
 
 
 def positions(model: DiT, shape: tuple[int, ...]) -> np.ndarray:

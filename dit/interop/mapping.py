@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dit import models, rng
+from dit.models import Network
 from dit.models.dit import DiT
 from dit.types import Params, UserError
 
@@ -20,8 +22,9 @@ State = dict[str, np.ndarray]
 class Entry:
     """One parameter (of one layer) and where it lies in a foreign state.
 
-    ``kind``: ``linear`` (rows are outputs there), ``conv`` (a patch convolution, channels first there)
-    or ``same``. Several ``names`` are its parts along the outputs, or, if ``copies``, equal copies.
+    ``kind``: ``linear`` (rows are outputs there), ``conv`` (a convolution of patches of ``window``,
+    channels first there) or ``same``. Several ``names`` are its parts along the outputs, or, if
+    ``copies``, equal copies.
     """
 
     path: tuple[str, ...]
@@ -29,6 +32,7 @@ class Entry:
     kind: str = "same"
     layer: int | None = None
     copies: bool = False
+    window: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +40,32 @@ class Format:
     """``to_params(state, model, shape)`` and ``to_state(params, model, shape)``: exact inverses.
 
     ``shape``: ``(f, h, w, c)`` of the data, on which tables of positions depend. Both raise UserError
-    for a model the format cannot hold; the first also for names missing or not used, wrong shapes and
-    copies that differ.
+    for a model the format cannot hold, such as any that is not a ``network``; the first also for names
+    missing or not used, wrong shapes and copies that differ.
     """
 
-    to_params: Callable[[Mapping[str, np.ndarray], DiT, tuple[int, ...]], Params]
-    to_state: Callable[[Params, DiT, tuple[int, ...]], State]
+    network: type[Network]
+    read: Callable[[Mapping[str, np.ndarray], Any, tuple[int, ...]], Params]
+    write: Callable[[Params, Any, tuple[int, ...]], State]
+
+    def to_params(
+        self, state: Mapping[str, np.ndarray], model: Network, shape: tuple[int, ...]
+    ) -> Params:
+        """The parameters that a foreign state holds."""
+        self._check(model)
+        return self.read(state, model, shape)
+
+    def to_state(self, params: Params, model: Network, shape: tuple[int, ...]) -> State:
+        """The foreign state that holds these parameters."""
+        self._check(model)
+        return self.write(params, model, shape)
+
+    def _check(self, model: Network) -> None:
+        if not isinstance(model, self.network):
+            raise UserError(
+                f"got a {type(model).__name__} for weights of a {self.network.__name__}; expected a "
+                f"config whose model is a {self.network.__name__}, or a format of that network"
+            )
 
 
 def linear(path: str, *names: str, layer: int | None = None, copies: bool = False):
@@ -53,7 +77,7 @@ def linear(path: str, *names: str, layer: int | None = None, copies: bool = Fals
 
 
 def to_params(
-    state: Mapping[str, np.ndarray], entries: list[Entry], model: DiT, shape: tuple[int, ...]
+    state: Mapping[str, np.ndarray], entries: list[Entry], model: Network, shape: tuple[int, ...]
 ) -> Params:
     """Read a state into JAX arrays; UserError unless its names are exactly those of the table."""
     known = {name for entry in entries for name in entry.names}
@@ -85,7 +109,7 @@ def to_params(
     return jax.tree.map(jnp.asarray, params)
 
 
-def to_state(params: Params, entries: list[Entry], model: DiT) -> State:
+def to_state(params: Params, entries: list[Entry]) -> State:
     """Write a state, in the table's order."""
     state = {}
     for entry in entries:
@@ -95,8 +119,7 @@ def to_state(params: Params, entries: list[Entry], model: DiT) -> State:
             n_in = value.ndim - len(_outputs(params, entry, at))
             value = value.reshape(int(np.prod(value.shape[:n_in])), -1).T
         elif entry.kind == "conv":
-            _, ph, pw = model.patch
-            value = value.reshape(ph, pw, model.in_channels, -1).transpose(3, 2, 0, 1)
+            value = value.reshape(*entry.window, -1, value.shape[-1]).transpose(3, 2, 0, 1)
         elif entry.path[-1] == "bias":
             value = value.reshape(-1)
         count = 1 if entry.copies else len(entry.names)
@@ -118,9 +141,9 @@ def _outputs(params: Params, entry: Entry, at) -> tuple[int, ...]:
     return np.asarray(bias[at]).shape
 
 
-def blocks(model: DiT, prefix: str, names: Mapping[str, str | tuple[str, ...]]) -> Iterator[Entry]:
+def blocks(depth: int, prefix: str, names: Mapping[str, str | tuple[str, ...]]) -> Iterator[Entry]:
     """The entries of every layer's linear maps, from names within a block."""
-    for layer in range(model.depth):
+    for layer in range(depth):
         for path, foreign in names.items():
             foreign = (foreign,) if isinstance(foreign, str) else foreign
             full = [f"{prefix}.{layer}.{name}" for name in foreign]
@@ -128,7 +151,7 @@ def blocks(model: DiT, prefix: str, names: Mapping[str, str | tuple[str, ...]]) 
 
 
 def check(model: DiT) -> None:
-    """Raise UserError unless the model has the original DiT's structure."""
+    """Raise UserError unless a DiT has the structure of the original."""
     options = dict(model.block_options)
     plain = model.block == "adaln_zero" and model.positions == "sincos" and model.patch[0] == 1
     if not plain or options.get("qk_norm") or model.num_classes is None or model.context_dim:

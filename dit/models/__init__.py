@@ -1,7 +1,7 @@
 """Models as pure functions of (parameters, arrays).
 
-``config.resolve("models", "dit", **kwargs)`` gives a description (hashable, no arrays); the functions
-here make its parameters, and the function that runs it.
+``config.resolve("models", "dit", **kwargs)`` gives a description (hashable, no arrays), which is a
+``Network``; the functions here make its parameters, and the function that runs it.
 """
 
 from __future__ import annotations
@@ -11,35 +11,27 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from dit import rng
 from dit.models.attention import forward_mode_message, platform
 from dit.models.embeddings import check_labels
+from dit.models.network import Network
 from dit.types import ApplyFn, Cond, Key, Params
 
-__all__ = ["apply_fn", "check_labels", "count_params", "init", "logical_axes", "unstack"]
-
-
-def example(model: nn.Module, shape: tuple[int, ...]) -> tuple[Any, Any, Cond]:
-    """Inputs ``(x, t, cond)`` of a batch of one for data of ``shape = (f, h, w, c)``."""
-    label = None if model.num_classes is None else jnp.zeros((1,), jnp.int32)
-    context = None if model.context_dim is None else jnp.zeros((1, 1, model.context_dim))
-    return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(label=label, context=context)
+__all__ = ["Network", "apply_fn", "check_labels", "count_params", "init", "logical_axes", "unstack"]
 
 
 @partial(jax.jit, static_argnums=(0, 1))  # traced once, though its shapes are asked for many times
-def _boxed(model: nn.Module, shape: tuple[int, ...], key: Key) -> Params:
-    looped = model.clone(unroll=1, remat="none", attention="xla")  # the same parameters, quicker
-    return looped.init(key, *example(model, shape))["params"]
+def _boxed(model: Network, shape: tuple[int, ...], key: Key) -> Params:
+    return model.plain().init(key, *model.example(shape))["params"]
 
 
-def init(model: nn.Module, key: Key, shape: tuple[int, ...]) -> Params:
+def init(model: Network, key: Key, shape: tuple[int, ...]) -> Params:
     """Float32 parameters for data of ``shape = (f, h, w, c)``. Works under ``jax.eval_shape``."""
     return nn.unbox(_boxed(model, tuple(shape), key))
 
 
-def apply_fn(model: nn.Module) -> ApplyFn:
+def apply_fn(model: Network) -> ApplyFn:
     """``(params, x, t, cond) -> out``.
 
     Raises UserError for inputs that do not fit the model, and for forward-mode differentiation
@@ -53,7 +45,7 @@ def apply_fn(model: nn.Module) -> ApplyFn:
     return apply
 
 
-def logical_axes(model: nn.Module, shape: tuple[int, ...]) -> Any:
+def logical_axes(model: Network, shape: tuple[int, ...]) -> Any:
     """For each parameter, in a tree like theirs, a tuple of the names of its axes (or None)."""
     boxed = jax.eval_shape(partial(_boxed, model, tuple(shape)), rng.root(0))
     return jax.tree.map(
@@ -61,18 +53,13 @@ def logical_axes(model: nn.Module, shape: tuple[int, ...]) -> Any:
     )
 
 
-def unstack(params: Params) -> Params:
-    """The parameters with each layer by itself, for loops that run a model many times on a CPU.
+def unstack(model: Network, params: Params) -> Params:
+    """The parameters as a loop that runs ``model`` many times should hold them: on a CPU by layer.
 
-    There, cutting a layer's parameters out of the stack costs a tenth of a forward pass at batch 2,
-    every time. Call it under the same ``jit`` as the loop and outside the loop; on other platforms it
-    does nothing. Such a tree is for ``apply_fn`` only: no checkpoint, optimizer or mesh knows it.
+    Call it under the same ``jit`` as the loop and outside the loop; on other platforms it does nothing.
+    Such a tree is for ``apply_fn`` only: no checkpoint, optimizer or mesh knows it.
     """
-    if platform() != "cpu" or "blocks" not in params:
-        return params
-    leaves, tree = jax.tree.flatten(params["blocks"])
-    layers = {str(i): tree.unflatten([p[i] for p in leaves]) for i in range(len(leaves[0]))}
-    return {**params, "blocks": layers}
+    return model.unstack(params) if platform() == "cpu" else params
 
 
 def count_params(params: Params) -> int:

@@ -34,6 +34,7 @@ from dit.models.layers import (
     wide,
     zeros,
 )
+from dit.models.transformer import Transformer, make_block
 from dit.types import Cond, Count, Params, Positive, Tiny, Tokens, UserError, Whole
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -61,7 +62,7 @@ class Final(nn.Module):
         return out(h).astype(wide(x.dtype))
 
 
-class DiT(nn.Module):
+class DiT(Transformer):
     """A description of the model (hashable, no arrays). Made and checked by ``build``."""
 
     depth: int
@@ -270,18 +271,6 @@ def split(stacked: Params, depth: int) -> list[Params]:
     ]
     tree = jax.tree.structure(stacked)
     return [jax.tree.unflatten(tree, layer) for layer in zip(*parts, strict=True)]
-
-
-def make_block(model: DiT) -> nn.Module:
-    """One of the model's blocks, a description by itself."""
-    return config.resolve(
-        "models.blocks",
-        model.block,
-        heads=model.heads,
-        dtype=model.dtype,
-        attention=model.attention,
-        **dict(model.block_options),
-    )
 
 
 def build(

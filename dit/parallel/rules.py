@@ -35,6 +35,7 @@ STATE: tuple[Choice, ...] = (
 )  # devices that share a sample share its state
 RULES: Rules = {
     "layers": (),
+    "spatial": (),
     "embed": STATE,
     "embed_out": ("tensor", *STATE),
     "heads": ("tensor", *STATE),

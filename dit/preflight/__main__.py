@@ -168,8 +168,10 @@ def chosen(
         out["mesh"] = parse_mesh(mesh) if isinstance(mesh, str) else dict(mesh)
     if batch is not None:
         out["batch_size"] = batch
-    if remat is not None:
+    if remat is not None and "remat" in out["model"]:
         out["model"]["remat"] = remat
+    elif remat not in (None, "none"):
+        raise UserError(f"got remat={remat!r}; network {out['model']['name']!r} has no such choice")
     return out
 
 
@@ -281,7 +283,10 @@ def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace
     fits = any(row["fits"] for row in ranked)
     if not fits and not args.json:
         least = min(
-            (Choice(search.sizes(name, where), "full", base) for name in ("fsdp", "fsdp+context")),
+            (
+                Choice(search.sizes(name, where), own.policies[-1], base)
+                for name in ("fsdp", "fsdp+context")
+            ),
             key=lambda made: sum(own.parts(made)),
         )
         print(advice.advise(sum(own.parts(least)), least, own, where))

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 
 from dit import rng
-from dit.models.patchify import grid
 from dit.parallel.topology import Topology
 from dit.scaling.flops import training_flops
 from dit.training.feed import first_shapes
@@ -48,7 +47,8 @@ class Account:
     """Of a whole train step, on all devices together.
 
     ``parameters``, ``state`` (with the optimizer's and the averages) and ``gradients``: bytes;
-    ``activations``: a policy to bytes an image; ``flops``: an image; ``tokens``: an image.
+    ``activations``: a policy to bytes an image; ``flops``: an image; ``stream``: what its layers pass on,
+    in elements; ``policies``: those of remat that the network can take.
     """
 
     parameters: int
@@ -56,9 +56,8 @@ class Account:
     gradients: int
     activations: Callable[[str], float]
     flops: int
-    tokens: int
-    width: int
-    depth: int
+    stream: int
+    policies: tuple[str, ...]
     accumulate: int
 
     def parts(self, choice: Choice) -> tuple[float, float, float]:
@@ -81,8 +80,8 @@ class Account:
         hidden = 3 * weights * _share(choice.size("fsdp")) / (2 * chip.link)
         hidden += 2 * weights / choice.size("fsdp") * _share(within) / (2 * chip.link)
         hidden += 2 * weights / choice.size("fsdp") / within * _share(away) / chip.dcn
-        own = choice.batch * self.tokens / choice.size("data", "fsdp", "context")
-        stream = own * self.width * GATHERED * self.depth
+        own = choice.batch * self.stream / choice.size("data", "fsdp", "context")
+        stream = own * GATHERED
         shown = 8 * stream * _share(choice.size("tensor")) / (2 * chip.link)
         ways = choice.size("context")
         shown += 12 * stream / choice.size("tensor") * _share(ways) / 4 / (2 * chip.link)
@@ -118,9 +117,8 @@ def account(made_with: Callable[[str], Any], where: Topology) -> Account:
         gradients=_bytes(run.abstract.params),
         activations=kept,
         flops=training_flops(model, made.shape),
-        tokens=math.prod(grid(made.shape[:3], model.patch)),
-        width=model.width,
-        depth=model.depth,
+        stream=model.stream(made.shape),
+        policies=tuple(POLICIES) if made.remat else ("none",),
         accumulate=made.config.optimizer.get("accumulate", 1),
     )
 

@@ -63,7 +63,8 @@ def changes(
     """
     n = len(where.devices)
     names = list(POLICIES)
-    policies = [tried.remat, *(p for p in STEPS if names.index(p) > names.index(tried.remat))]
+    steps = [p for p in STEPS if p in account.policies]
+    policies = [tried.remat, *(p for p in steps if names.index(p) > names.index(tried.remat))]
     meshes = [dict(tried.mesh)]
     whole = dict.fromkeys(AXES, 1)
     for kept in (("context", "tensor"), ()):  # all other devices share the state
@@ -94,7 +95,7 @@ def enough(tried: Choice, account: Account, where: Topology, ratio: float) -> st
         unit = rest * account.accumulate
         batch = max(unit, tried.batch // unit * unit)
         mesh = {"data": 1, "fsdp": rest, "context": context, "tensor": tensor}
-        return need(Choice(mesh, "full", batch), account, ratio) <= where.hbm
+        return need(Choice(mesh, account.policies[-1], batch), account, ratio) <= where.hbm
 
     kind, now = where.kind, len(where.devices)
     if kind not in TPUS:

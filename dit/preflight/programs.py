@@ -9,15 +9,16 @@ import time
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from dit import rng
 from dit.draw import Sampler, recipe_from
 from dit.experiment import Experiment
-from dit.models.patchify import grid
 from dit.parallel import hlo
 from dit.parallel.estimate import kernel_flops, step_time
 from dit.parallel.flags import GPU
 from dit.parallel.mesh import batch_shards
+from dit.parallel.rules import is_axes
 from dit.parallel.topology import Topology
 from dit.preflight.account import activations
 from dit.preflight.report import Report
@@ -127,7 +128,7 @@ def report(
     within: dict[str, int],
 ) -> Report:
     """Lower, compile and read. A program that the compiler refuses for want of memory does not fit."""
-    tokens = math.prod(grid(made.shape[:3], made.model.patch))
+    params = run.abstract.params
     common = {
         "what": what,
         "topology": where.name,
@@ -137,14 +138,14 @@ def report(
         "steps": made.config.steps,
         "within": within,
         "images": images,
-        "tokens": images * tokens,
+        "tokens": images * made.model.tokens(made.shape),
         "model_flops": flops,
         "program_flops": count(traced.jaxpr.jaxpr),
         "peak_flops": where.peak,
         "hbm": where.hbm,
-        "remat": made.model.remat,
-        "expected_sizes": expected_sizes(made, run, images),
-        "advice": lanes(made) if where.platform == "tpu" else [],
+        "remat": made.remat or "none",
+        "expected_sizes": expected_sizes(made.axes, params, run.mesh, images),
+        "advice": lanes(made.axes, params) if where.platform == "tpu" else [],
         "flags": os.environ.get("LIBTPU_INIT_ARGS", "") if where.platform == "tpu" else None,
     }
     start = time.perf_counter()
@@ -177,7 +178,7 @@ def report(
     }
     program_text = hlo.read(text)
     found = hlo.collectives(program_text, run.mesh)
-    pairs = 2 * tokens**2 * made.model.width * images / run.mesh.size
+    pairs = 2 * made.model.attention_macs(made.shape) * images / run.mesh.size
     return Report(
         **common,
         memory=memory,
@@ -203,30 +204,45 @@ def gpu_options() -> dict[str, bool]:
     return {name.removeprefix("--"): text == "true" for name, text in GPU.items()}
 
 
-def expected_sizes(made: Experiment, run: Program, images: int) -> frozenset[int]:
+def expected_sizes(axes: Any, params: Any, mesh: Mesh, images: int) -> frozenset[int]:
     """Elements of every parameter, of one layer of it, and of a device's share along ``tensor``.
 
     And of the conditions of adaLN, which go to the devices that hold its columns.
     """
-    depth = made.model.depth
-    whole = {x.size for x in jax.tree.leaves(run.abstract.params)}
-    whole |= {size // depth for size in whole if size % depth == 0}
-    conditions = images // run.mesh.shape["data"] * made.model.width
-    return frozenset(whole | {size // run.mesh.shape["tensor"] for size in whole} | {conditions})
+    whole, conditions = set(), set()
+    for sizes in named_sizes(axes, params):
+        size = math.prod(n for _, n in sizes)
+        named = dict(sizes)
+        whole |= {size, size // named.get("layers", 1)}
+        if "condition" in named:
+            conditions.add(images // mesh.shape["data"] * named["condition"])
+    return frozenset(whole | {size // mesh.shape["tensor"] for size in whole} | conditions)
 
 
-def lanes(made: Experiment) -> list[str]:
+def lanes(axes: Any, params: Any) -> list[str]:
     """Widths and head sizes that leave lanes of a TPU's 128-wide matrix unit empty."""
-    model, said = made.model, []
-    head = model.width // model.heads
-    if head % 128 and 128 % head:
-        best = max(1, model.width // 128)
-        said.append(
-            f"head size {head} fills {head / (-(-head // 128) * 128):.0%} of the lanes in attention; "
-            f"heads={best} has head size {model.width // best}"
-        )
-    if model.width % 128:
-        said.append(
-            f"width {model.width} is not a multiple of 128; {round(model.width / 128) * 128} is"
-        )
+    named = [dict(sizes) for sizes in named_sizes(axes, params)]
+    heads = {(n["heads"], n["head_dim"]) for n in named if {"heads", "head_dim"} <= n.keys()}
+    widths = {n["embed"] for n in named if "embed" in n}
+    said = []
+    for count, head in sorted(heads):
+        if head % 128 and 128 % head:
+            width = count * head
+            best = max(1, width // 128)
+            said.append(
+                f"head size {head} fills {head / (-(-head // 128) * 128):.0%} of the lanes in attention; "
+                f"heads={best} has head size {width // best}"
+            )
+    for width in sorted(widths):
+        if width % 128:
+            said.append(
+                f"width {width} is not a multiple of 128; {max(1, round(width / 128)) * 128} is"
+            )
     return said
+
+
+def named_sizes(axes: Any, params: Any) -> list[list[tuple[str | None, int]]]:
+    """For each parameter its axes' names with their sizes."""
+    names = jax.tree.leaves(axes, is_leaf=is_axes)
+    shapes = [x.shape for x in jax.tree.leaves(params)]
+    return [list(zip(n, s, strict=True)) for n, s in zip(names, shapes, strict=True)]

@@ -81,12 +81,14 @@ def choices(
     """What a sweep may compile, the most promising first.
 
     Left out is what cannot be split that way, and what cannot fit: its state, gradients and activations
-    alone are too large. None: the presets of ``parallel.mesh``, and ``SWEPT``.
+    alone are too large. None: the presets of ``parallel.mesh``, and those of
+    ``SWEPT`` that the network can take.
     """
     n = len(where.devices)
+    policies = policies or [p for p in SWEPT if p in account.policies]
     found: list[Choice] = []
     for mesh in meshes or [sizes(name, where) for name in PRESETS]:
-        for remat, batch in itertools.product(policies or SWEPT, batches):
+        for remat, batch in itertools.product(policies, batches):
             made = Choice(mesh, remat, batch)
             whole = batch % (made.size("data", "fsdp") * account.accumulate) == 0
             if made.size(*mesh) == n and whole and made not in found:

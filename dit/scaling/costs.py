@@ -8,17 +8,12 @@ D counts them ``n`` times too often.
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import jax
 
 from dit import models, rng
-from dit.models.dit import DiT
-from dit.models.embeddings import FREQUENCIES
-from dit.models.patchify import grid
-from dit.scaling.flops import forward_flops, forward_parts
-
-ONCE = ("time", "label", "context", "modulation", "kv")  # modules that see a sample, not its tokens
+from dit.models import Network
+from dit.scaling.flops import forward_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +31,19 @@ class Costs:
 
 
 def costs(
-    model: DiT, shape: tuple[int, ...], context_len: int = 0, t_per_frame: bool = False
+    model: Network, shape: tuple[int, ...], context_len: int = 0, t_per_frame: bool = False
 ) -> Costs:
     """The costs of ``model`` on data of ``shape = (f, h, w, c)``; arguments as of ``forward_parts``.
 
-    Training is three forward passes less the two gradients that nobody asks for: with respect to the
-    data and to the sinusoids of time. Recomputation by remat is not in it.
+    Training is three forward passes less the gradients that nobody asks for: with respect to the data
+    and to the sinusoids of time. Recomputation by remat is not in it.
     """
     shapes = jax.eval_shape(lambda key: models.init(model, key, shape), rng.root(0))
     total = per_token = 0
     for path, p in jax.tree_util.tree_leaves_with_path(shapes):
         total += p.size
-        per_token += 0 if any(part.key in ONCE for part in path) else p.size
-    forward = forward_flops(model, shape, context_len, t_per_frame)
-    times = shape[0] if t_per_frame else 1
-    unneeded = forward_parts(model, shape, context_len, t_per_frame)["embed"]
-    unneeded += 2 * times * FREQUENCIES * model.width
-    tokens = math.prod(grid(tuple(shape[:3]), model.patch))
-    return Costs(total, per_token, tokens, forward, 3 * forward - unneeded)
+        per_token += 0 if any(part.key in model.once for part in path) else p.size
+    parts = forward_parts(model, shape, context_len, t_per_frame)
+    forward = sum(parts.values())
+    unneeded = sum(parts.get(part, 0) for part in model.no_input_gradient)
+    return Costs(total, per_token, model.tokens(shape), forward, 3 * forward - unneeded)

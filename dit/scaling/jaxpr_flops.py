@@ -1,4 +1,4 @@
-"""The matrix products that a traced program makes: what formulas of FLOPs are checked against.
+"""The products and convolutions of a traced program: what formulas of FLOPs are checked against.
 
 A loop's body counts as often as it runs (a compiler's own count takes it once); 2 for each multiply-add.
 """
@@ -15,7 +15,7 @@ from dit.types import UserError
 
 
 def count_flops(function: Callable, *args) -> int:
-    """FLOPs of the matrix products in ``function(*args)``; arrays may be given by their shapes.
+    """FLOPs of the products and convolutions in ``function(*args)``; shapes may stand for arrays.
 
     Raises UserError for a ``while`` loop with a product in it: how often it runs is not known.
     """
@@ -23,9 +23,11 @@ def count_flops(function: Callable, *args) -> int:
 
 
 def count(jaxpr: Any) -> int:
-    """FLOPs of the matrix products of a jaxpr, on all devices together.
+    """FLOPs of the products and convolutions of a jaxpr, on all devices together.
 
-    Those inside Pallas kernels are left out: a kernel's body is of one block, and blocks may be skipped.
+    A convolution counts its padding, but not the zeros that the gradient of one with a stride puts
+    between its inputs. What is inside Pallas kernels is left out: a kernel's body is of one block, and
+    blocks may be skipped.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -34,6 +36,8 @@ def count(jaxpr: Any) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
             total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
+        if name == "conv_general_dilated":
+            total += _convolution(equation)
         inner = [] if name == "pallas_call" else [count(body) for body in _bodies(equation)]
         if name == "while" and any(inner):
             raise UserError(
@@ -45,6 +49,14 @@ def count(jaxpr: Any) -> int:
             times = {"scan": lambda p: p["length"], "shard_map": lambda p: p["mesh"].size}
             total += sum(inner) * times.get(name, lambda _: 1)(equation.params)
     return total
+
+
+def _convolution(equation: Any) -> int:
+    """Each output sums over the window and the input channels of its group."""
+    kernel, where = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
+    depth = math.prod(kernel) // kernel[where[0]]
+    between = math.prod(equation.params["lhs_dilation"])
+    return 2 * math.prod(equation.outvars[0].aval.shape) * depth // between
 
 
 def _bodies(equation: Any) -> Iterator[Any]:

@@ -22,31 +22,17 @@ from jaxtyping import Float
 
 from dit import models, rng
 from dit.diffusion.process import Process, corrupt, network_input
-from dit.models.dit import DiT
+from dit.models import Network
 from dit.models.layers import Norm
 from dit.training import optimizer as optimizers
-from dit.training.transfer import Transfer, scale_init
+from dit.training.transfer import of_section, scale_init
 from dit.types import Cond, Key, Params
 
 Array = np.ndarray
 
 
-def transfer_of(optimizer: Mapping[str, Any]) -> Transfer:
-    """The parametrisation that an ``optimizer`` section asks for."""
-    power = optimizer.get("mup_depth_power", 1.0)
-    return Transfer(optimizer.get("mup_base_width"), optimizer.get("mup_base_depth"), power)
-
-
-def init(model: DiT, key: Key, shape: tuple[int, ...], optimizer: Mapping[str, Any]) -> Params:
-    """Initial parameters of ``model`` in the parametrisation of an ``optimizer`` section."""
-    params, transfer = models.init(model, key, shape), transfer_of(optimizer)
-    if not transfer:
-        return params
-    return scale_init(transfer, models.logical_axes(model, shape), params)
-
-
 def activations(
-    model: DiT, params: Params, x: Any, t: Any, cond: Cond
+    model: Network, params: Params, x: Any, t: Any, cond: Cond
 ) -> dict[str, Float[jax.Array, "..."]]:
     """The output of every module but norms in one forward pass, by path and layer. Can be jitted.
 
@@ -56,16 +42,14 @@ def activations(
 
     def record(run, args, kwargs, context):
         out = run(*args, **kwargs)
-        left_out = isinstance(context.module, DiT | Norm)
+        left_out = isinstance(context.module, Network | Norm)
         if context.method_name == "__call__" and not left_out and hasattr(out, "shape"):
             name = "/".join(context.module.path) or "block"
             layer = sum(key.split(" ")[0] == name for key in found)
             found[f"{name} {layer}"] = out
         return out
 
-    plain = model.clone(
-        unroll=True, remat="none", attention="xla"
-    )  # a loop would hide what is in it
+    plain = model.plain(unrolled=True)  # a loop would hide what is in it
     with nn.intercept_methods(record):
         models.apply_fn(plain)(params, x, t, cond)
     return found
@@ -99,7 +83,7 @@ class Coordinates:
 
 
 def coordinate_check(
-    make_model: Callable[[int], DiT],
+    make_model: Callable[[int], Network],
     *,
     loss: Callable,
     process: Process,
@@ -127,8 +111,9 @@ def coordinate_check(
         ).transform
         apply = models.apply_fn(model)
 
-        def measure(key, model=model, apply=apply, transform=transform):
-            params = init(model, rng.stream(key, "init"), shape, optimizer)
+        def measure(key, model=model, axes=axes, apply=apply, transform=transform):
+            params = models.init(model, rng.stream(key, "init"), shape)
+            params = scale_init(of_section(optimizer), axes, params)
             if open_gates:
                 params = with_open_gates(params, rng.stream(key, "gates"))
             keys = rng.per_sample(rng.stream(key, "probe"), batch["id"])

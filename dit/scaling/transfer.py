@@ -15,9 +15,9 @@ from jaxtyping import Float
 
 from dit import models, rng
 from dit.diffusion.process import Process
-from dit.models.dit import DiT
-from dit.scaling import mup
+from dit.models import Network
 from dit.training import optimizer as optimizers
+from dit.training.transfer import of_section, scale_init
 from dit.types import UserError
 
 Array = np.ndarray
@@ -76,7 +76,7 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> RateSweep:
 
 
 def rate_sweep(
-    make_model: Callable[[int], DiT],
+    make_model: Callable[[int], Network],
     *,
     loss: Callable,
     process: Process,
@@ -106,8 +106,9 @@ def rate_sweep(
         ).transform
 
         @jax.jit
-        def final(key, rate, model=model, apply=apply, unit=unit):
-            params = mup.init(model, rng.stream(key, "init"), shape, optimizer)
+        def final(key, rate, model=model, axes=axes, apply=apply, unit=unit):
+            params = models.init(model, rng.stream(key, "init"), shape)
+            params = scale_init(of_section(optimizer), axes, params)
 
             def step(carry, i):
                 params, state = carry

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -65,7 +66,7 @@ def kind(axes: Axes) -> str:
         return "input"
     if not is_matrix(axes):
         return "vector"
-    first, *_, last = (axes[group[0]] in WIDE for group in groups(axes))
+    first, *_, last = (any(axes[i] in WIDE for i in group) for group in groups(axes))
     if first:
         return "hidden" if last else "output"
     return "input"
@@ -82,31 +83,38 @@ def is_branch_end(path: tuple[Any, ...]) -> bool:
     return "blocks" in names and "out" in names
 
 
-def sizes(axes: Any, shapes: Any) -> tuple[int, int]:
-    """``(width, depth)`` of a model, from the first parameters with axes ``embed`` and ``layers``."""
-    found: dict[str, int] = {}
-    for names, array in zip(
-        jax.tree.leaves(axes, is_leaf=is_axes), jax.tree.leaves(shapes), strict=True
-    ):
+def ratios(transfer: Transfer, axes: Any, shapes: Any) -> tuple[float, float]:
+    """``m`` and ``r``: the width and depth over those that were tuned at, 1 where none are given.
+
+    The width is that of the narrowest axis ``embed``, the depth the length of the axes ``layers``.
+    Raises UserError for a network without such an axis.
+    """
+    found: dict[str | None, int] = {}
+    leaves = jax.tree.leaves(axes, is_leaf=is_axes), jax.tree.leaves(shapes)
+    for names, array in zip(*leaves, strict=True):
         for name, size in zip(names, array.shape, strict=True):
-            found.setdefault(name, size)
-    missing = {"embed", "layers"} - set(found)
+            found[name] = min(size, found.get(name, size))
+    bases = {"embed": transfer.base_width, "layers": transfer.base_depth}
+    missing = [name for name, base in bases.items() if base is not None and name not in found]
     if missing:
-        raise UserError(f"no parameter has an axis {sorted(missing)}: muP needs width and depth")
-    return found["embed"], found["layers"]
+        raise UserError(
+            f"got mup_base_{'width' if missing == ['embed'] else 'depth'} for a network none of whose "
+            f"parameters has an axis {missing[0]!r}; leave it out"
+        )
+    m, r = (1.0 if base is None else found[name] / base for name, base in bases.items())
+    return m, r
 
 
 def init_multipliers(transfer: Transfer, axes: Any, shapes: Any) -> Any:
     """What to multiply each initial parameter by."""
-    width, depth = sizes(axes, shapes)
-    m = width / (transfer.base_width or width)
+    m, r = ratios(transfer, axes, shapes)
 
     def one(path, names, array):
-        factor = _branch(transfer, depth, path)
+        factor = _branch(transfer, r, path)
         if "embed_out" in names and kind(names) == "hidden":
             return factor / math.sqrt(m)  # drawn with a fixed spread
-        if kind(names) == "input" and names[0] in XAVIER:
-            fan_in, fan_out = array.shape
+        if kind(names) == "input" and XAVIER & set(names):  # both fans count the window, if any
+            fan_in, fan_out = (array.shape[group[-1]] for group in groups(names))
             return factor * math.sqrt((fan_in + fan_out) / (fan_in + fan_out / m))
         return factor
 
@@ -119,27 +127,33 @@ def rate_multipliers(transfer: Transfer, axes: Any, shapes: Any, powers: Any = 1
     ``powers``: of ``1 / m`` for hidden and output parameters, one for all or a tree of them: 1 for
     Adam's updates, 0.5 for Muon's of a fixed root mean square, 0 for Muon's own.
     """
-    width, depth = sizes(axes, shapes)
-    m, r = width / (transfer.base_width or width), depth / (transfer.base_depth or depth)
+    m, r = ratios(transfer, axes, shapes)
     if isinstance(powers, float | int):
         powers = jax.tree.map(lambda _: powers, axes, is_leaf=is_axes)
 
     def one(path, names, power):
         factor = m**-power if kind(names) in ("hidden", "output") else 1.0
         if "layers" in names:
-            factor *= r ** (transfer.depth_power - 1) * _branch(transfer, depth, path)
+            factor *= r ** (transfer.depth_power - 1) * _branch(transfer, r, path)
         return factor
 
     return jax.tree_util.tree_map_with_path(one, axes, powers, is_leaf=is_axes)
 
 
-def _branch(transfer: Transfer, depth: int, path: tuple[Any, ...]) -> float:
-    r = depth / (transfer.base_depth or depth)
+def _branch(transfer: Transfer, r: float, path: tuple[Any, ...]) -> float:
     return r**-transfer.depth_power if is_branch_end(path) else 1.0
+
+
+def of_section(optimizer: Mapping[str, Any]) -> Transfer:
+    """The parametrisation that the ``optimizer`` section of a config asks for."""
+    power = optimizer.get("mup_depth_power", 1.0)
+    return Transfer(optimizer.get("mup_base_width"), optimizer.get("mup_base_depth"), power)
 
 
 def scale_init(transfer: Transfer, axes: Any, params: Params) -> Params:
     """Initial parameters in the new parametrisation."""
+    if not transfer:
+        return params
     factors = init_multipliers(transfer, axes, params)
     return jax.tree.map(lambda p, f: p * f if f != 1 else p, params, factors)
 

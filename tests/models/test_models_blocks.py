@@ -8,7 +8,7 @@ from models_cases import BLOCKS, inputs, params_of, quick, run, tiny
 
 from dit import models
 from dit.models.condition import Condition
-from dit.models.dit import make_block
+from dit.models.transformer import make_block
 
 
 @pytest.mark.parametrize("block", BLOCKS)

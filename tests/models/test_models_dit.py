@@ -139,7 +139,7 @@ def test_scanned_and_unrolled_are_the_same_function_of_the_same_tree():
 def test_layers_taken_apart_are_the_same_model(block):
     model = tiny(block)
     params = params_of(model)
-    apart = models.unstack(params)
+    apart = models.unstack(model, params)
     assert models.count_params(apart) == models.count_params(params)
     out = run(model, apart, *inputs())
     np.testing.assert_allclose(out, run(model, params, *inputs()), atol=1e-5)

@@ -33,9 +33,8 @@ def account(state, kept=0.1, accumulate=1):
         gradients=int(state * GIB / 4),
         activations=lambda policy: kept * GIB * KEPT[policy] / 30,
         flops=int(4e11),
-        tokens=256,
-        width=1152,
-        depth=28,
+        stream=256 * 1152 * 28,
+        policies=tuple(POLICIES),
         accumulate=accumulate,
     )
 

@@ -11,7 +11,14 @@ from dit.diffusion.process import Process
 from dit.parallel.rules import is_axes
 from dit.scaling import mup, transfer
 from dit.training import optimizer as optimizers
-from dit.training.transfer import Transfer, init_multipliers, labels, rate_multipliers
+from dit.training.transfer import (
+    Transfer,
+    init_multipliers,
+    labels,
+    of_section,
+    rate_multipliers,
+    scale_init,
+)
 from dit.types import UserError
 
 SHAPE = (1, 8, 8, 1)
@@ -152,7 +159,8 @@ def test_depth_does_not_make_the_stream_grow_when_branches_are_scaled():
         optimizer = {"mup_base_depth": base, "mup_depth_power": 0.5}
 
         def last(key):
-            params = mup.init(model, key, SHAPE, optimizer)
+            params, axes = models.init(model, key, SHAPE), models.logical_axes(model, SHAPE)
+            params = scale_init(of_section(optimizer), axes, params)
             params = mup.with_open_gates(params, jax.random.key(2), 1.0)
             seen = mup.activations(model, params, x, jnp.full(4, 0.5), cond)
             return jnp.sqrt(jnp.square(seen[f"block {depth - 1}"]).mean())

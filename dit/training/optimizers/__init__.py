@@ -21,11 +21,14 @@ def groups(axes: Axes) -> list[tuple[int, ...]]:
     """The dimensions of one matrix or vector: a parameter may hold a stack of them.
 
     ``layers`` and None (query, key and value in one array) stack; ``heads`` and ``head_dim`` side by
-    side are one axis. ``("layers", "embed", None, "heads", "head_dim")`` gives ``[(1,), (3, 4)]``.
+    side are one axis, and so is the window of a convolution with the channels that it reads.
+    ``("layers", "embed", None, "heads", "head_dim")`` gives ``[(1,), (3, 4)]``, and
+    ``("spatial", "spatial", "embed", "embed_out")`` gives ``[(0, 1, 2), (3,)]``.
     """
     found: list[tuple[int, ...]] = []
     for i, name in enumerate(axes):
-        if name == "head_dim" and i and axes[i - 1] == "heads":
+        before = axes[i - 1] if i else None
+        if (before == "heads" and name == "head_dim") or before == "spatial":
             found[-1] += (i,)
         elif name not in (None, "layers"):
             found.append((i,))

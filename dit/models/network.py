@@ -1,0 +1,101 @@
+"""What every network answers for: all that training, preflight and scaling laws ask of one.
+
+A network is one file of this package with ``build(**keywords) -> Network``. The rest of the project
+reads no field of its class: it calls it, asks the methods below, and looks at its parameters, whose axes
+have names. A new network needs ``__call__`` and ``macs``, and overrides what is not true of it.
+
+``build`` is given ``in_channels``, ``num_classes`` (None for data without labels) and ``dtype`` where it
+has keywords of these names. Other keywords have one meaning in all networks. ``remat`` (a policy of
+``models/remat.py``), ``unroll`` and ``attention`` (a kernel of ``models/kernels``) say how a network is
+run and never what it computes. ``depth``, ``width`` and ``heads`` are what a scaling ladder varies.
+
+Axes of parameters are named as in ``parallel/rules.py``: ``embed`` for channels that grow with the
+width, ``spatial`` for the window of a convolution, ``layers`` for a stack of equal layers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dit.types import Cond, Params
+
+QUESTIONS = {"example", "macs", "tokens", "attention_macs", "stream", "plain", "unstack"}
+Shape = tuple[int, ...]  # (f, h, w, c), of one example
+
+
+class Network(nn.Module):
+    """A description of a network: hashable, without arrays.
+
+    ``no_input_gradient``: parts of ``macs`` that read what has no gradient (data, the sinusoids of
+    time), so that the backward pass makes one product for each of theirs and not two. ``once``: names
+    of modules that see a sample once and not at every position.
+    """
+
+    no_input_gradient: ClassVar[tuple[str, ...]] = ("embed", "time/in")
+    once: ClassVar[tuple[str, ...]] = ("time", "label", "context", "modulation", "kv")
+
+    def __init_subclass__(cls, **kwargs):
+        for name in QUESTIONS & vars(cls).keys():  # answered from the description alone
+            nn.nowrap(vars(cls)[name])
+        super().__init_subclass__(**kwargs)
+
+    def __call__(
+        self, x: Float[Array, "b f h w c"], t: Float[Array, "..."], cond: Cond
+    ) -> Float[Array, "b f h w c_out"]:
+        """The output for noisy data ``x`` at time ``t``, whose shape is a prefix of that of ``x``.
+
+        Raises UserError for shapes that do not fit and for conditions missing or not expected.
+        """
+        raise NotImplementedError
+
+    def example(self, shape: Shape) -> tuple[Array, Array, Cond]:
+        """Inputs ``(x, t, cond)`` for a batch of one, all zero: what the parameters are made with.
+
+        Here of a network without a condition.
+        """
+        return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond()
+
+    def macs(self, shape: Shape, context_len: int = 0, t_per_frame: bool = False) -> dict[str, int]:
+        """Multiply-adds of one sample's forward pass, by part: exact, of products and convolutions.
+
+        ``context_len``: tokens of context, for a network that takes one; ``t_per_frame``: time has
+        shape ``(b, f)``. A convolution counts its padding, as the program does.
+        """
+        raise NotImplementedError
+
+    def tokens(self, shape: Shape) -> int:
+        """Positions at which the network holds a sample where it is finest: here each pixel."""
+        return math.prod(shape[:3])
+
+    def attention_macs(self, shape: Shape) -> int:
+        """Multiply-adds of one of the two products of pairs in one layer's attention, for one sample.
+
+        The mean where layers differ. It stands for what is inside kernels, where no count can look.
+        """
+        return 0
+
+    def stream(self, shape: Shape) -> int:
+        """Elements that pass from layer to layer in one sample's forward pass, over all layers.
+
+        From it preflight takes what ``tensor`` and ``context`` meshes send; 0 ranks them as free.
+        """
+        return 0
+
+    def plain(self, unrolled: bool = False) -> Network:
+        """The same network, with the same parameters, in the form that is quickest to trace.
+
+        Without remat or kernels; layers are looped over, or ``unrolled`` so that each can be seen.
+        """
+        return self
+
+    def unstack(self, params: Params) -> Params:
+        """The parameters as a loop that runs the network many times on one CPU should hold them.
+
+        See ``models.unstack``.
+        """
+        return params

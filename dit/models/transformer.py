@@ -1,0 +1,81 @@
+"""What a transformer of equal, stacked blocks over patches says of itself: see ``models/network.py``."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dit import config
+from dit.models.embeddings import FREQUENCIES
+from dit.models.network import Network, Shape
+from dit.models.patchify import grid
+from dit.types import Cond, Params
+
+
+class Transformer(Network):
+    """Of ``depth`` blocks of one ``width``. The fields are those of ``models/dit.py``."""
+
+    def example(self, shape: Shape):
+        """Zeros, with a label and one token of context where the model takes them."""
+        label = None if self.num_classes is None else jnp.zeros((1,), jnp.int32)
+        context = None if self.context_dim is None else jnp.zeros((1, 1, self.context_dim))
+        return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(label=label, context=context)
+
+    def macs(self, shape: Shape, context_len: int = 0, t_per_frame: bool = False) -> dict[str, int]:
+        """See ``Network``; the blocks' parts are of all layers together."""
+        d, n, block = self.width, self.tokens(shape), make_block(self)
+        pixels = math.prod(self.patch)
+        times = shape[0] if t_per_frame else 1
+        rows = times // self.patch[0] if t_per_frame else 1
+        context = context_len if self.context_dim is not None else 0
+        m = 1 + (self.num_classes is not None) + context
+        macs = {
+            "embed": n * pixels * self.in_channels * d,
+            "time/in": times * FREQUENCIES * d,
+            "time/out": times * d * d,
+            "final": n * d * pixels * self.out_channels,
+        }
+        if context:
+            macs["context"] = (1 if block.uses == "vector" else context) * self.context_dim * d
+        if block.uses == "vector":
+            macs["final"] += rows * d * 2 * d
+        inside = n + m if block.uses == "prefix" else n
+        parts = block.macs(inside, rows, m, d)
+        return macs | {f"blocks/{part}": self.depth * count for part, count in parts.items()}
+
+    def tokens(self, shape: Shape) -> int:
+        """The number of patches."""
+        return math.prod(grid(tuple(shape[:3]), self.patch))
+
+    def attention_macs(self, shape: Shape) -> int:
+        """Every patch with every other, in all heads together."""
+        return self.tokens(shape) ** 2 * self.width
+
+    def stream(self, shape: Shape) -> int:
+        """What enters each block."""
+        return self.tokens(shape) * self.width * self.depth
+
+    def plain(self, unrolled: bool = False) -> Transformer:
+        """See ``Network``."""
+        return self.clone(unroll=unrolled, remat="none", attention="xla")
+
+    def unstack(self, params: Params) -> Params:
+        """Each layer by itself: cutting it out of the stack costs a tenth of a pass at batch 2."""
+        leaves, tree = jax.tree.flatten(params["blocks"])
+        layers = {str(i): tree.unflatten([p[i] for p in leaves]) for i in range(len(leaves[0]))}
+        return {**params, "blocks": layers}
+
+
+def make_block(model: Transformer) -> nn.Module:
+    """One of the model's blocks, a description by itself."""
+    return config.resolve(
+        "models.blocks",
+        model.block,
+        heads=model.heads,
+        dtype=model.dtype,
+        attention=model.attention,
+        **dict(model.block_options),
+    )
