@@ -1,4 +1,4 @@
-"""What the entry points share: config overrides, ``name:key=value`` specs, and errors for people.
+"""What the entry points share: config overrides, class labels, and errors for people.
 
 A UserError is printed as one message without a traceback, and the exit status is 2.
 """
@@ -20,7 +20,7 @@ from dit.config import literal, number
 from dit.storage import StorageError
 from dit.types import OutsideError, UserError
 
-__all__ = ["Parser", "literal", "number", "parse", "parse_labels", "parse_spec", "run"]
+__all__ = ["Parser", "literal", "number", "parse", "parse_labels", "run"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (  # a path that cannot be used until its owner changes it
@@ -135,26 +135,6 @@ def parse(
             )
         overrides[key.removeprefix("--config.")] = literal(value)
     return args, overrides
-
-
-def parse_spec(text: str, number: str | None = None) -> dict[str, Any]:
-    """``"ddim:eta=0.5,clip=true"`` as ``{"name": "ddim", "eta": 0.5, "clip": True}``.
-
-    ``number``: what a bare number means. With ``"cfg:scale"``, ``--guidance=3`` is ``cfg:scale=3``.
-    Raises UserError for anything else.
-    """
-    if number is not None and isinstance(literal(text), int | float):
-        text = f"{number}={text}"
-    name, _, rest = text.partition(":")
-    spec = {"name": name}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise UserError(f"got {text!r}; expected name or name:key=value,key=value")
-        if key in spec:
-            raise UserError(f"got {key!r} twice in {text!r}; expected it once")
-        spec[key] = literal(value)
-    return spec
 
 
 def parse_labels(text: str, num_classes: int | None) -> list[int]:

@@ -217,6 +217,26 @@ def literal(text: str) -> Any:
         return text
 
 
+def parse_spec(text: str, number: str | None = None) -> dict[str, Any]:
+    """``"ddim:eta=0.5,clip=true"`` as ``{"name": "ddim", "eta": 0.5, "clip": True}``.
+
+    ``number``: what a bare number means. With ``"cfg:scale"``, ``--guidance=3`` is ``cfg:scale=3``.
+    Raises UserError for anything else.
+    """
+    if number is not None and isinstance(literal(text), int | float):
+        text = f"{number}={text}"
+    name, _, rest = text.partition(":")
+    spec = {"name": name}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"got {text!r}; expected name or name:key=value,key=value")
+        if key in spec:
+            raise UserError(f"got {key!r} twice in {text!r}; expected it once")
+        spec[key] = literal(value)
+    return spec
+
+
 def number(hint: Any, several: bool = False) -> Callable[[str], Any]:
     """An argparse ``type``: a number that fits ``hint``, or with ``several`` a list of them."""
 

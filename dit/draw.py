@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 import dit
-from dit import cli, experiment, media, models, rng
-from dit.config import resolve
+from dit import experiment, media, models, rng
+from dit.config import parse_spec, resolve
 from dit.diffusion.process import denoiser
 from dit.experiment import Experiment
 from dit.parallel import compiler, multihost
@@ -90,10 +90,10 @@ class Rules:
 
 def rules(recipe: Recipe) -> Rules:
     """The rules of a recipe, which say what is wrong with it before a model is there."""
-    spec = cli.parse_spec(recipe.guidance, number="cfg:scale")
+    spec = parse_spec(recipe.guidance, number="cfg:scale")
     made = Rules(
-        resolve("sampling.solvers", **cli.parse_spec(recipe.solver)),
-        resolve("sampling.grids", **cli.parse_spec(recipe.grid)),
+        resolve("sampling.solvers", **parse_spec(recipe.solver)),
+        resolve("sampling.grids", **parse_spec(recipe.grid)),
         resolve("sampling.guidance", **spec),
         spec["name"] == "autoguidance",
     )

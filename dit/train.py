@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from dit import cli, experiment, media, rng, storage
+from dit.config import parse_spec
 from dit.draw import Sampler, recipe_from, stamped
 from dit.experiment import Experiment
 from dit.parallel import multihost
@@ -134,7 +135,7 @@ def painter(made: Experiment, workdir: storage.Place) -> Callable[[TrainState, i
 def rehearse(sampler: Sampler) -> None:
     """Trace the sampler, and draw two blank samples of its shapes; UserError for what cannot work."""
     made, recipe = sampler.made, sampler.recipe
-    if cli.parse_spec(recipe.guidance, number="cfg:scale")["name"] == "autoguidance":
+    if parse_spec(recipe.guidance, number="cfg:scale")["name"] == "autoguidance":
         raise UserError(
             f"got samples.guidance={recipe.guidance!r}, which needs a weaker model, and training has "
             "one model: set samples.guidance=1, and give --guidance and --weak to dit.sample"

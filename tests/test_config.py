@@ -2,8 +2,8 @@
 
 import pytest
 
-from dit.cli import literal, parse_labels, parse_spec
-from dit.config import fingerprint, names, resolve
+from dit.cli import parse_labels
+from dit.config import fingerprint, literal, names, parse_spec, resolve
 from dit.types import UserError
 
 

@@ -17,7 +17,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 
 from dit import models, rng
@@ -25,6 +24,9 @@ from dit.diffusion.process import Process, corrupt, network_input
 from dit.models import Network
 from dit.models.layers import Norm
 from dit.training import optimizer as optimizers
+from dit.training.ema import Ema
+from dit.training.state import creator
+from dit.training.step import objective, unguarded_step
 from dit.training.transfer import of_section, scale_init
 from dit.types import Cond, Key, Params
 
@@ -100,18 +102,16 @@ def coordinate_check(
     branch does in the first steps; ``open_gates`` starts modulations at random numbers instead, of the
     same size at every width.
     """
-    changes, losses, names = [], [], ()
+    changes, losses, names, ema = [], [], (), Ema(half_lives=())
     batch = {name: jnp.asarray(column) for name, column in batch.items()}
     shape = tuple(np.shape(batch["x"])[1:])
     for width in widths:
         model = make_model(width)
         axes = models.logical_axes(model, shape)
-        transform = optimizers.build(
-            optimizer, {"name": "constant"}, steps=steps, axes=axes
-        ).transform
-        apply = models.apply_fn(model)
+        built = optimizers.build(optimizer, {"name": "constant"}, steps=steps, axes=axes)
+        loss_fn = objective(loss, models.apply_fn(model), process, encode=lambda x: x)
 
-        def measure(key, model=model, axes=axes, apply=apply, transform=transform):
+        def measure(key, model=model, axes=axes, built=built, loss_fn=loss_fn):
             params = models.init(model, rng.stream(key, "init"), shape)
             params = scale_init(of_section(optimizer), axes, params)
             if open_gates:
@@ -124,18 +124,12 @@ def coordinate_check(
             cond = Cond(label=batch.get("label"))
             before = activations(model, params, x, time, cond)
 
-            def step(carry, i):
-                params, state = carry
-                value, grads = jax.value_and_grad(
-                    lambda p: loss(rng.stream(key, "train", i), p, apply, process, batch)[0]
-                )(params)
-                updates, state = transform.update(grads, state, params)
-                return (optax.apply_updates(params, updates), state), value
+            def step(state, _):
+                return unguarded_step(loss_fn, built, ema, state, batch, key)
 
-            (params, _), values = jax.lax.scan(
-                step, (params, transform.init(params)), jnp.arange(steps)
-            )
-            after = activations(model, params, x, time, cond)
+            state = creator(lambda _: params, built, ema, metrics=())(key)
+            state, values = jax.lax.scan(step, state, length=steps)
+            after = activations(model, state.params, x, time, cond)
             moved = {k: jnp.sqrt(jnp.square(after[k] - before[k]).mean()) for k in before}
             return moved, values[-1]
 

@@ -1,9 +1,9 @@
 """Short runs of one model, many of them: one compiled program serves every learning rate and seed.
 
 Update for update what ``training.loop`` does (the same initialisation, data, noise, optimizer, schedule
-and averages), without its files: no checkpoints, no logs, one device. The optimizer is built for a rate
-of 1 and its updates are multiplied by the rate, which is exact, as every update here is proportional to
-it. Steps run in chunks inside one loop on the device, so that small models do not wait for the host.
+and averages), without its files: no checkpoints, no logs, one device. The rate is an argument of the
+program (``optimizer.at_rate``). Steps run in chunks inside one loop on the device, so that small models
+do not wait for the host.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 
 from dit import rng
-from dit.training import ema as averages
 from dit.training import optimizer as optimizers
 from dit.training.loop import DivergedError
-from dit.training.state import laid_over
-from dit.training.step import gradients, objective
+from dit.training.state import creator
+from dit.training.step import objective, unguarded_step
 from dit.types import Params
 
 CHUNK = 50  # steps that the device makes by itself
@@ -48,7 +46,7 @@ class Trainer:
     def __init__(self, made: Any):
         config = made.config
         self.steps = config.steps
-        optimizer = optimizers.build(
+        unit = optimizers.build(
             {**config.optimizer.to_dict(), "lr": 1.0},
             config.schedule.to_dict(),
             steps=config.steps,
@@ -57,25 +55,14 @@ class Trainer:
         ema = made.settings("ema")
         of = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
 
-        def create(key, given):
-            params = laid_over(made.init(key), given)
-            return params, optimizer.transform.init(params), averages.init(ema, params)
+        def advance(state, batches, key, lr, count):
+            optimizer = optimizers.at_rate(unit, lr)
 
-        def advance(state, batches, key, lr, first, count):
             def update(i, carry):
-                (params, opt_state, ema_state), losses = carry
+                state, losses = carry
                 batch = {name: x[i] for name, x in batches.items()}
-                step = first + i
-                loss, grads, _ = gradients(
-                    of, params, batch, rng.stream(key, "train", step), optimizer.accumulate
-                )
-                scale = optimizer.clip_scale(optax.tree.norm(grads))
-                grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
-                updates, opt_state = optimizer.transform.update(grads, opt_state, params)
-                updates = jax.tree.map(lambda u: lr.astype(u.dtype) * u, updates)
-                params = optax.apply_updates(params, updates)
-                ema_state = averages.update(ema, ema_state, params, step)
-                return (params, opt_state, ema_state), losses.at[i].set(loss)
+                state, loss = unguarded_step(of, optimizer, ema, state, batch, key)
+                return state, losses.at[i].set(loss)
 
             return jax.lax.fori_loop(0, count, update, (state, jnp.zeros(CHUNK)))
 
@@ -85,7 +72,7 @@ class Trainer:
             jax.eval_shape(made.init, rng.root(0)),
         )
         self._given = made.initial(target).params
-        self._create = jax.jit(create)
+        self._create = jax.jit(creator(made.init, unit, ema, metrics=()))
         self._advance = jax.jit(advance, donate_argnums=0)
 
     def check(self, made: Any) -> Trained:
@@ -101,8 +88,8 @@ class Trainer:
         rows = {k: jax.ShapeDtypeStruct((CHUNK, *x.shape), x.dtype) for k, x in batch.items()}
         key = rng.root(0)
         state = jax.eval_shape(self._create, key, self._given)
-        state, loss = jax.eval_shape(self._advance, state, rows, key, jnp.float32(1), 0, 1)
-        return Trained(state[0], state[2], np.zeros(loss.shape))
+        state, loss = jax.eval_shape(self._advance, state, rows, key, jnp.float32(1), 1)
+        return Trained(state.params, state.ema, np.zeros(loss.shape))
 
     def __call__(
         self, batches: Iterator[Mapping[str, np.ndarray]], *, lr: float, seed: int
@@ -115,12 +102,11 @@ class Trainer:
             rows = [next(batches) for _ in range(count)]
             rows += [rows[-1]] * (CHUNK - count)  # not used: one shape for all chunks
             stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            state, found = self._advance(state, stacked, key, jnp.float32(lr), first, count)
+            state, found = self._advance(state, stacked, key, jnp.float32(lr), count)
             losses.append(np.asarray(found)[:count])
             bad = ~np.isfinite(losses[-1])
             if bad.any():
                 raise DivergedError(
                     f"the loss of step {first + int(bad.argmax()) + 1} is not finite"
                 )
-        params, _, ema = state
-        return Trained(params, ema, np.concatenate(losses))
+        return Trained(state.params, state.ema, np.concatenate(losses))

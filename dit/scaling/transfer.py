@@ -10,13 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 
 from dit import models, rng
 from dit.diffusion.process import Process
 from dit.models import Network
 from dit.training import optimizer as optimizers
+from dit.training.ema import Ema
+from dit.training.state import creator
+from dit.training.step import objective, unguarded_step
 from dit.training.transfer import of_section, scale_init
 from dit.types import UserError
 
@@ -103,26 +105,26 @@ def rate_sweep(
         axes, apply = models.logical_axes(model, shape), models.apply_fn(model)
         unit = optimizers.build(
             {**optimizer, "lr": 1.0}, {"name": "constant"}, steps=steps, axes=axes
-        ).transform
+        )
 
         @jax.jit
         def final(key, rate, model=model, axes=axes, apply=apply, unit=unit):
-            params = models.init(model, rng.stream(key, "init"), shape)
-            params = scale_init(of_section(optimizer), axes, params)
+            built, ema = optimizers.at_rate(unit, rate), Ema(half_lives=())
+            loss_fn = objective(loss, apply, process, encode=lambda x: x)
 
-            def step(carry, i):
-                params, state = carry
+            def init(key):
+                params = models.init(model, key, shape)
+                return scale_init(of_section(optimizer), axes, params)
+
+            create = creator(init, built, ema, metrics=())
+
+            def step(state, i):
                 rows = jax.random.randint(rng.stream(key, "batch", i), (batch,), 0, count)
                 picked = {k: v[rows] for k, v in train.items()} | {"id": jnp.arange(batch)}
-                grads = jax.grad(
-                    lambda p: loss(rng.stream(key, "train", i), p, apply, process, picked)[0]
-                )(params)
-                updates, state = unit.update(grads, state, params)
-                updates = jax.tree.map(lambda u: rate * u, updates)
-                return (optax.apply_updates(params, updates), state), None
+                return unguarded_step(loss_fn, built, ema, state, picked, key)
 
-            (params, _), _ = jax.lax.scan(step, (params, unit.init(params)), jnp.arange(steps))
-            return loss(rng.root(0), params, apply, process, held)[0]
+            state, _ = jax.lax.scan(step, create(rng.stream(key, "init")), jnp.arange(steps))
+            return loss(rng.root(0), state.params, apply, process, held)[0]
 
         found = [
             [float(final(rng.root(seed), jnp.float32(rate))) for seed in seeds] for rate in rates

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -39,6 +40,23 @@ class Optimizer:
         if self.clip is None:
             return jnp.ones_like(norm)
         return jnp.minimum(1.0, self.clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+
+
+def at_rate(unit: Optimizer, rate: Float[Array, ""]) -> Optimizer:
+    """An optimizer built for ``lr=1`` at another rate, which may be traced: one program serves all.
+
+    Updates are multiplied by the rate. That is exact, as every update here is proportional to it.
+    """
+
+    def update(grads, state, params=None):
+        updates, state = unit.transform.update(grads, state, params)
+        return jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates), state
+
+    return dataclasses.replace(
+        unit,
+        transform=optax.GradientTransformation(unit.transform.init, update),
+        schedule=lambda step: rate * unit.schedule(step),
+    )
 
 
 def common(

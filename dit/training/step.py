@@ -79,6 +79,38 @@ def metric_names(of: Objective, params: Params, batch: Batch, key: Key) -> list[
     return [*(name for name in examples if name != "t"), "grad_norm"]
 
 
+def apply_gradients(
+    optimizer: Optimizer, ema: Ema, state: TrainState, grads: Params, norm: Float[Array, ""]
+) -> TrainState:
+    """The state after one update by ``grads``, whose global norm is ``norm``: clipped, then averaged.
+
+    The meter stays as it was.
+    """
+    scale = optimizer.clip_scale(norm)
+    clipped = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+    updates, opt_state = optimizer.transform.update(clipped, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        ema=averages.update(ema, state.ema, params, state.step),
+    )
+
+
+def unguarded_step(
+    of: Objective, optimizer: Optimizer, ema: Ema, state: TrainState, batch: Batch, key: Key
+) -> tuple[TrainState, Float[Array, ""]]:
+    """One update and the loss before it, for a loop on the device: no metrics, nothing passed over.
+
+    ``key``: the run's. The noise is that of ``make_train_step``. A loss that is not finite spoils the
+    state, so the caller must look at the losses.
+    """
+    step_key = rng.stream(key, "train", state.step)
+    loss, grads, _ = gradients(of, state.params, batch, step_key, optimizer.accumulate)
+    return apply_gradients(optimizer, ema, state, grads, optax.tree.norm(grads)), loss
+
+
 def make_train_step(
     of: Objective,
     optimizer: Optimizer,
@@ -113,23 +145,10 @@ def make_train_step(
         fresh = state.step % log_every == 0
 
         def update(state: TrainState) -> TrainState:
-            scale = optimizer.clip_scale(scalars["grad_norm"])
-            clipped = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
-            updates, opt_state = optimizer.transform.update(clipped, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            return TrainState(
-                step=state.step + 1,
-                params=params,
-                opt_state=opt_state,
-                ema=averages.update(ema, state.ema, params, state.step),
-                meter=meters.add(
-                    state.meter,
-                    scalars,
-                    examples["loss"],
-                    (examples["t"] - t_min) / (t_max - t_min),
-                    fresh=fresh,
-                ),
-            )
+            after = apply_gradients(optimizer, ema, state, grads, scalars["grad_norm"])
+            u = (examples["t"] - t_min) / (t_max - t_min)
+            meter = meters.add(state.meter, scalars, examples["loss"], u, fresh=fresh)
+            return after.replace(meter=meter)
 
         def withhold(state: TrainState) -> TrainState:
             after = meters.skip(state.meter, fresh)

@@ -225,3 +225,25 @@ def test_clipping_scales_to_the_norm_and_no_further():
     assert float(made.clip_scale(jnp.float32(8.0))) == 0.25
     assert float(made.clip_scale(jnp.float32(1.0))) == 1.0
     assert float(made.clip_scale(jnp.float32(0.0))) == 1.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_optimizer_at_a_rate_is_one_built_for_it(name):
+    schedule = {"name": "warmup_constant", "warmup": 3}
+    params = tiny.init_params(jax.random.key(0))
+    grads = jax.tree.map(lambda p: 1e-2 * jnp.cos(9.1 * p), params)
+
+    @jax.jit
+    def both(rate):
+        pair = (
+            build(name, schedule, lr=0.3),
+            optimizers.at_rate(build(name, schedule, lr=1.0), rate),
+        )
+        return [
+            (o.transform.update(grads, o.transform.init(params), params)[0], o.schedule(1))
+            for o in pair
+        ]
+
+    built, at_rate = both(jnp.float32(0.3))
+    for a, b in zip(jax.tree.leaves(built), jax.tree.leaves(at_rate), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)

@@ -250,3 +250,19 @@ def test_the_update_runs_in_place(one):
     copied = r"= f32\[\d+,.* copy\("
     assert not any(re.search(copied, body) for body in bodies.values())
     assert not re.search(copied + r"%state_", text)
+
+
+def test_a_step_of_a_short_run_is_the_train_step():
+    s = tiny.setup(optimizer={"name": "adamw", "lr": 1e-2, "clip": 0.25, "accumulate": 2})
+    batch, expected = tiny.batch(0), s.init(s.key)
+    plain = jax.jit(
+        lambda state: steps.unguarded_step(s.of, s.optimizer, s.ema, state, batch, s.key)
+    )
+    got = s.init(s.key)
+    for _ in range(2):
+        got, loss = plain(got)
+        expected, metrics = s.train_step(expected, batch, s.key)
+        np.testing.assert_allclose(loss, metrics["loss"], rtol=1e-6)
+    parts = [(x.step, x.params, x.opt_state, x.ema) for x in (expected, got)]
+    for a, b in zip(*map(jax.tree.leaves, parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
