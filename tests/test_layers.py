@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "evaluate": COMMAND | {"data", "evaluation"},
     "scaling/__main__": COMMAND | {"training"},
     "preflight/__main__": COMMAND,
-    "benchmark": COMMAND | {"models", "training", "scaling"},
+    "benchmark": COMMAND | {"models", "sections", "training", "scaling"},
     "benchmark/stopwatch": COMMAND | {"training", "train"},  # runs a training command
     "__main__": {"cli", "config"},
 }
