@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from dit.codecs import Codec
 from dit.config import builder, call, keywords, open_ended, resolve
 from dit.data import pipeline
 from dit.data.pipeline import Batches
-from dit.data.source import Source
+from dit.data.source import Source, bucket_sizes
 from dit.diffusion.process import Process
 from dit.diffusion.weights import Weight
 from dit.init_from import Given
@@ -43,11 +44,12 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a config stands for. ``shape`` is that of one encoded example, ``(f, h, w, c)``.
+    """What a config stands for. ``shapes``: of an encoded example of each bucket, ``(f, h, w, c)``.
 
     ``best(moments)``: what the best constant prediction scores on data with these moments.
     ``example`` says what of the data the model depends on, as a checkpoint keeps it: the ``shape`` of
-    an example and the number of ``classes``, None for unlabelled data.
+    an example and the number of ``classes``, None for unlabelled data; and the ``shapes`` of all
+    buckets, where there are several.
     """
 
     config: ConfigDict
@@ -57,7 +59,12 @@ class Experiment:
     process: Process
     loss: LossFn
     best: Callable[[Moments], Constant | None]
-    shape: tuple[int, int, int, int]
+    shapes: tuple[tuple[int, int, int, int], ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The first bucket's: parameters are made for it, and samples drawn unless told otherwise."""
+        return self.shapes[0]
 
     @property
     def num_classes(self) -> int | None:
@@ -112,6 +119,22 @@ class Experiment:
         """What the best constant prediction scores on these training data."""
         return self.best(moments(batches, self.codec.encode))
 
+    def bucket(self, i: int) -> Experiment:
+        """The same experiment on the data of one bucket."""
+        one = dataclasses.replace(self, shapes=(self.shapes[i],))
+        one.__dict__["source"] = self.source.bucket(i)
+        return one
+
+    @property
+    def largest(self) -> int:
+        """The bucket with the largest examples."""
+        return max(range(len(self.shapes)), key=lambda i: math.prod(self.shapes[i]))
+
+    def mean(self, of: Callable[[tuple[int, int, int, int]], float]) -> float:
+        """``of(shape)``, averaged over the training examples."""
+        sizes = bucket_sizes(self.source.train)
+        return sum(n / sum(sizes) * of(s) for n, s in zip(sizes, self.shapes, strict=True))
+
     def settings(self, section: str) -> Any:
         """A section without a name, as the value that ``PLAIN`` makes of it."""
         return call(PLAIN[section], f"section {section!r}", **self.config[section].to_dict())
@@ -132,15 +155,16 @@ def build(
         source = section("data")
         example = _example(source)
     codec = section("codec")
-    shape = tuple(codec.shape(tuple(example["shape"])))
+    found = example.get("shapes", [example["shape"]])
+    shapes = tuple(tuple(codec.shape(tuple(shape))) for shape in found)
     process = Process(section("path"), section("prediction"))
     weight = section("weight")
     check_weight(weight, process, config.weight.name)
-    model = section("model", **wired_to_model(config, shape[-1], example["classes"]))
+    model = section("model", **wired_to_model(config, shapes[0][-1], example["classes"]))
     times = section("times")
     loss = section("objective", times=times, weight=weight)
     best = functools.partial(best_constant, process, times, weight)
-    made = Experiment(config, example, codec, model, process, loss, best, shape)
+    made = Experiment(config, example, codec, model, process, loss, best, shapes)
     if source is not None:
         made.__dict__["source"] = source  # which has just been made: not to be made again
     return made
@@ -176,7 +200,9 @@ def _section(config: ConfigDict, name: str, **wired) -> Any:
 
 def _example(source: Source) -> dict[str, Any]:
     """What of its data a model depends on, as JSON keeps it."""
-    return {"shape": list(source.shape), "classes": source.num_classes}
+    found = {"shape": list(source.shape), "classes": source.num_classes}
+    several = {"shapes": [list(shape) for shape in source.shapes]} if len(source.shapes) > 1 else {}
+    return found | several
 
 
 def check_weight(weight: Weight, process: Process, name: str) -> None:

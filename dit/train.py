@@ -87,7 +87,7 @@ def run(made: Experiment, workdir: storage.Place, allowed: Collection[str] = ())
         workdir,
         batches=made.batches(),
         draw=picture,
-        flops_per_example=float(training_flops(made.model, made.shape)),
+        flops_per_example=made.mean(lambda shape: training_flops(made.model, shape)),
         allowed=allowed,
     )
     if outcome.stopped:

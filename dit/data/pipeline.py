@@ -7,6 +7,9 @@ that needs only some of its rows makes only those. So the whole state is *one gl
 run may resume with another number of processes, workers or another batch size. Positions are the
 examples' ``id``, two words each (``rng.words``): they key the noise and the augmentations.
 
+Where examples have several shapes, each batch is of one: ``plan`` says of which, and which examples
+of it. The state is the same one index, and the batch size belongs to the data it counts in.
+
 A batch holds every key of its examples, stacked: ``x``, and ``label`` where the data have labels.
 """
 
@@ -22,13 +25,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
 from dit import rng
-from dit.data.source import STREAM_LENGTH, Example, Split, Transform, generator
+from dit.data.plan import Plan, shuffled
+from dit.data.source import STREAM_LENGTH, Example, Split, Transform, bucket_sizes, generator
 from dit.types import UserError
 
 # x (b, f, h, w, c), id uint32 (b, 2), and what else the examples have
@@ -36,37 +40,47 @@ Batch = dict[str, np.ndarray]
 log = logging.getLogger(__name__)
 
 RETRIES = 3  # times that killed workers are replaced to make one batch
-TABLE = 2**16  # below this many examples a permutation is stored
 State = dict[str, int | str]
+Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
+
+
+class _Rows(NamedTuple):
+    """Some examples of one bucket: their ``places`` in its stream, and their ``positions`` in all."""
+
+    bucket: int
+    places: Sequence[int]
+    positions: Sequence[int]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stream:
-    """The examples at given positions: shuffled, read and transformed, pure in (seed, position)."""
+    """The examples at given places: shuffled, read and transformed, pure in (seed, place, position)."""
 
     split: Split
+    sizes: tuple[int, ...]
     seed: int
     shuffle: bool
     transforms: tuple[Transform, ...]
 
-    def __call__(self, positions: Sequence[int]) -> list[Example]:
-        return [self._example(p) for p in positions]
-
-    def _example(self, position: int) -> Example:
-        epoch, k = divmod(position, len(self.split))
-        if self.shuffle and not self.split.streaming:
-            k = shuffled(self.seed, epoch, k, len(self.split))
-        example = self.split[k]
-        if self.transforms:
-            own = generator(self.seed, "transforms", position)
-            for transform in self.transforms:
-                example = transform(example, own)
-        return example
+    def __call__(self, rows: _Rows) -> list[Example]:
+        start, length = sum(self.sizes[: rows.bucket]), self.sizes[rows.bucket]
+        made = []
+        for place, position in zip(rows.places, rows.positions, strict=True):
+            epoch, k = divmod(place, length)
+            if self.shuffle and not self.split.streaming:
+                k = shuffled(self.seed, epoch, k, length, rows.bucket)
+            example = self.split[start + k]
+            if self.transforms:
+                own = generator(self.seed, "transforms", position)
+                for transform in self.transforms:
+                    example = transform(example, own)
+            made.append(example)
+        return made
 
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """The batch at given positions; its examples are made by ``threads`` threads (0: by this one).
+    """The batch of given rows; its examples are made by ``threads`` threads (0: by this one).
 
     The threads are those of all batches that the process makes at a time.
     """
@@ -74,11 +88,13 @@ class _Batch:
     stream: _Stream
     threads: int = 0
 
-    def __call__(self, positions: Sequence[int]) -> Batch:
+    def __call__(self, rows: _Rows) -> Batch:
+        bucket, places, positions = rows
         if not self.threads:
-            return stacked(self.stream(positions), positions)
+            return stacked(self.stream(rows), positions)
         share = -(-len(positions) // self.threads)
-        shares = [positions[i : i + share] for i in range(0, len(positions), share)]
+        parts = [slice(i, i + share) for i in range(0, len(positions), share)]
+        shares = [_Rows(bucket, places[part], positions[part]) for part in parts]
         made = _pool(self.threads).map(self.stream, shares)
         return stacked([example for part in made for example in part], positions)
 
@@ -109,51 +125,31 @@ def _show(kind: dict[str, tuple[tuple[int, ...], np.dtype]]) -> str:
     return ", ".join(f"{k} {dtype} {shape}" for k, (shape, dtype) in kind.items())
 
 
-def shuffled(seed: int, epoch: int, k: int, length: int) -> int:
-    """Which of ``length`` examples is the ``k``-th of an epoch: a permutation of each epoch's own.
-
-    A large one is computed element by element, by a cipher, with nothing to store; that takes
-    time in inverse proportion to the length below 2**16, where the permutation is stored instead.
-    """
-    if length < TABLE:
-        return int(_permutation(seed, epoch, length)[k])
-    # Not seed + epoch, with which neighbouring seeds would share their epochs.
-    own = _epoch_seed(seed, epoch)
-    return grain.experimental.index_shuffle(k, max_index=length - 1, seed=own, rounds=4)
-
-
-@functools.lru_cache(maxsize=16)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(generator(seed, "shuffle", epoch).integers(2**32))
-
-
-@functools.lru_cache(maxsize=16)
-def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
-    return generator(seed, "shuffle", epoch).permutation(length)
-
-
 @dataclasses.dataclass(frozen=True)
-class _Rows:
-    """The positions of the rows that this process makes of the ``g``-th batch."""
+class _Mine:
+    """The rows that this process makes of the ``g``-th batch."""
 
+    plan: Plan
     start: int
-    batch: int
     rows: Sequence[int]
 
-    def __call__(self, g: int) -> list[int]:
-        first = self.start + g * self.batch
-        return [first + row for row in self.rows]
+    def __call__(self, g: int) -> _Rows:
+        position = self.start + g * self.plan.batch
+        bucket, first = self.plan(position)
+        places, positions = ([at + row for row in self.rows] for at in (first, position))
+        return _Rows(bucket, places, positions)
 
 
 class Batches(Iterator[Batch]):
     """An iterator over batches with ``get_state``, ``set_state`` and ``close``; see ``batches``."""
 
-    def __init__(self, stream: _Stream, *, batch_size, start, workers, threads, prefetch):
-        self._stream, self._batch = stream, batch_size
+    def __init__(self, stream: _Stream, plan: Plan, *, start, workers, threads, prefetch):
+        plan.check(start)
+        self._stream, self.plan, self._position = stream, plan, start
         self._workers, self._threads, self._prefetch = workers, threads, prefetch
-        self._rows: Sequence[int] = range(batch_size)
+        self._rows: Sequence[int] = range(plan.batch)
+        self._shapes: dict[int, Shapes] = {}
         self._iterator = None
-        self._position = _check_position(start)
 
     def __next__(self) -> Batch:
         for _ in range(RETRIES):
@@ -167,7 +163,7 @@ class Batches(Iterator[Batch]):
                 log.warning("a process that reads data was killed: new ones are started")
                 self.close()
                 continue
-            self._position += self._batch
+            self._position += self.plan.batch
             return batch
         raise UserError(
             f"the processes that read data were killed {RETRIES} times at position {self._position}: "
@@ -177,37 +173,55 @@ class Batches(Iterator[Batch]):
     @property
     def batch_size(self) -> int:
         """The rows of a batch of all processes together."""
-        return self._batch
+        return self.plan.batch
 
     @property
-    def examples(self) -> int | None:
-        """How many different ones there are; None where they are made, or changed, on demand."""
-        split = self._stream.split
-        return None if split.streaming or self._stream.transforms else len(split)
+    def bucket(self) -> int:
+        """Of which bucket the next batch is."""
+        return self.plan(self._position).bucket
 
-    def look(self, positions: Sequence[int]) -> Batch:
-        """The examples at these positions of the stream, which stays where it is."""
-        return _Batch(self._stream)(positions)
+    def coming(self, batches: int = 0) -> list[int]:
+        """All buckets with examples; in order those that the next so many ``batches`` use."""
+        return self.plan.coming(self._position, batches)
+
+    @property
+    def endless(self) -> bool:
+        """Whether no example comes twice: they are made, or changed, on demand."""
+        return self._stream.split.streaming or bool(self._stream.transforms)
+
+    def look(self, places: Sequence[int], bucket: int = 0) -> Batch:
+        """The examples at these places of a bucket's stream; all streams stay where they are."""
+        return _Batch(self._stream)(_Rows(bucket, places, places))
 
     def take_rows(self, rows: Sequence[int]) -> None:
         """Make only these rows of every batch from now on: those that this process is to hold."""
-        if not rows or min(rows) < 0 or max(rows) >= self._batch:
-            raise UserError(f"got rows {rows}; expected some of 0 .. {self._batch - 1}")
+        if not rows or min(rows) < 0 or max(rows) >= self.batch_size:
+            raise UserError(f"got rows {rows}; expected some of 0 .. {self.batch_size - 1}")
         self.close()
         self._rows = rows
 
-    def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """``{name: (shape, dtype)}`` of a whole batch, from one example."""
-        one = _Batch(self._stream)([self._position])
-        return {name: ((self._batch, *x.shape[1:]), x.dtype) for name, x in one.items()}
+    def shapes(self, bucket: int = 0) -> Shapes:
+        """``{name: (shape, dtype)}`` of a whole batch of a bucket, from one example."""
+        if bucket not in self._shapes:
+            here, first = self.plan(self._position)
+            one = self.look([first if here == bucket else 0], bucket)
+            found = {name: ((self.batch_size, *x.shape[1:]), x.dtype) for name, x in one.items()}
+            self._shapes[bucket] = found
+        return self._shapes[bucket]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data and, where it decides which examples a position stands for, the batch size."""
+        several = f" in batches of {self.batch_size}" if len(self.plan.sizes) > 1 else ""
+        return self._stream.split.fingerprint + several
 
     def get_state(self) -> State:
         """Where the *next* batch starts and in which data, as a small JSON-able dict."""
-        return {"position": self._position, "fingerprint": self._stream.split.fingerprint}
+        return {"position": self._position, "fingerprint": self.fingerprint}
 
     def set_state(self, state: Any) -> None:
         """Go on from a saved state. Raises UserError for other data or an impossible position."""
-        known = self._stream.split.fingerprint
+        known = self.fingerprint
         if not isinstance(state, dict) or {"position", "fingerprint"} - set(state):
             raise UserError(f"got data state {state!r}; expected a position and a fingerprint")
         if state["fingerprint"] != known:
@@ -215,9 +229,9 @@ class Batches(Iterator[Batch]):
                 f"the saved position belongs to the data {state['fingerprint']!r}, but this run "
                 f"reads {known!r}: use the data section of the config that made the checkpoint"
             )
-        position = _check_position(state["position"])
+        self.plan.check(state["position"])
         self.close()
-        self._position = position
+        self._position = state["position"]
 
     def close(self) -> None:
         """Stop the threads and workers that read ahead. The next batch starts new ones."""
@@ -226,8 +240,8 @@ class Batches(Iterator[Batch]):
             self._iterator = None
 
     def _open(self) -> Iterator[Batch]:
-        mine = _Rows(self._position, self._batch, self._rows)
-        steps = (STREAM_LENGTH - self._position) // self._batch
+        mine = _Mine(self.plan, self._position, self._rows)
+        steps = (STREAM_LENGTH - self._position) // self.batch_size
         made = _Batch(self._stream, self._threads)
         dataset = grain.MapDataset.range(steps).map(mine).map(made)  # whole batches
         options = grain.ReadOptions(num_threads=self._prefetch, prefetch_buffer_size=self._prefetch)
@@ -272,9 +286,10 @@ def batches(
             "workers and batches ahead, and 1 or more threads"
         )
     generator(seed, "shuffle", 0)  # refuses a seed out of range now and not in a reading thread
+    sizes = bucket_sizes(split)
     return Batches(
-        _Stream(split, seed, shuffle, (*split.transforms, *transforms)),
-        batch_size=batch_size,
+        _Stream(split, sizes, seed, shuffle, (*split.transforms, *transforms)),
+        Plan(sizes, batch_size, seed),
         start=start,
         workers=workers,
         threads=threads,
@@ -283,28 +298,23 @@ def batches(
 
 
 def eval_batches(split: Split, *, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-    """One pass in order over the first ``limit`` examples, every batch full.
+    """One pass in order over the first ``limit`` examples, every batch full and of one bucket.
 
-    The last batch repeats its last example; ``mask`` (bool, ``(b,)``) is false on repeats.
+    The last batch of a bucket repeats its last example; ``mask`` (bool, ``(b,)``) is false on repeats.
+    Of several buckets each has its share of ``limit``.
     """
     if batch_size < 1:
         raise UserError(f"got batch_size={batch_size}; expected 1 or more")
-    length = len(split) if limit is None else min(limit, len(split))
-    make = _Batch(_Stream(split, 0, False, ()))
-    for start in range(0, length, batch_size):
-        ids = np.arange(start, start + batch_size)
-        batch = make([min(int(i), length - 1) for i in ids])
-        yield batch | {"mask": ids < length}
-
-
-def _check_position(position: Any) -> int:
-    whole = isinstance(position, int) and not isinstance(position, bool)
-    if not whole or not 0 <= position < STREAM_LENGTH:
-        raise UserError(
-            f"got data position {position!r}; expected a whole number in [0, {STREAM_LENGTH}): "
-            "the saved state is damaged"
-        )
-    return position
+    sizes, start = bucket_sizes(split), 0
+    total = sum(sizes) if limit is None else min(limit, sum(sizes))
+    make = _Batch(_Stream(split, sizes, 0, False, ()))
+    for bucket, length in enumerate(Plan(sizes, batch_size, 0).counts(total)):
+        for first in range(0, length, batch_size):
+            places = np.arange(first, first + batch_size)
+            kept = [min(int(i), length - 1) for i in places]
+            batch = make(_Rows(bucket, kept, [start + i for i in kept]))
+            yield batch | {"mask": places < length}
+        start += sizes[bucket]
 
 
 def _follow(worker: int, workers: int) -> None:

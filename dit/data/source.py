@@ -31,6 +31,8 @@ class Split(Protocol):
 
     ``streaming``: made from the index on demand, so there are no epochs and nothing to shuffle.
     ``transforms``: the augmentations that belong to this split (``dit.data.transforms``).
+    A split with examples of several shapes has ``bucket_sizes`` too: how many there are of each, one
+    bucket after the other; 0 for a shape that only the other split has.
     """
 
     fingerprint: str
@@ -46,6 +48,7 @@ class Split(Protocol):
 class Source:
     """A data set: its training and held-out splits and the shape ``(f, h, w, c)`` of an example.
 
+    ``shapes``: that of each bucket, where there are several; ``shape`` is the first of them.
     ``num_classes`` is None for unlabelled data, whose examples have no ``label``. ``fingerprint``
     changes with the options and the content: a checkpoint made with one refuses to go on with another.
     Raises UserError for labels, where a split holds them as an array, that do not fit the classes.
@@ -57,8 +60,10 @@ class Source:
     num_classes: int | None
     fingerprint: str
     streaming: bool = False
+    shapes: tuple[tuple[int, int, int, int], ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "shapes", self.shapes or (self.shape,))
         for split in (self.train, self.held_out):
             label = getattr(split, "label", None)
             if (label is None) != (self.num_classes is None) and hasattr(split, "label"):
@@ -69,6 +74,45 @@ class Source:
                 )
             if isinstance(label, np.ndarray):
                 check_labels(label, self.num_classes, f"of {split.fingerprint}")
+            if len(bucket_sizes(split)) != len(self.shapes):
+                raise ValueError(
+                    f"got {len(self.shapes)} shapes for the {len(bucket_sizes(split))} buckets of "
+                    f"{split.fingerprint}; expected one for each"
+                )
+        if len({shape[-1] for shape in self.shapes}) > 1:
+            raise UserError(
+                f"got examples of {self.shapes}; expected the same number of channels of all"
+            )
+
+    def bucket(self, i: int) -> Source:
+        """The examples of one shape as a source of their own."""
+        if len(self.shapes) == 1:
+            return self
+        train, held_out = (Bucket(split, i) for split in (self.train, self.held_out))
+        shape, name = self.shapes[i], f"{self.fingerprint}/{i}"
+        return Source(train, held_out, shape, self.num_classes, name, self.streaming)
+
+
+def bucket_sizes(split: Split) -> tuple[int, ...]:
+    """How many examples of each shape there are, one bucket after the other."""
+    return getattr(split, "bucket_sizes", (len(split),))
+
+
+class Bucket:
+    """The examples of one bucket of a split."""
+
+    def __init__(self, split: Split, i: int):
+        sizes = bucket_sizes(split)
+        self._split, self._start, self._length = split, sum(sizes[:i]), sizes[i]
+        self.fingerprint = f"{split.fingerprint}/{i}"
+        self.streaming, self.transforms = split.streaming, split.transforms
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: int) -> Example:
+        check_index(i, self._length)
+        return self._split[self._start + i]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

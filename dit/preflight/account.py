@@ -19,7 +19,7 @@ import jax
 from dit import rng
 from dit.parallel.topology import Topology
 from dit.scaling.flops import training_flops
-from dit.training.feed import first_shapes
+from dit.training.feed import bucket_shapes
 from dit.training.program import program
 from dit.training.step import objective
 
@@ -98,7 +98,7 @@ def account(made_with: Callable[[str], Any], where: Topology) -> Account:
     made = made_with("none")
     batches = made.batches()
     try:
-        shapes = first_shapes(batches)
+        shapes = bucket_shapes(batches)[0]
         run = program(alone(made), batches, where.devices[:1])
     finally:
         batches.close()

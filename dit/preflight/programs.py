@@ -24,7 +24,7 @@ from dit.preflight.account import activations
 from dit.preflight.report import Report
 from dit.scaling.flops import forward_flops, training_flops
 from dit.scaling.jaxpr_flops import count
-from dit.training.feed import first_shapes
+from dit.training.feed import bucket_shapes
 from dit.training.program import Program, program
 
 OVERFLOW = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)")
@@ -36,7 +36,7 @@ def train_step(made: Experiment, where: Topology) -> Report:
     batches = made.batches()
     try:
         run = program(made, batches, where.devices)
-        shapes = first_shapes(batches)
+        shapes = bucket_shapes(batches)[0]
     finally:
         batches.close()
     state = placed(run.abstract, run.shardings)

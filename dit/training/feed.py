@@ -9,7 +9,9 @@ import jax
 from jax.sharding import NamedSharding
 
 from dit.data.pipeline import Batches
+from dit.types import UserError
 
+Shapes = dict[str, jax.ShapeDtypeStruct]
 AHEAD = 2  # batches that are read before they are asked for
 
 
@@ -22,29 +24,45 @@ class Feed:
 
     def __init__(self, batches: Batches, sharding: NamedSharding, ahead: int = AHEAD):
         self._batches, self._sharding, self._ahead = batches, sharding, ahead
-        self._size = batches.batch_size
+        self._size, self._shapes = batches.batch_size, bucket_shapes(batches)
         batches.take_rows(local_rows(sharding, self._size))
-        self._ready: collections.deque[tuple[Any, Any]] = collections.deque()
+        self._ready: collections.deque[tuple[Any, int, Any]] = collections.deque()
         self.position = batches.get_state()
+
+    @property
+    def bucket(self) -> int:
+        """Of which bucket the batch is that ``take`` gives."""
+        return self._ready[0][1] if self._ready else self._batches.bucket
 
     def take(self) -> dict[str, jax.Array]:
         """The next batch. Call ``fill`` after the step that uses it has been sent off."""
         if not self._ready:
             self.fill(1)
-        batch, self.position = self._ready.popleft()
+        batch, _, self.position = self._ready.popleft()
         return batch
 
     def fill(self, count: int | None = None) -> None:
         """Read batches until ``ahead`` (or ``count``) of them are under way to the device."""
         while len(self._ready) < (self._ahead if count is None else count):
-            rows = next(self._batches)
-            batch = {
-                name: jax.make_array_from_process_local_data(
-                    self._sharding, x, (self._size, *x.shape[1:])
+            bucket, rows = self._batches.bucket, next(self._batches)
+            whole = {
+                k: jax.ShapeDtypeStruct((self._size, *x.shape[1:]), x.dtype)
+                for k, x in rows.items()
+            }
+            if whole != self._shapes[bucket]:  # it would be compiled for anew, without a word
+                raise UserError(
+                    f"got a batch of {_show(whole)}; expected {_show(self._shapes[bucket])}, as the "
+                    "first example has"
                 )
+            batch = {
+                name: jax.make_array_from_process_local_data(self._sharding, x, whole[name].shape)
                 for name, x in rows.items()
             }
-            self._ready.append((batch, self._batches.get_state()))
+            self._ready.append((batch, bucket, self._batches.get_state()))
+
+
+def _show(shapes: Shapes) -> str:
+    return ", ".join(f"{name} {x.dtype} {x.shape}" for name, x in shapes.items())
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
@@ -57,6 +75,9 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
     return sorted({row for (rows,) in held for row in range(*rows.indices(batch_size))})
 
 
-def first_shapes(batches: Batches) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a whole batch; the position of ``batches`` stays as it was."""
-    return {k: jax.ShapeDtypeStruct(*shape) for k, shape in batches.shapes().items()}
+def bucket_shapes(batches: Batches) -> dict[int, Shapes]:
+    """Shapes and dtypes of a whole batch of each bucket that has examples; nothing is taken."""
+    return {
+        i: {k: jax.ShapeDtypeStruct(*shape) for k, shape in batches.shapes(i).items()}
+        for i in batches.coming()
+    }

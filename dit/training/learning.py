@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,30 +29,57 @@ EARLY = 100  # updates before which no run is judged but at its end
 def moments(batches: Batches, encode: Callable[[Any], Any]) -> Moments:
     """The moments of encoded training data, of the first examples of the stream: a random sample.
 
-    At most 1,024 of them, and fewer where they are large.
+    At most 1,024 of a shape, and fewer where they are large.
     """
-    shape, dtype = batches.shapes()["x"]
+    plan = batches.plan
+    parts = [(plan.shares[i], _moments(batches, encode, i)) for i in batches.coming()]
+    return parts[0][1] if len(parts) == 1 else mixed(parts)
+
+
+def _moments(batches: Batches, encode: Callable[[Any], Any], bucket: int) -> Moments:
+    shape, dtype = batches.shapes(bucket)["x"]
     size = math.prod(jax.eval_shape(encode, jax.ShapeDtypeStruct(shape, dtype)).shape[1:])
     limit = min(MOST, max(LEAST, NUMBERS // size))
-    count = limit if batches.examples is None else min(limit, batches.examples)
+    there = None if batches.endless else batches.plan.sizes[bucket]
+    count = limit if there is None else min(limit, there)
     step, encoded = max(1, min(count, CHUNK // size)), jax.jit(encode)
     parts = []
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, count, step):
             read = pool.map(
-                lambda i: batches.look([i])["x"], range(start, min(start + step, count))
+                lambda i: batches.look([i], bucket)["x"], range(start, min(start + step, count))
             )
             parts.append(np.asarray(encoded(np.concatenate(list(read)))).reshape(-1, size))
     z = np.concatenate(parts)
     z = z - z.mean(0, dtype=np.float64)  # a pixel's mean over examples
     distance = np.square(z).mean(1)
-    whole = count == batches.examples
+    whole = count == there
     return Moments(
         variance=float(distance.sum() / (count if whole else max(count - 1, 1))),
         spread=float(distance.std()),
         size=size,
         count=count,
         all=whole,
+    )
+
+
+def mixed(parts: Sequence[tuple[float, Moments]]) -> Moments:
+    """The moments of examples of several shapes, from the share and the moments of each.
+
+    The loss of a constant is linear in the variance, so this is a mean; the spread is a standard
+    deviation over all examples.
+    """
+    share = np.array([share for share, _ in parts])
+    variance, spread, size = (
+        np.array([getattr(m, name) for _, m in parts]) for name in ("variance", "spread", "size")
+    )
+    mean = share @ variance
+    return Moments(
+        variance=float(mean),
+        spread=math.sqrt(share @ (spread**2 + (variance - mean) ** 2)),
+        size=round(1 / (share @ (1 / size))),
+        count=sum(m.count for _, m in parts),
+        all=all(m.all for _, m in parts),
     )
 
 

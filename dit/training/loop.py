@@ -17,7 +17,6 @@ import json
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -29,6 +28,7 @@ from dit.data.pipeline import Batches
 from dit.parallel import compiler, multihost
 from dit.parallel.peak import peak_flops
 from dit.training import feed
+from dit.training.ahead import AheadOfTime, placed
 from dit.training.checkpoint import Checkpoints
 from dit.training.learning import Learning, constant_of
 from dit.training.logging import MetricsLog, Progress, find_wandb
@@ -103,7 +103,7 @@ def train(
         stack.callback(checkpoints.close)
         stack.callback(batches.close)
 
-        restored = checkpoints.restore(_placed(run.abstract, run.shardings))
+        restored = checkpoints.restore(placed(run.abstract, run.shardings))
         if restored is None and allowed:
             raise UserError(
                 f"there is no checkpoint in {workdir} to go on from with another {', '.join(allowed)}: "
@@ -111,17 +111,17 @@ def train(
             )
         if restored is not None:
             batches.set_state(restored[1])
-        target = _placed(run.abstract.params, run.shardings.params)
+        target = placed(run.abstract.params, run.shardings.params)
         given = experiment.initial(target) if restored is None else None
         if given is not None:
             multihost.agree("what it begins with", lambda: given.origin)
         step = 0 if restored is None else int(restored[0].step)
         multihost.agree("the step to go on from", lambda: str(step))
-        lowered = _lowered(run, batches, key)
-        multihost.agree("the program of a step", lowered.as_text)
-        compiling = None
+        ahead_of_time = AheadOfTime(run, batches, key, steps - step)
+        multihost.agree("the program of a step", ahead_of_time.text)
+        stack.callback(ahead_of_time.close)
         if step < steps:  # meanwhile all else is made ready
-            compiling = stack.enter_context(ThreadPoolExecutor(1)).submit(lowered.compile)
+            ahead_of_time.start()
         state = restored[0] if given is None else _created(run, key, given.params)
         skipped = int(state.meter.skipped)
         fed = feed.Feed(batches, run.batch_sharding)
@@ -147,11 +147,13 @@ def train(
         stopped = 0
         saved = step if restored is not None else None
         fed.fill()
-        if compiling is not None:
-            compiling.result()  # the jitted step finds it
+        ahead_of_time.wait(fed.bucket)
         rate = Rate(batch_size, flops_per_example, run.mesh)
 
         while step < steps and not (stopped := highest(stop.number)):
+            if len(ahead_of_time) > 1:
+                with rate.paused():
+                    ahead_of_time.wait(fed.bucket)
             state, metrics = run.train_step(state, fed.take(), key)
             fed.fill()
             step += 1
@@ -238,20 +240,6 @@ class Rate:
             rates["mfu"] = rates["images_per_s"] * self._flops / self._peak
         self._start, self._steps = time.perf_counter(), 0
         return rates
-
-
-def _placed(abstract: Any, shardings: Any) -> Any:
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
-    )
-
-
-def _lowered(run: Program, batches: Batches, key: Key) -> jax.stages.Lowered:
-    """The program of a step, whose ``compile`` is what a call of ``run.train_step`` finds done."""
-    state = _placed(run.abstract, run.shardings)
-    batch = feed.first_shapes(batches)
-    batch = _placed(batch, dict.fromkeys(batch, run.batch_sharding))
-    return run.train_step.lower(state, batch, key)
 
 
 def _created(run: Program, key: Key, given: dict[str, jax.Array]) -> TrainState:

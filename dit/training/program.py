@@ -16,7 +16,7 @@ from dit import rng
 from dit.data.pipeline import Batches
 from dit.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
 from dit.training import optimizer as optimizers
-from dit.training.feed import first_shapes
+from dit.training.feed import bucket_shapes
 from dit.training.state import TrainState, creator, state_shardings
 from dit.training.step import make_report, make_train_step, metric_names, objective
 from dit.types import Key
@@ -65,7 +65,9 @@ def program(
     ema = experiment.settings("ema")
     key = rng.root(config.seed)
     of = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
-    names = metric_names(of, jax.eval_shape(experiment.init, key), first_shapes(batches), key)
+    params = jax.eval_shape(experiment.init, key)
+    for shapes in bucket_shapes(batches).values():  # each is traced: what does not fit is refused
+        names = metric_names(of, params, shapes, key)
     create = creator(experiment.init, optimizer, ema, names)
     abstract = jax.eval_shape(create, key)
     shardings = state_shardings(abstract, axes, mesh)

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from dit.data.pipeline import TABLE, batches, eval_batches, shuffled
+from dit.data.pipeline import batches, eval_batches
+from dit.data.plan import TABLE, shuffled
 from dit.data.source import STREAM_LENGTH, ArraySplit, Stream
 from dit.data.sources import moving_digits, noise
 from dit.data.transforms import RandomCrop, random_flip, sample_posterior
