@@ -1,4 +1,4 @@
-"""Pictures from files of many kinds, as uint8 grey or RGB squares; and never silently wrong.
+"""Pictures from files of many kinds, as uint8 grey or RGB; and never silently wrong.
 
 - 16-bit grey values are scaled to 8 bits. 32-bit integers and floating point numbers do not say what is
   white, so they are refused.
@@ -11,13 +11,15 @@ Whatever is wrong with a file, the error names it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from dit.data.resize import square
+from dit.data.resize import fill
 from dit.types import UserError
 
 if TYPE_CHECKING:
@@ -37,23 +39,43 @@ TURNS = {  # its values, and what turns the picture upright
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+LYING = ("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")  # height and width change places
 
 
-def read(path: str, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """The picture in a file, upright, cropped to its middle square and resized to ``size``.
+def read(path: str, height: int, width: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """The picture in a file, upright, resized and cropped to ``height x width``.
 
     Raises UserError, naming the file, for one that is damaged or cannot be shown in 8 bits.
     """
     from PIL import Image
 
+    with _opened(path) as image:
+        image.load()  # which turns TIFFs
+        turn = _turn(image)
+        picture = flat(image, channels)
+        if turn is not None:
+            picture = picture.transpose(Image.Transpose[turn])
+        return fill(picture, height, width)
+
+
+def upright_size(path: str) -> tuple[int, int]:
+    """Height and width of the picture in a file once it is upright, from its header alone.
+
+    Raises UserError, naming the file, for one that cannot be read.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        return (width, height) if _turn(image) in LYING else (height, width)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Image]:
+    """The picture in a file; whatever goes wrong with it inside becomes a UserError that names it."""
+    from PIL import Image
+
     try:
         with Image.open(path, formats=_formats()) as image:
-            image.load()  # which turns TIFFs
-            turn = _turn(image)
-            picture = flat(image, channels)
-            if turn is not None:
-                picture = picture.transpose(Image.Transpose[turn])
-            return square(picture, size)
+            yield image
     except MemoryError:
         raise
     except Exception as error:  # a decoder may raise anything on a damaged file

@@ -18,7 +18,7 @@ CLEAR = 100  # what stands below transparent pixels
 
 
 def read(path, channels=1, size=4):
-    return pictures.read(str(path), size, channels)[..., 0]
+    return pictures.read(str(path), size, size, channels)[..., 0]
 
 
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"]
@@ -95,7 +95,7 @@ def test_what_is_transparent_shows_a_white_ground(tmp_path, mode, suffix):
         options = {"lossless": True}
     image.save(tmp_path / f"a.{suffix}", **options)
     for channels in (1, 3):
-        found = pictures.read(str(tmp_path / f"a.{suffix}"), 4, channels)
+        found = pictures.read(str(tmp_path / f"a.{suffix}"), 4, 4, channels)
         expected = np.broadcast_to(np.array([0, 0, 255, 255])[:, None], (4, 4, channels))
         np.testing.assert_array_equal(found, expected)
 
@@ -154,7 +154,7 @@ def test_a_damaged_file_is_named_whatever_is_wrong_with_it(tmp_path, suffix):
                 raw[rng.randrange(min(len(raw), 400))] = rng.randrange(256)
         path.write_bytes(raw)
         try:
-            assert pictures.read(str(path), 4, 3).shape == (4, 4, 3)
+            assert pictures.read(str(path), 4, 4, 3).shape == (4, 4, 3)
         except UserError as error:
             refused.append(str(error))
     assert len(refused) >= 9
@@ -187,7 +187,7 @@ def test_ordinary_pictures_are_resized_as_adm_does():
     for _ in range(150):
         width, height, size = rng.integers(6, 90), rng.integers(6, 90), int(rng.integers(1, 40))
         pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
-        found = resize.square(Image.fromarray(pixels), size)
+        found = resize.fill(Image.fromarray(pixels), size, size)
         want = whole_square(Image.fromarray(pixels), size)
         np.testing.assert_array_equal(found, want, err_msg=f"{width} x {height} to {size}")
 
@@ -197,7 +197,7 @@ def test_of_long_pictures_the_same_middle_is_left(shape):
     y, x = np.mgrid[: shape[0], : shape[1]]
     smooth = Image.fromarray((127 + 120 * np.sin(x / 5 + y / 7)).astype(np.uint8))
     for size in (4, 13, 32):
-        found, want = resize.square(smooth, size), whole_square(smooth, size)
+        found, want = resize.fill(smooth, size, size), whole_square(smooth, size)
         assert np.abs(found.astype(int) - want).max() <= 1
 
 
@@ -210,5 +210,5 @@ def test_no_picture_grows_beyond_itself_or_the_result(monkeypatch, shape):
         return plain(self, size, *args, **kwargs)
 
     monkeypatch.setattr(Image.Image, "resize", resized)
-    assert resize.square(Image.new("L", shape, 7), 256).shape == (256, 256, 1)
+    assert resize.fill(Image.new("L", shape, 7), 256, 256).shape == (256, 256, 1)
     assert max(made) <= max(shape[0] * shape[1], 256 * 256)

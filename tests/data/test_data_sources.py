@@ -7,7 +7,7 @@ from PIL import Image
 
 from dit import config
 from dit.data.pipeline import batches
-from dit.data.source import Source
+from dit.data.source import Source, bucket_sizes
 from dit.data.sources import digits, folder, latents, moving_digits, noise
 from dit.types import UserError
 
@@ -37,6 +37,12 @@ def made(tmp_path_factory):
         "shapes": {},
         "folder": {"path": str(root / "images"), "size": 8, "held_out": 0.2},
         "latents": {"path": str(root / "latents"), "held_out": 0.1},
+        "mixture": {
+            "parts": (
+                {"name": "noise", "shape": (2, 4, 4, 3), "num_classes": 5},
+                {"name": "shapes"},
+            )
+        },
         "tfds": {"dataset": "tiny_images", "data_dir": str(root / "tfds")},
     }
 
@@ -54,7 +60,8 @@ def test_contract(name, made):
         assert split.streaming == source.streaming
         for i in (0, len(split) // 2, len(split) - 1):
             example, other = split[i], twin[i]
-            assert example["x"].shape == source.shape
+            bucket = np.searchsorted(np.cumsum(bucket_sizes(split)), i, side="right")
+            assert example["x"].shape == source.shapes[bucket]
             assert example["x"].dtype in (np.uint8, np.float16, np.float32)
             np.testing.assert_array_equal(example["x"], other["x"])
             assert example["label"] == other["label"]
@@ -63,8 +70,9 @@ def test_contract(name, made):
             with pytest.raises(IndexError):
                 split[i]
     assert len(prints) == 2
-    batch = next(batches(source.train, batch_size=4, seed=0))
-    assert batch["x"].shape == (4, *source.shape)
+    stream = batches(source.train, batch_size=4, seed=0)
+    bucket = stream.bucket
+    assert next(stream)["x"].shape == (4, *source.shapes[bucket])
 
 
 def test_digits_are_the_real_ones_split_evenly():

@@ -2,14 +2,17 @@
 
 Files are found in any depth, in an order that does not depend on the file system; links to files and
 folders are followed, names that begin with a dot are not looked at. Each is read when it is asked for,
-made 8 bits without transparency and turned upright (``dit.data.pictures``), cropped to its middle square
-and resized (``dit.data.resize``). What is passed over is told in a warning.
+made 8 bits without transparency and turned upright (``dit.data.pictures``), resized and cropped to its
+middle (``dit.data.resize``): to a square, or to the one of several sizes that has the nearest aspect
+ratio (``dit.data.aspects``). What is passed over is told in a warning.
 """
 
 from __future__ import annotations
 
+import bisect
 import collections
 import dataclasses
+import itertools
 import logging
 import os
 import pathlib
@@ -17,7 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dit.data import pictures
+from dit.data import aspects, pictures
 from dit.data.source import (
     Example,
     Source,
@@ -38,7 +41,7 @@ log = logging.getLogger(__name__)
 def build(
     *,
     path: str,
-    size: Count,
+    size: Count | tuple[tuple[Count, Count], ...],
     channels: Count = 3,
     held_out: Fraction = 0.05,
     flip: bool = False,
@@ -46,13 +49,17 @@ def build(
 ) -> Source:
     """Images under ``path`` as ``size x size``; a fraction ``held_out`` of each class is kept aside.
 
-    ``flip`` mirrors training images at random. Raises UserError for a folder without images, with
-    images both beside and inside sub-folders, or, when it is read, for a file that is no image.
+    ``size``: or several, (height, width) each: the images of one are a bucket. ``flip`` mirrors
+    training images at random. Raises UserError for a folder without images, with images both beside
+    and inside sub-folders, or, when it is read, for a file that is no image.
     """
     root = pathlib.Path(path).expanduser()
-    if size < 1 or channels not in pictures.MODES:
+    sizes = ((size, size),) if isinstance(size, int) else size
+    ratios = {height / width for height, width in sizes}
+    if channels not in pictures.MODES or not sizes or len(ratios) < len(sizes):
         raise UserError(
-            f"got size={size}, channels={channels}; expected size >= 1 and 1 or 3 channels"
+            f"got size={size}, channels={channels}; expected a size, or several of different aspect "
+            "ratios, and 1 or 3 channels"
         )
     if not root.is_dir():
         raise UserError(f"no folder {str(root)!r}: set data.path to a folder of images")
@@ -86,19 +93,23 @@ def build(
         held_out=held_out,
         split_seed=split_seed,
     )
-    kept, aside = split_rows(strata, held_out, split_seed)
+    buckets = aspects.nearest(root, files, sizes)
+    kept, aside = split_rows(strata * len(sizes) + buckets, held_out, split_seed)
     names, label = Names.of([name for name, _ in files]), strata if classes else None
 
     def split(rows: np.ndarray, part: str, transforms: tuple[Transform, ...] = ()) -> Files:
-        place = (str(root), names, label, rows)
-        return Files(*place, size, channels, f"{name}/{part}", transforms=transforms)
+        rows = rows[np.argsort(buckets[rows], kind="stable")]  # one bucket after the other
+        counts = tuple(np.bincount(buckets[rows], minlength=len(sizes)).tolist())
+        place = (str(root), names, label, rows, sizes, counts)
+        return Files(*place, channels, f"{name}/{part}", transforms=transforms)
 
     return Source(
         train=split(kept, "train", (random_flip,) if flip else ()),
         held_out=split(aside, "held_out"),
-        shape=(1, size, size, channels),
+        shape=(1, *sizes[0], channels),
         num_classes=len(classes) or None,
         fingerprint=name,
+        shapes=tuple((1, *size, channels) for size in sizes),
     )
 
 
@@ -177,8 +188,9 @@ class Files(Travels):
     root: str
     names: Names
     label: np.ndarray | None  # of all names
-    rows: np.ndarray
-    size: int
+    rows: np.ndarray  # those of one bucket after those of another
+    sizes: tuple[aspects.Size, ...]
+    bucket_sizes: tuple[int, ...]
     channels: int
     fingerprint: str
     streaming: bool = False
@@ -191,5 +203,6 @@ class Files(Travels):
         check_index(i, len(self))
         row = int(self.rows[i])
         path = os.path.join(self.root, self.names[row])
-        x = pictures.read(path, self.size, self.channels)
+        bucket = bisect.bisect_right(list(itertools.accumulate(self.bucket_sizes)), i)
+        x = pictures.read(path, *self.sizes[bucket], self.channels)
         return {"x": x[None], **label_of(self.label, row)}

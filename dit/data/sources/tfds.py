@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dit.data import pictures
-from dit.data.resize import square
+from dit.data.resize import fill
 from dit.data.source import (
     Example,
     Source,
@@ -180,7 +180,7 @@ class Reader:
         image = Image.fromarray(frame[..., 0] if channels == 1 else frame)
         image = pictures.flat(image, 1 if channels == 1 else 3)
         if self.size is not None:
-            return square(image, self.size)
+            return fill(image, self.size, self.size)
         return np.asarray(image).reshape(*frame.shape[:2], -1)
 
 

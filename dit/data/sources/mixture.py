@@ -1,0 +1,97 @@
+"""Several sources in one run: images beside clips, pictures of several aspect ratios.
+
+Each part is a source, ``{"name": ..., **its options}``, and a bucket, or several if it has several: a
+batch is of one part (``dit.data.plan``). Parts are seen in proportion to their sizes; endless ones,
+equally often. Labels mean the same in all of them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import itertools
+from typing import Any
+
+from dit.config import resolve
+from dit.data.source import (
+    STREAM_LENGTH,
+    Bucket,
+    Example,
+    Source,
+    Split,
+    Transform,
+    bucket_sizes,
+    check_index,
+    identity,
+)
+from dit.types import UserError
+
+
+def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
+    """The source made of ``parts``, of which the first gives the shape that samples have by default.
+
+    Raises UserError for parts that differ in classes, channels or augmentations, and for finite parts
+    beside endless ones.
+    """
+    for i, part in enumerate(parts):
+        if not isinstance(part.get("name"), str):
+            raise UserError(
+                f"got parts[{i}]={part!r}; expected a source, such as {{'name': 'digits'}}"
+            )
+    sources = [resolve("data.sources", **part) for part in parts]
+    if not sources:
+        raise UserError("got a mixture of no parts; expected one source or more")
+    first = sources[0]
+    for part, source in zip(parts, sources, strict=True):
+        for what, a, b in (
+            ("classes", source.num_classes, first.num_classes),
+            ("augmentations", source.train.transforms, first.train.transforms),
+            (
+                "end (data.parts with or without a number of examples)",
+                source.streaming,
+                first.streaming,
+            ),
+        ):
+            if a != b:
+                raise UserError(
+                    f"got parts with different {what}: {a} of {part['name']!r}, {b} of "
+                    f"{parts[0]['name']!r}; expected the same of all"
+                )
+    name = identity("mixture", parts=[source.fingerprint for source in sources])
+    shapes = tuple(shape for source in sources for shape in source.shapes)
+    train, held_out = (
+        mixed([getattr(source, part) for source in sources], f"{name}/{part}")
+        for part in ("train", "held_out")
+    )
+    return Source(
+        train, held_out, first.shape, first.num_classes, name, first.streaming, shapes=shapes
+    )
+
+
+def mixed(splits: list[Split], fingerprint: str) -> Mixture:
+    """All buckets of ``splits``, after each other; equally long beginnings of endless ones."""
+    buckets = [Bucket(s, i) for s in splits for i in range(len(bucket_sizes(s)))]
+    sizes, streaming = [len(bucket) for bucket in buckets], splits[0].streaming
+    if streaming:
+        sizes = [min(*sizes, STREAM_LENGTH // len(sizes))] * len(sizes)
+    return Mixture(tuple(buckets), tuple(sizes), fingerprint, streaming, splits[0].transforms)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixture:
+    """The first so many examples of each of several buckets."""
+
+    buckets: tuple[Bucket, ...]
+    bucket_sizes: tuple[int, ...]
+    fingerprint: str
+    streaming: bool
+    transforms: tuple[Transform, ...]
+
+    def __len__(self) -> int:
+        return sum(self.bucket_sizes)
+
+    def __getitem__(self, i: int) -> Example:
+        check_index(i, len(self))
+        ends = list(itertools.accumulate(self.bucket_sizes))
+        bucket = bisect.bisect_right(ends, i)
+        return self.buckets[bucket][i - ends[bucket] + self.bucket_sizes[bucket]]
