@@ -81,13 +81,22 @@ class Cond:
 
     ``label``: class index in ``[0, num_classes)``; ``num_classes`` itself is the null class.
     ``context``: a sequence of embeddings (text, say), with ``context_mask`` true on real tokens.
+    ``pooled``: one embedding of the whole condition (of a text, say).
+    ``r``: a second time, shaped like the first: where a flow map ends, in the network's units of time.
+    ``guidance``: a guidance scale that the network is given as an input.
+    ``concat``: known channels beside those of x (a reference frame, a mask).
     ``drop``: true where the condition is replaced by the null one (label row ``num_classes``, the
-    learned null context): how classifier-free guidance is trained and sampled (Ho & Salimans 2022).
+    learned null context and null pooled embedding): how classifier-free guidance is trained and sampled
+    (Ho & Salimans 2022). It leaves ``r``, ``guidance`` and ``concat`` as they are.
     """
 
     label: Int[Array, "b"] | None = None
     context: Float[Array, "b m e"] | None = None
     context_mask: Bool[Array, "b m"] | None = None
+    pooled: Float[Array, "b p"] | None = None
+    r: Times | None = None
+    guidance: Float[Array, "b"] | None = None
+    concat: Float[Array, "b f h w k"] | None = None
     drop: Bool[Array, "b"] | None = None
 
     def null(self, batch: int) -> Cond:
