@@ -37,10 +37,11 @@ class TimeEmbedding(nn.Module):
     dtype: str
     scale: float = 1.0
     denominator: float | None = None
+    frequencies: int = FREQUENCIES
 
     @nn.compact
     def __call__(self, t: Float[Array, "b k"]) -> Float[Array, "b k d"]:
-        x = sinusoids(t * self.scale, denominator=self.denominator)
+        x = sinusoids(t * self.scale, self.frequencies, self.denominator)
         x = Linear((self.width,), ("time", "embed"), self.dtype, kernel_init=normal, name="in")(x)
         x = constrain(x, "act_batch", None, "act_embed")
         out = Linear((self.width,), ("embed", "embed_out"), self.dtype, normal, name="out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 from jaxtyping import Array, Float
 
@@ -23,6 +25,7 @@ class SelfAttention(nn.Module):
     dtype: str
     qk_norm: bool = False
     kernel: str = "auto"
+    out_init: Callable | None = None
 
     @nn.compact
     def __call__(
@@ -42,7 +45,8 @@ class SelfAttention(nn.Module):
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         out = mark_attention(attention(q, k, v, visible, self.kernel))
-        return Linear((d,), ("heads", "head_dim", "embed"), self.dtype, name="out")(out)
+        axes = ("heads", "head_dim", "embed")
+        return Linear((d,), axes, self.dtype, self.out_init, name="out")(out)
 
 
 class CrossAttention(nn.Module):
@@ -52,12 +56,13 @@ class CrossAttention(nn.Module):
     dtype: str
     qk_norm: bool = False
     kernel: str = "auto"
+    out_init: Callable | None = None
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "b n d"],
-        sequence: Float[Array, "b m d"],
+        sequence: Float[Array, "b m e"],
         visible: Visibility | None = None,
     ) -> Float[Array, "b n d"]:
         d = x.shape[-1]
@@ -69,7 +74,8 @@ class CrossAttention(nn.Module):
             q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
             k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)
         out = mark_attention(attention(constrain(q, *WHOLE_HEADS), k, v, visible, self.kernel))
-        return Linear((d,), ("heads", "head_dim", "embed"), self.dtype, name="out")(out)
+        axes = ("heads", "head_dim", "embed")
+        return Linear((d,), axes, self.dtype, self.out_init, name="out")(out)
 
 
 def self_macs(n: int, d: int) -> int:

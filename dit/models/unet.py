@@ -1,0 +1,338 @@
+"""The U-Net that diffusion used before transformers, for images and clips.
+
+Residual blocks with group norm work at several resolutions, on the way down and up again; what a layer
+on the way down gives joins one on the way up (Ronneberger et al. 2015). As in DDPM (Ho et al. 2020) and
+ADM (Dhariwal & Nichol 2021), with attention at chosen levels and in the middle; for clips attention
+along time follows that inside frames (Ho et al. 2022). Shapes as of ``models/dit.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dit import config
+from dit.models import attention as attention_module
+from dit.models import remat as remat_module
+from dit.models import unet_sizes
+from dit.models.activations import constrain, shards
+from dit.models.dit import DTYPES
+from dit.models.embeddings import ContextEmbedding, LabelEmbedding, TimeEmbedding
+from dit.models.layers import wide, zeros
+from dit.models.network import Network, Shape
+from dit.models.unet_blocks import (
+    PIXELS,
+    Conv,
+    GroupNorm,
+    Layer,
+    LayerModule,
+    Style,
+    layer_macs,
+)
+from dit.types import Cond, Count, Tiny, UserError, Whole
+
+EMBEDDING = 4  # channels of the condition's vector, in widths
+
+
+class UNet(Network):
+    """A description of the network (hashable, no arrays). Made and checked by ``build``."""
+
+    width: int
+    layers: tuple[Layer, ...]
+    style: Style
+    in_channels: int
+    concat_channels: int
+    out_channels: int
+    num_classes: int | None
+    context_dim: int | None
+    remat: str
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b f h w c"], t: Float[Array, "..."], cond: Cond
+    ) -> Float[Array, "b f h w c_out"]:
+        """Raises UserError for shapes that do not fit and for conditions missing or not expected."""
+        self.check(x, t, cond)
+        dtype = self.style.dtype
+        vector, context, mask = self.embed_condition(t, cond)
+        if cond.concat is not None:
+            x = jnp.concatenate([x, cond.concat.astype(x.dtype)], axis=-1)
+        h = Conv(self.width, ("patch", "embed"), dtype, name="embed")(x)
+        h = constrain(h, *PIXELS)
+        kept, module = [h], LayerModule
+        if self.remat != "none":
+            module = nn.remat(LayerModule, policy=remat_module.POLICIES[self.remat])
+        for layer in self.layers:
+            if layer.skip:
+                h = jnp.concatenate([h, kept.pop()], axis=-1)
+            h = module(layer, self.style, name=layer.name)(h, vector, context, mask)
+            if layer.keep:
+                kept.append(h)
+        h = nn.silu(GroupNorm(self.style.groups, self.style.eps, name="norm")(h))
+        h = Conv(self.out_channels, ("embed", "patch"), dtype, zeros, name="final")(h)
+        return h.astype(wide(dtype))
+
+    def check(self, x: Array, t: Array, cond: Cond) -> None:
+        """Raise UserError for inputs that this network does not take."""
+        if x.ndim != 5 or x.shape[-1] != self.in_channels:
+            raise UserError(
+                f"got x of shape {x.shape}; expected (batch, frames, height, width, "
+                f"{self.in_channels}): an image has one frame"
+            )
+        halvings = max(layer.level for layer in self.layers)
+        if any(side % 2**halvings for side in x.shape[2:4]):
+            raise UserError(
+                f"got frames of {x.shape[2]}x{x.shape[3]}; a U-Net of {halvings + 1} levels halves them "
+                f"{halvings} times: give sides that {2**halvings} divides, or fewer multipliers"
+            )
+        if t.shape not in ((x.shape[0],), x.shape[:2]):
+            raise UserError(
+                f"got t of shape {t.shape} for x of shape {x.shape}; expected ({x.shape[0]},), or "
+                f"{x.shape[:2]} for one noise level a frame"
+            )
+        if shards("act_length") > 1:
+            raise UserError(
+                "a mesh with context > 1 splits the tokens of a transformer; a U-Net has frames: "
+                "use data, fsdp and tensor"
+            )
+        for name, wanted, given in (
+            ("label", self.num_classes, cond.label),
+            ("context", self.context_dim, cond.context),
+            ("concat", self.concat_channels or None, cond.concat),
+        ):
+            if (wanted is None) != (given is None):
+                got = "none" if given is None else f"one of shape {given.shape}"
+                raise UserError(
+                    f"got {got} as Cond.{name}; the network was built "
+                    + (f"without {name}" if wanted is None else f"for {name} ({wanted})")
+                )
+        if cond.context is not None and cond.context.shape[2:] != (self.context_dim,):
+            raise UserError(
+                f"got a context of shape {cond.context.shape}; expected (batch, length, "
+                f"{self.context_dim})"
+            )
+        known = (*x.shape[:-1], self.concat_channels)
+        if cond.concat is not None and cond.concat.shape != known:
+            raise UserError(f"got Cond.concat of shape {cond.concat.shape}; expected {known}")
+
+    def embed_condition(self, t: Array, cond: Cond):
+        """The vector of time and label, ``b k e``, and the context with its mask, or None."""
+        channels, dtype = EMBEDDING * self.width, str(wide(self.style.dtype))
+        t = t.reshape(t.shape[0], -1).astype(dtype)
+        vector = TimeEmbedding(channels, dtype, frequencies=self.width, name="time")(t)
+        if cond.label is not None:
+            label = LabelEmbedding(self.num_classes, channels, name="label")
+            vector = vector + label(cond.label[:, None], cond.drop)
+        context, mask = None, None
+        if cond.context is not None:
+            embed = ContextEmbedding(self.context_dim, channels, dtype, pool=False, name="context")
+            context, mask = embed(cond.context, cond.context_mask, cond.drop)
+        return constrain(vector, "act_batch", None, "act_embed"), context, mask
+
+    def example(self, shape: Shape) -> tuple[Array, Array, Cond]:
+        """Zeros, with a label, one token of context and known channels where the model takes them."""
+        cond = Cond(
+            label=None if self.num_classes is None else jnp.zeros((1,), jnp.int32),
+            context=None if self.context_dim is None else jnp.zeros((1, 1, self.context_dim)),
+            concat=jnp.zeros((1, *shape[:3], self.concat_channels))
+            if self.concat_channels
+            else None,
+        )
+        return jnp.zeros((1, *shape)), jnp.zeros((1,)), cond
+
+    def macs(self, shape: Shape, context_len: int = 0, t_per_frame: bool = False) -> dict[str, int]:
+        """See ``Network``; the layers' parts are of all layers together."""
+        rows, channels = shape[0] if t_per_frame else 1, EMBEDDING * self.width
+        pixels = 9 * math.prod(shape[:3]) * self.width
+        macs = {
+            "embed": pixels * (self.in_channels + self.concat_channels),
+            "time/in": rows * self.width * channels,
+            "time/out": rows * channels**2,
+            "final": pixels * self.out_channels,
+        }
+        context = None
+        if self.context_dim is not None:
+            context = (context_len, channels)
+            macs["context"] = context_len * self.context_dim * channels
+        for layer in self.layers:
+            parts = layer_macs(layer, self.style, shape[:3], rows, channels, context)
+            for part, count in parts.items():
+                macs[f"layers/{part}"] = macs.get(f"layers/{part}", 0) + count
+        return macs
+
+    def attention_macs(self, shape: Shape) -> int:
+        """Every pixel with those of its frame, in all heads together."""
+        pairs = [
+            shape[0] * (shape[1] * shape[2] >> 2 * layer.level_out) ** 2 * layer.outputs
+            for layer in self.layers
+            if layer.heads
+        ]
+        return sum(pairs) // len(pairs)
+
+    def stream(self, shape: Shape) -> int:
+        """What leaves each layer."""
+        pixels = math.prod(shape[:3])
+        return sum(layer.outputs * (pixels >> 2 * layer.level_out) for layer in self.layers)
+
+    def plain(self, unrolled: bool = False) -> UNet:
+        """See ``Network``: the layers differ, and are never looped over."""
+        style = dataclasses.replace(self.style, attention="xla")
+        return self.clone(style=style, remat="none")
+
+
+def plan(
+    width: int,
+    multipliers: tuple[int, ...],
+    depth: int,
+    attention_levels: tuple[int, ...],
+    temporal_levels: tuple[int, ...],
+    heads: Callable[[int], int],
+    resblock_updown: bool,
+) -> tuple[Layer, ...]:
+    """The layers in order. ``heads(channels)``: of attention; the middle has both kinds if any has."""
+    kind = "block" if resblock_updown else "conv"
+    layers, kept, channels, last = [], [width], width, len(multipliers) - 1
+
+    def add(name: str, level: int, outputs: int, attend: bool = True, **more) -> int:
+        inputs = channels + more.get("skip", 0)
+        space = heads(outputs) if attend and (level in attention_levels or "middle" in name) else 0
+        along = level in temporal_levels or (temporal_levels and "middle" in name)
+        temporal = heads(outputs) if attend and along else 0
+        layers.append(Layer(name, level, inputs, outputs, heads=space, temporal=temporal, **more))
+        if more.get("keep"):
+            kept.append(outputs)
+        return outputs
+
+    for level, multiplier in enumerate(multipliers):
+        for i in range(depth):
+            channels = add(f"down_{level}_{i}", level, width * multiplier, keep=True)
+        if level < last:
+            resample = {"resample": "down", "kind": kind, "keep": True}
+            add(f"down_{level}_halve", level, channels, attend=False, **resample)
+    add("middle_0", last, channels)
+    add("middle_1", last, channels, attend=False)
+    for level, multiplier in reversed(list(enumerate(multipliers))):
+        for i in range(depth + 1):
+            channels = add(f"up_{level}_{i}", level, width * multiplier, skip=kept.pop())
+        if level:
+            resample = {"resample": "up", "kind": kind}
+            add(f"up_{level}_double", level, channels, attend=False, **resample)
+    return tuple(layers)
+
+
+def build(
+    *,
+    size: str | None = None,
+    depth: Count | None = None,
+    width: Count | None = None,
+    multipliers: tuple[Count, ...] | None = None,
+    attention_levels: tuple[Whole, ...] | None = None,
+    heads: Count | None = None,
+    head_size: Count | None = None,
+    temporal: bool | tuple[Whole, ...] = False,
+    in_channels: Count,
+    concat_channels: Whole = 0,
+    out_channels: Count | None = None,
+    learn_sigma: bool = False,
+    num_classes: Count | None = None,
+    context_dim: Count | None = None,
+    scale_shift: bool | None = None,
+    resblock_updown: bool | None = None,
+    norm_groups: Count | None = None,
+    norm_eps: Tiny = 1e-5,
+    remat: str = "none",
+    dtype: str = "float32",
+    attention: str = "auto",
+) -> UNet:
+    """A network from a published size (``"ADM-64"``) or from its own numbers, which take precedence.
+
+    ``depth``: residual blocks a level on the way down (one more on the way up). ``multipliers``: the
+    channels of each level, in ``width``s; each level halves height and width of the one before.
+    ``attention_levels``: which levels have attention, from 0; the middle always has. ``heads``, or
+    ``head_size`` channels a head. ``temporal``: attention along frames where there is one in
+    space, or at these levels. ``concat_channels``: of ``Cond.concat``. ``learn_sigma`` doubles the
+    output channels. ``scale_shift``: adaptive group norm (else time is added before the norm).
+    ``resblock_updown``: a residual block resamples (else a convolution does). ``remat``: of each layer.
+
+    Raises UserError for numbers that do not fit together.
+    """
+    given = {
+        "depth": depth,
+        "width": width,
+        "multipliers": multipliers,
+        "attention_levels": attention_levels,
+        "heads": heads,
+        "head_size": head_size,
+        "scale_shift": scale_shift,
+        "resblock_updown": resblock_updown,
+        "norm_groups": norm_groups,
+    }
+    if heads is not None and head_size is not None:
+        raise UserError(f"got heads={heads} and head_size={head_size}; give one of them")
+    chosen = unet_sizes.DEFAULTS | (unet_sizes.parse(size) if size is not None else {})
+    if heads is not None or head_size is not None:
+        chosen = chosen | {"heads": None, "head_size": None}
+    chosen |= {k: v for k, v in given.items() if v is not None}
+    missing = [k for k in ("depth", "width", "multipliers") if k not in chosen]
+    if missing:
+        raise UserError(f"give a size, such as 'ADM-64', or also: {', '.join(missing)}")
+    if dtype not in DTYPES:
+        raise UserError(f"got dtype={dtype!r}: {config.suggest(dtype, list(DTYPES))}")
+    remat_module.check(remat)
+    attention_module.check(attention)
+    width, multipliers = chosen["width"], chosen["multipliers"]
+    levels, groups = chosen["attention_levels"], chosen["norm_groups"]
+    if not multipliers:
+        raise UserError("got no multipliers; give one a level, as (1, 2, 2)")
+    if width % groups or width % 2:
+        raise UserError(f"got width={width}; expected an even multiple of norm_groups={groups}")
+    temporal_levels = temporal
+    if isinstance(temporal, bool):
+        temporal_levels = (levels or (len(multipliers) - 1,)) if temporal else ()
+    for name, found in (("attention_levels", levels), ("temporal", temporal_levels)):
+        if any(level >= len(multipliers) for level in found):
+            raise UserError(
+                f"got {name}={found}; there are {len(multipliers)} levels, counted from 0"
+            )
+
+    def heads_of(channels: int) -> int:
+        """How many heads so many channels have."""
+        count = chosen["heads"] or channels // chosen["head_size"]
+        if (
+            count == 0
+            or channels % count
+            or (chosen["head_size"] or channels // count) * count != channels
+        ):
+            raise UserError(
+                f"got a level of {channels} channels with heads={chosen['heads']}, head_size="
+                f"{chosen['head_size']}; heads must divide the channels of every level with attention"
+            )
+        if temporal_levels and channels // count % 2:
+            raise UserError(f"got heads of {channels // count} channels; temporal needs even ones")
+        return count
+
+    layers = plan(
+        width,
+        multipliers,
+        chosen["depth"],
+        levels,
+        temporal_levels,
+        heads_of,
+        chosen["resblock_updown"],
+    )
+    return UNet(
+        width=width,
+        layers=layers,
+        style=Style(groups, norm_eps, chosen["scale_shift"], dtype, attention),
+        in_channels=in_channels,
+        concat_channels=concat_channels,
+        out_channels=(out_channels or in_channels) * (2 if learn_sigma else 1),
+        num_classes=num_classes,
+        context_dim=context_dim,
+        remat=remat,
+    )

@@ -1,0 +1,286 @@
+"""The layers of a U-Net: convolutions, group norm, residual blocks, attention in space and time.
+
+Every layer takes ``b f h w c`` and treats a frame as an image; attention along time alone looks at
+more than one. Norms and activations run in float32, convolutions in the compute ``dtype``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+from jaxtyping import Array, Bool, Float
+
+from dit.models.activations import constrain
+from dit.models.attention import Visibility
+from dit.models.layers import Linear, along, wide, zeros
+from dit.models.multihead import CrossAttention, SelfAttention, self_macs
+from dit.models.positions import rotary
+
+PIXELS = ("act_batch", None, None, None, "act_embed")  # b f h w c, between layers
+HIDDEN = ("act_batch", None, None, None, "act_heads")  # inside a residual block
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer of the network, by its shapes: the model runs it and counts it from these.
+
+    ``level``: how often its input was halved. ``skip``: channels that join it from the way down;
+    ``inputs`` includes them. ``keep``: its output is one of those. ``heads`` and ``temporal``: of
+    attention in space and along time, 0 for none. ``kind``: a residual block, or a convolution alone.
+    """
+
+    name: str
+    level: int
+    inputs: int
+    outputs: int
+    skip: int = 0
+    keep: bool = False
+    resample: Literal["", "down", "up"] = ""
+    kind: Literal["block", "conv"] = "block"
+    heads: int = 0
+    temporal: int = 0
+
+    @property
+    def level_out(self) -> int:
+        """How often its output was halved."""
+        return self.level + {"": 0, "down": 1, "up": -1}[self.resample]
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What all layers of a network have in common."""
+
+    groups: int
+    eps: float
+    scale_shift: bool
+    dtype: str
+    attention: str
+
+
+class Conv(nn.Module):
+    """A convolution of every frame, padded with zeros. ``axes`` names its inputs and outputs."""
+
+    features: int
+    axes: tuple[str, str]
+    dtype: str
+    kernel_init: initializers.Initializer = initializers.xavier_uniform()
+    stride: int = 1
+    size: int = 3
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 d"]:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        boxed = nn.with_logical_partitioning(self.kernel_init, ("spatial", "spatial", *self.axes))
+        kernel = self.param("kernel", boxed, shape).astype(self.dtype)
+        boxed = nn.with_logical_partitioning(zeros, self.axes[1:])
+        bias = self.param("bias", boxed, (self.features,)).astype(self.dtype)
+        pad = self.size // 2
+        y = jax.lax.conv_general_dilated(
+            x.reshape(-1, *x.shape[2:]).astype(self.dtype),  # (b f) h w c
+            kernel,
+            (self.stride, self.stride),
+            ((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return (y + along(bias, y)).reshape(*x.shape[:2], *y.shape[1:])
+
+
+class GroupNorm(nn.Module):
+    """Zero mean and unit variance over a frame's pixels and a group of channels (Wu & He 2018).
+
+    In float32 or better, with a learned scale and bias a channel.
+    """
+
+    groups: int
+    eps: float
+    axis: str = "norm"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
+        c = x.shape[-1]
+
+        def mean(x):  # pixels first: the channels may be split over devices
+            groups = x.mean((2, 3)).reshape(*x.shape[:2], self.groups, c // self.groups)
+            groups = jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape)
+            return groups.reshape(*x.shape[:2], 1, 1, c)
+
+        x = x.astype(wide(x.dtype))
+        x = x - mean(x)
+        boxed = nn.with_logical_partitioning(initializers.ones, (self.axis,))
+        scale = self.param("scale", boxed, (c,))
+        boxed = nn.with_logical_partitioning(zeros, (self.axis,))
+        bias = self.param("bias", boxed, (c,))
+        inverse = jax.lax.rsqrt(mean(jnp.square(x)) + self.eps)
+        return x * (inverse * along(scale, x)) + along(bias, x)
+
+
+def halve(x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 c"]:
+    """The mean of every 2x2 pixels."""
+    b, f, h, w, c = x.shape
+    return x.reshape(b, f, h // 2, 2, w // 2, 2, c).mean((3, 5))
+
+
+def double(x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 c"]:
+    """Every pixel as 2x2 (nearest neighbour)."""
+    b, f, h, w, c = x.shape
+    copies = jnp.broadcast_to(x[:, :, :, None, :, None], (b, f, h, 2, w, 2, c))
+    return copies.reshape(b, f, 2 * h, 2 * w, c)
+
+
+class ResidualBlock(nn.Module):
+    """``x + conv(silu(norm(conv(silu(norm(x))))))``, the last convolution zero at first.
+
+    The condition enters at the second norm: adaptive group norm, ``norm(h) (1 + scale) + shift``
+    (Dhariwal & Nichol 2021, section 3), or without ``scale_shift`` ``norm(h + shift)`` (Ho et al.
+    2020, appendix B). A block that resamples does so after the first activation, and to ``x``.
+    """
+
+    layer: Layer
+    style: Style
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b f h w c"], vector: Float[Array, "b k e"]
+    ) -> Float[Array, "b f h2 w2 d"]:
+        style, features = self.style, self.layer.outputs
+        resample = {"": lambda x: x, "down": halve, "up": double}[self.layer.resample]
+        h = nn.silu(GroupNorm(style.groups, style.eps, name="norm_in")(x))
+        x, h = resample(x), resample(h)
+        h = Conv(features, ("embed", "mlp"), style.dtype, name="conv_in")(h)
+        h = constrain(h, *HIDDEN)
+        parts = Linear(
+            (2 if style.scale_shift else 1, features),
+            ("embed", None, "mlp"),
+            style.dtype,
+            name="modulation",
+        )(nn.silu(vector))
+        parts = parts.astype(wide(style.dtype))[:, :, None, None]  # b k 1 1 parts d
+        norm = GroupNorm(style.groups, style.eps, name="norm_out")
+        if style.scale_shift:
+            h = norm(h) * (1 + parts[..., 0, :]) + parts[..., 1, :]
+        else:
+            h = norm(h + parts[..., 0, :])
+        h = Conv(features, ("mlp", "embed"), style.dtype, zeros, name="conv_out")(nn.silu(h))
+        if x.shape[-1] != features:
+            x = Linear((features,), ("embed", "embed_out"), style.dtype, name="shortcut")(x)
+        return constrain((x + h).astype(style.dtype), *PIXELS)
+
+
+class SpaceAttention(nn.Module):
+    """Pixels attend to those of their own frame and then, given a context, to that.
+
+    What is added is zero at first. ``mask``: true on the real tokens of the context.
+    """
+
+    heads: int
+    style: Style
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        context: Float[Array, "b m e"] | None,
+        mask: Bool[Array, "b m"] | None,
+    ) -> Float[Array, "b f h w c"]:
+        (b, f, h, w, c), style = x.shape, self.style
+        options = {"kernel": style.attention, "out_init": zeros}
+        y = GroupNorm(style.groups, style.eps, name="norm")(x).reshape(b * f, h * w, c)
+        y = SelfAttention(self.heads, style.dtype, name="attention", **options)(y)
+        x = constrain((x + y.reshape(x.shape)).astype(x.dtype), *PIXELS)
+        if context is None:
+            return x
+        y = GroupNorm(style.groups, style.eps, name="norm_cross")(x).reshape(b, f * h * w, c)
+        visible = None if mask is None else Visibility(k_valid=mask)
+        y = CrossAttention(self.heads, style.dtype, name="cross", **options)(y, context, visible)
+        return constrain((x + y.reshape(x.shape)).astype(x.dtype), *PIXELS)
+
+
+class TimeAttention(nn.Module):
+    """A pixel attends to the same pixel of all frames, by how far they are apart (Ho et al. 2022).
+
+    What is added is zero at first, and nothing where there is one frame: an image has no time.
+    """
+
+    heads: int
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
+        (b, f, h, w, c), style = x.shape, self.style
+        if f == 1 and not self.is_initializing():
+            return x
+        y = GroupNorm(style.groups, style.eps, name="norm")(x)
+        y = y.transpose(0, 2, 3, 1, 4).reshape(b * h * w, f, c)
+        position = jnp.arange(f, dtype=y.dtype)[None, :, None] * jnp.eye(1, 3, dtype=y.dtype)[None]
+        angles = rotary(position, (c // self.heads, 0, 0))
+        attend = SelfAttention(
+            self.heads, style.dtype, kernel=style.attention, out_init=zeros, name="attention"
+        )
+        y = attend(y, angles).reshape(b, h, w, f, c).transpose(0, 3, 1, 2, 4)
+        return constrain((x + y).astype(x.dtype), *PIXELS)
+
+
+class LayerModule(nn.Module):
+    """A ``Layer``: a residual block with its attention, or a convolution that resamples."""
+
+    layer: Layer
+    style: Style
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        vector: Float[Array, "b k e"],
+        context: Float[Array, "b m e"] | None,
+        mask: Bool[Array, "b m"] | None,
+    ) -> Float[Array, "b f h2 w2 d"]:
+        layer, style = self.layer, self.style
+        if layer.kind == "conv":
+            stride = 2 if layer.resample == "down" else 1
+            x = double(x) if layer.resample == "up" else x
+            conv = Conv(
+                layer.outputs, ("embed", "embed_out"), style.dtype, stride=stride, name="conv"
+            )
+            return constrain(conv(x), *PIXELS)
+        x = ResidualBlock(layer, style, name="block")(x, vector)
+        if layer.heads:
+            x = SpaceAttention(layer.heads, style, name="space")(x, context, mask)
+        if layer.temporal:
+            x = TimeAttention(layer.temporal, style, name="along_time")(x)
+        return x
+
+
+def layer_macs(
+    layer: Layer,
+    style: Style,
+    frame: tuple[int, int, int],
+    rows: int,
+    vector: int,
+    context: tuple[int, int] | None,
+) -> dict[str, int]:
+    """Multiply-adds of one layer by part.
+
+    ``frame``: frames, height and width of the data; ``rows``: of the condition's vector, which has
+    ``vector`` channels; ``context``: its tokens and their channels.
+    """
+    f, h, w = frame[0], *(side >> layer.level_out for side in frame[1:])
+    n, c, d = f * h * w, layer.inputs, layer.outputs
+    if layer.kind == "conv":
+        return {"conv": n * 9 * c * d}
+    parts = {
+        "conv": n * 9 * (c * d + d * d) + (n * c * d if c != d else 0),
+        "modulation": rows * vector * d * (2 if style.scale_shift else 1),
+    }
+    if layer.heads:
+        parts["attention"] = f * self_macs(h * w, d)
+        if context is not None:
+            m, e = context
+            parts["cross"] = 2 * n * d * d + 2 * m * e * d + 2 * n * m * d
+    if layer.temporal and f > 1:
+        parts["temporal"] = h * w * self_macs(f, d)
+    return parts

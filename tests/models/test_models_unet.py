@@ -1,0 +1,300 @@
+"""The U-Net: what frames, time and conditions do to it, what it costs, and what it refuses."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models_cases import abstract, params_of, quick
+
+from dit import config, models
+from dit.models import unet_sizes
+from dit.parallel.mesh import batch_sharding, make_mesh
+from dit.parallel.rules import in_force, shardings
+from dit.scaling.costs import costs
+from dit.scaling.jaxpr_flops import count_flops
+from dit.types import Cond, UserError
+
+SHAPE = (3, 4, 8, 2)
+PUBLISHED = {  # millions of parameters without the null class; Ho et al. 2020, Dhariwal & Nichol 2021
+    "DDPM-32": (35.7, 0.05, {}),
+    "ADM-64": (296, 0.5, {"num_classes": 1000, "learn_sigma": True}),
+    "ADM-128": (422, 0.5, {"num_classes": 1000, "learn_sigma": True}),
+    "ADM-256": (554, 0.5, {"num_classes": 1000, "learn_sigma": True}),
+}
+
+
+def tiny(**kwargs):
+    defaults = {
+        "width": 8,
+        "multipliers": (1, 2),
+        "depth": 1,
+        "attention_levels": (1,),
+        "head_size": 8,
+        "norm_groups": 4,
+        "in_channels": 2,
+    }
+    return config.resolve("models", "unet", **(defaults | kwargs))
+
+
+CLIP = tiny(temporal=True, num_classes=5, context_dim=7, concat_channels=1)
+IMAGE = tiny(num_classes=5, context_dim=7, concat_channels=1)
+
+
+@functools.cache
+def clips(batch=2):
+    """Random ``(x, t, cond)``, one noise level a frame, with every kind of condition."""
+    draw = np.random.default_rng(1)
+
+    def normal(*shape):
+        return jnp.asarray(draw.standard_normal(shape), jnp.float32)
+
+    x, concat = normal(batch, *SHAPE), normal(batch, *SHAPE[:3], 1)
+    t = jnp.asarray(draw.random((batch, SHAPE[0])), jnp.float32)
+    cond = Cond(
+        label=jnp.arange(batch) % 5,
+        context=normal(batch, 4, 7),
+        context_mask=jnp.arange(4)[None] < 3 + jnp.arange(batch)[:, None] % 2,
+        drop=jnp.zeros(batch, bool),
+        concat=concat,
+    )
+    return x, t, cond
+
+
+@functools.cache
+def run(model):
+    return quick(models.apply_fn(model))
+
+
+def image_params(params):
+    """Without attention along time."""
+    return {
+        k: {n: p for n, p in v.items() if n != "along_time"} if isinstance(v, dict) else v
+        for k, v in params.items()
+    }
+
+
+def frames(tree, i):
+    """Frame ``i`` of a clip and its condition."""
+    x, t, cond = tree
+    return x[:, i : i + 1], t[:, i : i + 1], cond.replace(concat=cond.concat[:, i : i + 1])
+
+
+def different(a, b):
+    return float(jnp.abs(a - b).max()) > 1e-3
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
+
+
+def test_without_attention_along_time_each_frame_is_an_image():
+    params = image_params(params_of(CLIP, SHAPE))
+    out = run(IMAGE)(params, *clips())
+    assert out.shape == (2, *SHAPE)
+    for i in range(SHAPE[0]):
+        x, t, cond = frames(clips(), i)
+        close(run(IMAGE)(params, x, t[:, 0], cond), out[:, i : i + 1])
+    order = jnp.array([2, 0, 1])
+    x, t, cond = clips()
+    permuted = x[:, order], t[:, order], cond.replace(concat=cond.concat[:, order])
+    close(run(IMAGE)(params, *permuted), out[:, order])
+
+
+def test_attention_along_time_joins_frames_and_leaves_an_image_alone():
+    params = params_of(CLIP, SHAPE)
+    out = run(CLIP)(params, *clips())
+    assert different(out, run(IMAGE)(image_params(params), *clips()))
+    x, t, cond = clips()
+    other = run(CLIP)(params, x.at[:, 2].add(1.0), t, cond)
+    assert different(other[:, 0], out[:, 0])
+    mirrored = run(CLIP)(params, x[:, ::-1], t[:, ::-1], cond.replace(concat=cond.concat[:, ::-1]))
+    assert different(mirrored[:, ::-1], out)  # it knows which frame is before which
+    x, t, cond = frames(clips(), 1)
+    image = x, t[:, 0], cond
+    close(run(CLIP)(params, *image), run(IMAGE)(image_params(params), *image))
+
+
+def test_at_first_nothing_is_added_along_time_and_the_output_is_zero():
+    fresh = models.init(CLIP, jax.random.key(0), SHAPE)
+    of_image = models.init(CLIP, jax.random.key(0), (1, *SHAPE[1:]))
+    assert jax.tree.structure(fresh) == jax.tree.structure(of_image)
+    assert not jnp.any(run(CLIP)(fresh, *clips()))
+    kernel = params_of(CLIP, SHAPE)["final"]["kernel"]
+    seen = {**fresh, "final": {**fresh["final"], "kernel": kernel}}
+    close(run(CLIP)(seen, *clips()), run(IMAGE)(image_params(seen), *clips()))
+
+
+def test_every_condition_changes_the_output_and_a_dropped_one_is_the_null():
+    params, (x, t, cond) = params_of(CLIP, SHAPE), clips()
+    out = run(CLIP)(params, x, t, cond)
+    for changed in (
+        cond.replace(label=cond.label + 1),
+        cond.replace(context=cond.context.at[:, 0].add(1.0)),
+        cond.replace(concat=cond.concat + 1.0),
+        cond.null(2),
+    ):
+        assert different(run(CLIP)(params, x, t, changed), out)
+    assert different(run(CLIP)(params, x, t.at[:, 0].add(0.3), cond), out)
+    hidden = cond.replace(context=cond.context.at[0, 3].add(9.0))
+    close(run(CLIP)(params, x, t, hidden), out)
+    null = cond.null(2)
+    other = null.replace(label=cond.label + 2, context=cond.context + 1.0)
+    close(run(CLIP)(params, x, t, other), run(CLIP)(params, x, t, null))
+
+
+@pytest.fixture(scope="module")
+def gradient():
+    """Loss and gradient on one device; no parameter is zero."""
+    params, data = params_of(CLIP, SHAPE, noise=0.1), clips(8)
+    return params, data, quick(loss_and_gradient(CLIP))(params, *data)
+
+
+def loss_and_gradient(model):
+    def loss(params, x, t, cond):
+        return jnp.square(models.apply_fn(model)(params, x, t, cond) - x).mean()
+
+    return jax.value_and_grad(loss)
+
+
+def equal_trees(got, want, rtol):
+    leaves = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+    for a, b in leaves:
+        a, b = jax.device_get((a, b))
+        assert np.linalg.norm(a - b) <= rtol * np.linalg.norm(b) + 1e-7
+
+
+def test_gradients_are_finite_reach_every_parameter_and_survive_remat(gradient):
+    params, data, (want, grads) = gradient
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert jnp.isfinite(grad).all(), jax.tree_util.keystr(path)
+        assert jnp.any(grad), jax.tree_util.keystr(path)
+    got, again = quick(loss_and_gradient(CLIP.clone(remat="full")))(params, *data)
+    assert abs(got - want) <= 1e-6 * want
+    equal_trees(again, grads, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"preset": "hsdp"},
+        {"fsdp": 2, "tensor": 4},
+        {"fsdp": 2, "context": 4},
+        {"data": 2, "context": 2, "tensor": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*does not divide")
+def test_a_mesh_gives_the_numbers_of_one_device(gradient, sizes):
+    params, data, (want, want_grads) = gradient
+    mesh = make_mesh(sizes, jax.devices()[:8])
+    where = shardings(params, models.logical_axes(CLIP, SHAPE), mesh)
+
+    def step(params, *data):
+        with in_force(mesh):
+            return loss_and_gradient(CLIP)(params, *data)
+
+    rows = batch_sharding(mesh)
+    data = jax.device_put(data, rows)
+    jitted = jax.jit(step, in_shardings=(where, rows, rows, rows), out_shardings=(None, where))
+    got, grads = jitted(jax.device_put(params, where), *data)
+    assert abs(float(got) - float(want)) <= 1e-5 * float(want)
+    equal_trees(grads, want_grads, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("f", "t_per_frame", "options"),
+    [
+        (4, True, {"temporal": True, "context_dim": 7, "concat_channels": 3}),
+        (4, False, {"temporal": (0,), "resblock_updown": False, "scale_shift": False}),
+        (1, False, {"multipliers": (1, 2, 2), "attention_levels": (), "learn_sigma": True}),
+    ],
+    ids=str,
+)
+def test_macs_equal_those_of_the_program(f, t_per_frame, options):
+    model = tiny(num_classes=5, attention="xla", **options)
+    shape, context = (f, 4, 8, 2), 3 if model.context_dim else 0
+    x, t, cond = model.example(shape)
+    t = jnp.zeros((1, f)) if t_per_frame else t
+    if context:
+        cond = cond.replace(context=jnp.zeros((1, context, 7)))
+    cond = cond.replace(drop=jnp.zeros((1,), bool))
+
+    def total(params):
+        return models.apply_fn(model)(params, x, t, cond).sum()
+
+    found = costs(model, shape, context, t_per_frame)
+    assert found.forward == count_flops(total, abstract(model, shape))
+    assert found.training == count_flops(jax.grad(total), abstract(model, shape))
+    assert found.parameters == models.count_params(abstract(model, shape))
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_published_parameters(size):
+    millions, within, options = PUBLISHED[size]
+    model = config.resolve("models", "unet", size=size, in_channels=3, **options)
+    side = int(size.split("-")[1])
+    null = 4 * model.width if options else 0
+    count = models.count_params(abstract(model, (1, side, side, 3)))
+    assert abs((count - null) / 1e6 - millions) <= within
+
+
+def test_published_multiply_adds():
+    """1,120 "Gflops" of ADM at 256 pixels, as Peebles & Xie 2023 count (table 9)."""
+    model = config.resolve(
+        "models", "unet", size="ADM-256", in_channels=3, num_classes=1000, learn_sigma=True
+    )
+    assert sum(model.macs((1, 256, 256, 3)).values()) / 1e9 == pytest.approx(1120, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", unet_sizes.SIZES)
+def test_own_numbers_take_precedence_over_those_of_a_size(size):
+    model = config.resolve("models", "unet", size=size, in_channels=3, heads=2, norm_groups=4)
+    assert {layer.heads for layer in model.layers} == {0, 2}
+    assert model.style.groups == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": "ADM"}, "did you mean 'ADM-64'"),
+        ({"heads": 2}, "give one of them"),
+        ({"head_size": 12}, "heads must divide"),
+        ({"head_size": 32}, "heads must divide"),
+        ({"head_size": None, "heads": 3}, "heads must divide"),
+        ({"head_size": 1, "temporal": True}, "temporal needs even"),
+        ({"width": 10}, "multiple of norm_groups=4"),
+        ({"multipliers": ()}, "give one a level"),
+        ({"attention_levels": (2,)}, "there are 2 levels"),
+        ({"temporal": (2,)}, "there are 2 levels"),
+        ({"dtype": "float31"}, "did you mean 'float32'"),
+        ({"remat": "ful"}, "did you mean 'full'"),
+        ({"attention": "cdnn"}, "did you mean 'cudnn'"),
+    ],
+    ids=str,
+)
+def test_numbers_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        tiny(**change)
+    with pytest.raises(UserError, match="also: depth, width, multipliers"):
+        config.resolve("models", "unet", in_channels=3)
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    x, t, cond = clips()
+    cases = [
+        (x[..., :1], t, cond, "expected \\(batch, frames"),
+        (x[:, :, :3], t, cond, "2 levels halves them 1 times"),
+        (x, t[:, :2], cond, "one noise level a frame"),
+        (x, t[..., None], cond, "one noise level a frame"),
+        (x, t, cond.replace(label=None), "for label"),
+        (x, t, cond.replace(context=cond.context[..., :3]), "expected \\(batch, length, 7"),
+        (x, t, cond.replace(concat=cond.concat[:, :1]), "expected \\(2, 3, 4, 8, 1\\)"),
+    ]
+    params = params_of(CLIP, SHAPE)
+    for x_, t_, cond_, message in cases:
+        with pytest.raises(UserError, match=message):
+            jax.eval_shape(models.apply_fn(CLIP), params, x_, t_, cond_)
+    with pytest.raises(UserError, match="without context"):
+        models.apply_fn(tiny(num_classes=5))(params, x, t, cond.replace(concat=None))
