@@ -137,7 +137,7 @@ def build(
         dtype=precision(**config.precision),
     )
     times = section("times")
-    loss = section("objective", times=times, weight=weight)
+    loss = section("objective", times=times, weight=weight, patch=models.cell(model))
     best = functools.partial(best_constant, process, times, weight)
     made = Experiment(config, example, codec, model, process, loss, best, shape)
     if source is not None:

@@ -18,14 +18,24 @@ from dit.models.attention import forward_mode_message, platform
 from dit.models.embeddings import check_labels
 from dit.types import ApplyFn, Cond, Key, Params
 
-__all__ = ["apply_fn", "check_labels", "count_params", "init", "logical_axes", "unstack"]
+__all__ = ["apply_fn", "cell", "check_labels", "count_params", "init", "logical_axes", "unstack"]
 
 
 def example(model: nn.Module, shape: tuple[int, ...]) -> tuple[Any, Any, Cond]:
     """Inputs ``(x, t, cond)`` of a batch of one for data of ``shape = (f, h, w, c)``."""
     label = None if model.num_classes is None else jnp.zeros((1,), jnp.int32)
     context = None if model.context_dim is None else jnp.zeros((1, 1, model.context_dim))
-    return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(label=label, context=context)
+    cond = Cond(
+        label=label,
+        context=context,
+        pooled=None if model.pooled_dim is None else jnp.zeros((1, model.pooled_dim)),
+        r=jnp.zeros((1,)) if model.second_time else None,
+        guidance=jnp.zeros((1,)) if model.guidance_input else None,
+        concat=None
+        if model.concat_channels is None
+        else jnp.zeros((1, *shape[:3], model.concat_channels)),
+    )
+    return jnp.zeros((1, *shape)), jnp.zeros((1,)), cond
 
 
 @partial(jax.jit, static_argnums=(0, 1))  # traced once, though its shapes are asked for many times
@@ -37,6 +47,11 @@ def _boxed(model: nn.Module, shape: tuple[int, ...], key: Key) -> Params:
 def init(model: nn.Module, key: Key, shape: tuple[int, ...]) -> Params:
     """Float32 parameters for data of ``shape = (f, h, w, c)``. Works under ``jax.eval_shape``."""
     return nn.unbox(_boxed(model, tuple(shape), key))
+
+
+def cell(model: nn.Module) -> tuple[int, int, int]:
+    """What of the data has one noise level at least: a patch of (frames, height, width), or a number."""
+    return getattr(model, "patch", (1, 1, 1))
 
 
 def apply_fn(model: nn.Module) -> ApplyFn:
