@@ -162,7 +162,7 @@ def build(
     check_weight(weight, process, config.weight.name)
     model = section("model", **wired_to_model(config, shapes[0][-1], example["classes"]))
     times = section("times")
-    loss = section("objective", times=times, weight=weight)
+    loss = section("objective", times=times, weight=weight, patch=model.cell())
     best = functools.partial(best_constant, process, times, weight)
     made = Experiment(config, example, codec, model, process, loss, best, shapes)
     if source is not None:

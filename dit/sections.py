@@ -44,7 +44,7 @@ DEFAULT_NAMES = {
 }
 WIRED = {  # keywords that the experiment sets, from other parts of the config
     "model": ("in_channels", "num_classes", "dtype"),
-    "objective": ("times", "weight"),
+    "objective": ("times", "weight", "patch"),
     "schedule": ("lr", "steps"),
 }
 

@@ -1,14 +1,15 @@
 """The shapes and small records that every other module speaks in.
 
 Arrays are ``b f h w c`` (batch, frames, height, width, channels): an image is a video with one
-frame. Tokens are ``b n d``. Diffusion time ``t`` has shape ``(b,)`` or, with one noise level a
-frame, ``(b, f)``; it grows with noise, and ``t = 0`` is data on every path.
+frame. Tokens are ``b n d``. Diffusion time ``t`` has the shape of a prefix of x: ``(b,)`` for one noise
+level a sample, ``(b, f)`` a frame, ``(b, f, h, w)`` a token (constant within a patch), or ``(b, n)``
+where x is tokens. It grows with noise, and ``t = 0`` is data on every path.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import jax
@@ -19,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 Key = jax.Array  # a typed PRNG key, or an array of them
 Params = Any  # a nested dict of arrays
 Ids = Integer[Array, "b"] | Integer[Array, "b 2"]  # of samples: one word each, or rng.words
-Times = Float[Array, "b"] | Float[Array, "b f"]
+Times = Float[Array, "b ..."]  # the shape of a prefix of x
 Video = Float[Array, "b f h w c"]
 
 
@@ -99,6 +100,12 @@ class Cond:
     concat: Float[Array, "b f h w k"] | None = None
     drop: Bool[Array, "b"] | None = None
 
+    @classmethod
+    def of(cls, batch: Mapping[str, Array], drop: Bool[Array, "b"] | None = None) -> Cond:
+        """The conditions among the arrays of a batch, which bear the names of the fields."""
+        names = (field.name for field in dataclasses.fields(cls))
+        return cls(**{n: batch[n] for n in names if n in batch and n != "drop"}, drop=drop)
+
     def null(self, batch: int) -> Cond:
         """The same condition with every sample dropped."""
         return self.replace(drop=jnp.ones((batch,), bool))
@@ -111,27 +118,44 @@ class Tokens:
     ``x``: ``b n d``. ``position``: continuous ``(time, y, x)`` of every token, ``b n 3``, or
     ``1 n 3`` where all samples share it.
     ``segment``: which packed sample a token belongs to, or None (one sample a row, no mask).
-    ``frame``: index of the token's frame block, ``b n``; selects the row of a per-frame ``t``.
+    ``frame``: index of the token's frame, of which a frame-causal model sees no later one.
+    ``row``: which of the ``r`` times in a ``t`` of shape ``(b, r)`` a token has: few times for many
+    tokens, as of packed clips. None where t is a prefix of x.
+    ``concat``: the known channels of ``Cond.concat``, as tokens.
     """
 
     x: Float[Array, "b n d"]
     position: Float[Array, "#b n 3"]
     segment: Int[Array, "b n"] | None = None
     frame: Int[Array, "b n"] | None = None
+    row: Int[Array, "b n"] | None = None
+    concat: Float[Array, "b n q"] | None = None
 
 
 ApplyFn = Callable[..., Video]  # apply_fn(params, x, t, cond) -> b f h w c_out
 Denoise = Callable[[Video, Times], Video]  # denoise(x_t, t) -> x0_hat
 
 
-def match_time(t: Float[Array, "..."], x: Video) -> Array:
-    """Reshape ``t`` from ``(b,)`` or ``(b, f)`` to broadcast against ``b f h w c``.
+def is_prefix(t: Array, x: Array) -> bool:
+    """Whether ``t`` has the shape of a prefix of ``x``, without x's last axis."""
+    return 1 <= t.ndim < x.ndim and t.shape == x.shape[: t.ndim]
+
+
+def match_time(t: Float[Array, "..."], x: Float[Array, "b ..."]) -> Array:
+    """Reshape ``t``, a prefix of x, to broadcast against x.
 
     Raises ValueError for any other shape: time is never silently broadcast.
     """
-    if t.shape not in ((x.shape[0],), x.shape[:2]):
+    if not is_prefix(t, x):
         raise ValueError(
-            f"time has shape {t.shape}, expected ({x.shape[0]},) for one noise level a sample or "
-            f"{x.shape[:2]} for one a frame, for data of shape {x.shape}"
+            f"time has shape {t.shape}, expected a prefix of the data's {x.shape}, such as "
+            f"({x.shape[0]},) for one noise level a sample or {x.shape[:-1]} for one a token"
         )
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def repeat_patches(a: Array, patch: tuple[int, int, int]) -> Array:
+    """``b F H W`` of one value a patch as ``b f h w``, constant within each patch."""
+    for axis, size in enumerate(patch, 1):
+        a = jnp.repeat(a, size, axis=axis) if size > 1 else a
+    return a

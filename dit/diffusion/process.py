@@ -95,13 +95,20 @@ def target(process: Process, x_0: Video, eps: Video, t: Times) -> Video:
 
 
 def to_x0(process: Process, x_t: Video, out: Video, t: Times) -> Video:
-    """The data that an output stands for: ``(sigma out - q x_t) / (sigma p - alpha q)``."""
-    t = match_time(t, x_t)
+    """The data that an output stands for: ``(sigma out - q x_t) / (sigma p - alpha q)``.
+
+    With several levels a sample some may be 0, where x_t is the data, whatever the output.
+    """
+    several, t = t.ndim > 1, match_time(t, x_t)
+    if several:
+        clean = t <= 0
+        t = jnp.where(clean, process.path.t_max, t)
     alpha, sigma = process.path.alpha(t), process.path.sigma(t)
     p, q = process.prediction.coefficients(process.path, t)
     det = sigma * p - alpha * q
     solved = (sigma * out - q * x_t) / jnp.where(det == 0, 1, det)
-    return jnp.where(det == 0, out / jnp.where(p == 0, 1, p), solved)
+    x_0 = jnp.where(det == 0, out / jnp.where(p == 0, 1, p), solved)
+    return jnp.where(clean, x_t, x_0) if several else x_0
 
 
 def network_input(process: Process, x_t: Video, t: Times) -> tuple[Video, Times]:

@@ -38,7 +38,7 @@ class AdaptiveBlock(nn.Module):
     def __call__(self, x: Float[Array, "b n d"], c: Condition) -> Float[Array, "b n d"]:
         per_branch = 3 if self.gated else 2
         parts = Modulation(2 * per_branch, self.dtype, name="modulation")(c.vector)
-        parts = [spread(part, x.shape[1], c.frame) for part in parts]
+        parts = [spread(part, x.shape[1], c.row) for part in parts]
         attend = SelfAttention(self.heads, self.dtype, self.qk_norm, self.kernel, name="attention")
         mlp = Mlp(self.mlp, self.mlp_ratio, self.dtype, name="mlp")
         norms = [

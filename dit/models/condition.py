@@ -1,35 +1,188 @@
-"""What a block is told besides its tokens."""
+"""What a transformer and its blocks are told besides its tokens: from ``Cond`` to ``Condition``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from dit.models.activations import constrain
 from dit.models.attention import Visibility
+from dit.models.layers import spread, wide
 from dit.models.positions import Rotary
-from dit.types import Tokens, UserError
+from dit.types import Cond, Tokens, UserError, is_prefix
 
 USES = ("vector", "sequence", "prefix")
+OPTIONS = {  # a field of Cond, and the keyword of ``build`` by which a model takes it
+    "label": "num_classes",
+    "context": "context_dim",
+    "pooled": "pooled_dim",
+    "r": "second_time",
+    "guidance": "guidance_input",
+    "concat": "concat_channels",
+}
 
 
 @struct.dataclass
 class Condition:
     """The condition in the form the block's class attribute ``uses`` asks for.
 
-    ``vector``: time, label and pooled context summed, one row a frame block (``k``) or a single one;
-    ``sequence``: time, label and context as tokens to attend to, with ``mask`` (None: all real).
-    A block that uses a ``prefix`` gets neither: the model puts the condition's tokens before the
-    others, and takes them away after the last block.
-    ``frame``: the row of ``vector`` for every token, where the tokens are not ``k`` equal blocks.
+    ``vector``: times, label and pooled context summed, in ``k`` rows: one, or one for each of ``k``
+    equal blocks of tokens, or one a token; ``sequence``: time, label and context as tokens to attend
+    to, with ``mask`` (None: all real). A block that uses a ``prefix`` gets neither: the model puts the
+    condition's tokens before the others, and takes them away after the last block.
+    ``row``: the row of ``vector`` for every token, where the tokens are not ``k`` equal blocks.
     ``visible``: which tokens a token sees, None for all. ``rotary``: the tokens' angles.
     """
 
     vector: Float[Array, "b k d"] | None = None
     sequence: Float[Array, "b m d"] | None = None
     mask: Bool[Array, "b m"] | None = None
-    frame: Int[Array, "b n"] | None = None
+    row: Int[Array, "b n"] | None = None
     visible: Visibility | None = None
     rotary: Rotary | None = None
+
+
+def check_time(t: Array, x: Array) -> None:
+    """Raise UserError unless ``t`` has the shape of a prefix of ``x``."""
+    if not is_prefix(t, x):
+        raise UserError(
+            f"got t of shape {t.shape} for x of shape {x.shape}; expected a prefix of it, such as "
+            f"({x.shape[0]},) for one noise level a sample or {x.shape[:-1]} for one a token"
+        )
+
+
+def check(
+    model: Any, t: Array, given: Mapping[str, Array | None], known: tuple[int | None, ...]
+) -> None:
+    """Raise UserError for conditions that are missing or not expected, or of another shape.
+
+    ``given``: the arrays, by the names of ``Cond``'s fields; ``known``: the shape of ``concat``.
+    """
+    shapes = {
+        "context": (len(t), None, model.context_dim),
+        "pooled": (len(t), model.pooled_dim),
+        "r": t.shape,
+        "guidance": (len(t),),
+        "concat": known,
+    }
+    for name, option in OPTIONS.items():
+        value, asked = given[name], getattr(model, option)
+        if asked in (None, False):
+            if value is not None:
+                raise UserError(
+                    f"got Cond.{name}, but the model was built without {option}: leave it out, or "
+                    f"build the model with {option}"
+                )
+            continue
+        if value is None:
+            raise UserError(
+                f"the model was built with {option}={asked}: Cond.{name} is missing; give it, or build "
+                f"the model without {option}"
+            )
+        wanted = shapes.get(name)
+        if wanted is not None and (
+            len(wanted) != value.ndim
+            or any(w not in (None, v) for w, v in zip(wanted, value.shape, strict=True))
+        ):
+            shown = ", ".join("length" if w is None else str(w) for w in wanted)
+            raise UserError(f"got a {name} of shape {value.shape}; expected ({shown})")
+
+
+def embed_time(model: Any, t: Float[Array, "b k"], cond: Cond) -> Float[Array, "b k d"]:
+    """All that is one vector a noise level, summed: time, second time, guidance scale, pooled.
+
+    The second time enters as ``t - r`` (MeanFlow, Geng et al. 2025, table 1c), the guidance scale like
+    a time (Flux).
+    """
+    time = model.time(t.astype(wide(model.dtype)))
+    if cond.r is not None:
+        time = time + model.r((t - cond.r.reshape(t.shape)).astype(wide(model.dtype)))
+    if cond.guidance is not None:
+        time = time + model.guidance(cond.guidance[:, None].astype(wide(model.dtype)))
+    if cond.pooled is not None:
+        time = time + model.pooled(cond.pooled, cond.drop)
+    return time
+
+
+def prepare(
+    model: Any,
+    x: Float[Array, "b n d"],
+    time: Float[Array, "b k d"],
+    cond: Cond,
+    tokens: Tokens,
+    rotary: Rotary | None,
+    frame_size: int | None,
+) -> tuple[Float[Array, "b _ d"], Condition]:
+    """The tokens and the record for the blocks, in the way the blocks want their condition.
+
+    Raises UserError for packed samples where a block cannot tell them apart.
+    """
+    parts, mask = [time], None
+    if cond.label is not None:
+        parts.append(model.label(cond.label.reshape(len(x), -1), cond.drop))
+    if cond.context is not None:
+        context, mask = model.context(cond.context, cond.context_mask, cond.drop)
+        parts.append(context)
+    visible = visibility(tokens, model.frame_causal, frame_size)
+    if model.uses == "vector":
+        vector = constrain(sum(parts), "act_batch", None, "act_embed")
+        return x, Condition(vector=vector, row=tokens.row, visible=visible, rotary=rotary)
+    if tokens.segment is not None:
+        raise UserError(f"block {model.block!r} cannot tell packed samples apart; use 'adaln_zero'")
+    shared = shared_time(time, tokens, model.frame_causal)
+    if time.shape[1] > 1:
+        x = x + spread(time - shared, x.shape[1], tokens.row)
+    sequence = jnp.concatenate([shared, *parts[1:]], axis=1)
+    if mask is not None:
+        extra = sequence.shape[1] - mask.shape[1]
+        mask = jnp.pad(mask, ((0, 0), (extra, 0)), constant_values=True)
+    if model.uses == "sequence":
+        return x, Condition(sequence=sequence, mask=mask, visible=visible, rotary=rotary)
+    return prefixed(x, sequence, mask, visible, rotary)
+
+
+def shared_time(
+    time: Float[Array, "b k d"], tokens: Tokens, frame_causal: bool
+) -> Float[Array, "b 1 d"]:
+    """The time of the one token that stands for it: the mean over the tokens.
+
+    If none may see a later frame, that of a token of the first. Each token's difference from it is added
+    to the token: nothing, if all have one time.
+    """
+    if not frame_causal:
+        each = time if tokens.row is None else spread(time, tokens.row.shape[1], tokens.row)
+        return each.mean(1, keepdims=True)
+    if tokens.frame is None:
+        return time[:, :1]
+    first = tokens.frame.argmin(1, keepdims=True)  # b 1
+    if tokens.row is not None:
+        first = jnp.take_along_axis(tokens.row, first, axis=1)
+    return jnp.take_along_axis(time, jnp.minimum(first, time.shape[1] - 1)[..., None], axis=1)
+
+
+def prefixed(
+    x: Float[Array, "b n d"],
+    sequence: Float[Array, "b m d"],
+    mask: Bool[Array, "b m"] | None,
+    visible: Visibility | None,
+    rotary: Rotary | None,
+) -> tuple[Float[Array, "b _ d"], Condition]:
+    """The condition's tokens before the others: at position zero, and in the frame before all others."""
+    n, extra = x.shape[1], sequence.shape[1]
+    x = jnp.concatenate([sequence.astype(x.dtype), x], axis=1)
+    if mask is not None:
+        mask = jnp.pad(mask, ((0, 0), (0, n)), constant_values=True)
+        visible = (visible or Visibility()).replace(k_valid=mask)
+    if visible is not None:
+        visible = visible.after(extra)
+    if rotary is not None:
+        pad = ((0, 0), (extra, 0), (0, 0))
+        rotary = (jnp.pad(rotary[0], pad, constant_values=1), jnp.pad(rotary[1], pad))
+    return x, Condition(visible=visible, rotary=rotary)
 
 
 def visibility(tokens: Tokens, frame_causal: bool, frame_size: int | None) -> Visibility | None:

@@ -1,13 +1,15 @@
 """The diffusion transformer of Peebles & Xie (2023), for images and video alike.
 
 patchify -> linear (+ positions) -> blocks -> norm, linear -> unpatchify. The condition (time, class
-label, context) reaches the blocks in the way they ask for. ``x``: ``b f h w c``; ``t``: ``(b,)``, or
-``(b, f)`` with one noise level a frame; out: ``b f h w c_out``, with a learned variance
-``[prediction, variance]`` along the channels.
+label, context, ...) reaches the blocks in the way they ask for. ``x``: ``b f h w c``; ``t``: a prefix
+of x, ``(b,)``, ``(b, f)`` with one noise level a frame, or ``(b, f, h, w)`` with one a token, constant
+within a patch; out: ``b f h w c_out``, with a learned variance ``[prediction, variance]`` along the
+channels.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -17,14 +19,20 @@ from jaxtyping import Array, Float
 
 from dit import config
 from dit.models import attention as attention_module
+from dit.models import condition as condition_module
 from dit.models import patchify as patches
 from dit.models import positions as position_module
 from dit.models import remat as remat_module
 from dit.models import sizes
 from dit.models.activations import constrain
-from dit.models.attention import Visibility, platform
-from dit.models.condition import Condition, visibility
-from dit.models.embeddings import ContextEmbedding, LabelEmbedding, TimeEmbedding
+from dit.models.attention import platform
+from dit.models.condition import Condition
+from dit.models.embeddings import (
+    ContextEmbedding,
+    LabelEmbedding,
+    PooledEmbedding,
+    TimeEmbedding,
+)
 from dit.models.layers import (
     Linear,
     Modulation,
@@ -39,6 +47,7 @@ from dit.types import Cond, Count, Params, Positive, Tiny, Tokens, UserError, Wh
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 POSITIONS = ("sincos", "rope", "sincos+rope")
+GUIDANCE_SCALE = 1000.0  # by which Flux multiplies a guidance scale before its sinusoids
 
 
 class Final(nn.Module):
@@ -56,7 +65,7 @@ class Final(nn.Module):
         h = Norm(self.norm, affine, self.eps, name="norm")(x)
         if self.adaptive:
             parts = Modulation(2, self.dtype, name="modulation")(c.vector)
-            shift, scale = (spread(part, x.shape[1], c.frame) for part in parts)
+            shift, scale = (spread(part, x.shape[1], c.row) for part in parts)
             h = modulate(h, shift, scale)
         out = Linear((self.features,), ("embed", "patch"), self.dtype, zeros, name="linear")
         return out(h).astype(wide(x.dtype))
@@ -73,6 +82,10 @@ class DiT(Transformer):
     out_channels: int
     num_classes: int | None
     context_dim: int | None
+    pooled_dim: int | None
+    second_time: bool
+    guidance_input: bool
+    concat_channels: int | None
     block: str
     block_options: tuple[tuple[str, object], ...]
     positions: str
@@ -100,6 +113,15 @@ class DiT(Transformer):
         if self.context_dim is not None:
             pool = self.uses == "vector"
             self.context = ContextEmbedding(self.context_dim, d, wide_type, pool)
+        if self.pooled_dim is not None:
+            self.pooled = PooledEmbedding(d, wide_type)
+        if self.second_time:
+            times = (self.time_scale, self.time_denominator)
+            self.r = TimeEmbedding(d, wide_type, *times, silent=True)
+        if self.guidance_input:
+            self.guidance = TimeEmbedding(d, wide_type, GUIDANCE_SCALE, silent=True)
+        if self.concat_channels is not None:
+            self.concat = Linear((d,), ("patch", "embed"), self.dtype, zeros, bias=False)
         self.final = Final(
             self.patch[0] * self.patch[1] * self.patch[2] * self.out_channels,
             self.uses == "vector",
@@ -118,109 +140,67 @@ class DiT(Transformer):
                 f"{self.in_channels}): an image has one frame"
             )
         _, h, w = patches.grid(x.shape[1:4], self.patch)
+        condition_module.check_time(t, x)
+        condition_module.check(self, t, vars(cond), (*x.shape[:4], self.concat_channels))
         tokens = Tokens(
             x=patches.patchify(x, self.patch),
             position=patches.positions(x.shape[1:4], self.patch),
+            concat=None if cond.concat is None else patches.patchify(cond.concat, self.patch),
         )
-        if t.shape not in ((x.shape[0],), x.shape[:2]):
-            raise UserError(
-                f"got t of shape {t.shape} for x of shape {x.shape}; expected ({x.shape[0]},), or "
-                f"{x.shape[:2]} for one noise level a frame"
-            )
-        out = self.transform(tokens, t, cond, frame_size=h * w)
+        r = None if cond.r is None else patches.levels(cond.r, x.shape[:4], self.patch)
+        rows = patches.levels(t, x.shape[:4], self.patch)
+        per_frame = t.ndim == 2
+        out = self.forward(tokens, rows, cond.replace(r=r), frame_size=h * w, per_frame=per_frame)
         return patches.unpatchify(out, self.patch, x.shape[1:4])
 
     def transform(
-        self, tokens: Tokens, t: Array, cond: Cond, frame_size: int | None = None
+        self, tokens: Tokens, t: Float[Array, "..."], cond: Cond
     ) -> Float[Array, "b n p"]:
         """From patches as tokens to patches, for tokens of any origin.
 
-        ``t``: ``(b,)``, or ``(b, r)`` with ``tokens.frame`` saying which of the ``r`` each token has
-        (without it: ``r`` equal blocks of frames, averaged over the frames of a patch).
-        With ``tokens.segment`` a token sees those of its own segment only; if ``frame_causal``, none of
-        a later ``tokens.frame``.
+        ``t``: ``(b,)`` or ``(b, n)``; or ``(b, r)``, with ``tokens.row`` saying which of the ``r`` each
+        token has. With ``tokens.segment`` a token sees those of its own segment only; if
+        ``frame_causal``, none of a later ``tokens.frame``. Known channels are ``tokens.concat``.
+        """
+        if tokens.row is None:
+            condition_module.check_time(t, tokens.x)
+        known = (*tokens.x.shape[:2], math.prod(self.patch) * (self.concat_channels or 0))
+        given = vars(cond) | {"concat": cond.concat if tokens.concat is None else tokens.concat}
+        condition_module.check(self, t, given, known)
+        return self.forward(tokens, t.reshape(len(t), -1), cond)
+
+    def forward(
+        self,
+        tokens: Tokens,
+        t: Float[Array, "b k"],
+        cond: Cond,
+        frame_size: int | None = None,
+        per_frame: bool = False,
+    ) -> Float[Array, "b n p"]:
+        """From patches to patches; a time for each of ``k`` equal blocks of tokens, or for each frame.
+
+        Embeddings of times are averaged over the frames of a patch.
         """
         n = tokens.x.shape[1]
         scale = jnp.asarray(self.position_scale, tokens.position.dtype)
         position = tokens.position * scale[None, None]
         x = self.embed(tokens.x)
+        if tokens.concat is not None:
+            x = x + self.concat(tokens.concat)
         if "sincos" in self.positions:
             x = x + position_module.sincos(position, self.width)
         rotary = None
         if "rope" in self.positions:
             rotary = position_module.rotary(position, self.rope_axes, self.rope_theta)
-        time = self.embed_time(t, tokens.frame is None)
-        x, condition = self.condition(x, time, cond, tokens, rotary, frame_size)
+        time = condition_module.embed_time(self, t, cond)
+        if per_frame:
+            time = time.reshape(t.shape[0], -1, self.patch[0], self.width).mean(2)
+        x, condition = condition_module.prepare(self, x, time, cond, tokens, rotary, frame_size)
         x = constrain(x.astype(self.dtype), "act_batch", "act_length", "act_embed")
         x = self.run(x, condition)
         if self.uses == "prefix":
             x = x[:, x.shape[1] - n :]
         return self.final(x, condition)
-
-    def embed_time(self, t: Array, blocks: bool) -> Float[Array, "b k d"]:
-        """The embeddings of ``t``, averaged over the frames of a patch."""
-        time = self.time(t.reshape(t.shape[0], -1).astype(wide(self.dtype)))
-        if blocks and t.ndim == 2:
-            time = time.reshape(t.shape[0], -1, self.patch[0], self.width).mean(2)
-        return time
-
-    def condition(self, x, time, cond: Cond, tokens: Tokens, rotary, frame_size):
-        """The tokens and the record for the blocks, in the way the blocks want their condition.
-
-        Where the condition is tokens, the time's token is the mean over frames (the first frame's, if
-        none may see a later one) and each frame's difference from it is added to the frame's tokens:
-        nothing, if all frames have one time.
-        """
-        b, n = x.shape[:2]
-        parts, mask = [time], None
-        if self.num_classes is not None:
-            if cond.label is None:
-                raise UserError(
-                    f"the model has {self.num_classes} classes: Cond.label is missing; give labels, or "
-                    "build it with num_classes=None"
-                )
-            parts.append(self.label(cond.label.reshape(b, -1), cond.drop))
-        elif cond.label is not None:
-            raise UserError("got labels, but the model was built without num_classes")
-        if self.context_dim is not None:
-            if cond.context is None:
-                raise UserError("the model was built with context_dim: Cond.context is missing")
-            if cond.context.ndim != 3 or cond.context.shape[-1] != self.context_dim:
-                raise UserError(
-                    f"got a context of shape {cond.context.shape}; expected (batch, length, "
-                    f"{self.context_dim})"
-                )
-            context, mask = self.context(cond.context, cond.context_mask, cond.drop)
-            parts.append(context)
-        elif cond.context is not None:
-            raise UserError("got a context, but the model was built without context_dim")
-        visible = visibility(tokens, self.frame_causal, frame_size)
-        if self.uses == "vector":
-            vector = constrain(sum(parts), "act_batch", None, "act_embed")
-            return x, Condition(vector=vector, frame=tokens.frame, visible=visible, rotary=rotary)
-        if tokens.segment is not None:
-            raise UserError(
-                f"block {self.block!r} cannot tell packed samples apart; use 'adaln_zero'"
-            )
-        shared = time[:, :1] if self.frame_causal else time.mean(1, keepdims=True)
-        if time.shape[1] > 1:
-            x = x + spread(time - shared, n, tokens.frame)
-        sequence = jnp.concatenate([shared, *parts[1:]], axis=1)
-        extra = sequence.shape[1]
-        if mask is not None:
-            mask = jnp.pad(mask, ((0, 0), (extra - mask.shape[1], 0)), constant_values=True)
-        if self.uses == "sequence":
-            return x, Condition(sequence=sequence, mask=mask, visible=visible, rotary=rotary)
-        x = jnp.concatenate([sequence.astype(x.dtype), x], axis=1)
-        if mask is not None:
-            mask = jnp.pad(mask, ((0, 0), (0, n)), constant_values=True)
-            visible = (visible or Visibility()).replace(k_valid=mask)
-        if visible is not None:
-            visible = visible.after(extra)
-        if rotary is not None:
-            pad = ((0, 0), (extra, 0), (0, 0))
-            rotary = (jnp.pad(rotary[0], pad, constant_values=1), jnp.pad(rotary[1], pad))
-        return x, Condition(visible=visible, rotary=rotary)
 
     def run(self, x: Float[Array, "b n d"], condition: Condition) -> Float[Array, "b n d"]:
         """All blocks in turn. Their parameters are stacked, whether the loop is unrolled or not.
@@ -285,6 +265,10 @@ def build(
     learn_sigma: bool = False,
     num_classes: Count | None = None,
     context_dim: Count | None = None,
+    pooled_dim: Count | None = None,
+    second_time: bool = False,
+    guidance_input: bool = False,
+    concat_channels: Count | None = None,
     block: str = "adaln_zero",
     positions: str | None = None,
     mlp_ratio: Positive = 4.0,
@@ -304,7 +288,10 @@ def build(
     """A model from a size of the paper (``"XL/2"``) or from its own numbers, which take precedence.
 
     ``patch``: ``p`` for ``(1, p, p)``, or (frames, height, width); 2 by default. ``learn_sigma``
-    doubles the output channels. ``positions``: ``sincos``, ``rope`` or ``sincos+rope``; None for the
+    doubles the output channels. ``pooled_dim``, ``second_time``, ``guidance_input`` and
+    ``concat_channels`` make the model take ``Cond``'s ``pooled``, ``r``, ``guidance`` and ``concat``;
+    each starts without effect, so that a model's parameters serve as ``init_from`` for one that takes
+    more. ``positions``: ``sincos``, ``rope`` or ``sincos+rope``; None for the
     block's own. ``rope_axes``: channels of a head for time, y and x. ``position_scale`` multiplies
     positions, which count patches. ``time_scale`` multiplies what the path tells the network of t.
     ``frame_causal``: no token sees a later frame. ``remat``: see ``models/remat.py``. ``unroll``:
@@ -353,6 +340,10 @@ def build(
         out_channels=(out_channels or in_channels) * (2 if learn_sigma else 1),
         num_classes=num_classes,
         context_dim=context_dim,
+        pooled_dim=pooled_dim,
+        second_time=second_time,
+        guidance_input=guidance_input,
+        concat_channels=concat_channels,
         block=block,
         block_options=tuple(sorted(options.items())),
         positions=positions,

@@ -1,4 +1,4 @@
-"""What the condition becomes: embeddings of time, class label and context."""
+"""What the condition becomes: embeddings of times, class label, context and other numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from dit.models.activations import constrain
-from dit.models.layers import Linear, along, normal
+from dit.models.layers import Linear, along, normal, zeros
 from dit.types import UserError
 
 FREQUENCIES = 256  # channels of the sinusoids of time
@@ -31,20 +31,45 @@ def sinusoids(
 
 
 class TimeEmbedding(nn.Module):
-    """A two-layer MLP on sinusoids of ``scale * t``."""
+    """A two-layer MLP on sinusoids of ``scale * t``; ``silent``: its output starts at zero."""
 
     width: int
     dtype: str
     scale: float = 1.0
     denominator: float | None = None
     frequencies: int = FREQUENCIES
+    silent: bool = False
 
     @nn.compact
     def __call__(self, t: Float[Array, "b k"]) -> Float[Array, "b k d"]:
         x = sinusoids(t * self.scale, self.frequencies, self.denominator)
         x = Linear((self.width,), ("time", "embed"), self.dtype, kernel_init=normal, name="in")(x)
         x = constrain(x, "act_batch", None, "act_embed")
-        out = Linear((self.width,), ("embed", "embed_out"), self.dtype, normal, name="out")
+        last = zeros if self.silent else normal
+        out = Linear((self.width,), ("embed", "embed_out"), self.dtype, last, name="out")
+        return out(nn.silu(x))
+
+
+class PooledEmbedding(nn.Module):
+    """A two-layer MLP on one embedding a sample, whose output starts at zero (SD3: Esser et al. 2024).
+
+    A dropped sample has a learned null embedding.
+    """
+
+    width: int
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, pooled: Float[Array, "b p"], drop: Bool[Array, "b"] | None
+    ) -> Float[Array, "b 1 d"]:
+        null = nn.with_logical_partitioning(normal, ("context",))
+        null = self.param("null", null, pooled.shape[-1:])
+        if drop is not None:
+            pooled = jnp.where(drop[:, None], along(null, pooled).astype(pooled.dtype), pooled)
+        x = Linear((self.width,), ("context", "embed"), self.dtype, name="in")(pooled[:, None])
+        x = constrain(x, "act_batch", None, "act_embed")
+        out = Linear((self.width,), ("embed", "embed_out"), self.dtype, zeros, name="out")
         return out(nn.silu(x))
 
 

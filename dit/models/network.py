@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from dit.types import Cond, Params
 
-QUESTIONS = {"example", "macs", "tokens", "attention_macs", "stream", "plain", "unstack"}
+QUESTIONS = {"example", "macs", "cell", "tokens", "attention_macs", "stream", "plain", "unstack"}
 Shape = tuple[int, ...]  # (f, h, w, c), of one example
 
 
@@ -67,6 +67,10 @@ class Network(nn.Module):
         shape ``(b, f)``. A convolution counts its padding, as the program does.
         """
         raise NotImplementedError
+
+    def cell(self) -> tuple[int, int, int]:
+        """The frames, height and width of data that share one noise level at least: here one pixel."""
+        return (1, 1, 1)
 
     def tokens(self, shape: Shape) -> int:
         """Positions at which the network holds a sample where it is finest: here each pixel."""

@@ -57,6 +57,18 @@ def unpatchify(tokens: Float[Array, "b n p"], patch: Patch, shape: tuple[int, ..
     )
 
 
+def levels(t: Float[Array, "..."], shape: tuple[int, ...], patch: Patch) -> Float[Array, "b k"]:
+    """A time of each sample or frame as it is, one of each pixel as one of each token.
+
+    ``shape``: ``(b, f, h, w)`` of the pixels. A token has the time of its first pixel: within a patch
+    all should have the same.
+    """
+    if t.ndim > 2:
+        whole = jnp.broadcast_to(t.reshape(t.shape + (1,) * (4 - t.ndim)), shape)
+        t = whole[:, :: patch[0], :: patch[1], :: patch[2]]
+    return t.reshape(t.shape[0], -1)
+
+
 def positions(shape: tuple[int, ...], patch: Patch) -> Float[Array, "1 n 3"]:
     """``(time, y, x)`` of every patch of a clip ``(f, h, w)``, counted in patches from zero."""
     axes = [jnp.arange(size, dtype=jnp.float32) for size in grid(shape, patch)]

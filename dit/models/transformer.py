@@ -19,10 +19,22 @@ class Transformer(Network):
     """Of ``depth`` blocks of one ``width``. The fields are those of ``models/dit.py``."""
 
     def example(self, shape: Shape):
-        """Zeros, with a label and one token of context where the model takes them."""
-        label = None if self.num_classes is None else jnp.zeros((1,), jnp.int32)
-        context = None if self.context_dim is None else jnp.zeros((1, 1, self.context_dim))
-        return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(label=label, context=context)
+        """Zeros, with what the model is conditioned on, of one token where it is a sequence."""
+        cond = {
+            "label": None if self.num_classes is None else jnp.zeros((1,), jnp.int32),
+            "context": None if self.context_dim is None else jnp.zeros((1, 1, self.context_dim)),
+            "pooled": None if self.pooled_dim is None else jnp.zeros((1, self.pooled_dim)),
+            "r": jnp.zeros((1,)) if self.second_time else None,
+            "guidance": jnp.zeros((1,)) if self.guidance_input else None,
+            "concat": jnp.zeros((1, *shape[:3], self.concat_channels))
+            if self.concat_channels
+            else None,
+        }
+        return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(**cond)
+
+    def cell(self) -> tuple[int, int, int]:
+        """A patch."""
+        return self.patch
 
     def macs(self, shape: Shape, context_len: int = 0, t_per_frame: bool = False) -> dict[str, int]:
         """See ``Network``; the blocks' parts are of all layers together."""

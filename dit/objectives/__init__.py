@@ -2,7 +2,7 @@
 
 ``loss(key, params, apply_fn, process, batch) -> (scalar, metrics)``: ``batch`` is a dict with ``x``
 (latents, ``b f h w c``), ``id`` (``b``, the samples' positions in the training stream, which key all
-their randomness), and optionally ``label``, ``context`` and ``context_mask``. Every metric is per
+their randomness), and optionally conditions, by the names of ``Cond``'s fields. Every metric is per
 example, shape ``(b,)``.
 """
 

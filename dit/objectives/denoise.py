@@ -8,11 +8,12 @@ step by the variational bound (Nichol & Dhariwal 2021, eq. 16), as the original 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dit import rng
 from dit.diffusion.posterior import log_variance, posterior_mean
@@ -38,6 +39,7 @@ from dit.types import (
     UserError,
     Video,
     match_time,
+    repeat_patches,
 )
 
 
@@ -46,16 +48,22 @@ def build(
     times: Quantile,
     weight: Weight,
     condition_dropout: Fraction = 0.1,
-    per_frame: bool = False,
+    level: Literal["sample", "frame", "token"] = "sample",
+    known: Fraction | Literal["data"] = 0.0,
+    patch: tuple[Count, Count, Count] = (1, 1, 1),
     strata: Count | None = None,
 ) -> LossFn:
     """The loss for a time distribution and a weight.
 
     ``condition_dropout``: how often the condition is replaced by the null one (Ho & Salimans 2022).
-    ``per_frame``: an independent noise level for every frame (diffusion forcing, Chen et al. 2024).
+    ``level``: what has a noise level of its own: a sample, every frame (diffusion forcing, Chen et al.
+    2024) or every token.
+    ``known``: the probability with which a token is given clean, with t = 0 and no loss there; or
+    ``data``, for a batch that says which in ``known`` (bool, ``b f h w``, constant within a patch).
+    ``patch``: what of x is one token.
     ``strata``: set to the batch size to stratify the times over each batch.
-    Metrics: ``loss`` (weighted), ``mse`` (unweighted), ``t`` (the mean over frames), and ``vb`` in
-    bits a dimension with a learned variance.
+    Metrics: ``loss`` (weighted), ``mse`` (unweighted), ``t`` (the mean over levels), and ``vb`` in
+    bits a dimension with a learned variance; all of them means over what is not known.
     """
 
     def loss(
@@ -64,38 +72,73 @@ def build(
         x_0, ids = batch["x"], batch["id"]
         streams = {n: rng.stream(key, n) for n in ("noise", "time", "dropout")}
         eps = rng.normal(rng.per_sample(streams["noise"], ids), x_0.shape[1:], x_0.dtype)
-        frames = x_0.shape[1] if per_frame else None
-        t, density = draw(streams["time"], ids, process.path, times, frames=frames, strata=strata)
-        cond = Cond(
-            label=batch.get("label"),
-            context=batch.get("context"),
-            context_mask=batch.get("context_mask"),
-            drop=rng.uniform(rng.per_sample(streams["dropout"], ids)) < condition_dropout,
+        levels = {"sample": (), "frame": x_0.shape[1:2], "token": _tokens(x_0, patch)}[level]
+        t, density = draw(streams["time"], ids, process.path, times, levels=levels, strata=strata)
+        if level == "token":
+            t, density = repeat_patches(t, patch), repeat_patches(density, patch)
+        cond = Cond.of(
+            batch, rng.uniform(rng.per_sample(streams["dropout"], ids)) < condition_dropout
         )
-        x_t = corrupt(process, x_0, eps, t)
-        out = apply_fn(params, *network_input(process, x_t, t), cond).astype(x_0.dtype)
+        x_t, told, learned = corrupt(process, x_0, eps, t), t, None
+        clean = known_tokens(key, batch, known, patch)
+        if clean is not None:
+            learned = ~clean[..., None]
+            x_t = jnp.where(learned, x_t, x_0)
+            told = jnp.where(clean, 0, match_time(t, x_0)[..., 0])
+        out = apply_fn(params, *network_input(process, x_t, told), cond).astype(x_0.dtype)
         out, variance = split_variance(out, x_0.shape[-1])
         error = jnp.square(out - target(process, x_0, eps, t))
         w = weight(process, match_time(t, x_0), match_time(density, x_0))
         metrics = {
-            "loss": _mean(w * error),
-            "mse": _mean(error),
-            "t": t if t.ndim == 1 else t.mean(1),
+            "loss": _mean(w * error, learned),
+            "mse": _mean(error, learned),
+            "t": t if t.ndim == 1 else t.reshape(len(t), -1).mean(1),
         }
         if variance is not None:
-            metrics["vb"] = variational_bound(process, x_0, x_t, out, variance, t)
+            metrics["vb"] = variational_bound(process, x_0, x_t, out, variance, t, learned)
             metrics["loss"] += metrics["vb"]
         return metrics["loss"].mean(), metrics
 
     return loss
 
 
-def _mean(x: Video) -> Float[Array, "b"]:
-    return x.reshape(x.shape[0], -1).mean(1)
+def known_tokens(
+    key: Key, batch: dict[str, Array], known: float | str, patch: tuple[int, int, int]
+) -> Bool[Array, "b f h w"] | None:
+    """Where x is given clean, by ``build``'s ``known``; None for nowhere, with nothing to draw.
+
+    Raises UserError unless the batch says so exactly where it is asked to.
+    """
+    if ("known" in batch) != (known == "data"):
+        raise UserError(
+            f"got objective.known={known!r} and batches of {', '.join(batch)}; expected 'data' where "
+            "the data have a key 'known', and only there"
+        )
+    if not known or known == "data":
+        return batch.get("known")
+    keys = rng.per_sample(rng.stream(key, "known"), batch["id"])
+    return repeat_patches(rng.uniform(keys, _tokens(batch["x"], patch)) < known, patch)
+
+
+def _tokens(x: Video, patch: tuple[int, int, int]) -> tuple[int, ...]:
+    return tuple(s // p for s, p in zip(x.shape[1:4], patch, strict=True))
+
+
+def _mean(x: Video, where: Bool[Array, "b f h w 1"] | None = None) -> Float[Array, "b"]:
+    if where is None:
+        return x.reshape(x.shape[0], -1).mean(1)
+    numbers = where.reshape(x.shape[0], -1).sum(1) * x.shape[-1]
+    return jnp.where(where, x, 0).reshape(x.shape[0], -1).sum(1) / jnp.maximum(numbers, 1)
 
 
 def variational_bound(
-    process: Process, x_0: Video, x_t: Video, out: Video, v: Video, times: Times
+    process: Process,
+    x_0: Video,
+    x_t: Video,
+    out: Video,
+    v: Video,
+    times: Times,
+    where: Bool[Array, "b f h w 1"] | None = None,
 ) -> Float[Array, "b"]:
     """One term of the variational bound, in bits a dimension, with the mean held fixed.
 
@@ -116,7 +159,7 @@ def variational_bound(
     ratio = jnp.exp(true_log_var - log_var)
     kl = log_var - true_log_var + ratio - 1 + jnp.square(truth - mean) * jnp.exp(-log_var)
     nats = jnp.where(s == 0, -_log_likelihood_8bit(x_0, mean, 0.5 * log_var), 0.5 * kl)
-    return _mean(nats) / math.log(2)
+    return _mean(nats, where) / math.log(2)
 
 
 def _log_likelihood_8bit(x: Array, mean: Array, log_std: Array) -> Array:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dit.diffusion.process import Denoiser, Process, denoiser
+from dit.sampling.solver import Node, at
 from dit.types import ApplyFn, Cond, Params, Times, UserError
 
 Memory = Any
@@ -63,16 +64,33 @@ def map_x0(denoise: Callable, change: Callable[[Array, Array, Times], Array]) ->
     return Denoiser(full)
 
 
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What does not move in a step: where ``still`` is true the network sees ``x`` and ``t``."""
+
+    still: Bool[Array, "..."]
+    x: Array
+    t: Node
+
+
 class Tape:
     """The denoiser that a solver sees within one step: it threads memory from call to call.
 
-    The network is given ``x`` in the dtype of the samples; solvers compute in ``work``.
+    The network is given ``x`` in the dtype of the samples; solvers compute in ``work``. ``held``: what
+    it sees of the parts that do not move, whatever the solver says.
     """
 
-    def __init__(self, denoise: Denoiser, memory: Memory, dtype: Any, work: Any):
+    def __init__(
+        self, denoise: Denoiser, memory: Memory, dtype: Any, work: Any, held: Held | None = None
+    ):
         self.denoise, self.memory, self.dtype, self.work = denoise, memory, dtype, work
+        self.held = held
 
     def _advance(self, x, t, memory):
+        if self.held is not None:
+            still = self.held.still
+            x = jnp.where(still, self.held.x, x)
+            t = jnp.where(at(still, x), at(self.held.t, x), t)
         x = x.astype(self.dtype)
         if isinstance(self.denoise, Stateful):
             (x_0, v), memory = self.denoise.advance(x, t, memory)
@@ -153,10 +171,10 @@ def paired(process: Process, apply_fn: ApplyFn, params: Params, cond: Cond) -> P
     The two copies of a sample lie side by side, so that a batch sharded over devices stays where
     it is. Raises UserError for a ``cond`` that conditions on nothing.
     """
-    if cond.label is None and cond.context is None:
+    if cond.label is None and cond.context is None and cond.pooled is None:
         raise UserError(
             "got a condition without label or context; guidance needs one to guide towards: give a "
-            "label or a context, or sample without guidance"
+            "label, a context or a pooled embedding, or sample without guidance"
         )
 
     def both(x: Float[Array, "b ..."], t: Times) -> tuple[Estimate, Estimate]:

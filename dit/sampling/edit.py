@@ -1,4 +1,7 @@
-"""Editing with an unchanged sampler: image-to-image (SDEdit, Meng et al. 2021) and inpainting."""
+"""Editing with an unchanged sampler: image-to-image (SDEdit, Meng et al. 2021) and inpainting.
+
+What is known is either noised with the rest (``inpaint``, for every model) or given clean (``reveal``).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from dit.diffusion.process import Denoiser
 from dit.sampling.denoisers import map_x0
 from dit.sampling.sample import initial_eps
 from dit.sampling.solver import Grid
-from dit.types import Key, UserError
+from dit.types import Key, UserError, Video, repeat_patches
 
 
 def image_to_image(
@@ -36,6 +39,30 @@ def first_step(steps: int, strength: float) -> int:
     if not 0 < strength <= 1:
         raise UserError(f"got strength={strength}; expected above 0 (no change) and at most 1")
     return steps - max(1, math.floor(strength * steps + 0.5))
+
+
+def reveal(
+    grid: Grid, x_t: Float[Array, "b f h w c"], known: Video, mask: Bool[Array, "b f h w"]
+) -> tuple[Float[Array, "nodes b f h w"], Video]:
+    """The grid and samples with which ``known`` is given clean, at t = 0 all along, where ``mask``.
+
+    For a model that was trained with clean tokens beside noisy ones; ``mask`` is constant within its
+    patches (``whole_patches``). Give both to ``sample``, and the grid to the guidance rule: what is
+    known comes back bit for bit.
+    """
+    times = grid.reshape(grid.shape + (1,) * (mask.ndim + 1 - grid.ndim))
+    x_t = jnp.where(mask[..., None], known.astype(x_t.dtype), x_t)
+    return jnp.where(mask[None], 0, times), x_t
+
+
+def whole_patches(
+    mask: Bool[Array, "b f h w c"], patch: tuple[int, int, int]
+) -> Bool[Array, "b f h w"]:
+    """True in the patches in which all of ``mask`` is."""
+    sizes = zip(mask.shape[1:4], patch, strict=True)
+    sides = [side for size, p in sizes for side in (size // p, p)]
+    whole = mask.reshape(len(mask), *sides, -1).all((2, 4, 6, 7))  # b F pt H ph W pw c
+    return repeat_patches(whole, patch)
 
 
 def inpaint(denoise: Callable, known: Float[Array, "b ..."], mask: Bool[Array, "..."]) -> Denoiser:

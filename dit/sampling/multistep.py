@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dit.sampling.solver import Scalar
+from dit.sampling.solver import Grid, Node
 
 
 class Past(NamedTuple):
@@ -26,15 +26,16 @@ class Past(NamedTuple):
     """
 
     x_0: Float[Array, "depth b ..."]
-    half_logsnr: Float[Array, "depth"]
+    half_logsnr: Float[Array, "depth ..."]
 
 
-def nothing(x: Float[Array, "b ..."], depth: int) -> Past:
-    """A memory of ``depth`` empty entries for samples like ``x``."""
-    return Past(jnp.zeros((depth, *x.shape), x.dtype), jnp.full((depth,), -jnp.inf, x.dtype))
+def nothing(x: Float[Array, "b ..."], depth: int, grid: Grid) -> Past:
+    """A memory of ``depth`` empty entries for samples like ``x`` on such a grid."""
+    times = jnp.full((depth, *grid.shape[1:]), -jnp.inf, x.dtype)
+    return Past(jnp.zeros((depth, *x.shape), x.dtype), times)
 
 
-def remember(past: Past, x_0: Float[Array, "b ..."], half_logsnr: Scalar) -> Past:
+def remember(past: Past, x_0: Float[Array, "b ..."], half_logsnr: Node) -> Past:
     """``past`` with a new first entry, and without its last."""
     return Past(
         jnp.concatenate([x_0[None], past.x_0[:-1]]),
@@ -42,36 +43,39 @@ def remember(past: Past, x_0: Float[Array, "b ..."], half_logsnr: Scalar) -> Pas
     )
 
 
-def positions(past: Past, now: Scalar, h: Scalar) -> tuple[Array, Array]:
+def positions(past: Past, now: Node, h: Node) -> tuple[Array, Array]:
     """``r_k = (lambda_k - now) / h``, negative, for each entry, and whether it can be used.
 
     None can where ``now`` or ``h`` is infinite: a step to data, or one from a node with alpha = 0. Nor
     can one at the same time as another, to rounding.
     """
+    now, h = now[None], h[None]
     usable = jnp.isfinite(past.half_logsnr) & (past.half_logsnr < now)
     usable &= jnp.isfinite(h) & (h > 0)
     gap = jnp.where(usable, past.half_logsnr - now, -1.0)
     return gap / jnp.where(jnp.isfinite(h) & (h > 0), h, 1.0), usable
 
 
-def moments(h: Scalar, count: int) -> Float[Array, "count"]:
+def moments(h: Node, count: int) -> Float[Array, "count ..."]:
     """``c_i = int_0^h exp(s - h) (s / h)^i ds`` for i below ``count`` and finite ``h > 0``.
 
     By parts ``c_i = 1 - i c_{i-1} / h`` from ``c_0 = 1 - exp(-h)``, which cancels badly for small
     h: there by the series ``c_i = h sum_m (-h)^m i! / (i + m + 1)!``.
     """
-    terms = range(18)
+    terms, one = range(18), (1,) * h.ndim
     table = np.array(
         [[math.factorial(i) / math.factorial(i + m + 1) for m in terms] for i in range(count)]
     )
-    series = h * jnp.sum(jnp.asarray(table, h.dtype) * ((-h) ** np.arange(18))[None], axis=1)
+    powers = (-h)[None] ** np.arange(18).reshape(18, *one)
+    terms = jnp.asarray(table.reshape(count, 18, *one), h.dtype) * powers[None]
+    series = h[None] * jnp.sum(terms, axis=1)
     parts = [-jnp.expm1(-h)]
     for i in range(1, count):
         parts.append(1 - i * parts[-1] / h)
-    return jnp.where(h < 1, series, jnp.stack(parts))
+    return jnp.where(h[None] < 1, series, jnp.stack(parts))
 
 
-def quadrature(nodes: list[Scalar], c: Float[Array, "n"]) -> list[Scalar]:
+def quadrature(nodes: list[Node], c: Float[Array, "n ..."]) -> list[Node]:
     """Weights w with ``sum_k w_k r_k^i = c_i``: they integrate polynomials below degree n exactly.
 
     Each is the functional c applied to one Lagrange polynomial, factor by factor.
@@ -81,6 +85,6 @@ def quadrature(nodes: list[Scalar], c: Float[Array, "n"]) -> list[Scalar]:
         m = c
         for j, other in enumerate(nodes):
             if j != k:
-                m = (m[1:] - other * m[:-1]) / (r - other)
+                m = (m[1:] - other[None] * m[:-1]) / (r - other)[None]
         weights.append(m[0])
     return weights

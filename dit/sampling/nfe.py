@@ -36,7 +36,8 @@ def nfe(
         return guidance.evaluations * solver.evaluations(steps - start)
     if path is None or grid is None:
         raise UserError("this guidance rule is off at some times: give nfe the path and the grid")
-    return int(np.sum(guidance.evaluations(path, solver.times(path, grid, start))))
+    each = np.asarray(guidance.evaluations(path, solver.times(path, grid, start)))
+    return int(each.reshape(len(each), -1).max(1).sum())  # on where it is for any part
 
 
 def check_countable(solver: Solver, guidance: Guidance) -> None:

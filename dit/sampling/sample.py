@@ -9,17 +9,18 @@ result has, the dtype of ``x_T``. Wrap calls in ``jax.jit``: outside it, every c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dit import rng
 from dit.diffusion.path import Path
-from dit.sampling.denoisers import Stateful, Tape, as_denoiser
-from dit.sampling.solver import Grid, Solver
-from dit.types import Key, UserError
+from dit.sampling.denoisers import Held, Stateful, Tape, as_denoiser
+from dit.sampling.solver import Grid, Solver, moving
+from dit.types import Key, UserError, is_prefix
 
 
 @struct.dataclass
@@ -61,12 +62,24 @@ def solve(
 
     ``key``: one key, or a ``(b,)`` array with each sample's own. ``denoise``: a ``Denoiser``, or
     any function ``(x_t, t) -> x0_hat`` with ``t`` of shape ``(b,)``. ``start``: the first step taken,
-    with ``x_T`` at ``grid[start]``. Raises UserError for a key or grid of another shape, and a
-    ``start`` beyond the grid.
+    with ``x_T`` at ``grid[start]``.
+
+    A grid ``(steps + 1, *prefix)`` has times for each of a prefix of x, which ``t`` is then too: each
+    part goes its own way to 0, may wait (two equal times), and is then left as it is, bit for bit, as
+    is one that is at 0 all along. Parts see each other through the network alone.
+
+    Raises UserError for a key or grid of another shape, and a ``start`` beyond the grid.
     """
     grid = jnp.asarray(grid)
-    if grid.ndim != 1 or grid.shape[0] < 2:
-        raise UserError(f"got a time grid of shape {grid.shape}; expected (steps + 1,), steps >= 1")
+    if grid.ndim < 1 or grid.shape[0] < 2 or not (grid.ndim == 1 or is_prefix(grid[0], x_T)):
+        raise UserError(
+            f"got a time grid of shape {grid.shape}; expected (steps + 1,), steps >= 1, or (steps + 1, "
+            f"*prefix) with a prefix of the data's {x_T.shape}"
+        )
+    nodes = grid
+    if grid.ndim > 1:
+        grid = grid.reshape(grid.shape + (1,) * (x_T.ndim + 1 - grid.ndim))
+        nodes = jnp.concatenate([moving(path, grid[:-1], grid[1:])[0], grid[-1:]])
     keys = sample_keys(key, x_T.shape[0])
     work = jnp.promote_types(jnp.promote_types(x_T.dtype, jnp.float32), grid.dtype)
     inner = as_denoiser(denoise)
@@ -78,18 +91,33 @@ def solve(
     def body(carry, now):
         x, state, memory = carry
         n, t, u = now
-        tape = Tape(inner, memory, x_T.dtype, work)
-        x, state = solver.step(tape, path, x, t, u, state, step_keys(keys, n))
+        held = None if t.ndim == 0 else Held(t <= u, x, t)
+        tape = Tape(inner, memory, x_T.dtype, work, held)
+        ends = (t, u) if held is None else moving(path, t, u)
+        new = solver.step(tape, path, x, *ends, state, step_keys(keys, n))
+        x, state = new if held is None else kept(held.still, (x, state), new)
         return (x, state, tape.memory), (x.astype(x_T.dtype) if trajectory else None)
 
     memory = inner.start(x_T) if isinstance(inner, Stateful) else ()
-    carry = (x, solver.init(path, x, grid, start), memory)
+    carry = (x, solver.init(path, x, nodes, start), memory)
     taken = (jnp.arange(start, steps), grid[start:-1], grid[start + 1 :])
     (x, state, _), visited = jax.lax.scan(body, carry, taken)
     if trajectory:
         visited = jnp.concatenate([x_T[None], visited])
     count = solver.evaluations(steps - start) if solver.evaluations else solver.count(state)
     return Solution(x.astype(x_T.dtype), count, visited)
+
+
+def kept(still: Bool[Array, "..."], old: Any, new: Any) -> Any:
+    """``old`` where a part does not move, in every array that has the axes of x; else ``new``."""
+
+    def one(old, new):
+        front = new.ndim - still.ndim
+        if front < 0:
+            return new
+        return jnp.where(still.reshape((1,) * front + still.shape), old, new)
+
+    return jax.tree.map(one, old, new)
 
 
 def initial_noise(

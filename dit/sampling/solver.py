@@ -6,6 +6,9 @@ sigma of the time it arrives at. With half-log-SNR ``lambda = log(alpha / sigma)
 lambda_u - lambda_t``, which is infinite at the ends, the solvers use ``exp(-h) = alpha_t sigma_u /
 (alpha_u sigma_t)``, which is not. At ``u = 0`` every solver lands on ``x0_hat``: the exact limit
 of its step.
+
+Where a sample has several levels, ``t`` and ``u`` are arrays with the axes of x: everything is
+elementwise in them, and a part that does not move (``t == u``) stays as it is, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,16 +18,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from dit.diffusion.path import Path
 from dit.diffusion.process import Denoiser
 from dit.types import Key
 
-Grid = Float[Array, "nodes"]  # steps + 1 decreasing times, the last 0
-Scalar = Float[Array, ""]
-State = Any  # a pytree of arrays that keeps its shapes and dtypes from step to step
-Step = Callable[[Denoiser, Path, Array, Scalar, Scalar, State, Key], tuple[Array, State]]
+Grid = Float[
+    Array, "nodes ..."
+]  # steps + 1 falling times, the last 0, or one each of a prefix of x
+Node = Float[Array, "..."]  # a time of a grid: a scalar, or an array with as many axes as x
+# A pytree of arrays that keeps its shapes and dtypes from step to step. Those with as many axes as x, or
+# more in front, belong to its elements.
+State = Any
+Step = Callable[[Denoiser, Path, Array, Node, Node, State, Key], tuple[Array, State]]
 
 
 def no_state(path: Path, x: Float[Array, "b ..."], grid: Grid, start: int) -> State:
@@ -46,7 +53,7 @@ def starts_and_ends(path: Path, grid: Grid, start: int = 0) -> Float[Array, "cal
 class Solver:
     """``step(denoise, path, x, t, u, state, keys) -> (x_u, state)``, and what to know about it.
 
-    ``t`` and ``u`` are scalars, ``keys`` this step's ``(b,)`` keys. ``init(path, x, grid, start)``
+    ``t`` and ``u`` are nodes, ``keys`` this step's ``(b,)`` keys. ``init(path, x, grid, start)``
     gives the state before step ``start`` of the grid. ``evaluations(steps)``: exact number of
     denoiser evaluations, None where the solver decides as it goes; ``count(state)`` then reads it
     from the last state. ``times(path, grid, start)``: where they take place. ``order``: the order of
@@ -84,16 +91,28 @@ def half_logsnr(path: Path, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.log(path.alpha(t)) - jnp.log(path.sigma(t))
 
 
-def at(t: Scalar, x: Float[Array, "b ..."]) -> Float[Array, "b"]:
-    """The time as the denoiser takes it: one for each sample."""
-    return jnp.broadcast_to(t, x.shape[:1])
+def at(t: Shaped[Array, "..."], x: Float[Array, "b ..."]) -> Shaped[Array, "b ..."]:
+    """The time as the denoiser takes it: one for each sample, or the shortest prefix of x that has all."""
+    if t.ndim == 0:
+        return jnp.broadcast_to(t, x.shape[:1])
+    last = max([1, *(axis + 1 for axis, size in enumerate(t.shape) if size > 1)])
+    return jnp.broadcast_to(t.reshape(t.shape[:last]), x.shape[:last])
 
 
-def noise_of(path: Path, x: Array, x_0: Array, t: Scalar) -> Array:
+def moving(path: Path, t: Node, u: Node) -> tuple[Node, Node]:
+    """``t`` and ``u`` with a whole step, from t_max to 0, in the place of those that do not move.
+
+    So that no coefficient is undefined, in parts whose result is not used.
+    """
+    still = t <= u
+    return jnp.where(still, path.t_max, t), jnp.where(still, 0, u)
+
+
+def noise_of(path: Path, x: Array, x_0: Array, t: Node) -> Array:
     """``eps_hat = (x_t - alpha x0_hat) / sigma``."""
     return (x - path.alpha(t) * x_0) / path.sigma(t)
 
 
-def land(u: Scalar, x_0: Array, x_u: Array) -> Array:
+def land(u: Node, x_0: Array, x_u: Array) -> Array:
     """``x_u``, but ``x0_hat`` itself, bit for bit, when the step ends at data."""
     return jnp.where(u > 0, x_u, x_0)

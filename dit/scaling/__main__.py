@@ -184,7 +184,7 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         slack=args.slack,
         least_depth=args.least_depth,
         by=args.by,
-        t_per_frame=config.objective.to_dict().get("per_frame", False),
+        t_per_frame=config.objective.to_dict().get("level") == "frame",
         num_classes=made.num_classes,
         **model,
     )

@@ -119,7 +119,7 @@ def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def cost_of(made: Any) -> Costs:
     """The costs of the model of an experiment, on its data."""
-    per_frame = made.config.objective.to_dict().get("per_frame", False)
+    per_frame = made.config.objective.to_dict().get("level") == "frame"
     return costs(made.model, made.shape, t_per_frame=per_frame)
 
 
@@ -164,7 +164,7 @@ class _Arm:
             frozen,
             apply_fn=apply_fn,
             process=judge,
-            objective=objective_of(reference.config.to_dict()),
+            objective=objective_of(reference),
             encode=made.codec.encode,
         )
         check_weights(ablation.weights, made)

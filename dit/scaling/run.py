@@ -252,20 +252,22 @@ def evaluated(made: Any, state: Any, frozen: EvaluationSet, kept: Kept) -> dict[
             frozen,
             apply_fn=made.apply_fn,
             process=made.process,
-            objective=objective_of(made.config.to_dict()),
+            objective=objective_of(made),
             encode=made.codec.encode,
         )
 
     return evaluate_all(kept.get("evaluate", made, NOT_JUDGED, judge), state)
 
 
-def objective_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The objective of a config with its times and weight built, as ``Evaluator`` takes it."""
+def objective_of(made: Any) -> dict[str, Any]:
+    """The objective of an experiment with its times and weight built, as ``Evaluator`` takes it."""
+    config = made.config.to_dict()
     times, weight = (
         configs.resolve(room, **config[section])
         for room, section in (("diffusion.times", "times"), ("diffusion.weights", "weight"))
     )
-    return {**config["objective"], "times": times, "weight": weight}
+    patch = made.model.cell()
+    return {**config["objective"], "times": times, "weight": weight, "patch": patch}
 
 
 def versions() -> dict[str, str]:

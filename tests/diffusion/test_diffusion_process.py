@@ -150,8 +150,10 @@ def test_noise_does_not_depend_on_the_batch():
 
 def test_time_of_the_wrong_shape_is_refused():
     x = jnp.zeros((2, 3, 4, 4, 1))
-    for wrong in ((), (1,), (3,), (2, 1), (2, 3, 1)):
-        with pytest.raises(ValueError, match=r"time has shape .*, expected \(2,\) .* or \(2, 3\)"):
+    for wrong in ((), (1,), (3,), (2, 1), (2, 3, 1), (2, 3, 4, 1), (2, 3, 4, 4, 1)):
+        with pytest.raises(ValueError, match=r"time has shape .*, expected a prefix of .* \(2,\)"):
             match_time(jnp.zeros(wrong), x)
-    assert match_time(jnp.zeros((2,)), x).shape == (2, 1, 1, 1, 1)
-    assert match_time(jnp.zeros((2, 3)), x).shape == (2, 3, 1, 1, 1)
+    for n in (1, 2, 3, 4):
+        assert match_time(jnp.zeros(x.shape[:n]), x).shape == x.shape[:n] + (1,) * (5 - n)
+    tokens = jnp.zeros((2, 6, 8))
+    assert match_time(jnp.zeros((2, 6)), tokens).shape == (2, 6, 1)

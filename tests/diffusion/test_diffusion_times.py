@@ -73,23 +73,23 @@ def test_the_density_is_that_of_the_draws(name, kwargs):
 @pytest.mark.parametrize("strata", [None, N, 8])
 @pytest.mark.parametrize(("name", "kwargs"), CASES)
 def test_frames_are_independent_of_each_other(name, kwargs, strata):
-    t, _ = drawn(name, kwargs, "linear", frames=3, strata=strata)
+    t, _ = drawn(name, kwargs, "linear", levels=(3,), strata=strata)
     assert t.shape == (N, 3)
     ranks = stats.rankdata(t, axis=0)
     off = np.corrcoef(ranks.T)[~np.eye(3, dtype=bool)]
     assert np.abs(off).max() < 4 / np.sqrt(N)
 
 
-@pytest.mark.parametrize("frames", [None, 3])
+@pytest.mark.parametrize("levels", [(), (3,), (1, 2, 3)])
 @pytest.mark.parametrize("strata", [32, 33, 1])
-def test_each_frame_fills_every_stratum_once(frames, strata):
+def test_each_level_fills_every_stratum_once(levels, strata):
     path, quantile = resolve("diffusion.paths", "linear"), resolve("diffusion.times", "uniform")
     whole = range(7 * strata, 8 * strata)  # a batch of the stream
     late = [(1 << 32) + i for i in whole]
     found = []
     for ids in (jnp.array(whole), rng.words(whole), rng.words(late)):
         t, _ = draw(
-            jax.random.key(1), jnp.asarray(ids), path, quantile, frames=frames, strata=strata
+            jax.random.key(1), jnp.asarray(ids), path, quantile, levels=levels, strata=strata
         )
         for column in np.asarray(t).reshape(strata, -1).T:
             assert sorted(np.floor(column * strata).astype(int)) == list(range(strata))
@@ -100,7 +100,7 @@ def test_each_frame_fills_every_stratum_once(frames, strata):
 
 def test_the_strata_of_two_frames_take_all_pairs_equally_often():
     path, quantile = resolve("diffusion.paths", "linear"), resolve("diffusion.times", "uniform")
-    t, _ = draw(jax.random.key(2), jnp.arange(4096), path, quantile, frames=2, strata=4)
+    t, _ = draw(jax.random.key(2), jnp.arange(4096), path, quantile, levels=(2,), strata=4)
     slots = np.floor(np.asarray(t) * 4).astype(int)
     pairs = np.bincount(slots[:, 0] * 4 + slots[:, 1], minlength=16)
     assert stats.chisquare(pairs).pvalue > 1e-4
@@ -108,7 +108,7 @@ def test_the_strata_of_two_frames_take_all_pairs_equally_often():
 
 def test_a_sample_does_not_depend_on_its_batch():
     path, quantile = resolve("diffusion.paths", "linear"), resolve("diffusion.times", "uniform")
-    get = partial(draw, jax.random.key(2), path=path, quantile=quantile, frames=2, strata=8)
+    get = partial(draw, jax.random.key(2), path=path, quantile=quantile, levels=(2,), strata=8)
     np.testing.assert_array_equal(get(jnp.arange(8, 24))[0][5:7], get(jnp.arange(13, 15))[0])
 
 

@@ -38,6 +38,8 @@ def transform(model, params, x, t, cond):
     tokens = tokens.replace(
         x=tokens.x[:, order], position=tokens.position[:, order], frame=frame[:, order]
     )
+    if t.ndim == 2:
+        tokens = tokens.replace(row=tokens.frame)
     out = model.apply({"params": params}, tokens, t, cond, method="transform")
     return out[:, np.argsort(order)]
 
@@ -105,6 +107,7 @@ def test_packed_clips_are_the_clips_alone(kernel):
         position=jnp.concatenate([place, place], axis=1),
         segment=jnp.repeat(jnp.arange(2), 16)[None],
         frame=jnp.concatenate([FRAMES, 4 + FRAMES], axis=1),
+        row=jnp.concatenate([FRAMES, 4 + FRAMES], axis=1),
     )
     apply = quick(lambda *a: model.apply({"params": params}, *a, method="transform"))
     out = apply(packed, t.reshape(1, 8), Cond())

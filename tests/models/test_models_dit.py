@@ -210,7 +210,7 @@ def test_segments_isolate_packed_samples():
         x=rows.reshape(1, 12, 12),
         position=jnp.concatenate([position, position], axis=1),
         segment=jnp.repeat(jnp.arange(2), 6)[None],
-        frame=jnp.repeat(jnp.arange(2), 6)[None],
+        row=jnp.repeat(jnp.arange(2), 6)[None],
     )
     apply = quick(lambda p, *a: model.apply({"params": p}, *a, method="transform"))
     out = apply(params, packed, t[None], Cond())

@@ -99,15 +99,13 @@ def test_discrete_times(levels):
     assert found.loss == pytest.approx(1, rel=1e-6)  # eps has unit variance whatever the data are
 
 
-@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize("level", ["sample", "frame", "token"])
 @pytest.mark.parametrize("strata", [None, 64])
-def test_it_is_the_loss_of_a_constant_network(data, per_frame, strata):
+def test_it_is_the_loss_of_a_constant_network(data, level, strata):
     """Through the real objective, with a network that knows the time and not the input."""
     x, _, _, mean, moments = data
     process = Process(linear.build(), velocity.build())
-    loss = denoise.build(
-        times=uniform.build(), weight=none.build(), per_frame=per_frame, strata=strata
-    )
+    loss = denoise.build(times=uniform.build(), weight=none.build(), level=level, strata=strata)
 
     def constant(params, x_t, t, cond):
         p = -jnp.ones_like(t)  # of the velocity on the straight path

@@ -87,7 +87,7 @@ def test_weight_multiplies_the_squared_error_of_the_output():
 
 
 def test_frames_get_their_own_noise_levels():
-    process, loss = make(per_frame=True)
+    process, loss = make(level="frame")
     seen = {}
 
     def network(params, x, t, cond):

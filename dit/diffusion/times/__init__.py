@@ -6,6 +6,7 @@ the quantile lets any of them be stratified, and its derivative is one over the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -25,25 +26,24 @@ def draw(
     path: Path,
     quantile: Quantile,
     *,
-    frames: int | None = None,
+    levels: tuple[int, ...] = (),
     strata: int | None = None,
 ) -> tuple[Times, Times]:
-    """Times ``(b,)``, or ``(b, frames)`` drawn independently a frame, and their densities.
+    """Times ``(b, *levels)``, drawn independently, and their densities.
 
     ``strata``: consecutive sample ids fall into successive intervals of ``1 / strata`` of the unit
     interval (stratified sampling, Kingma et al. 2021, appendix I.1): with ``strata`` equal to the
-    batch size each batch covers every quantile once. Each frame goes through the intervals in an
-    order of its own, anew with every ``strata`` ids.
+    batch size each batch covers every quantile once. Each of several levels goes through the intervals
+    in an order of its own, anew with every ``strata`` ids.
     """
-    u = rng.uniform(rng.per_sample(key, ids), () if frames is None else (frames,))
+    u = rng.uniform(rng.per_sample(key, ids), levels)
     if strata is not None:
         low = ids if ids.ndim == 1 else ids[:, 1]  # 2**32 on, they begin anew
         slot = (low % strata).astype(jnp.int32)
-        if frames is not None:
+        if levels:
             block = low // strata if ids.ndim == 1 else ids.at[:, 1].set(low // strata)
-            slot = _frame_slots(
-                rng.per_sample(rng.stream(key, "strata"), block), slot, strata, frames
-            )
+            keys = rng.per_sample(rng.stream(key, "strata"), block)
+            slot = _slots(keys, slot, strata, math.prod(levels)).reshape(-1, *levels)
         u = (slot + u) / strata
     return at(path, quantile, u)
 
@@ -61,16 +61,14 @@ def at(
     return jnp.clip(t, path.t_min, path.t_max), 1 / slope
 
 
-def _frame_slots(
-    keys: Key, slot: Int[Array, "b"], strata: int, frames: int
-) -> Int[Array, "b {frames}"]:
-    """Each frame's interval: a permutation of the intervals for every frame and block of ids.
+def _slots(keys: Key, slot: Int[Array, "b"], strata: int, levels: int) -> Int[Array, "b {levels}"]:
+    """Each level's interval: a permutation of the intervals for every level and block of ids.
 
     ``keys``: of the samples' blocks.
     """
 
     def one(key, slot):
-        each = jax.random.split(key, frames)
+        each = jax.random.split(key, levels)
         return jax.vmap(lambda k: rng.permuted(k, slot, strata))(each)
 
     return jax.vmap(one)(keys, slot)

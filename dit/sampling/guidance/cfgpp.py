@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dit.diffusion.process import Denoiser
 from dit.sampling.guidance import Guidance, extrapolate
-from dit.sampling.solver import interval
+from dit.sampling.solver import interval, moving
 from dit.types import Fraction, match_time
 
 
@@ -26,11 +26,14 @@ def build(*, scale: Fraction) -> Guidance:
 
     def guide(pair, path, grid):
         def full(x, t):
-            step = jnp.sum(grid[:-1][None] >= t[:, None], axis=1) - 1
-            step = jnp.clip(step, 0, grid.shape[0] - 2)
-            w = scale / (1 - interval(path, grid[step], grid[step + 1]).decay)
+            s = match_time(t, x)
+            nodes = grid.reshape(grid.shape + (1,) * (x.ndim + 1 - grid.ndim))
+            step = jnp.sum(nodes[:-1] >= s[None], axis=0, keepdims=True) - 1
+            step = jnp.clip(step, 0, len(grid) - 2)
+            start, end = (jnp.take_along_axis(nodes, i, axis=0)[0] for i in (step, step + 1))
+            w = scale / (1 - interval(path, *moving(path, start, end)).decay)
             (x_0, v), (x_0_u, _) = pair.both(x, t)
-            return extrapolate(x_0, x_0_u, match_time(w, x)), v
+            return extrapolate(x_0, x_0_u, w), v
 
         return Denoiser(full)
 

@@ -38,27 +38,44 @@ def build(*, rtol: Tiny = 1e-4, atol: Tiny = 1e-4, max_steps: Count = 4096) -> S
 
     def step(denoise, path, x, t, u, count, keys):
         plain = forgetful(denoise, "diffrax_adaptive")
+        held = getattr(denoise, "held", None)
         cut = path.t_min if path.t_min > 0 else 1e-3 * path.t_max
         end = jnp.where(u > 0, u, jnp.minimum(t, cut))
         # What the denoiser closes over (parameters, conditions) becomes arguments of the solve.
-        explicit = equinox.filter_closure_convert(lambda x, s: plain(x, s), x, at(t, x))
+        times = at(t, x) if t.ndim == 0 else t
+        explicit = equinox.filter_closure_convert(lambda x, s: plain(x, at(s, x)), x, times)
         arrays, static = equinox.partition(explicit, equinox.is_array)
         estimate = for_one(lambda arrays, x, s: equinox.combine(arrays, static)(x, s))
 
-        def slope(log_t, y, arrays):
+        def slope(log_t, y, arrays, t, end):
             """``dx / d log t``, in which sigma occurs only as the bounded ``t sigma' / sigma``."""
             s = jnp.clip(jnp.exp(log_t), end, t)
             alpha, alpha_dot, sigma, sigma_dot = derivatives(path, s)
             x_0 = estimate(arrays, y, s)
             return s * alpha_dot * x_0 + s * sigma_dot / sigma * (y - alpha * x_0)
 
-        def solve(y):
+        def scalar(y):
+            """The ends, the first step and the slope, in log t."""
+            first = jnp.maximum(jnp.log(end / t), -FIRST)
+            return jnp.log(t), jnp.log(end), first, lambda s, y, arrays: slope(s, y, arrays, t, end)
+
+        def several(y, t, end, span):
+            """The same in the share of the way, as each part has its own in log t."""
+            first = FIRST / jnp.maximum(jnp.abs(span).max(), FIRST)
+
+            def along(s, y, arrays):
+                return span * slope(jnp.log(t) + s * span, y, arrays, t, end)
+
+            return jnp.zeros_like(first), jnp.ones_like(first), first, along
+
+        def solve(y, *levels):
+            t0, t1, first, along = (several if levels else scalar)(y, *levels)
             solution = diffrax.diffeqsolve(
-                diffrax.ODETerm(slope),
+                diffrax.ODETerm(along),
                 diffrax.Tsit5(),
-                t0=jnp.log(t),
-                t1=jnp.log(end),
-                dt0=jnp.maximum(jnp.log(end / t), -FIRST),
+                t0=t0,
+                t1=t1,
+                dt0=first,
                 y0=y,
                 args=arrays,
                 stepsize_controller=controller,
@@ -67,9 +84,14 @@ def build(*, rtol: Tiny = 1e-4, atol: Tiny = 1e-4, max_steps: Count = 4096) -> S
             )
             return solution.ys[0], solution.stats["num_steps"]
 
-        x, steps = jax.vmap(solve)(x)
-        x_0 = evaluate_if(u <= 0, plain, x, at(end, x), x)
-        count += 1 + EVALUATIONS * jnp.max(steps) + (u <= 0)
+        levels, lands = (), u <= 0
+        if t.ndim:
+            still = jnp.zeros(t.shape, bool) if held is None else held.still
+            levels = (t, end, jnp.where(still, 0, jnp.log(end / t)))
+            lands = jnp.any(lands & ~still)
+        x, steps = jax.vmap(solve)(x, *levels)
+        x_0 = evaluate_if(lands, plain, x, at(end, x), x)
+        count += 1 + EVALUATIONS * jnp.max(steps) + lands
         return land(u, x_0, x), count.astype(jnp.int32)
 
     return Solver(

@@ -23,4 +23,4 @@ def build() -> Solver:
         x_u = sigma_u / sigma_t * x + alpha_u * (1 - decay) * extrapolated
         return land(u, x_0, x_u), remember(past, x_0, now)
 
-    return Solver(step, order=2, init=lambda path, x, grid, start: nothing(x, 1))
+    return Solver(step, order=2, init=lambda path, x, grid, start: nothing(x, 1, grid))

@@ -38,5 +38,5 @@ def build(*, third_order: bool = False) -> Solver:
         return land(u, x_0, sigma_u / sigma_t * x + alpha_u * integral), remember(past, x_0, now)
 
     return Solver(
-        step, order=3 if third_order else 2, init=lambda path, x, grid, start: nothing(x, 2)
+        step, order=3 if third_order else 2, init=lambda path, x, grid, start: nothing(x, 2, grid)
     )

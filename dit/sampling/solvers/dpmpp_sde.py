@@ -40,4 +40,4 @@ def build(*, order: Literal[1, 2] = 2, variant: Literal["midpoint", "heun"] = "m
         fresh = sigma_u * jnp.sqrt(share) * rng.normal(keys, x.shape[1:], x.dtype)
         return land(u, x_0, mean + fresh), remember(past, x_0, now)
 
-    return Solver(step, order=None, init=lambda path, x, grid, start: nothing(x, 1))
+    return Solver(step, order=None, init=lambda path, x, grid, start: nothing(x, 1, grid))

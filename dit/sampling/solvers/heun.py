@@ -37,6 +37,6 @@ def corrected(denoise, path, x, x_0, eps, t, u):
     DDIM."""
     _, sigma_t, alpha_u, sigma_u, decay = interval(path, t, u)
     predicted = alpha_u * x_0 + sigma_u * eps
-    x_0_u = evaluate_if(u > 0, denoise, predicted, at(u, x), x_0)
+    x_0_u = evaluate_if(jnp.any(u > 0), denoise, predicted, at(u, x), x_0)
     w = 0.5 * (1 - decay) * sigma_t / jnp.where(u > 0, sigma_u, 1)
     return predicted + jnp.where(w > LONGEST, 1.0, w) * alpha_u * (x_0_u - x_0)

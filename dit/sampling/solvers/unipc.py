@@ -21,14 +21,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dit.sampling.multistep import Past, moments, nothing, positions, quadrature, remember
-from dit.sampling.solver import Scalar, Solver, at, half_logsnr, interval, land
+from dit.sampling.solver import Node, Solver, at, half_logsnr, interval, land
 
 
 class State(NamedTuple):
     past: Past  # one entry more than the predictor needs: the corrector starts a step earlier
     x: Float[Array, "b ..."]  # corrected samples at the node before
-    t: Scalar  # time of that node
-    order: Int[Array, ""]  # of the predictor that started there, 0 before the first step
+    t: Node  # time of that node
+    order: Int[Array, "..."]  # of the predictor that started there, 0 before the first step
     left: Int[Array, ""]  # steps still to be taken
 
 
@@ -43,7 +43,9 @@ def build(
 
     def init(path, x, grid, start):
         zero = jnp.zeros((), jnp.int32)
-        return State(nothing(x, order), x, grid[start], zero, zero + grid.shape[0] - 1 - start)
+        each = jnp.zeros(grid.shape[1:], jnp.int32)
+        past = nothing(x, order, grid)
+        return State(past, x, grid[start], each, zero + grid.shape[0] - 1 - start)
 
     def half_b(h, decay):
         return 0.5 * (jnp.where(h < 2, h, 2.0) if variant == "bh1" else 1 - decay)
@@ -62,7 +64,8 @@ def build(
                 w = [half_b(h, decay)]
             new = jnp.zeros_like(h) if x_0_u is None else w.pop()
             table.append(jnp.stack([*w, *[jnp.zeros_like(h)] * (order - q), new]))
-        w = jnp.stack(table)[jnp.clip(p, 1, order) - 1]
+        row = (jnp.clip(p, 1, order) - 1)[None, None]
+        w = jnp.take_along_axis(jnp.stack(table), row, axis=0)[0]
         integral = (1 - decay) * x_0
         for k in range(order - 1):
             integral += w[k] / r[k] * (past.x_0[k] - x_0)
@@ -77,8 +80,8 @@ def build(
         better = advance(path, state.x, state.t, t, state.past.x_0[0], older, state.order, x_0)
         x = jnp.where(state.order > 0, better, x)
 
-        usable = jnp.isfinite(state.past.half_logsnr[: order - 1]) & jnp.isfinite(now)
-        p = 1 + jnp.sum(jnp.cumprod(usable.astype(jnp.int32)))
+        usable = jnp.isfinite(state.past.half_logsnr[: order - 1]) & jnp.isfinite(now)[None]
+        p = 1 + jnp.sum(jnp.cumprod(usable.astype(jnp.int32), axis=0), axis=0)
         p = jnp.where(u > 0, jnp.minimum(p, state.left) if lower_order_final else p, 1)
         x_u = advance(path, x, t, u, x_0, state.past, p, None)
         after = State(remember(state.past, x_0, now), x, t, p.astype(jnp.int32), state.left - 1)
