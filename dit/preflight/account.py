@@ -47,8 +47,8 @@ class Account:
     """Of a whole train step, on all devices together.
 
     ``parameters``, ``state`` (with the optimizer's and the averages) and ``gradients``: bytes;
-    ``activations``: a policy to bytes an image; ``flops``: an image; ``stream``: what its layers pass on,
-    in elements; ``policies``: those of remat that the network can take.
+    ``activations``: a policy to bytes an image; ``flops``: an image; ``stream``: elements an image that
+    pass from layer to layer; ``policies``: those of remat that the network can take.
     """
 
     parameters: int

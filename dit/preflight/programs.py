@@ -225,13 +225,13 @@ def lanes(axes: Any, params: Any) -> list[str]:
     heads = {(n["heads"], n["head_dim"]) for n in named if {"heads", "head_dim"} <= n.keys()}
     widths = {n["embed"] for n in named if "embed" in n}
     said = []
-    for count, head in sorted(heads):
+    for number, head in sorted(heads):
         if head % 128 and 128 % head:
-            width = count * head
-            best = max(1, width // 128)
+            width = number * head
+            best, filled = max(1, width // 128), head / (-(-head // 128) * 128)
             said.append(
-                f"head size {head} fills {head / (-(-head // 128) * 128):.0%} of the lanes in attention; "
-                f"heads={best} has head size {width // best}"
+                f"head size {head} fills {filled:.0%} of the lanes in attention; heads={best} has head "
+                f"size {width // best}"
             )
     for width in sorted(widths):
         if width % 128:

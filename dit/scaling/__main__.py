@@ -172,8 +172,11 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
     config = experiment.load_config(args.config, overrides)
     made = experiment.build(config)
     model = config.model.to_dict()
-    for key in ("name", "size", "depth", "width", "heads"):
+    network = model.pop("name")
+    for key in ("size", "depth", "width", "heads"):
         model.pop(key, None)
+    if made.num_classes is not None:
+        model["num_classes"] = made.num_classes
     sizes = ladder.ladder(
         made.shape,
         smallest=args.smallest,
@@ -185,7 +188,7 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         least_depth=args.least_depth,
         by=args.by,
         t_per_frame=config.objective.to_dict().get("level") == "frame",
-        num_classes=made.num_classes,
+        network=network,
         **model,
     )
     if args.chip:

@@ -22,14 +22,15 @@ COUNTS = ("per_token", "parameters")
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """One rung: what to give the model's ``build``, what it costs, and ``N`` as the ladder counts it.
+    """One rung: what to give the network's ``build``, what it costs, and ``N`` as the ladder counts it.
 
-    ``rule``: ``depth / (width / aspect)``, 1 where the rule is kept exactly.
+    ``heads``: None for a network that takes no such number. ``rule``: ``depth / (width / aspect)``, 1
+    where the rule is kept exactly.
     """
 
     depth: int
     width: int
-    heads: int
+    heads: int | None
     N: int
     costs: Costs
     rule: float
@@ -37,7 +38,8 @@ class Size:
     @property
     def kwargs(self) -> dict[str, int]:
         """For the model section of a config."""
-        return {"depth": self.depth, "width": self.width, "heads": self.heads}
+        sizes = {"depth": self.depth, "width": self.width, "heads": self.heads}
+        return {name: size for name, size in sizes.items() if size is not None}
 
 
 def ladder(
@@ -53,14 +55,16 @@ def ladder(
     by: str = "per_token",
     context_len: int = 0,
     t_per_frame: bool = False,
+    network: str = "dit",
     **model,
 ) -> list[Size]:
     """``count`` sizes from about ``smallest`` to about ``largest`` parameters, for data of ``shape``.
 
     ``shape``: (f, h, w, c): one frame is an image, more are a video. ``head_dim``: channels a head.
     ``aspect``: ``width / depth``, which depths may miss by a factor ``slack``. ``by``: which count of
-    parameters (``per_token`` or ``parameters``, see ``Costs``) is spaced evenly. ``model``: further
-    keywords of ``models.dit``. Raises UserError where no such sizes exist or two rungs fall together.
+    parameters (``per_token`` or ``parameters``, see ``Costs``) is spaced evenly. ``network``: a name in
+    ``dit.models``, whose ``build`` takes ``depth`` and ``width`` and perhaps ``heads``; ``model``: its
+    other keywords. Raises UserError where no such sizes exist or two rungs fall together.
     """
     if by not in COUNTS:
         raise UserError(f"got by={by!r}: {config.suggest(by, list(COUNTS))}")
@@ -69,9 +73,16 @@ def ladder(
             f"got smallest={smallest}, largest={largest}, count={count}, slack={slack}; expected "
             "0 < smallest < largest, two rungs or more and a slack of at least 1"
         )
+    takes = config.keywords(config.builder("models", network))
+    missing = [name for name in ("depth", "width") if name not in takes]
+    if missing:
+        raise UserError(
+            f"network {network!r} takes no {' and no '.join(missing)}, by which a ladder would make it "
+            "larger; give its build these keywords"
+        )
     model = {"in_channels": shape[-1], **model}
     model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}  # as from JSON
-    options = (tuple(shape), context_len, t_per_frame, tuple(sorted(model.items())))
+    options = (tuple(shape), context_len, t_per_frame, network, tuple(sorted(model.items())))
     base, layer = _polynomials(by, head_dim, *options)
     candidates = []
     for heads in range(1, 10_000):
@@ -96,7 +107,8 @@ def ladder(
             key=lambda c: abs(math.log(c[0] / target)) + 0.1 * abs(math.log(c[4])),
         )
         found = _costs(depth, width, heads, *options)
-        size = Size(depth, width, heads, getattr(found, by), found, rule)
+        given = heads if "heads" in takes else None
+        size = Size(depth, width, given, getattr(found, by), found, rule)
         if sizes and size.N <= sizes[-1].N:
             raise UserError(
                 f"rungs {len(sizes)} and {len(sizes) + 1} both become depth {depth}, width {width}: "
@@ -107,8 +119,10 @@ def ladder(
 
 
 @functools.cache
-def _costs(depth, width, heads, shape, context_len, t_per_frame, model) -> Costs:
-    made = config.resolve("models", "dit", depth=depth, width=width, heads=heads, **dict(model))
+def _costs(depth, width, heads, shape, context_len, t_per_frame, network, model) -> Costs:
+    takes = config.keywords(config.builder("models", network))
+    given = {"depth": depth, "width": width} | ({"heads": heads} if "heads" in takes else {})
+    made = config.resolve("models", network, **given, **dict(model))
     return costs(made, shape, context_len, t_per_frame)
 
 

@@ -76,6 +76,29 @@ def test_loops_count_as_often_as_they_run_and_unknown_ones_are_refused():
         count_flops(lambda x: jax.lax.while_loop(lambda c: c[0, 0] < 9, lambda c: c @ x, x), x)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_sums_over_its_window_and_so_do_its_gradients(stride, groups):
+    x, kernel = jnp.ones((2, 8, 6, 4)), jnp.ones((3, 3, 4 // groups, 10))
+
+    def convolved(x, kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            ((1, 1), (1, 1)),
+            dimension_numbers=numbers,
+            feature_group_count=groups,
+        )
+
+    expected = 2 * (2 * 8 * 6 // stride**2) * 10 * 9 * (4 // groups)
+    assert count_flops(convolved, x, kernel) == expected
+    for argument in (0, 1):
+        gradient = jax.grad(lambda *args: convolved(*args).sum(), argument)
+        assert count_flops(gradient, x, kernel) == 2 * expected
+
+
 def test_a_body_split_over_devices_counts_for_all_of_them():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.PartitionSpec("data")

@@ -1,0 +1,219 @@
+"""Every network, and one that is not in the package, answers for itself: what all else relies on."""
+
+import functools
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dit import config, experiment, models
+from dit.models import Network
+from dit.parallel.mesh import batch_sharding, make_mesh
+from dit.parallel.rules import RULES, in_force, is_axes, shardings
+from dit.parallel.topology import find
+from dit.preflight import __main__ as command
+from dit.preflight import programs
+from dit.preflight.account import POLICIES, Choice, account
+from dit.scaling.costs import costs
+from dit.scaling.jaxpr_flops import count_flops
+from dit.scaling.ladder import ladder
+from dit.training.program import program
+from dit.training.transfer import Transfer, init_multipliers, kind
+from dit.types import UserError
+
+NETWORKS = [*config.names("models"), "toy"]
+SHAPE = (2, 8, 8, 3)
+SMALL = {"depth": 1, "width": 32, "heads": 2, "multipliers": (1, 2), "num_classes": 3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy():
+    """Makes ``networks/toy.py`` a file of the package."""
+    package = importlib.import_module("dit.models")
+    package.__path__.append(str(pathlib.Path(__file__).parent / "networks"))
+    yield
+    package.__path__.pop()
+
+
+def taken(name, **given):
+    """The keywords that a network's ``build`` has."""
+    takes = config.keywords(config.builder("models", name))
+    return {k: v for k, v in given.items() if k in takes}
+
+
+@functools.cache
+def build(name, **more):
+    given = taken(name, in_channels=SHAPE[-1], **(SMALL | more))
+    return config.resolve("models", name, **given)
+
+
+@functools.cache
+def params_of(model):
+    return jax.jit(lambda key: models.init(model, key, SHAPE))(jax.random.key(0))
+
+
+def abstract(model, shape=SHAPE):
+    return jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
+
+
+def batch_of(model, n, shape=SHAPE, per_frame=False):
+    """The network's own example with ``n`` random samples at different times."""
+    x, _, cond = model.example(shape)
+    cond = jax.tree.map(lambda a: jnp.repeat(a, n, axis=0), cond)
+    times = (n, shape[0]) if per_frame else (n,)
+    t = jax.random.uniform(jax.random.key(2), times)
+    return jax.random.normal(jax.random.key(1), (n, *x.shape[1:])), t, cond
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_a_description_whose_parameters_name_their_axes(name):
+    model = build(name)
+    assert isinstance(model, Network)
+    assert hash(model) == hash(build.__wrapped__(name))
+    axes, shapes = models.logical_axes(model, SHAPE), abstract(model)
+    names = jax.tree.leaves(axes, is_leaf=is_axes)
+    assert {n for axis in names for n in axis} - {None} <= RULES.keys()
+    for axis, array in zip(names, jax.tree.leaves(shapes), strict=True):
+        assert len(axis) == array.ndim
+        assert array.dtype == jnp.float32
+    assert abstract(model.plain(unrolled=True)) == shapes
+    assert model.tokens(SHAPE) > 0
+    assert model.stream(SHAPE) >= 0
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize("shape", [(1, 8, 8, 3), (2, 8, 16, 3)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_multiply_adds_are_those_of_the_program(name, shape, per_frame):
+    model = build(name).plain()
+
+    def total(params):
+        x, t, cond = batch_of(model, 1, shape, per_frame)
+        return models.apply_fn(model)(params, x, t, cond).sum()
+
+    found, params = costs(model, shape, t_per_frame=per_frame), abstract(model, shape)
+    assert found.forward == count_flops(total, params)
+    assert found.training == count_flops(jax.grad(total), params)
+    assert found.parameters == models.count_params(params)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_eight_devices_give_the_loss_and_gradient_of_one(name):
+    model = build(name)
+    x, t, cond = batch_of(model, 8)
+    params = params_of(model)
+    noise = np.random.default_rng(0).standard_normal(10**6).astype(np.float32)
+    params = jax.tree.map(lambda p: p + 0.1 * noise[: p.size].reshape(p.shape), params)
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, jax.devices()[:8])
+    where, rows = shardings(params, models.logical_axes(model, SHAPE), mesh), batch_sharding(mesh)
+
+    def loss(params, x, t, cond):
+        return jnp.square(models.apply_fn(model)(params, x, t, cond) - x).mean()
+
+    def split(*args):
+        with in_force(mesh):
+            return jax.value_and_grad(loss)(*args)
+
+    want, want_grads = jax.jit(jax.value_and_grad(loss))(params, x, t, cond)
+    whole = NamedSharding(mesh, PartitionSpec())
+    step = jax.jit(split, in_shardings=(where, rows, rows, rows), out_shardings=(whole, where))
+    got, grads = step(jax.device_put(params, where), *jax.device_put((x, t, cond), rows))
+    assert float(got) == pytest.approx(float(want), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(want_grads), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_initial_spread_obeys_mup(name):
+    """Twice as wide: hidden maps shrink as one over the root of their fan-in, inputs not at all."""
+    found = []
+    for width in (32, 64):
+        model = build(name, width=width)
+        params, axes = params_of(model), models.logical_axes(model, SHAPE)
+        factors = init_multipliers(Transfer(base_width=32), axes, params)
+        found.append(jax.tree.map(lambda p, f: float(p.std()) * f, params, factors))
+    kinds = jax.tree.map(kind, axes, is_leaf=is_axes)
+    for what, sizes, a, b in zip(*map(jax.tree.leaves, (kinds, params, *found)), strict=True):
+        if a and what in ("hidden", "input") and sizes.size > 1000:
+            assert b / a == pytest.approx(0.5**0.5 if what == "hidden" else 1.0, rel=0.1)
+
+
+def settings(name):
+    given = taken(name, **SMALL)
+    return {
+        "steps": 1,
+        "batch_size": 8,
+        "data": {"name": "noise", "shape": SHAPE, "num_classes": given.pop("num_classes", None)},
+        "codec": {"name": "latent", "scale": 1.0},
+        "model": {"name": name, **given},
+        "path": {"name": "linear"},
+        "prediction": {"name": "velocity"},
+    }
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_trains_and_preflight_accounts_for_it(name):
+    made = experiment.build(settings(name) | {"mesh": {"preset": "fsdp"}})
+    batches = made.batches()
+    run = program(made, batches, jax.devices()[:8])
+    state = jax.jit(run.create, out_shardings=run.shardings)(jax.random.key(0))
+    batch = jax.device_put(next(batches), run.batch_sharding)
+    batches.close()
+    before = jax.device_get(state.params)
+    state, metrics = run.train_step(state, batch, jax.device_put(jax.random.key(1), run.replicated))
+    assert np.isfinite(float(metrics["loss"]))
+    after = jax.tree.leaves(jax.device_get(state.params))
+    assert any((a != b).any() for a, b in zip(after, jax.tree.leaves(before), strict=True))
+
+    own = account(lambda policy: made, find("cpu:8", 1))
+    assert own.parameters == 4 * models.count_params(run.abstract.params)
+    assert own.flops == 6 * sum(made.model.macs(made.shape).values())
+    assert own.policies == (tuple(POLICIES) if "remat" in made.config.model else ("none",))
+    assert min(own.parts(Choice({"fsdp": 8}, own.policies[-1], 8))) > 0
+    sizes = programs.expected_sizes(made.axes, run.abstract.params, run.mesh, 8)
+    assert {p.size for p in jax.tree.leaves(run.abstract.params)} <= sizes
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_ladder_makes_it_larger_or_says_what_its_build_lacks(name):
+    given = {"smallest": 3e4, "largest": 3e6, "count": 2, "head_dim": 32}
+    own = taken(name, multipliers=(1, 2), num_classes=3)
+    if not {"depth", "width"} <= set(taken(name, **SMALL)):
+        with pytest.raises(UserError, match="takes no depth"):
+            ladder(SHAPE, network=name, **given, **own)
+        return
+    for size in ladder(SHAPE, network=name, by="parameters", slack=8.0, **given, **own):
+        model = config.resolve("models", name, in_channels=3, **size.kwargs, **own)
+        assert models.count_params(abstract(model)) == size.N
+
+
+@pytest.mark.parametrize("format", config.names("interop"))
+def test_weights_of_another_network_are_refused(format):
+    model = build("toy")
+    with pytest.raises(UserError, match="got a Toy for weights of a DiT"):
+        config.resolve("interop", format).to_state(abstract(model), model, SHAPE)
+
+
+def test_a_network_is_wired_by_its_signature():
+    plain = settings("toy")
+    labelled = plain | {"data": {**plain["data"], "num_classes": 3}}
+    with pytest.raises(UserError, match="have 3 classes, and network 'toy' takes no num_classes"):
+        experiment.build(labelled)
+    with pytest.raises(UserError, match="takes no dtype"):
+        experiment.build(plain | {"precision": {"compute": "bfloat16"}})
+
+
+def test_preflight_reports_on_a_network_without_policies_or_classes():
+    made = experiment.build(settings("toy"))
+    found = programs.train_step(made, find("cpu:8", 1))
+    assert found.fits
+    assert (found.remat, found.tokens) == ("none", 8 * 2 * 8 * 8)
+    over = found.program_flops - 8 * costs(made.model, SHAPE).training
+    assert 0 <= over < 1000  # the losses by time
+    assert found.model_flops == 8 * 3 * costs(made.model, SHAPE).forward
+    with pytest.raises(UserError, match="network 'toy' has no such choice"):
+        command.chosen(made.config, None, None, "full")
