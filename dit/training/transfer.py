@@ -111,8 +111,8 @@ def init_multipliers(transfer: Transfer, axes: Any, shapes: Any) -> Any:
 
     def one(path, names, array):
         factor = _branch(transfer, r, path)
-        if "embed_out" in names and kind(names) == "hidden":
-            return factor / math.sqrt(m)  # drawn with a fixed spread
+        if kind(names) == "hidden" and any(part.key == "time" for part in path):
+            return factor / math.sqrt(m)  # the embedding of time is drawn with a fixed spread
         if kind(names) == "input" and XAVIER & set(names):  # both fans count the window, if any
             fan_in, fan_out = (array.shape[group[-1]] for group in groups(names))
             return factor * math.sqrt((fan_in + fan_out) / (fan_in + fan_out / m))

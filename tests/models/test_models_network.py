@@ -28,6 +28,7 @@ from dit.types import UserError
 NETWORKS = [*config.names("models"), "toy"]
 SHAPE = (2, 8, 8, 3)
 SMALL = {"depth": 1, "width": 32, "heads": 2, "multipliers": (1, 2), "num_classes": 3}
+LEAST = SMALL | {"multipliers": (1,)}  # to be compiled
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,7 +104,7 @@ def test_its_multiply_adds_are_those_of_the_program(name, shape, per_frame):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_eight_devices_give_the_loss_and_gradient_of_one(name):
-    model = build(name)
+    model = build(name, **LEAST)
     x, t, cond = batch_of(model, 8)
     params = params_of(model)
     noise = np.random.default_rng(0).standard_normal(10**6).astype(np.float32)
@@ -123,8 +124,9 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(name):
     step = jax.jit(split, in_shardings=(where, rows, rows, rows), out_shardings=(whole, where))
     got, grads = step(jax.device_put(params, where), *jax.device_put((x, t, cond), rows))
     assert float(got) == pytest.approx(float(want), rel=1e-5)
+    least = 1e-7 * max(np.linalg.norm(b) for b in jax.tree.leaves(want_grads))  # zero but for rounding
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(want_grads), strict=True):
-        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + least
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -132,7 +134,7 @@ def test_its_initial_spread_obeys_mup(name):
     """Twice as wide: hidden maps shrink as one over the root of their fan-in, inputs not at all."""
     found = []
     for width in (32, 64):
-        model = build(name, width=width)
+        model = build(name, **LEAST | {"width": width})
         params, axes = params_of(model), models.logical_axes(model, SHAPE)
         factors = init_multipliers(Transfer(base_width=32), axes, params)
         found.append(jax.tree.map(lambda p, f: float(p.std()) * f, params, factors))
@@ -143,7 +145,7 @@ def test_its_initial_spread_obeys_mup(name):
 
 
 def settings(name):
-    given = taken(name, **SMALL)
+    given = taken(name, **LEAST)
     return {
         "steps": 1,
         "batch_size": 8,
