@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dit import rng
-from dit.draw import Recipe, Sampler
+from dit.draw import Drawn, Recipe, Sampler
 from dit.evaluation.judge import Judge, judge_of
 from dit.scaling.evaluate import check_weights
 from dit.types import UserError
@@ -21,12 +21,13 @@ class Quality:
     Draws samples by every recipe and judges them. Figures are called ``accuracy NAME`` and ``frechet
     NAME`` after the recipe's name (which may be empty). With one seed in a recipe, all arms start from
     the same noise. ``weights``: ``params``, or the name of an average. Compiled samplers and the
-    ``judge`` are kept from arm to arm.
+    ``judge`` are kept from arm to arm; ``drawn`` has the latest samples of each ``(arm, NAME)``.
     """
 
     def __init__(self, recipes: Mapping[str, Recipe], weights: str = "params"):
         self.recipes, self.weights = recipes, weights
         self.judge: Judge | None = None
+        self.drawn: dict[tuple[str, str], Drawn] = {}
         self._samplers: dict[tuple[str, str], Sampler] = {}
 
     def check(self, arm: str, made: Any) -> None:
@@ -52,7 +53,7 @@ class Quality:
         params = trained.params if self.weights == "params" else trained.ema[self.weights]
         found = {}
         for name in self.recipes:
-            drawn = self._samplers[arm, name](params)
+            drawn = self.drawn[arm, name] = self._samplers[arm, name](params)
             if drawn.labels is None:
                 raise UserError("got a recipe without labels; the judge of images asks for labels")
             figures = self.judge(drawn.samples, drawn.labels)
