@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from compiling import devices
+
 ROOT = pathlib.Path(__file__).parent.parent
 # A small run on digits, for ``dit.train``.
 SMALL = (
@@ -22,7 +24,7 @@ def start(module, *args, **env):
     return subprocess.Popen(
         [sys.executable, "-m", f"dit.{module}", *args],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": "", **env},
+        env={**os.environ, "XLA_FLAGS": devices(), **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -179,6 +179,9 @@ def test_a_failure_with_devices_stays_what_it_is(monkeypatch):
     def fail(_):
         raise RuntimeError("something else")
 
+    monkeypatch.setattr(
+        cli, "keep_freed_memory", lambda: None
+    )  # all other tests run in this process
     with pytest.raises(RuntimeError, match="something else"):
         cli.run(fail)
 

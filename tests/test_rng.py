@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import devices
 
 from dit import rng
 from dit.sampling.sample import sample_keys
@@ -58,7 +59,7 @@ def test_another_default_generator_changes_nothing():
     said = [
         subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, "JAX_DEFAULT_PRNG_IMPL": kind, "XLA_FLAGS": ""},
+            env={**os.environ, "JAX_DEFAULT_PRNG_IMPL": kind, "XLA_FLAGS": devices()},
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from commands import ROOT, SMALL
+from compiling import devices
 from multihost_job import rows
 
 from dit.training.checkpoint import read_meta
@@ -18,7 +19,7 @@ RUN = [
 
 
 def run(arguments, workdir, **env):
-    env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **env}
+    env = {**os.environ, "XLA_FLAGS": devices(), "JAX_PLATFORMS": "cpu", **env}
     command = [sys.executable, *arguments, f"--workdir={workdir}"]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from compiling import devices
 from launch_tools import LAUNCH, NASTY, dry, launch
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -208,7 +209,7 @@ def test_training_runs_stops_as_one_and_goes_on(tmp_path):
     run += ["--config.batch_size=16", "--config.schedule.name=constant", "--config.log.every=5"]
     run += ["--config.samples.every=0", "--config.samples.num=10", "--config.samples.steps=2"]
     run += [f"--workdir={tmp_path / 'run'}"]
-    env = {**os.environ, "XLA_FLAGS": ""}
+    env = {**os.environ, "XLA_FLAGS": devices()}
     process = subprocess.Popen(
         [*run, "--config.steps=1000000"], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import compiling
 from commands import free_port
 
 from dit.training.logging import TIMING, read_metrics
@@ -31,7 +32,7 @@ class Job:
                 **os.environ,
                 "JAX_PLATFORMS": "cpu",
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "XLA_FLAGS": compiling.devices(devices),
                 "DIT_COORDINATOR": f"127.0.0.1:{port}",
                 "DIT_NUM_PROCESSES": str(count),
                 "DIT_PROCESS_ID": str(i),
