@@ -306,7 +306,7 @@ def beyond(rows: Sequence[Row], arm: str, weights: str) -> float | None:
     return float(f"{best * best / neighbour:.3g}")
 
 
-def tuning(rows: Sequence[Row], weights: str = "params") -> list[dict[str, Any]]:
+def probe_table(rows: Sequence[Row], weights: str = "params") -> list[dict[str, Any]]:
     """A table of the probes: the loss of every rate, the best one, and whether it is at an edge.
 
     A best rate at an edge of those tried may not be the arm's best: try further ones.

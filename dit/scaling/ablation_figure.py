@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dit.scaling.report import COLOURS
-from dit.scaling.verdict import BETTER, WORSE, Comparison, Interval, Values, t_interval
+from dit.scaling.verdict import BETTER, WORSE, Comparison, MeanInterval, Values, t_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,7 +152,7 @@ def _plain(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _row(axes, i: int, points: np.ndarray, interval: Interval, colour: str) -> None:
+def _row(axes, i: int, points: np.ndarray, interval: MeanInterval, colour: str) -> None:
     """The seeds of an arm, small and above, and below them the mean with its interval."""
     axes.plot(points, np.full(len(points), i - 0.13), "o", color=colour, ms=4, alpha=0.55, mew=0)
     if np.isfinite(interval.low):

@@ -161,12 +161,12 @@ class Evaluator:
         self.frozen, self.batch, self._hash = frozen, batch, frozen.hash
 
         @jax.jit
-        def of(params, rows):
+        def losses(params, rows):
             rows = {**rows, "x": encode(rows["x"])}
             metrics = loss(key, params, apply_fn, process, rows)[1]
             return metrics["loss"], metrics["t"]
 
-        self._of = of
+        self._losses = losses
 
     def _rows(self, start: int) -> dict[str, Array]:
         """The examples of a batch of draws, and the draws; the last is repeated to fill it."""
@@ -175,12 +175,12 @@ class Evaluator:
 
     def check(self, params: Params) -> None:
         """Trace the evaluation of parameters of these shapes, or raise what is wrong with them."""
-        jax.eval_shape(self._of, params, self._rows(0))
+        jax.eval_shape(self._losses, params, self._rows(0))
 
     def __call__(self, params: Params) -> Losses:
         draws = self.frozen.draws
         starts = range(0, draws, self.batch)
-        found = [jax.device_get(self._of(params, self._rows(start))) for start in starts]
+        found = [jax.device_get(self._losses(params, self._rows(start))) for start in starts]
         value, t = (np.concatenate(parts)[:draws] for parts in zip(*found, strict=True))
         return Losses(value, t, np.arange(draws) % len(self.frozen.x), self._hash)
 

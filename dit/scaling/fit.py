@@ -14,7 +14,7 @@ from jaxtyping import Float
 from dit.scaling import terms
 from dit.scaling.approaches import Allocation, Minimum, budgets, compare, parabola, parabola_bias
 from dit.scaling.extrapolate import Extrapolation, extrapolation
-from dit.scaling.intervals import Interval, quantiles
+from dit.scaling.intervals import ConfidenceInterval, quantiles
 from dit.scaling.power_law import PowerLaw, fit_power_law
 from dit.scaling.surface import Surface, cost_law, fit_surface
 from dit.scaling.uncertainty import surface_intervals, surface_samples
@@ -105,8 +105,8 @@ class Fit:
     cost: tuple[float, float]
     approaches: dict[str, Allocation | None]
     frontier: dict[str, PowerLaw]
-    intervals: dict[str, Interval]
-    exponents: dict[str, Interval]
+    intervals: dict[str, ConfidenceInterval]
+    exponents: dict[str, ConfidenceInterval]
     bias: float | None
     extrapolation: Extrapolation | None
     tuning: dict[str, Tuning]

@@ -24,7 +24,7 @@ KINDS = ("residuals", "runs")
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """``low`` to ``high``, at a confidence ``level``."""
 
     low: float
@@ -46,7 +46,7 @@ def profile(
     theta: Float[Array, "p"],
     direction: Float[Array, "p"],
     level: float = 0.9,
-) -> Interval:
+) -> ConfidenceInterval:
     """The interval of ``direction . theta``, with ``theta`` a least-squares fit.
 
     An end may be infinite: the data then do not bound the parameter on that side.
@@ -62,10 +62,10 @@ def profile(
     bound = float(stats.t.ppf(0.5 + level / 2, n - p))
     centre = float(direction @ theta)
     if variance < 1e-24:
-        return Interval(centre, centre, level)
+        return ConfidenceInterval(centre, centre, level)
     jacobian = terms.log_sum(design, theta[None])[1][0]
-    spread = variance * direction @ np.linalg.pinv(jacobian.T @ jacobian) @ direction
-    first = bound * np.sqrt(max(float(spread), 0.0))
+    squared_error = variance * direction @ np.linalg.pinv(jacobian.T @ jacobian) @ direction
+    first = bound * np.sqrt(max(float(squared_error), 0.0))
     first = first if 1e-9 < first < FAR / 4 else 1.0  # nearly or not at all determined
     along = direction / (direction @ direction)
     free = linalg.null_space(direction[None])
@@ -90,7 +90,7 @@ def profile(
             outer = centre + 1.6 * (outer - centre)
             above = excess(outer)
         ends.append(_crossing(excess, inner, below, outer, above) if above >= 0 else side * np.inf)
-    return Interval(float(ends[0]), float(ends[1]), level)
+    return ConfidenceInterval(float(ends[0]), float(ends[1]), level)
 
 
 def _crossing(f, low: float, below: float, high: float, above: float, steps: int = 30) -> float:
@@ -142,8 +142,8 @@ def bootstrap(
     return terms.solve(design, fitted + residual[draw], starts, delta=delta)[0]
 
 
-def quantiles(values: Float[Array, "s"], level: float = 0.9) -> Interval:
+def quantiles(values: Float[Array, "s"], level: float = 0.9) -> ConfidenceInterval:
     """The central part of resampled values that holds ``level`` of them."""
     _check_level(level)
     low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(float(low), float(high), level)
+    return ConfidenceInterval(float(low), float(high), level)

@@ -53,7 +53,7 @@ class Trainer:
             axes=made.axes,
         )
         ema = made.settings("ema")
-        of = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
+        loss_fn = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
 
         def advance(state, batches, key, lr, count):
             optimizer = optimizers.at_rate(unit, lr)
@@ -61,7 +61,7 @@ class Trainer:
             def update(i, carry):
                 state, losses = carry
                 batch = {name: x[i] for name, x in batches.items()}
-                state, loss = unguarded_step(of, optimizer, ema, state, batch, key)
+                state, loss = unguarded_step(loss_fn, optimizer, ema, state, batch, key)
                 return state, losses.at[i].set(loss)
 
             return jax.lax.fori_loop(0, count, update, (state, jnp.zeros(CHUNK)))

@@ -24,7 +24,7 @@ Values = Mapping[str, Mapping[int, float]]  # arm -> seed -> what was measured
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class MeanInterval:
     """A mean of ``n`` values and its t-interval; infinitely wide for a single value."""
 
     mean: float
@@ -42,15 +42,17 @@ class Comparison:
     """
 
     arm: str
-    value: Interval
-    difference: Interval | None
+    value: MeanInterval
+    difference: MeanInterval | None
     p: float
     p_holm: float
     failed: int
     verdict: str
 
 
-def t_interval(values: Float[np.ndarray, "n"] | Sequence[float], level: float = LEVEL) -> Interval:
+def t_interval(
+    values: Float[np.ndarray, "n"] | Sequence[float], level: float = LEVEL
+) -> MeanInterval:
     """Student's interval of the mean of independent ``values``; UserError if there are none."""
     values = np.asarray(values, np.float64)
     n = len(values)
@@ -60,9 +62,9 @@ def t_interval(values: Float[np.ndarray, "n"] | Sequence[float], level: float = 
         )
     mean = float(values.mean())
     if n == 1:
-        return Interval(mean, -np.inf, np.inf, 1)
+        return MeanInterval(mean, -np.inf, np.inf, 1)
     half = float(stats.t.ppf(0.5 + level / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
+    return MeanInterval(mean, mean - half, mean + half, n)
 
 
 def p_value(values: Float[np.ndarray, "n"] | Sequence[float]) -> float:
@@ -124,7 +126,7 @@ def compare(values: Values, baseline: str, *, lower_is_better: bool = True) -> l
 def table(found: Sequence[Comparison], digits: int = 4) -> list[dict[str, str | int]]:
     """The comparisons as rows of text, for a table."""
 
-    def shown(x: Interval | None) -> str:
+    def shown(x: MeanInterval | None) -> str:
         if x is None:
             return ""
         return f"{x.mean:.{digits}g} [{x.low:.{digits}g}, {x.high:.{digits}g}]"
