@@ -1,8 +1,8 @@
 """Evaluation losses that can be compared: the same held-out examples, times and noise for every model.
 
-A draw ``i`` is an example, a time and noise, all functions of a frozen seed and of ``i``; times are
-stratified, one draw in each of n equal parts of the time distribution. So two models see the same draws,
-and the noise of the draws cancels in their difference: ``paired``.
+Draw ``i`` consists of an example, a time and noise, all functions of a frozen seed and of ``i``. Times
+are stratified: one draw in each of n equal parts of the time distribution. Two models see the same
+draws, so the noise of the draws cancels in their difference (``paired``).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Losses:
 def mean_error(values: Float[Array, "n"], t: Float[Array, "n"], example: Int[Array, "n"]) -> float:
     """The standard error of a mean of draws whose times are stratified.
 
-    The larger of two: from the spread at nearly the same time, and from that between examples.
+    The larger of two estimates: from the variance at nearly equal times, and from that between examples.
     """
     values = np.asarray(values, np.float64)
     within = stratified_error(values, t)

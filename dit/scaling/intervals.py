@@ -3,8 +3,8 @@
 *Profile*: with log residuals Gaussian of unknown scale, a value ``psi`` of one parameter is kept when
 refitting all others at ``psi`` raises the sum of squares by less than ``s^2 t^2``, with ``s^2`` the
 residual variance and ``t`` Student's quantile of n - p degrees of freedom (Bates & Watts 1988, ch. 6).
-*Bootstrap*: the fit repeated on data made of it and its own resampled residuals, widened by
-``sqrt(n / (n - p))``, or on resampled runs; an interval is two quantiles (Efron & Tibshirani 1993).
+*Bootstrap*: refits to the fit plus its own resampled residuals, widened by ``sqrt(n / (n - p))``, or to
+resampled runs; an interval is between two quantiles (Efron & Tibshirani 1993).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dit.scaling import terms
 from dit.types import UserError
 
 Array = np.ndarray
-FAR = 40.0  # in logs: beyond it a parameter is as good as zero or infinite
+FAR = 40.0  # in logs: a parameter beyond it counts as zero or infinite
 KINDS = ("residuals", "runs")
 
 
@@ -49,7 +49,7 @@ def profile(
 ) -> ConfidenceInterval:
     """The interval of ``direction . theta``, with ``theta`` a least-squares fit.
 
-    An end may be infinite: the data then do not bound the parameter on that side.
+    An end is infinite where the data do not bound the parameter on that side.
     """
     _check_level(level)
     n, _, p = design.shape
@@ -94,9 +94,9 @@ def profile(
 
 
 def _crossing(f, low: float, below: float, high: float, above: float, steps: int = 30) -> float:
-    """Where ``f`` passes zero between ``low`` (below) and ``high``: false position, Illinois's way.
+    """The root of ``f`` between ``low``, where it is negative, and ``high``, by the Illinois method.
 
-    The values at the ends are given and never asked for again, and ``f`` need not be smooth.
+    The values at both ends are given, and ``f`` is not called there. It need not be smooth.
     """
     width, last = abs(high - low), 0
     for _ in range(steps):
@@ -124,7 +124,7 @@ def bootstrap(
 ) -> Float[Array, "s p"]:
     """``theta`` fitted to so many resampled data sets; ``delta`` as in ``terms.solve``.
 
-    ``kind``: resample ``residuals`` (the runs' places are kept) or whole ``runs``.
+    ``kind``: resample ``residuals`` (each run keeps its place) or whole ``runs``.
     """
     if kind not in KINDS:
         raise UserError(f"got kind={kind!r}; expected one of {', '.join(KINDS)}")
@@ -143,7 +143,7 @@ def bootstrap(
 
 
 def quantiles(values: Float[Array, "s"], level: float = 0.9) -> ConfidenceInterval:
-    """The central part of resampled values that holds ``level`` of them."""
+    """The central interval that holds the share ``level`` of the resampled values."""
     _check_level(level)
     low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
     return ConfidenceInterval(float(low), float(high), level)

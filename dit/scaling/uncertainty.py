@@ -1,4 +1,4 @@
-"""How sure a fit is: intervals for a surface's or a power law's parameters, by profile or bootstrap."""
+"""Intervals for the parameters of a surface or a power law, by profile likelihood or bootstrap."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def surface_intervals(
 ) -> dict[str, ConfidenceInterval]:
     """Intervals of a surface's E, A, B, alpha and beta, around its least-squares fit.
 
-    ``options``: of ``intervals.bootstrap``, if that is the method.
+    ``options``: those of ``intervals.bootstrap``, for that method.
     """
     design, y, theta, logs = _surface_problem(N, D, loss)
     quantities = {
@@ -58,16 +58,16 @@ def law_intervals(
 
 
 def surface_samples(N, D, loss, **options) -> list[Surface]:
-    """Surfaces fitted to resampled runs, for intervals of whatever follows from one.
+    """Surfaces fitted to resampled runs, for intervals of any quantity that follows from a surface.
 
-    ``options``: of ``intervals.bootstrap``.
+    ``options``: those of ``intervals.bootstrap``.
     """
     design, y, theta, logs = _surface_problem(N, D, loss)
     return [_surface(t, logs) for t in intervals.bootstrap(design, y, theta, **options)]
 
 
 def law_samples(x, y, *, floor: bool = False, seed: int = 0, samples: int = 400) -> list[PowerLaw]:
-    """Power laws fitted to resampled points: pairs, so that their order does not matter."""
+    """Power laws fitted to resampled pairs of points; their order does not matter."""
     x, y = terms.positive(x=x, y=y)
     draw, laws = np.random.default_rng(seed), []
     while len(laws) < samples:
@@ -80,11 +80,11 @@ def law_samples(x, y, *, floor: bool = False, seed: int = 0, samples: int = 400)
 def allocation_intervals(
     N, D, C, loss, *, level: float = 0.9, samples: int = 200, seed: int = 0
 ) -> dict[str, dict[str, ConfidenceInterval] | None]:
-    """For each approach, intervals of the exponents with which the optimal N and D grow in C.
+    """For each approach, intervals for the exponents with which the optimal N and D grow in C.
 
-    The bootstrap of ``intervals.bootstrap`` for all three: losses are made of the fitted surface and its
-    own resampled residuals, and each approach is applied to them. It tells how far noise moves an
-    approach, and nothing of its bias. None for an approach that fails in a tenth of the samples or more.
+    Each approach is applied to bootstrap losses: the fitted surface plus its own resampled residuals. This
+    shows how far noise moves an approach, and nothing about its bias. An approach that fails in a tenth of
+    the samples or more is None.
     """
     design, y, theta, logs = _surface_problem(N, D, loss)
     n, p = len(y), len(theta)
