@@ -153,7 +153,7 @@ def window(interval: int, saves: int) -> tuple[int, int]:
 def startup(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Statistics of starts: of the whole, and the median of each part."""
     return {
-        "seconds": spread([sum(parts.values()) for parts in found]),
+        "seconds": summary([sum(parts.values()) for parts in found]),
         "parts": {name: float(np.median([parts[name] for parts in found])) for name in PARTS},
         "runs": len(found),
     }
@@ -192,17 +192,17 @@ def saving(
         "interval": interval,
         "saves": saves,
         "pairs": len(pairs),
-        "step": spread(steps),
-        "first": spread(firsts),
-        "stall": spread(stalls),
-        "save": spread(costs),
-        "slower": spread([a - b for a, b in zip(costs, stalls, strict=True)]),
+        "step": summary(steps),
+        "first": summary(firsts),
+        "stall": summary(stalls),
+        "save": summary(costs),
+        "slower": summary([a - b for a, b in zip(costs, stalls, strict=True)]),
         "steps_written": float(np.median(written)),
-        "share": spread([a / (every * b) for a, b in zip(costs, steps, strict=True)]),
+        "share": summary([a / (every * b) for a, b in zip(costs, steps, strict=True)]),
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def summary(values: Sequence[float]) -> dict[str, float]:
     """Median and range."""
     return {
         "median": float(np.median(values)),

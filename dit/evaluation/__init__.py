@@ -62,12 +62,12 @@ def _areas(side: int) -> np.ndarray | None:
 
 
 def gather(
-    split: Split, limit: int, of: Callable[[np.ndarray], np.ndarray] = reduced
+    split: Split, limit: int, keep: Callable[[np.ndarray], np.ndarray] = reduced
 ) -> tuple[np.ndarray, Int[np.ndarray, "n"] | None]:
-    """``of(x)`` of at most ``limit`` examples, ``(n, ...)``, and their labels ``(n,)`` if any.
+    """``keep(x)`` of at most ``limit`` examples, ``(n, ...)``, and their labels ``(n,)`` if any.
 
     The examples are all of a split, or ``limit`` of it at random (always the same ones), in order: a
-    split sorted by class is represented. Only ``of(x)`` of each is kept. Raises UserError if there are
+    split sorted by class is represented. Only ``keep(x)`` of each is kept. Raises UserError if there are
     none, or the data are not uint8.
     """
     count = len(split)
@@ -81,7 +81,7 @@ def gather(
             raise UserError(
                 f"got data of type {example['x'].dtype}; expected uint8 pixels, 0 to 255"
             )
-        kept.append(of(example["x"]))
+        kept.append(keep(example["x"]))
         labels.extend([int(example["label"])] if "label" in example else [])
     return np.stack(kept), np.array(labels) if labels else None
 

@@ -58,8 +58,8 @@ def fit(images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, "n"]) -> Cl
     with warnings.catch_warnings(), threadpool_limits(1):  # small matrices: threads only wait
         warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of passes is meant
         perceptron.fit(x, labels)
-    spread = np.mean(np.var(_hidden(perceptron, x), axis=0))
-    return Classifier(machine, perceptron, float(1 / np.sqrt(spread)))
+    variance = np.mean(np.var(_hidden(perceptron, x), axis=0))
+    return Classifier(machine, perceptron, float(1 / np.sqrt(variance)))
 
 
 def one_class(labels: Int[np.ndarray, "n"]) -> str:

@@ -1,8 +1,8 @@
 """Scaling laws: ``python -m dit.scaling plan|run|fit|report --dir=DIR``.
 
-``plan`` writes ``DIR/plan.json`` from a config and a budget; ``run`` trains what is left of it, and may
-be killed and given again; ``fit`` prints the law; ``report`` writes markdown, figures and a table.
-``--config.section.field=value`` overrides a field of the config, for ``plan``.
+``plan`` writes ``DIR/plan.json`` from a config and a budget. ``run`` trains the rows that are not done
+yet; if it is killed, the same command continues. ``fit`` prints the law; ``report`` writes markdown,
+figures and a table. For ``plan``, ``--config.section.field=value`` overrides a field of the config.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Ratio = Annotated[float, Range(1, 1e6, open="low")]
 
 
 def budgets(text: str) -> int | list[float]:
-    """How many budgets, or the cost of each."""
+    """The number of budgets, or the cost of each."""
     return cli.number(Count)(text) if text.isdecimal() else cli.number(Large, several=True)(text)
 
 
@@ -145,7 +145,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit status. UserError for bad input."""
+    """Run the command line; return the exit status. Raises UserError for bad input."""
     args, overrides = cli.parse(arguments(), argv)
     logging.basicConfig(format="%(message)s")
     if overrides and args.command != "plan":
@@ -225,7 +225,7 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
 
 
 def keep_compiled(root: pathlib.Path) -> None:
-    """Keep compiled programs under ``root``, where no place is set: seeds share them, and restarts."""
+    """Cache compiled programs under ``root`` unless a cache is set; seeds and restarts share them."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(root.resolve() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

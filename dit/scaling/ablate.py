@@ -1,10 +1,10 @@
 """Ablations: arms x seeds, each arm at its own best learning rate, kept as rows of a registry.
 
 An arm is a config with a few fields changed. Every arm is first run at each learning rate with a seed
-that serves for nothing else (stage ``probe``), then at its best rate with the seeds of the comparison
-(stage ``main``). A seed gives all arms the same data in the same order, the same times and noise, and
-all runs are judged on one frozen evaluation set: differences are paired (``verdict.compare``). A row
-that is there is not run again, so that the same call goes on after a kill, and shows what is stored.
+reserved for this (stage ``probe``), then at its best rate with the seeds of the comparison (stage
+``main``). For each seed, all arms see the same data in the same order, the same times and noise, and all
+runs are evaluated on one frozen set, so differences are paired (``verdict.compare``). Rows that are
+already stored are not run again: after a kill, the same call continues where it stopped.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """What is compared. ``base``: a config; ``arms``: by name, what each changes in it.
+    """What is compared. ``base``: a config; ``arms``: the changes that each arm makes to it, by name.
 
     A change is ``{"section.field": value}``, or ``{"section": {...}}`` for a whole section. The first
-    arm is the baseline: all runs are judged by its objective. ``lrs``: the rates tried for every arm;
-    while the best is the least or the largest of them, up to ``extend`` more are tried beyond it.
-    ``weights``: whose losses choose a rate, ``params`` or an average's name. ``match``: every arm gets
-    the ``steps`` of the base, or as many as cost the baseline's ``flops``. ``evaluation``: as of
-    ``freeze``. ``measured``: settings of what else is measured; they belong to a row's identity.
+    arm is the baseline, whose objective evaluates all runs. ``lrs``: the rates tried for every arm. While
+    the best rate is the smallest or the largest tried, the search continues beyond it, up to ``extend``
+    times. ``weights``: the weights whose loss decides the rate, ``params`` or an average's name.
+    ``match``: every arm trains for the base's ``steps``, or for as many steps as cost the baseline's
+    ``flops``. ``evaluation``: keywords of ``freeze``. ``measured``: settings of the other measurements,
+    which are part of a row's identity.
     """
 
     base: Mapping[str, Any]
@@ -106,7 +107,7 @@ class Ablation:
 
 
 def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``{"section.field": value}`` or ``{"section": {...}}`` laid over it."""
+    """``base`` overridden by ``{"section.field": value}`` or ``{"section": {...}}``."""
     config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain(base).items()}
     for key, value in changes.items():
         section, _, field = key.partition(".")
@@ -118,16 +119,16 @@ def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def cost_of(made: Any) -> Costs:
-    """The costs of the model of an experiment, on its data."""
+    """What the model of an experiment costs on its data."""
     per_frame = made.config.objective.to_dict().get("level") == "frame"
     return costs(made.model, made.shape, t_per_frame=per_frame)
 
 
 class _Arm:
-    """One arm while it runs: what is compiled for it is kept.
+    """One arm and its compiled programs.
 
-    All that a run needs is built, and its programs are traced, when the arm is made: UserError for what
-    does not fit together.
+    The constructor builds everything that a run needs and traces its programs. It raises UserError for
+    settings that do not fit together.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class _Arm:
     def run(
         self, line: dict[str, Any], config: Mapping[str, Any], measure: Measure | None
     ) -> dict[str, Any]:
-        """The line of a run, with its losses, or with how it failed."""
+        """The row of a run, with its losses or with its error."""
         made = self._make(config)
         images = self.steps * made.config.batch_size
         line |= {
@@ -217,13 +218,13 @@ def ablate(
     measure: Measure | None = None,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Run what is not yet in ``root/registry.jsonl``; all rows of the ablation, probes first.
+    """Run what is not yet in ``root/registry.jsonl``; return all rows of the ablation, probes first.
 
-    ``measure(arm, experiment, trained)``: more figures of a ``main`` run, kept in its row under
-    ``measures``; what they depend on belongs in ``ablation.measured``. Its method ``check(arm,
-    experiment)``, if it has one (``quality.Quality``), raises what cannot be measured. All arms are
-    built and checked before the first run. Raises UserError for a mistake in any of them, and, later,
-    where every rate of an arm failed.
+    ``measure(arm, experiment, trained)`` returns further figures of a ``main`` run, which its row keeps
+    under ``measures``; list what they depend on in ``ablation.measured``. If ``measure`` has a method
+    ``check(arm, experiment)``, as ``quality.Quality`` has, it is called first and raises for what cannot
+    be measured. All arms are built and checked before the first run. Raises UserError for a mistake in
+    any of them, and later if every rate of an arm fails.
     """
     registry = Registry(pathlib.Path(root) / "registry.jsonl")
     known, arms, rows = registry.latest(), {}, []
@@ -234,7 +235,7 @@ def ablate(
         settings = [plain(ablation.evaluation), stage == "main" and plain(ablation.measured)]
         name = f"{arm}/{stage}/lr={lr:g}/seed={seed}/{fingerprint({'run': whole + settings})}"
         if name not in known:
-            if not arms:  # all at once: a mistake in the last is found before the first trains
+            if not arms:  # build all arms at once, so that mistakes surface before any training
                 arms.update(prepared(make, ablation, measure))
             start = {"row": name, "arm": arm, "stage": stage}
             full = ablation.config(arm, lr=lr, seed=seed, steps=arms[arm].steps)
@@ -261,7 +262,7 @@ def ablate(
 
 
 def prepared(make: Make, ablation: Ablation, measure: Measure | None = None) -> dict[str, _Arm]:
-    """All arms, built and checked without training; UserError for the first that cannot be run."""
+    """Build and check all arms, without training; UserError for the first that cannot run."""
     at = {"lr": ablation.lrs[0], "seed": ablation.probe_seed}
     arms, arm = {}, ablation.baseline
     try:
@@ -278,14 +279,14 @@ def prepared(make: Make, ablation: Ablation, measure: Measure | None = None) -> 
 
 
 def loss_of(row: Row, weights: str) -> float:
-    """The loss of a finished run with these weights; UserError if there is none of that name."""
+    """The loss of a finished run with these weights; UserError if it has no such weights."""
     if weights not in row["losses"]:
         raise UserError(f"no weights {weights!r}: {suggest(weights, list(row['losses']))}")
     return row["losses"][weights]["loss"]
 
 
 def best_rates(rows: Sequence[Row], weights: str = "params") -> dict[str, float]:
-    """The rate of the least loss among the probes of each arm; UserError where all have failed."""
+    """The rate with the lowest loss among each arm's probes; UserError if all of them failed."""
     best: dict[str, float] = {}
     for arm in dict.fromkeys(r["arm"] for r in rows):
         probes = [r for r in rows if (r["arm"], r["stage"]) == (arm, "probe")]
@@ -297,7 +298,7 @@ def best_rates(rows: Sequence[Row], weights: str = "params") -> dict[str, float]
 
 
 def beyond(rows: Sequence[Row], arm: str, weights: str) -> float | None:
-    """The next rate to try for an arm whose best one is at an edge, by the ratio there; else None."""
+    """The next rate to try if an arm's best one is at an edge, one ratio further; else None."""
     best = best_rates([r for r in rows if r["arm"] == arm], weights)[arm]
     tried = sorted(r["lr"] for r in rows if (r["arm"], r["stage"]) == (arm, "probe"))
     if len(tried) < 2 or best not in (tried[0], tried[-1]):
@@ -306,10 +307,10 @@ def beyond(rows: Sequence[Row], arm: str, weights: str) -> float | None:
     return float(f"{best * best / neighbour:.3g}")
 
 
-def tuning(rows: Sequence[Row], weights: str = "params") -> list[dict[str, Any]]:
+def probe_table(rows: Sequence[Row], weights: str = "params") -> list[dict[str, Any]]:
     """A table of the probes: the loss of every rate, the best one, and whether it is at an edge.
 
-    A best rate at an edge of those tried may not be the arm's best: try further ones.
+    A best rate at an edge may not be the optimum: try rates beyond it.
     """
     rates = sorted({r["lr"] for r in rows if r["stage"] == "probe"})
     out = []
@@ -328,8 +329,8 @@ def tuning(rows: Sequence[Row], weights: str = "params") -> list[dict[str, Any]]
 def values(rows: Sequence[Row], *keys: str) -> dict[str, dict[int, float]]:
     """``{arm: {seed: value}}`` of the ``main`` runs, NaN for those that failed.
 
-    ``keys`` lead to the value in a row: ``"losses", "params", "loss"``, or ``"measures", "frechet"``.
-    UserError if it is not there.
+    ``keys``: the path to the value in a row, such as ``"losses", "params", "loss"`` or ``"measures",
+    "frechet"``. UserError if a row has no such value.
     """
     found: dict[str, dict[int, float]] = {}
     for row in (r for r in rows if r["stage"] == "main"):
@@ -342,7 +343,7 @@ def values(rows: Sequence[Row], *keys: str) -> dict[str, dict[int, float]]:
     return found
 
 
-MATCHED = {  # what may be matched between arms, and its column
+MATCHED = {  # quantities that arms may share, and their columns
     "steps": "steps",
     "images seen": "images",
     "training FLOPs": "C",
@@ -351,9 +352,9 @@ MATCHED = {  # what may be matched between arms, and its column
 
 
 def matched(rows: Sequence[Row], within: float = 0.005) -> tuple[list[dict[str, Any]], str]:
-    """What each arm cost, and a sentence on what was the same for all, to a share of ``within``.
+    """What each arm cost, and a sentence on which costs were equal to within the share ``within``.
 
-    FLOPs are exact ones of the matrix products (``costs``).
+    FLOPs are exact counts of the matrix products (``costs``).
     """
     arms = {r["arm"]: r for r in rows if r["stage"] == "main"}
     first = next(iter(arms.values()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dit.scaling.report import COLOURS
-from dit.scaling.verdict import BETTER, WORSE, Comparison, Interval, Values, t_interval
+from dit.scaling.verdict import BETTER, WORSE, Comparison, MeanInterval, Values, t_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,10 +20,10 @@ Row = Mapping[str, Any]
 
 
 def plot(values: Values, found: Sequence[Comparison], quantity: str) -> Figure:
-    """Left the ``quantity`` itself (name and unit), right its paired difference to the baseline.
+    """On the left the ``quantity`` (name and unit), on the right its paired difference to the baseline.
 
-    Arms are rows, in the order of ``found``. A diamond is a mean, the bar its 95% t-interval. The panels
-    are fitted to the dots: the bar of a few scattered seeds may go on beyond them.
+    Arms are rows, in the order of ``found``. A diamond is a mean, its bar the 95% t-interval. The axes
+    are scaled to the dots, so the bar of a few scattered seeds may leave the panel.
     """
     from matplotlib.figure import Figure
 
@@ -62,10 +62,10 @@ def plot(values: Values, found: Sequence[Comparison], quantity: str) -> Figure:
 def by_time(
     rows: Sequence[Row], weights: str, baseline: str, *, ends: tuple[float, float], quantity: str
 ) -> Figure:
-    """Each arm's loss over the baseline's with the same seed, in the equal parts of time of a row.
+    """Each arm's loss divided by the baseline's with the same seed, against time.
 
-    Geometric means over seeds, and 95% t-intervals of the logarithm. ``ends``: the least and the largest
-    time; the evaluation draws uniformly between them.
+    Shows geometric means over seeds and 95% t-intervals of the logarithm, for equal parts of the time
+    between ``ends``, the smallest and the largest.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator
@@ -100,7 +100,7 @@ def by_time(
 def curves(
     panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], abscissa: str
 ) -> Figure:
-    """A panel a quantity, a line a name: means of ``{x: values}`` and their 95% t-intervals."""
+    """One panel per quantity, one line per name: means of ``{x: values}`` and 95% t-intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.6, 3.2), layout="constrained")
@@ -117,18 +117,18 @@ def curves(
 
 
 def _bounds(values: np.ndarray) -> np.ndarray:
-    """Mean, low and high (as rows) of each row of ``values`` (its seeds)."""
+    """The mean, low and high end, as rows, for each row of ``values``, which holds the seeds."""
     intervals = [t_interval(row) for row in values]
     return np.array([[c.mean, c.low, c.high] for c in intervals]).T
 
 
 def _beside(x: np.ndarray, i: int, count: int) -> np.ndarray:
-    """``x`` moved a little, so that the bars of ``count`` lines lie side by side."""
+    """``x`` shifted slightly, so that the bars of ``count`` lines stand side by side."""
     return x + 0.008 * np.ptp(x) * (i - (count - 1) / 2)
 
 
 def _line(axes, i: int, x: np.ndarray, bounds: np.ndarray, name: str) -> None:
-    """Line ``i``: means with their intervals."""
+    """Draw line ``i``: means and their intervals."""
     mean, low, high = bounds
     reach = np.array([mean - low, high - mean])
     axes.errorbar(
@@ -152,8 +152,8 @@ def _plain(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _row(axes, i: int, points: np.ndarray, interval: Interval, colour: str) -> None:
-    """The seeds of an arm, small and above, and below them the mean with its interval."""
+def _row(axes, i: int, points: np.ndarray, interval: MeanInterval, colour: str) -> None:
+    """Draw an arm's seeds as small dots, and its mean and interval below them."""
     axes.plot(points, np.full(len(points), i - 0.13), "o", color=colour, ms=4, alpha=0.55, mew=0)
     if np.isfinite(interval.low):
         axes.plot([interval.low, interval.high], [i + 0.13] * 2, color=colour, lw=2)
@@ -161,7 +161,7 @@ def _row(axes, i: int, points: np.ndarray, interval: Interval, colour: str) -> N
 
 
 def _limits(axes, points: Sequence[float]) -> None:
-    """Room for the dots and as much again: an interval of few seeds may be far wider than they are."""
+    """Limits at twice the range of the dots; an interval of few seeds may be far wider still."""
     low, high = min(points), max(points)
     room = 0.35 * (high - low) or 1.0
     axes.set_xlim(low - room, high + room)

@@ -4,9 +4,9 @@
 2. *Parabolas*: at every budget, the minimum of a parabola in log N through the losses of its runs.
 3. *Surface*: ``L(N, D)`` fitted to all runs, its optimum in closed form.
 
-A law ``optimum = coefficient C^exponent`` follows from each. Approach 2 is biased: a slice of the
-surface is not a parabola, so its minimum moves with the sizes that were run (``WARNING``);
-``parabola_bias`` says how far, by running it on the fitted surface, where the truth is known.
+Each gives a law ``optimum = coefficient C^exponent``. Approach 2 is biased: a slice of the surface is
+not a parabola, so its minimum depends on which sizes were run (``WARNING``). ``parabola_bias`` measures
+the bias by applying it to the fitted surface, where the truth is known.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WARNING = (
 
 @dataclasses.dataclass(frozen=True)
 class Minimum:
-    """Where a parabola in ``log x`` is least, its ``loss`` there, and whether runs lie on both sides."""
+    """The minimum of a parabola in ``log x``, its ``loss``, and whether runs lie on both sides of it."""
 
     x: float
     loss: float
@@ -39,7 +39,7 @@ class Minimum:
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """Laws of C for the optimal ``N`` and ``D``, with the points they were fitted to, if any."""
+    """The optimal ``N`` and ``D`` as laws in C, with the points they were fitted to, if any."""
 
     N: PowerLaw
     D: PowerLaw
@@ -48,9 +48,9 @@ class Allocation:
 
 
 def parabola(x, y) -> Minimum:
-    """The minimum of the parabola in ``log x`` nearest to the points, which is at an end if not convex.
+    """The minimum of the parabola in ``log x`` fitted to the points; at an end if it is not convex.
 
-    Several values at one ``x`` (seeds) count each. Raises UserError for fewer than three values of x.
+    Several losses at one ``x`` (seeds) all count. Raises UserError for fewer than three values of x.
     """
     (x,) = terms.positive(x=x)
     y = np.asarray(y, np.float64)
@@ -65,7 +65,7 @@ def parabola(x, y) -> Minimum:
 
 
 def budgets(C, tolerance: float = 0.1) -> list[Int[Array, "m"]]:
-    """The rows of each budget, cheapest first: costs that differ by at most ``tolerance`` in log."""
+    """The rows of each budget, cheapest first. A budget's costs differ by ``tolerance`` in log at most."""
     (C,) = terms.positive(C=C)
     order = np.argsort(C, kind="stable")
     cuts = np.flatnonzero(np.diff(np.log(C[order])) > tolerance) + 1
@@ -73,10 +73,10 @@ def budgets(C, tolerance: float = 0.1) -> list[Int[Array, "m"]]:
 
 
 def envelope(N, D, C, loss, bins: int = 20) -> Allocation:
-    """Approach 1. The rows may be points along training curves, which it was made for, or whole runs.
+    """Approach 1. The rows may be points along training curves, as in the paper, or whole runs.
 
-    Costs are cut into ``bins`` of equal width in log; a bin's least loss counts if no cheaper one is
-    lower.
+    Costs are divided into ``bins`` of equal width in log. A bin's lowest loss counts unless a cheaper run
+    has a lower one.
     """
     N, D, C, L = terms.positive(N=N, D=D, C=C, loss=loss)
     edges = np.geomspace(C.min(), C.max(), bins + 1)
@@ -94,7 +94,7 @@ def envelope(N, D, C, loss, bins: int = 20) -> Allocation:
 
 
 def parabolas(N, D, C, loss, tolerance: float = 0.1) -> Allocation:
-    """Approach 2. Budgets without a minimum between their runs are left out, and said so."""
+    """Approach 2. Leaves out budgets whose minimum is not between their runs, with a warning."""
     N, D, C, L = terms.positive(N=N, D=D, C=C, loss=loss)
     points, warnings = [], [WARNING]
     for rows in budgets(C, tolerance):
@@ -116,7 +116,7 @@ def parabolas(N, D, C, loss, tolerance: float = 0.1) -> Allocation:
 
 
 def from_surface(surface: Surface, C, k: float = 6.0, g: float = 1.0) -> Allocation:
-    """Approach 3: the closed form, for costs ``k N^g D``; ``C`` are the budgets to show."""
+    """Approach 3: the closed form for costs ``k N^g D``; ``C``: the budgets to show."""
     C = np.unique(np.asarray(C, np.float64))
     (n, d), (a, b) = surface.optimum(1.0, k=k, g=g), surface.exponents(g)
     N, D = surface.optimum(C, k=k, g=g)
@@ -124,7 +124,7 @@ def from_surface(surface: Surface, C, k: float = 6.0, g: float = 1.0) -> Allocat
 
 
 def compare(N, D, C, loss, method: str = "huber", bins: int = 20) -> dict[str, Allocation | None]:
-    """All three approaches, by name; None for one that these runs do not allow."""
+    """All three approaches, by name; None for one that these runs cannot support."""
     C = np.asarray(C, np.float64)
     middles = [terms.centre(C[rows]) for rows in budgets(C)]
     surface = fit_surface(N, D, loss, method=method)
@@ -142,9 +142,9 @@ def compare(N, D, C, loss, method: str = "huber", bins: int = 20) -> dict[str, A
 
 
 def parabola_bias(surface: Surface, N, D, C, at: float) -> float:
-    """The relative error of approach 2's optimal N at cost ``at``, were ``surface`` the whole truth.
+    """The relative error of approach 2's optimal N at cost ``at``, if ``surface`` were exact.
 
-    Approach 2 is given the surface's own losses, free of noise, at the places ``(N, D)`` that were run.
+    Approach 2 is applied to the surface's own losses, free of noise, at the ``(N, D)`` that were run.
     """
     k, g = cost_law(N, D, C)
     found = parabolas(N, D, C, surface(N, D))

@@ -1,8 +1,8 @@
-"""What one sample costs a model, and how large the model is: the numbers a scaling law is written in.
+"""The cost of one sample and the size of the model: the numbers that scaling laws relate.
 
-Total parameters, parameters that act on every token, and exact FLOPs are three different things in a
-DiT: a third of an adaLN block's parameters run once a sample, so that ``6 N D`` with total N and tokens
-D counts them ``n`` times too often.
+In a DiT, total parameters, parameters that act on every token, and exact FLOPs are three different
+counts: a third of an adaLN block's parameters act once a sample, so ``6 N D`` with total N and tokens D
+counts them once for every token.
 """
 
 from __future__ import annotations

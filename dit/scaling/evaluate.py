@@ -1,8 +1,8 @@
 """Evaluation losses that can be compared: the same held-out examples, times and noise for every model.
 
-A draw ``i`` is an example, a time and noise, all functions of a frozen seed and of ``i``; times are
-stratified, one draw in each of n equal parts of the time distribution. So two models see the same draws,
-and the noise of the draws cancels in their difference: ``paired``.
+Draw ``i`` consists of an example, a time and noise, all functions of a frozen seed and of ``i``. Times
+are stratified: one draw in each of n equal parts of the time distribution. Two models see the same
+draws, so the noise of the draws cancels in their difference (``paired``).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Losses:
 def mean_error(values: Float[Array, "n"], t: Float[Array, "n"], example: Int[Array, "n"]) -> float:
     """The standard error of a mean of draws whose times are stratified.
 
-    The larger of two: from the spread at nearly the same time, and from that between examples.
+    The larger of two estimates: from the variance at nearly equal times, and from that between examples.
     """
     values = np.asarray(values, np.float64)
     within = stratified_error(values, t)
@@ -161,12 +161,12 @@ class Evaluator:
         self.frozen, self.batch, self._hash = frozen, batch, frozen.hash
 
         @jax.jit
-        def of(params, rows):
+        def losses(params, rows):
             rows = {**rows, "x": encode(rows["x"])}
             metrics = loss(key, params, apply_fn, process, rows)[1]
             return metrics["loss"], metrics["t"]
 
-        self._of = of
+        self._losses = losses
 
     def _rows(self, start: int) -> dict[str, Array]:
         """The examples of a batch of draws, and the draws; the last is repeated to fill it."""
@@ -175,12 +175,12 @@ class Evaluator:
 
     def check(self, params: Params) -> None:
         """Trace the evaluation of parameters of these shapes, or raise what is wrong with them."""
-        jax.eval_shape(self._of, params, self._rows(0))
+        jax.eval_shape(self._losses, params, self._rows(0))
 
     def __call__(self, params: Params) -> Losses:
         draws = self.frozen.draws
         starts = range(0, draws, self.batch)
-        found = [jax.device_get(self._of(params, self._rows(start))) for start in starts]
+        found = [jax.device_get(self._losses(params, self._rows(start))) for start in starts]
         value, t = (np.concatenate(parts)[:draws] for parts in zip(*found, strict=True))
         return Losses(value, t, np.arange(draws) % len(self.frozen.x), self._hash)
 

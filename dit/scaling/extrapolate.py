@@ -1,4 +1,4 @@
-"""How well a fit foretells the largest budget from the others, beside forecasts without one."""
+"""How well a fit predicts the largest budget from the others, compared with simple forecasts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dit.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Extrapolation:
-    """Relative errors (signed, ``forecast / truth - 1``) at the largest budget, none of it fitted to.
+    """Signed relative errors, ``forecast / truth - 1``, at the largest budget, which is held out.
 
-    ``runs``: of the surface, for every run there. ``best``: of the least loss there, by the surface and
-    by each baseline. ``factor``: how far the cost lies beyond the largest one fitted to.
+    ``runs``: the surface's errors for each of its runs. ``best``: the errors of the surface and of each
+    baseline for its lowest loss. ``factor``: its cost over the largest cost in the fit.
     """
 
     surface: Surface
@@ -28,10 +28,10 @@ class Extrapolation:
 
 
 def extrapolation(N, D, C, loss, method: str = "huber") -> Extrapolation:
-    """Hold out the largest budget, fit the rest, compare.
+    """Hold out the largest budget, fit the rest and compare.
 
-    Baselines for the least loss: ``same`` (the least so far), ``line`` (in log C, through the least loss
-    of each budget), ``power law``, and ``power law with floor`` where there are three budgets to fit.
+    Baselines for the lowest loss: ``same`` (the lowest so far), ``line`` (in log C, through each budget's
+    lowest loss), ``power law``, and, with three budgets to fit, ``power law with floor``.
     Raises UserError for fewer than three budgets.
     """
     N, D, C, L = terms.positive(N=N, D=D, C=C, loss=loss)

@@ -1,8 +1,8 @@
-"""Runs that fail leave a row that says how, and the sweep goes on with the next.
+"""A run that fails leaves a row with its error, and the sweep continues with the next run.
 
-A failure is a run's own where another run might well succeed: it diverged, its config does not fit
-together, its program or its arrays are too large for the device. What would stop any run stops the
-sweep: Ctrl-C, a full disk, a directory that another job holds, a mistake in the code.
+This holds for failures of that run alone: it diverged, its config is inconsistent, or its program or
+arrays are too large for the device. Whatever would stop any other run too ends the sweep: Ctrl-C, a full
+disk, a directory that another job holds, a bug.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import jax
 from dit.types import OutsideError, UserError
 
 OWN = (UserError, MemoryError, ArithmeticError, jax.errors.JaxRuntimeError)
-LONGEST = 500  # characters of an error that are kept: XLA's list of allocations has thousands
+LONGEST = 500  # how many characters of an error are kept: XLA's list of allocations has thousands
 
 
 def failed(error: Exception) -> dict[str, Any]:
-    """What a row says of a run that ended in one of ``OWN``: ``status`` and ``error``.
+    """The ``status`` and ``error`` in the row of a run that ended with one of ``OWN``.
 
-    Raises the error again if it is an OutsideError.
+    Re-raises an OutsideError.
     """
     if isinstance(error, OutsideError):
         raise error

@@ -1,6 +1,6 @@
-"""Everything that is fitted to a table of runs, at once: ``fit(runs) -> Fit``.
+"""All fits to a table of runs at once: ``fit(runs) -> Fit``.
 
-A run is its size N, its data D, its exact cost C in FLOPs, and its loss; several seeds are several rows.
+A run has a size N, an amount of data D, an exact cost C in FLOPs and a loss. Each seed is a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from dit.scaling import terms
 from dit.scaling.approaches import Allocation, Minimum, budgets, compare, parabola, parabola_bias
 from dit.scaling.extrapolate import Extrapolation, extrapolation
-from dit.scaling.intervals import Interval, quantiles
+from dit.scaling.intervals import ConfidenceInterval, quantiles
 from dit.scaling.power_law import PowerLaw, fit_power_law
 from dit.scaling.surface import Surface, cost_law, fit_surface
 from dit.scaling.uncertainty import surface_intervals, surface_samples
@@ -25,7 +25,7 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Runs:
-    """Columns of one length: ``N``, ``D``, ``C``, ``loss``, and what was tuned, if it was recorded."""
+    """Columns of equal length: ``N``, ``D``, ``C``, ``loss``, and the tuned settings, if recorded."""
 
     N: Float[Array, "n"]
     D: Float[Array, "n"]
@@ -59,7 +59,7 @@ class Runs:
 
 
 def _best_setting(runs: Runs) -> Array:
-    """A mask: the setting with the least mean loss over its seeds."""
+    """A mask of the setting with the lowest mean loss over seeds."""
     columns = [c for c in (runs.lr, runs.batch) if c is not None]
     if not columns:
         return np.ones(len(runs), bool)
@@ -70,9 +70,9 @@ def _best_setting(runs: Runs) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """The best value of a setting at every budget, and its power law in C.
+    """The best value of a setting at each budget, and its power law in C.
 
-    ``law`` is None for fewer than two budgets with a minimum between the values tried.
+    ``law`` is None unless two budgets or more have a minimum between the values tried.
     """
 
     minima: tuple[tuple[float, Minimum], ...]  # (C, minimum)
@@ -82,7 +82,7 @@ class Tuning:
 def tuning(C, x, loss) -> Tuning:
     """The optimal ``x`` (learning rate, batch size) as a power law of the cost.
 
-    At each budget, a parabola in ``log x`` through the least loss over sizes for each value tried.
+    Fits a parabola in ``log x`` at each budget to the lowest loss over sizes for each value tried.
     """
     C, x, L = terms.positive(C=C, x=x, loss=loss)
     minima = []
@@ -98,15 +98,15 @@ def tuning(C, x, loss) -> Tuning:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """All that was fitted; see ``fit``. What the runs do not allow is None, and ``notes`` say why."""
+    """The result of ``fit``. A field that the runs cannot support is None, and ``notes`` say why."""
 
     surface: Surface
     projection: Surface
     cost: tuple[float, float]
     approaches: dict[str, Allocation | None]
     frontier: dict[str, PowerLaw]
-    intervals: dict[str, Interval]
-    exponents: dict[str, Interval]
+    intervals: dict[str, ConfidenceInterval]
+    exponents: dict[str, ConfidenceInterval]
     bias: float | None
     extrapolation: Extrapolation | None
     tuning: dict[str, Tuning]
@@ -116,11 +116,11 @@ class Fit:
 def fit(
     runs: Runs, *, method: str = "huber", level: float = 0.9, samples: int = 400, seed: int = 0
 ) -> Fit:
-    """The surface, the optimal allocation in three ways, intervals, tuning laws, extrapolation.
+    """The surface, the optimal allocation in three ways, intervals, tuning laws and extrapolation.
 
-    ``method``: of ``fit_surface``. ``bias``: of approach 2's optimal N at ten times the largest budget.
-    ``frontier``: the least loss of each budget as a power law of C. Raises UserError for fewer than five
-    tuned runs.
+    ``method``: that of ``fit_surface``. In the result, ``bias`` is that of approach 2's optimal N at ten
+    times the largest budget, and ``frontier`` each budget's lowest loss as a power law in C. Raises
+    UserError for fewer than five tuned runs.
     """
     tuned, notes = runs.tuned(), []
     columns = tuned.N, tuned.D, tuned.C, tuned.loss

@@ -1,10 +1,10 @@
-"""The exact floor of the denoising loss over a finite data set: what no network can go below.
+"""The exact floor of the denoising loss over a finite data set, below which no network can go.
 
-Given ``x_t`` the best output is the posterior mean of the target. With ``target = p x_0 + q eps`` and
-``x_t = alpha x_0 + sigma eps`` it misses by ``((sigma p - alpha q) / sigma) (x_0 - E[x_0 | x_t])``, and
-over a data set of n equally likely examples ``E[x_0 | x_t]`` is their mean with weights that are a
-softmax of ``-|x_t - alpha x_i|^2 / (2 sigma^2)``: nothing is trained. Only the mean over noise is by
-Monte Carlo. A network told the label knows more: the mean is then over the examples of that label.
+Given ``x_t``, the best output is the posterior mean of the target. With ``target = p x_0 + q eps`` and
+``x_t = alpha x_0 + sigma eps``, its error is ``((sigma p - alpha q) / sigma) (x_0 - E[x_0 | x_t])``. For
+a data set of n equally likely examples, ``E[x_0 | x_t]`` is their mean weighted by the softmax of
+``-|x_t - alpha x_i|^2 / (2 sigma^2)``. Nothing is trained, and only the mean over noise is Monte Carlo.
+For a network that is given the label, the mean is over the examples with that label.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Floor:
-    """The least possible loss, its standard error over the noise drawn, and how many draws."""
+    """The lowest possible loss, its standard error over the noise, and the number of draws."""
 
     loss: float
     error: float
@@ -43,7 +43,7 @@ def posterior_mean(
 ) -> Float[Array, "m d"]:
     """``E[x_0 | x_t]`` for x_0 uniform over the rows of ``data``, in float64.
 
-    ``allowed``, ``(m, n)``: which rows each is known to come from; at sigma 0 the nearest row is it.
+    ``allowed``, ``(m, n)``: which rows each may come from. At sigma 0 the mean is the nearest row.
     """
     squares = np.square(data).sum(1)
     distance = np.square(alpha)[:, None] * squares[None] - 2 * alpha[:, None] * (x_t @ data.T)
@@ -64,9 +64,9 @@ def optimal_errors(
     labels: tuple[Int[Array, "n"], Int[Array, "m"]] | None = None,
     batch: int = 1024,
 ) -> Float[Array, "m"]:
-    """The mean squared error of the best output, for given draws: to be paired with a network's.
+    """The mean squared error of the best output for given draws, to be paired with a network's.
 
-    ``labels``: those of the data and of the draws, for networks that are told them.
+    ``labels``: of the data and of the draws, for networks that are given them.
     """
     times = jnp.asarray(t)
     alpha, sigma, gap = (
@@ -99,7 +99,7 @@ def floor(
 ) -> Floor:
     """The floor of the loss of ``objectives.denoise`` over the encoded examples ``x``.
 
-    ``label``: for a network that is told it, except for a share ``condition_dropout`` of the time.
+    ``label``: for a network that is given it, except in a share ``condition_dropout`` of the draws.
     Times are stratified and every example is drawn equally often. Raises UserError for no examples.
     """
     n = len(x)
@@ -131,8 +131,8 @@ def optimal_network(
 ) -> tuple[Process, ApplyFn]:
     """The best network for data that are uniform over ``x``, and the process to run it with.
 
-    The process is the one given but for telling the network ``t`` itself. ``label``: those of ``x``,
-    which the network then reads from its condition.
+    The process is the given one, except that the network sees ``t`` itself. ``label``: the labels of
+    ``x``; the network then reads labels from its condition.
     """
     path = dataclasses.replace(process.path, c_noise=identity)
     known = Process(path, process.prediction)
@@ -163,7 +163,7 @@ def optimal_network(
 
 
 def stratified_error(values: Float[Array, "n"], by: Float[Array, "n"], strata: int = 50) -> float:
-    """The standard error of a mean over draws spread evenly in ``by``: from the spread within strata."""
+    """The standard error of a mean over draws stratified in ``by``, from the variance within strata."""
     ordered = np.asarray(values, np.float64)[np.argsort(by, kind="stable")]
     parts = np.array_split(ordered, max(1, min(strata, len(ordered) // 2)))
     variance = sum(len(part) * part.var(ddof=1) for part in parts if len(part) > 1)

@@ -1,10 +1,10 @@
-"""The two robust objectives of the scaling-law literature, over the sums of power laws of ``terms``.
+"""The two robust objectives of the scaling-law literature, for the sums of power laws in ``terms``.
 
 ``minimise``: ``sum_i Huber_delta(r_i)`` of log residuals, the sum and not the mean (Hoffmann et al.
 2022). With the mean, an optimizer's default tolerance stops too soon (Besiroglu et al. 2024).
 ``likelihood``: the density ``p(r) = exp(-Huber_delta(r / sigma)) / (Z_delta sigma)`` with its scale free
 (Besiroglu et al. 2024). At small ``delta`` it is all but Laplace's, so its best ``theta`` has the
-smallest sum of absolute residuals: a function with corners, approached by ever sharper Hubers.
+smallest sum of absolute residuals. That function has corners and is approached by ever sharper Hubers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def minimise(
     delta: float,
     polish: int = 3,
 ) -> tuple[Float[Array, "p"], float]:
-    """The least sum of Huber's function and where it is, by L-BFGS from every start."""
+    """The minimum of the sum of Huber's function and where it is, by L-BFGS from every start."""
     unit = delta * np.abs(np.mean(y)) + delta  # so that the tolerances are relative ones
 
     def scaled(theta):
@@ -75,8 +75,8 @@ def likelihood(
 ) -> tuple[Float[Array, "p"], float, float]:
     """``(theta, sigma, negative log likelihood)`` at the largest likelihood.
 
-    For a given scale it is Huber's objective with threshold ``sigma delta``; the two are found in turn,
-    from wide thresholds to the right one.
+    For a given scale this is Huber's objective with threshold ``sigma delta``. Scale and ``theta`` are
+    found in turn, starting from wide thresholds.
     """
     threshold = 0.1
     theta, _ = minimise(design, y, starts, threshold, polish=1)

@@ -3,8 +3,8 @@
 *Profile*: with log residuals Gaussian of unknown scale, a value ``psi`` of one parameter is kept when
 refitting all others at ``psi`` raises the sum of squares by less than ``s^2 t^2``, with ``s^2`` the
 residual variance and ``t`` Student's quantile of n - p degrees of freedom (Bates & Watts 1988, ch. 6).
-*Bootstrap*: the fit repeated on data made of it and its own resampled residuals, widened by
-``sqrt(n / (n - p))``, or on resampled runs; an interval is two quantiles (Efron & Tibshirani 1993).
+*Bootstrap*: refits to the fit plus its own resampled residuals, widened by ``sqrt(n / (n - p))``, or to
+resampled runs; an interval is between two quantiles (Efron & Tibshirani 1993).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dit.scaling import terms
 from dit.types import UserError
 
 Array = np.ndarray
-FAR = 40.0  # in logs: beyond it a parameter is as good as zero or infinite
+FAR = 40.0  # in logs: a parameter beyond it counts as zero or infinite
 KINDS = ("residuals", "runs")
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """``low`` to ``high``, at a confidence ``level``."""
 
     low: float
@@ -46,10 +46,10 @@ def profile(
     theta: Float[Array, "p"],
     direction: Float[Array, "p"],
     level: float = 0.9,
-) -> Interval:
+) -> ConfidenceInterval:
     """The interval of ``direction . theta``, with ``theta`` a least-squares fit.
 
-    An end may be infinite: the data then do not bound the parameter on that side.
+    An end is infinite where the data do not bound the parameter on that side.
     """
     _check_level(level)
     n, _, p = design.shape
@@ -62,10 +62,10 @@ def profile(
     bound = float(stats.t.ppf(0.5 + level / 2, n - p))
     centre = float(direction @ theta)
     if variance < 1e-24:
-        return Interval(centre, centre, level)
+        return ConfidenceInterval(centre, centre, level)
     jacobian = terms.log_sum(design, theta[None])[1][0]
-    spread = variance * direction @ np.linalg.pinv(jacobian.T @ jacobian) @ direction
-    first = bound * np.sqrt(max(float(spread), 0.0))
+    squared_error = variance * direction @ np.linalg.pinv(jacobian.T @ jacobian) @ direction
+    first = bound * np.sqrt(max(float(squared_error), 0.0))
     first = first if 1e-9 < first < FAR / 4 else 1.0  # nearly or not at all determined
     along = direction / (direction @ direction)
     free = linalg.null_space(direction[None])
@@ -90,13 +90,13 @@ def profile(
             outer = centre + 1.6 * (outer - centre)
             above = excess(outer)
         ends.append(_crossing(excess, inner, below, outer, above) if above >= 0 else side * np.inf)
-    return Interval(float(ends[0]), float(ends[1]), level)
+    return ConfidenceInterval(float(ends[0]), float(ends[1]), level)
 
 
 def _crossing(f, low: float, below: float, high: float, above: float, steps: int = 30) -> float:
-    """Where ``f`` passes zero between ``low`` (below) and ``high``: false position, Illinois's way.
+    """The root of ``f`` between ``low``, where it is negative, and ``high``, by the Illinois method.
 
-    The values at the ends are given and never asked for again, and ``f`` need not be smooth.
+    The values at both ends are given, and ``f`` is not called there. It need not be smooth.
     """
     width, last = abs(high - low), 0
     for _ in range(steps):
@@ -124,7 +124,7 @@ def bootstrap(
 ) -> Float[Array, "s p"]:
     """``theta`` fitted to so many resampled data sets; ``delta`` as in ``terms.solve``.
 
-    ``kind``: resample ``residuals`` (the runs' places are kept) or whole ``runs``.
+    ``kind``: resample ``residuals`` (each run keeps its place) or whole ``runs``.
     """
     if kind not in KINDS:
         raise UserError(f"got kind={kind!r}; expected one of {', '.join(KINDS)}")
@@ -142,8 +142,8 @@ def bootstrap(
     return terms.solve(design, fitted + residual[draw], starts, delta=delta)[0]
 
 
-def quantiles(values: Float[Array, "s"], level: float = 0.9) -> Interval:
-    """The central part of resampled values that holds ``level`` of them."""
+def quantiles(values: Float[Array, "s"], level: float = 0.9) -> ConfidenceInterval:
+    """The central interval that holds the share ``level`` of the resampled values."""
     _check_level(level)
     low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(float(low), float(high), level)
+    return ConfidenceInterval(float(low), float(high), level)

@@ -1,6 +1,6 @@
-"""The products and convolutions of a traced program: what formulas of FLOPs are checked against.
+"""FLOPs of the products and convolutions in a traced program, to check formulas against.
 
-A loop's body counts as often as it runs (a compiler's own count takes it once); 2 for each multiply-add.
+A loop's body counts as often as it runs (a compiler's own count takes it once), a multiply-add as 2.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Model sizes for a scaling law: near-log-spaced, under one rule of depth and width, one head size.
+"""Model sizes for a scaling law: nearly log-spaced, with one head size and one rule for the depth.
 
-With the head size fixed, widths are its multiples, and sizes that also keep ``width / depth`` exactly
-lie far apart when small (8, 3.4, 2.4, ... times). So the depth may leave the rule by a stated factor,
-and each rung is the size nearest to its target among those, with how far it is off recorded.
+With the head size fixed, widths are its multiples, and small sizes that also keep ``width / depth``
+exactly lie far apart (ratios of 8, 3.4, 2.4, ...). So the depth may depart from the rule by a stated
+factor. Each rung is the size nearest to its target, and records how far it departs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Does a parametrisation keep its promise? The coordinate check of muP (Yang et al. 2022, app. D.1).
+"""The coordinate check of muP (Yang et al. 2022, app. D.1): does a parametrisation do what it should?
 
-Models of several widths are trained for a few steps at one learning rate. What the training changed in
-each activation, in root mean square, must not grow with the width; in the standard parametrisation it
-does, so that the best learning rate falls as models grow. The parametrisation itself is in
+Models of several widths are trained for a few steps at one learning rate. The root mean square by which
+training changes each activation must not grow with the width. In the standard parametrisation it does,
+so the best learning rate falls as models grow. The parametrisation itself is in
 ``training/transfer.py`` and follows from the ``optimizer`` section of a config: ``mup_base_width``,
 ``mup_base_depth``.
 """
@@ -38,7 +38,7 @@ def activations(
 ) -> dict[str, Float[jax.Array, "..."]]:
     """The output of every module but norms in one forward pass, by path and layer. Can be jitted.
 
-    A norm's output has unit size whatever goes in, so its change saturates and says nothing.
+    The output of a norm has unit size whatever its input, so its change saturates and says nothing.
     """
     found: dict[str, jax.Array] = {}
 
@@ -59,7 +59,7 @@ def activations(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Coordinates:
-    """The change of every activation, ``(widths, seeds, activations)``, in root mean square."""
+    """The root-mean-square change of every activation, ``(widths, seeds, activations)``."""
 
     widths: tuple[int, ...]
     names: tuple[str, ...]
@@ -68,11 +68,11 @@ class Coordinates:
 
     @property
     def slopes(self) -> dict[str, float]:
-        """The exponent of each activation's change in the width, by least squares in logs."""
+        """The exponent with which each activation's change grows in the width, by least squares in logs."""
         return dict(zip(self.names, map(float, self._fit(self.change.mean(1))), strict=True))
 
     def seed_slopes(self, name: str) -> Float[Array, "s"]:
-        """The exponent of one activation in each seed by itself."""
+        """The exponent of one activation, for each seed."""
         return self._fit(self.change[..., self.names.index(name)])
 
     def _fit(self, change: Float[Array, "w n"]) -> Float[Array, "n"]:
@@ -98,9 +98,9 @@ def coordinate_check(
 ) -> Coordinates:
     """Train ``make_model(width)`` for ``steps`` on ``batch`` and compare activations before and after.
 
-    ``optimizer``: a config section, at one rate for all widths. Zero-initialised gates hide what a
-    branch does in the first steps; ``open_gates`` starts modulations at random numbers instead, of the
-    same size at every width.
+    ``optimizer``: a config section; its rate is the same at all widths. Zero-initialised gates hide what
+    a branch does in the first steps, so ``open_gates`` starts modulations at random numbers, of the same
+    size at every width.
     """
     changes, losses, names, ema = [], [], (), Ema(half_lives=())
     batch = {name: jnp.asarray(column) for name, column in batch.items()}
@@ -144,7 +144,7 @@ def coordinate_check(
 
 
 def with_open_gates(params: Params, key: Key, scale: float = 0.5) -> Params:
-    """Modulation biases at random: each block then acts from the first step, alike at every width."""
+    """Draw modulation biases at random, so that every block acts from the first step at every width."""
 
     def one(path, p):
         names = [part.key for part in path]
@@ -156,7 +156,7 @@ def with_open_gates(params: Params, key: Key, scale: float = 0.5) -> Params:
 
 
 def plot_coordinates(checks: Mapping[str, Coordinates], path: str) -> None:
-    """One panel a parametrisation: the change of every activation against the width, on log axes."""
+    """One panel per parametrisation: the change of every activation against the width, on log axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * len(checks), 4), layout="constrained")

@@ -1,9 +1,9 @@
 """From a total budget to isoFLOP runs: budgets x sizes x seeds, and learning-rate probes at each budget.
 
 A budget is a cost C in exact training FLOPs. At each, models of several sizes around the expected
-optimum are trained for as many steps as C pays for. Steps are whole, so a run's cost misses C by at
-most half a step; the exact cost is what is recorded and fitted. First, at one size of each budget,
-every learning rate (and batch size) is tried; the other runs then take the best one.
+optimum are trained for as many steps as C pays for. Steps are whole, so a run's cost differs from C by
+at most half a step; the exact cost is recorded and fitted. Every learning rate (and batch size) is first
+tried at one size of each budget. The budget's other runs use the best one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STAGES = ("probe", "main", "held_out")
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """How fast runs go: useful FLOP/s of all ``devices``, seconds a step on top, seconds to start."""
+    """The speed of runs: useful FLOP/s of all ``devices``, overhead in seconds a step, seconds to start."""
 
     name: str
     flops: float
@@ -35,16 +35,16 @@ class Machine:
         return self.start_seconds + steps * self.step_seconds + flops / self.flops
 
     def budget(self, device_hours: float) -> float:
-        """FLOPs in so many device-hours of nothing but products."""
+        """The FLOPs of ``device_hours``, if devices did nothing but matrix products."""
         return device_hours * 3600 * self.flops / self.devices
 
 
 def on_chip(
     kind: str, utilisation: float, devices: int = 1, start_seconds: float = 60.0
 ) -> Machine:
-    """A machine of chips on the data sheet, at a utilisation measured or expected (0.4, say).
+    """A machine of chips with known peaks, at a measured or expected utilisation (such as 0.4).
 
-    Raises UserError for a chip that is not there: give ``Machine`` a measured rate.
+    Raises UserError for an unknown chip: give ``Machine`` a measured rate instead.
     """
     peak = datasheet(kind)
     if peak is None:
@@ -63,7 +63,7 @@ def on_chip(
 class Row:
     """One run. ``lr`` and ``batch`` are None where the probes of its budget decide.
 
-    ``budget``: the C asked for; ``flops``: the exact cost, open (as ``steps``) where ``batch`` is.
+    ``budget``: the requested C. ``flops``: the exact cost, None like ``steps`` where ``batch`` is None.
     """
 
     stage: str
@@ -78,14 +78,14 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Twelve hex digits of what the row asks for."""
+        """A hash of the row, twelve hex digits."""
         asked = [self.stage, self.budget, self.size.kwargs, self.seed, self.lr, self.batch]
         return fingerprint({"row": asked})
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Rows in the order in which they can be run, and what they come to."""
+    """Rows in the order in which they can run, and their totals."""
 
     rows: tuple[Row, ...]
     budgets: tuple[float, ...]
@@ -99,7 +99,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Predicted wall time, one run after the other."""
+        """The predicted wall time if runs follow one another."""
         return sum(row.seconds for row in self.rows)
 
 
@@ -132,7 +132,7 @@ def check_run(
 
 
 def around(sizes: Sequence[Size], target: float, count: int) -> list[Size]:
-    """``count`` neighbouring sizes, the middle one nearest to ``target`` in log."""
+    """``count`` neighbouring sizes, whose middle one is nearest to ``target`` in log."""
     if count > len(sizes):
         raise UserError(f"got a ladder of {len(sizes)} sizes; {count} a budget were asked for")
     nearest = min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i].N / target)))
@@ -141,7 +141,7 @@ def around(sizes: Sequence[Size], target: float, count: int) -> list[Size]:
 
 
 def expected_size(budget: float, sizes: Sequence[Size], ratio: float) -> float:
-    """N that costs the budget at ``ratio`` tokens a parameter, by the nearest size's own cost."""
+    """The N that costs the budget at ``ratio`` tokens a parameter, from the cost of the nearest size."""
 
     def excess(size: Size) -> float:
         samples = budget / size.costs.training
@@ -170,9 +170,9 @@ def plan(
 ) -> Plan:
     """The runs that a total budget of FLOPs (``machine.budget(device_hours)``) pays for.
 
-    ``budgets``: how many, ``spacing`` apart (``total`` is then shared out), or the costs themselves.
+    ``budgets``: their number, ``spacing`` apart (``total`` is then divided among them), or their costs.
     ``per_budget``: sizes at each, around ``ratio`` tokens a parameter. ``lrs``, ``batches``: tried at
-    the middle size of each budget. ``held_out``: one more run at so many times the largest budget.
+    the middle size of each budget. ``held_out``: one more run, at this multiple of the largest budget.
     ``unique``: examples in the training data, None for a stream. Raises UserError for fewer than
     ``least_steps`` steps or more than ``most_epochs`` epochs in any run.
     """
@@ -242,7 +242,7 @@ def plan(
 
 
 def describe(made: Plan) -> str:
-    """The plan as a table for people."""
+    """The plan as a readable table."""
     lines = [
         f"{len(made.rows)} runs, {made.flops:.4g} FLOPs, {made.seconds / 3600:.3g} hours one after the "
         f"other on {made.machine.name} ({made.machine.flops:.3g} FLOP/s)",

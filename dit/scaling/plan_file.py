@@ -19,10 +19,10 @@ from dit.types import UserError
 def save_plan(
     path: str | pathlib.Path, plan: Plan, base: Mapping[str, Any], options: Mapping[str, Any]
 ) -> None:
-    """Write the plan; a different one at ``path`` is refused with UserError, for its runs are there.
+    """Write the plan; UserError if ``path`` holds a different one, as its runs are stored beside it.
 
-    ``base``: the config as plain data. ``options``: ``evaluation`` (keywords of ``freeze``) and
-    ``weights`` (which loss decides: ``params`` or an average's name).
+    ``base``: the config as plain data. ``options``: ``evaluation``, keywords of ``freeze``, and
+    ``weights``, whose loss decides (``params`` or an average's name).
     """
     path = pathlib.Path(path)
     check_evaluation(options["evaluation"])
@@ -37,7 +37,7 @@ def save_plan(
 
 
 def load_plan(path: str | pathlib.Path) -> tuple[Plan, dict[str, Any], dict[str, Any]]:
-    """``(plan, base, options)``; UserError if there is none, or it is damaged."""
+    """``(plan, base, options)``; UserError if the file is missing or damaged."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"no plan {path}; make one first: python -m dit.scaling plan")

@@ -1,7 +1,7 @@
 """Power laws of one variable: ``y = coefficient x^exponent + floor``.
 
-Both kinds are fitted to relative errors (least squares in ``log y``). With a floor the loss falls
-towards it, so the exponent is negative there; without one the fit is a straight line in logs.
+Both kinds minimise relative errors (least squares in ``log y``). With a floor the exponent is negative,
+as the loss falls towards it; without one the fit is a straight line in logs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """``y = coefficient x^exponent + floor``. ``error``: root mean square of the fit's log residual."""
+    """``y = coefficient x^exponent + floor``. ``error``: the root mean square of the log residuals."""
 
     coefficient: float
     exponent: float
@@ -31,7 +31,7 @@ class PowerLaw:
 
 
 def fit_power_law(x, y, *, floor: bool = False) -> PowerLaw:
-    """The law nearest to the points ``(x, y)`` in ``log y``.
+    """Fit the law to the points ``(x, y)``, in ``log y``.
 
     Raises UserError for numbers that are not positive and for fewer points than parameters.
     """

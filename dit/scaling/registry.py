@@ -1,8 +1,8 @@
-"""The record of a sweep: one JSON line a run, only ever appended to, failures too.
+"""The record of a sweep: one JSON line per run, failures included. Lines are only ever appended.
 
-A line is written whole and flushed to disk, so that a kill leaves at most a torn last line, which
-reading leaves out and the next append cuts off. What was measured is in every line; ``VARYING`` names
-what may differ between two sweeps of the same runs.
+A line is written whole and flushed to disk. A kill leaves at most a torn last line, which readers skip
+and the next append cuts off. ``VARYING`` names the fields that may differ between two sweeps of the same
+runs.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ VARYING = ("seconds", "versions", "device")
 
 
 class Registry:
-    """The lines of ``path``, read anew at every call: several jobs may append to one file."""
+    """The lines of ``path``, read again at every call: several jobs may append to one file."""
 
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole lines, oldest first."""
+        """All complete lines, oldest first."""
         if not self.path.exists():
             return []
         text = self.path.read_bytes()
         return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
     def latest(self) -> dict[str, dict[str, Any]]:
-        """The last line of each row of the plan, by its name."""
+        """The last line of each row of the plan, by name."""
         return {row["row"]: row for row in self.rows()}
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add one line, after whatever other jobs have added."""
+        """Append one line, after those of other jobs."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -49,6 +49,6 @@ class Registry:
 
 
 def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without what varies from one machine or moment to the next, in the order of their names."""
+    """Rows sorted by name, without the fields that depend on the machine or the time."""
     kept = [{k: v for k, v in row.items() if k not in VARYING} for row in rows]
     return sorted(kept, key=lambda row: row["row"])

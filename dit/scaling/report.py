@@ -1,7 +1,8 @@
 """The report of a sweep: markdown, figures and a table of raw rows, from the registry alone.
 
-``report.md`` holds the fit, the optimal allocation by all three approaches, what the held-out runs say,
-and what was held fixed; ``runs.csv`` every row; ``isoflop.png`` and ``surface.png`` the pictures.
+``report.md`` holds the fit, the optimal allocation by all three approaches, the forecasts for the
+held-out runs, and the settings that were held fixed. ``runs.csv`` holds every row; ``isoflop.png`` and
+``surface.png`` are the figures.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dit.types import UserError
 
 Row = Mapping[str, Any]
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-FIXED = {  # what a law takes for granted, and the columns that must then hold one value
+FIXED = {  # what a law assumes to be fixed, and the columns that must hold a single value for that
     "evaluation set": "evaluation_set",
     "training data": "data",
     "tokens a sample": "tokens",
@@ -44,7 +45,7 @@ COLUMNS = (
 
 
 def runs_of(rows: Sequence[Row], weights: str, stages: Sequence[str] = ("probe", "main")) -> Runs:
-    """The finished rows of some stages as columns: N as planned, D in images, C exact."""
+    """The finished rows of these stages as columns: N as planned, D in images, exact C."""
     rows = [r for r in rows if r["status"] == "done" and r["stage"] in stages]
     if not rows:
         raise UserError(f"no finished runs of the stages {', '.join(stages)}")
@@ -54,7 +55,7 @@ def runs_of(rows: Sequence[Row], weights: str, stages: Sequence[str] = ("probe",
 
 
 def held_out(rows: Sequence[Row], found: Fit, weights: str) -> list[dict[str, float | int]]:
-    """Forecast and truth of every run beyond the budgets that were fitted."""
+    """Forecast and measured loss of every run beyond the fitted budgets."""
     out = []
     for r in rows:
         if r["stage"] == "held_out" and r["status"] == "done":
@@ -70,7 +71,7 @@ def held_out(rows: Sequence[Row], found: Fit, weights: str) -> list[dict[str, fl
 
 
 def interior(runs: Runs) -> list[tuple[float, bool]]:
-    """For each budget, whether its least loss lies between the sizes that were run."""
+    """For each budget, whether its lowest loss is at neither the smallest nor the largest size."""
     out = []
     for rows in budgets(runs.C):
         sizes = np.unique(runs.N[rows])
@@ -82,10 +83,10 @@ def interior(runs: Runs) -> list[tuple[float, bool]]:
 def write_report(
     rows: Sequence[Row], out: str | pathlib.Path, *, weights: str = "params", method: str = "huber"
 ) -> Fit:
-    """Write ``report.md``, ``runs.csv`` and the figures into ``out``; the fit they show.
+    """Write ``report.md``, ``runs.csv`` and the figures into ``out``; return the fit they show.
 
-    ``weights``: which losses are fitted, ``params`` or an average's name. Raises UserError for fewer
-    finished runs than a fit needs.
+    ``weights``: the weights whose losses are fitted, ``params`` or an average's name. Raises UserError
+    for fewer finished runs than a fit needs.
     """
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,7 @@ def write_report(
 
 
 def write_table(rows: Sequence[Row], path: pathlib.Path) -> None:
-    """Every row, with the loss of every set of weights and its standard error."""
+    """Write every row, with the loss and its standard error for every set of weights."""
     names = sorted({name for r in rows for name in r.get("losses", {})})
     with path.open("w", newline="") as file:
         table = csv.writer(file)
@@ -183,7 +184,7 @@ def _markdown(rows, runs: Runs, found: Fit, weights: str, method: str) -> list[s
 
 
 def _failures(rows: Sequence[Row]) -> list[str]:
-    """A table of the runs that failed, each with its error; nothing if there are none."""
+    """A table of the failed runs with their errors; empty if there are none."""
     failed = [r for r in rows if r["status"] == "failed"]
     if not failed:
         return []
@@ -207,7 +208,7 @@ def _failures(rows: Sequence[Row]) -> list[str]:
 
 
 def plot_isoflop(runs: Runs, found: Fit, path: pathlib.Path) -> None:
-    """Loss against N, a curve a budget: the runs, and the fitted surface through them."""
+    """Plot loss against N, one curve per budget: the runs, and the fitted surface."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -225,7 +226,7 @@ def plot_isoflop(runs: Runs, found: Fit, path: pathlib.Path) -> None:
 
 
 def readable(axis: Any) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5 of each decade, as 5k or 20M."""
+    """Put ticks at 1, 2 and 5 of each decade of a logarithmic axis, written as 5k or 20M."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -234,7 +235,7 @@ def readable(axis: Any) -> None:
 
 
 def plot_surface(runs: Runs, found: Fit, beyond: Sequence[Row], path: pathlib.Path) -> None:
-    """What the surface says against what was measured, held-out runs marked."""
+    """Plot the surface's prediction against the measured loss; held-out runs are marked."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 4), layout="constrained")

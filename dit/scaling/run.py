@@ -1,9 +1,9 @@
-"""Run a plan: each row through the normal training loop, then the frozen evaluation, then a line.
+"""Run a plan: train each row in the normal loop, evaluate it on the frozen set, record a line.
 
-A row that has its line is not run again, and a run that was killed goes on from its checkpoint, so the
-same command may be given until all is done. Each run keeps its directory, ``runs/<row>``; its
-checkpoints go when its line is written, the losses of every evaluation draw stay (``losses.npz``).
-A run that fails by its own fault (``failure``) has a line too, with the error, and may be retried.
+A row with a line is not run again, and a killed run resumes from its checkpoint, so the same command can
+be repeated until everything is done. Each run has a directory, ``runs/<row>``. Its checkpoints are
+deleted once its line is written; the losses of every evaluation draw stay (``losses.npz``). A run that
+fails by itself (``failure``) gets a line with the error, and may be retried.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Make = Callable[[Mapping[str, Any]], Any]  # a config to an experiment
 
 
 def row_config(base: Mapping[str, Any], row: Row, lr: float, batch: int) -> dict[str, Any]:
-    """The config of a row: the base with its size, rate, batch, seed and steps, and nothing drawn."""
+    """The config of a row: the base with its size, rate, batch, seed and steps, and no samples."""
     steps = steps_for(row.budget, batch * row.size.costs.training)
     sections = {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain(base).items()}
     model = {k: v for k, v in sections["model"].items() if k != "size"}
@@ -63,7 +63,7 @@ def row_config(base: Mapping[str, Any], row: Row, lr: float, batch: int) -> dict
 
 
 def check_schedules(plan: Plan, base: Mapping[str, Any]) -> None:
-    """Raise UserError for a row whose schedule does not fit its number of steps."""
+    """Raise UserError if a row's schedule does not fit its number of steps."""
     batches = sorted({row.batch for row in plan.rows if row.batch is not None})
     for row in plan.rows:
         for batch in batches if row.batch is None else [row.batch]:
@@ -80,8 +80,8 @@ def check_schedules(plan: Plan, base: Mapping[str, Any]) -> None:
 def setting(plan: Plan, row: Row, rows: Mapping[str, dict], weights: str) -> tuple[float, int]:
     """``(lr, batch)`` of a row: its own, or the best of the probes of its budget.
 
-    Beyond the largest budget the rate is the power law through the budgets' best, if there is one.
-    Raises OutsideError while the probes are not done, UserError where all have failed.
+    Beyond the largest budget, the rate follows the power law through the best rates, if there is one.
+    Raises OutsideError while probes are missing, and UserError if all of them failed.
     """
     if row.lr is not None and row.batch is not None:
         return row.lr, row.batch
@@ -113,11 +113,11 @@ def sweep(
     retry: bool = False,
     say: Callable[[str], None] = print,
 ) -> bool:
-    """Run what is left of the plan in ``root/plan.json``; whether all of it is done now.
+    """Run what is left of the plan in ``root/plan.json``; return whether it is now complete.
 
-    ``make``: a config to an experiment. ``only``: one row by its name, for one job a row. ``retry``:
-    rows that failed, too, from their start. A signal saves the run under way and returns. Runs that
-    differ in their seed alone share one compiled program.
+    ``make`` builds an experiment from a config. ``only``: a single row, by name, for one job per row.
+    ``retry``: also run failed rows again, from the start. A signal saves the current run and returns.
+    Runs that differ only in their seed share one compiled program.
     """
     root = pathlib.Path(root)
     plan, base, options = load_plan(root / "plan.json")
@@ -132,7 +132,7 @@ def sweep(
         if row.name in rows and not (retry and again):
             continue
         workdir = root / "runs" / row.name
-        if again:  # its rate may be another now
+        if again:  # its rate may have changed
             shutil.rmtree(workdir, ignore_errors=True)
         lr, batch = row.lr, row.batch
         try:
@@ -160,7 +160,7 @@ def sweep(
 
 
 def planned(row: Row, lr: float | None, batch: int | None) -> dict[str, Any]:
-    """What a line says of its run before it has begun."""
+    """The part of a line that is known before the run begins."""
     costs = row.size.costs
     return {
         "row": row.name,
@@ -180,13 +180,13 @@ def planned(row: Row, lr: float | None, batch: int | None) -> dict[str, Any]:
 
 
 class Kept:
-    """What was compiled for the latest runs, by all of their configs that it depends on."""
+    """Compiled programs of the latest runs, by the part of the config that each depends on."""
 
     def __init__(self, limit: int = 32):
         self._limit, self._made = limit, {}
 
     def values(self) -> tuple[Any, ...]:
-        """All that is kept, the latest last."""
+        """All kept values, the latest last."""
         return tuple(self._made.values())
 
     def get(self, what: str, made: Any, free: Sequence[str], make: Callable[[], Any]) -> Any:
@@ -207,7 +207,7 @@ NOT_JUDGED = (*FREE, "steps", "batch_size", "optimizer", "schedule", "ema", "loa
 def one_run(
     made: Any, row: Row, workdir: pathlib.Path, frozen: EvaluationSet, kept: Kept
 ) -> dict[str, Any] | None:
-    """Train and evaluate one row; its line, also if it failed, or None if a signal stopped it."""
+    """Train and evaluate one row; return its line, even if it failed, or None after a signal."""
     config = plain(made.config)
     images = config["steps"] * config["batch_size"]
     unique = None if made.source.streaming else len(made.source.train)
@@ -245,7 +245,7 @@ def one_run(
 
 
 def evaluated(made: Any, state: Any, frozen: EvaluationSet, kept: Kept) -> dict[str, Any]:
-    """The losses of every draw of the evaluation set, by the set of weights."""
+    """The losses of all evaluation draws, for each set of weights."""
 
     def judge() -> Evaluator:
         return Evaluator(
@@ -271,7 +271,7 @@ def objective_of(made: Any) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what computed the numbers."""
+    """The versions of the software that computed the numbers."""
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("jax", "flax", "optax", "numpy")}
@@ -279,7 +279,7 @@ def versions() -> dict[str, str]:
 
 
 def read_registry(root: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The latest line of every row of a sweep; UserError if there is none."""
+    """The latest line of every row of a sweep; UserError if there are none."""
     file = pathlib.Path(root) / "registry.jsonl"
     rows = list(Registry(file).latest().values())
     if not rows:

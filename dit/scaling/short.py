@@ -1,9 +1,9 @@
-"""Short runs of one model, many of them: one compiled program serves every learning rate and seed.
+"""Many short runs of one model: a single compiled program serves every learning rate and seed.
 
-Update for update what ``training.loop`` does (the same initialisation, data, noise, optimizer, schedule
-and averages), without its files: no checkpoints, no logs, one device. The rate is an argument of the
-program (``optimizer.at_rate``). Steps run in chunks inside one loop on the device, so that small models
-do not wait for the host.
+The updates are those of ``training.loop`` (the same initialisation, data, noise, optimizer, schedule and
+averages), on one device and without checkpoints or logs. The rate is an argument of the program
+(``optimizer.at_rate``). Steps run in chunks inside a loop on the device, so that small models do not
+wait for the host.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dit.training.state import creator
 from dit.training.step import objective, unguarded_step
 from dit.types import Params
 
-CHUNK = 50  # steps that the device makes by itself
+CHUNK = 50  # steps between two looks by the host
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """What a run leaves: parameters, their averages, and the training loss of every step."""
+    """The result of a run: parameters, their averages, and the training loss of every step."""
 
     params: Params
     ema: dict[str, Params]
@@ -39,8 +39,8 @@ class Trained:
 class Trainer:
     """``trainer(batches, lr=..., seed=...) -> Trained`` for one model and objective.
 
-    ``made``: the experiment; its ``seed`` and ``optimizer.lr`` are not used, its ``steps`` are. Compiled
-    at the first call.
+    ``made``: the experiment; its ``steps`` are used, its ``seed`` and ``optimizer.lr`` are not. The
+    first call compiles.
     """
 
     def __init__(self, made: Any):
@@ -53,7 +53,7 @@ class Trainer:
             axes=made.axes,
         )
         ema = made.settings("ema")
-        of = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
+        loss_fn = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
 
         def advance(state, batches, key, lr, count):
             optimizer = optimizers.at_rate(unit, lr)
@@ -61,7 +61,7 @@ class Trainer:
             def update(i, carry):
                 state, losses = carry
                 batch = {name: x[i] for name, x in batches.items()}
-                state, loss = unguarded_step(of, optimizer, ema, state, batch, key)
+                state, loss = unguarded_step(loss_fn, optimizer, ema, state, batch, key)
                 return state, losses.at[i].set(loss)
 
             return jax.lax.fori_loop(0, count, update, (state, jnp.zeros(CHUNK)))
@@ -76,9 +76,9 @@ class Trainer:
         self._advance = jax.jit(advance, donate_argnums=0)
 
     def check(self, made: Any) -> Trained:
-        """The shapes of what training would leave, from one batch; UserError or an error of tracing.
+        """The shapes of the result, from one batch; UserError or an error of tracing if it cannot run.
 
-        Nothing is compiled or trained; the first call need not trace again.
+        Nothing is compiled or trained, and the first call will not trace again.
         """
         batches = made.batches()
         try:
@@ -94,13 +94,15 @@ class Trainer:
     def __call__(
         self, batches: Iterator[Mapping[str, np.ndarray]], *, lr: float, seed: int
     ) -> Trained:
-        """Train on the next ``steps`` of ``batches``; DivergedError once a loss is not finite."""
+        """Train on the next ``steps`` batches; DivergedError once a loss is not finite."""
         key = rng.root(seed)
         state, losses = self._create(key, self._given), []
         for first in range(0, self.steps, CHUNK):
             count = min(CHUNK, self.steps - first)
             rows = [next(batches) for _ in range(count)]
-            rows += [rows[-1]] * (CHUNK - count)  # not used: one shape for all chunks
+            rows += [rows[-1]] * (
+                CHUNK - count
+            )  # padding that is not used: all chunks have one shape
             stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
             state, found = self._advance(state, stacked, key, jnp.float32(lr), count)
             losses.append(np.asarray(found)[:count])

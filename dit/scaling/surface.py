@@ -1,10 +1,11 @@
 """The loss surface ``L(N, D) = E + A N^-alpha + B D^-beta`` (Hoffmann et al. 2022, eq. 2), and its fits.
 
-``fit_surface`` goes in two steps. *Variable projection* (Golub & Pereyra 1973): for given exponents the
-surface is linear in E, A and B, so only two numbers are searched for. Then, by choice, the minimum of
+``fit_surface`` has two stages. *Variable projection* (Golub & Pereyra 1973): for given exponents the
+surface is linear in E, A and B, so only the two exponents are searched for. Then, optionally, the minimum of
 ``sum Huber_delta(log L_hat - log L)`` by L-BFGS from many starts (Hoffmann et al. 2022, eq. 3), or the
 maximum of the likelihood of that Huber density with a free scale (Besiroglu et al. 2024).
-N and D are whatever the caller counts: parameters and images, say, or per-token parameters and tokens.
+N and D are whatever the caller counts: parameters and images, for example, or per-token parameters and
+tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ EXPONENTS = np.geomspace(0.03, 2.0, 22)
 
 @dataclasses.dataclass(frozen=True)
 class Surface:
-    """``E + A N^-alpha + B D^-beta``. ``objective``: what the fit minimised, at its minimum.
+    """``E + A N^-alpha + B D^-beta``. ``objective``: the minimum of what the fit minimised.
 
     ``sigma``: the scale of the likelihood's density, or None.
     """
@@ -46,7 +47,7 @@ class Surface:
         return self.E + self.A * N**-self.alpha + self.B * D**-self.beta
 
     def optimum(self, C, *, k: float = 6.0, g: float = 1.0) -> tuple[Array | float, Array | float]:
-        """``(N, D)`` of the least loss at cost ``C = k N^g D``.
+        """The ``(N, D)`` of the lowest loss at cost ``C = k N^g D``.
 
         ``N = (alpha A / (g beta B))^(1/s) (C/k)^(beta/s)`` with ``s = alpha + g beta``; with g = 1 it is
         eq. 4 of Hoffmann et al. 2022. ``g`` differs from 1 where a sample's cost is not
@@ -71,7 +72,7 @@ class Surface:
 
 
 def cost_law(N, D, C) -> tuple[float, float]:
-    """``(k, g)`` of the cost ``C = k N^g D`` nearest to the runs, in logs."""
+    """``(k, g)`` of the cost law ``C = k N^g D``, fitted to the runs in logs."""
     N, D, C = terms.positive(N=N, D=D, C=C)
     if np.ptp(np.log(N)) == 0:
         return float(np.exp(np.mean(np.log(C / (N * D))))), 1.0
@@ -82,7 +83,7 @@ def cost_law(N, D, C) -> tuple[float, float]:
 def project(
     alpha: float, beta: float, u: Float[Array, "n"], v: Float[Array, "n"], L: Float[Array, "n"]
 ) -> tuple[Float[Array, "3"], Float[Array, "n"]]:
-    """The best ``E, A, B >= 0`` for these exponents, and the relative residuals they leave."""
+    """The best ``E, A, B >= 0`` for these exponents, and the relative residuals."""
     X = np.stack([np.ones_like(u), np.exp(-alpha * u), np.exp(-beta * v)], 1) / L[:, None]
     coefficients = np.linalg.lstsq(X, np.ones_like(u), rcond=None)[0]
     if (coefficients < 0).any():
@@ -93,10 +94,10 @@ def project(
 def fit_surface(
     N, D, loss, *, method: str = "huber", delta: float = 1e-3, starts: int = 24
 ) -> Surface:
-    """The surface through the runs ``(N, D, loss)``.
+    """Fit the surface to the runs ``(N, D, loss)``.
 
     ``method``: ``projection`` (variable projection alone), ``least_squares`` (of log residuals),
-    ``huber`` or ``likelihood``, the last two with threshold ``delta``, from so many ``starts``. Raises
+    ``huber`` or ``likelihood``, the last two with threshold ``delta``, from ``starts`` points. Raises
     UserError for numbers that are not positive and for fewer than five runs.
     """
     if method not in METHODS:

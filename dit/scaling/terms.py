@@ -1,10 +1,10 @@
-"""Sums of power laws in logarithms, and their least squares: one model behind every fit here.
+"""Sums of power laws in logarithms, and their least-squares fits: the model behind every fit here.
 
 A loss ``L = E + A N^-alpha + B D^-beta`` is ``log L = logsumexp_k(X_k theta)`` with the terms linear in
 ``theta = (log E, log A, alpha, log B, beta)``. A power law of one variable, with or without a floor, is
 the same with fewer terms. ``X`` is the design, an array ``(n, k, p)``: n runs, k terms, p parameters.
-Everything is float64 numpy; variables are divided by their geometric mean first (``centre``), so that a
-coefficient and its exponent are not all but the same parameter.
+Everything is float64 NumPy. Variables are first divided by their geometric mean (``centre``), so that a
+coefficient and its exponent are not nearly the same parameter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Array = np.ndarray
 
 
 def positive(**columns) -> list[Float[Array, "n"]]:
-    """The columns as float64 vectors of one length; UserError unless all are positive and finite."""
+    """The columns as float64 vectors of equal length; UserError unless all are positive and finite."""
     arrays = [np.asarray(v, np.float64).reshape(-1) for v in columns.values()]
     for name, a in zip(columns, arrays, strict=True):
         if len(a) != len(arrays[0]):
@@ -91,10 +91,10 @@ def solve(
     delta: float | None = None,
     steps: int = 200,
 ) -> tuple[Float[Array, "b p"], Float[Array, "b"]]:
-    """Minimise ``sum_i w_i rho(log L_hat_i - y_i)`` from ``theta``, by Levenberg and Marquardt's method.
+    """Minimise ``sum_i w_i rho(log L_hat_i - y_i)`` from ``theta`` by the Levenberg-Marquardt method.
 
-    A batch of problems of one design, solved side by side: ``y`` or ``weights`` differ (bootstrap),
-    or the starts do. With ``delta`` the cost is Huber's, by reweighting. Returns ``(theta, cost)``.
+    Solves a batch of problems with one design, which differ in ``y``, ``weights`` or their start. With
+    ``delta`` the cost is Huber's, by reweighting. Returns ``(theta, cost)``.
     """
     theta = np.array(theta, np.float64)
     shape = (len(theta), design.shape[0])

@@ -1,4 +1,4 @@
-"""How sure a fit is: intervals for a surface's or a power law's parameters, by profile or bootstrap."""
+"""Intervals for the parameters of a surface or a power law, by profile likelihood or bootstrap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from dit.config import suggest
 from dit.scaling import intervals, terms
 from dit.scaling.approaches import envelope, from_surface, parabolas
-from dit.scaling.intervals import Interval
+from dit.scaling.intervals import ConfidenceInterval
 from dit.scaling.power_law import PowerLaw, fit_power_law
 from dit.scaling.surface import Surface, cost_law, fit_surface
 from dit.types import UserError
@@ -22,10 +22,10 @@ Quantities = dict[str, tuple[list, Callable[[float], float]]]
 
 def surface_intervals(
     N, D, loss, *, method: str = "profile", level: float = 0.9, **options
-) -> dict[str, Interval]:
+) -> dict[str, ConfidenceInterval]:
     """Intervals of a surface's E, A, B, alpha and beta, around its least-squares fit.
 
-    ``options``: of ``intervals.bootstrap``, if that is the method.
+    ``options``: those of ``intervals.bootstrap``, for that method.
     """
     design, y, theta, logs = _surface_problem(N, D, loss)
     quantities = {
@@ -40,7 +40,7 @@ def surface_intervals(
 
 def law_intervals(
     x, y, *, floor: bool = False, method: str = "profile", level: float = 0.9, **options
-) -> dict[str, Interval]:
+) -> dict[str, ConfidenceInterval]:
     """Intervals of a power law's coefficient and exponent, and of its floor if it has one."""
     law = fit_power_law(x, y, floor=floor)
     x, y = terms.positive(x=x, y=y)
@@ -58,16 +58,16 @@ def law_intervals(
 
 
 def surface_samples(N, D, loss, **options) -> list[Surface]:
-    """Surfaces fitted to resampled runs, for intervals of whatever follows from one.
+    """Surfaces fitted to resampled runs, for intervals of any quantity that follows from a surface.
 
-    ``options``: of ``intervals.bootstrap``.
+    ``options``: those of ``intervals.bootstrap``.
     """
     design, y, theta, logs = _surface_problem(N, D, loss)
     return [_surface(t, logs) for t in intervals.bootstrap(design, y, theta, **options)]
 
 
 def law_samples(x, y, *, floor: bool = False, seed: int = 0, samples: int = 400) -> list[PowerLaw]:
-    """Power laws fitted to resampled points: pairs, so that their order does not matter."""
+    """Power laws fitted to resampled pairs of points; their order does not matter."""
     x, y = terms.positive(x=x, y=y)
     draw, laws = np.random.default_rng(seed), []
     while len(laws) < samples:
@@ -79,12 +79,12 @@ def law_samples(x, y, *, floor: bool = False, seed: int = 0, samples: int = 400)
 
 def allocation_intervals(
     N, D, C, loss, *, level: float = 0.9, samples: int = 200, seed: int = 0
-) -> dict[str, dict[str, Interval] | None]:
-    """For each approach, intervals of the exponents with which the optimal N and D grow in C.
+) -> dict[str, dict[str, ConfidenceInterval] | None]:
+    """For each approach, intervals for the exponents with which the optimal N and D grow in C.
 
-    The bootstrap of ``intervals.bootstrap`` for all three: losses are made of the fitted surface and its
-    own resampled residuals, and each approach is applied to them. It tells how far noise moves an
-    approach, and nothing of its bias. None for an approach that fails in a tenth of the samples or more.
+    Each approach is applied to bootstrap losses: the fitted surface plus its own resampled residuals. This
+    shows how far noise moves an approach, and nothing about its bias. An approach that fails in a tenth of
+    the samples or more is None.
     """
     design, y, theta, logs = _surface_problem(N, D, loss)
     n, p = len(y), len(theta)
@@ -100,7 +100,7 @@ def allocation_intervals(
         "2 parabolas": lambda i: parabolas(N, D, C, np.exp(made[i])),
         "3 surface": lambda i: from_surface(_surface(thetas[i], logs), places, *cost),
     }
-    out: dict[str, dict[str, Interval] | None] = {}
+    out: dict[str, dict[str, ConfidenceInterval] | None] = {}
     for name, approach in approaches.items():
         found = []
         for i in range(samples):
@@ -138,7 +138,7 @@ def _intervals(
     method: str,
     level: float,
     options: dict,
-) -> dict[str, Interval]:
+) -> dict[str, ConfidenceInterval]:
     if method not in METHODS:
         raise UserError(f"no method {method!r}: {suggest(method, list(METHODS))}")
     directions = {name: np.array(c, float) for name, (c, _) in quantities.items()}
@@ -148,6 +148,6 @@ def _intervals(
         thetas = intervals.bootstrap(design, y, theta, **options)
         found = {k: intervals.quantiles(thetas @ c, level) for k, c in directions.items()}
     return {
-        name: Interval(float(back(found[name].low)), float(back(found[name].high)), level)
+        name: ConfidenceInterval(float(back(found[name].low)), float(back(found[name].high)), level)
         for name, (_, back) in quantities.items()
     }

@@ -1,10 +1,10 @@
-"""Is an arm of an ablation better than the baseline? Paired over seeds, with an interval and a verdict.
+"""Is an arm of an ablation better than the baseline? A paired test over seeds, with a verdict.
 
-Seed by seed, arm and baseline saw the same data in the same order, the same noise and the same
-evaluation set, so that what these have in common cancels in the difference ``d_s``. The interval is
-Student's: ``mean(d) +- t_{n-1} std(d) / sqrt(n)`` over n seeds. The p-values of all arms are corrected
-together by Holm's step-down method (1979): among all verdicts other than "inconclusive", one or more is
-wrong with a probability of 5% at most. An interval is of its arm alone and not corrected.
+For each seed, arm and baseline saw the same data in the same order, the same noise and the same
+evaluation set, so the effect of these cancels in the difference ``d_s``. The interval is Student's:
+``mean(d) +- t_{n-1} std(d) / sqrt(n)`` over n seeds. The p-values of all arms are corrected together by
+Holm's step-down method (1979): the probability that any verdict other than "inconclusive" is wrong is 5%
+at most. Intervals are for one arm at a time and not corrected.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from scipy import stats
 
 from dit.types import UserError
 
-LEVEL = 0.95  # of the intervals, and one less the share of wrong verdicts
+LEVEL = 0.95  # of the intervals; 1 - LEVEL bounds the probability of a wrong verdict
 BETTER, WORSE, INCONCLUSIVE = "better", "worse", "inconclusive"
-Values = Mapping[str, Mapping[int, float]]  # arm -> seed -> what was measured
+Values = Mapping[str, Mapping[int, float]]  # arm -> seed -> value
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
-    """A mean of ``n`` values and its t-interval; infinitely wide for a single value."""
+class MeanInterval:
+    """The mean of ``n`` values and its t-interval, which is infinite for a single value."""
 
     mean: float
     low: float
@@ -35,23 +35,25 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One arm: its own ``value``, and its paired ``difference`` to the baseline (arm - baseline).
+    """One arm: its ``value``, and its paired ``difference`` from the baseline (arm - baseline).
 
-    ``p``: of no difference, two-sided; ``p_holm``: corrected for all arms that were compared.
-    ``failed``: its seeds without a value. The baseline has no difference, and "baseline" for a verdict.
+    ``p``: two-sided, for no difference; ``p_holm``: corrected for the number of arms. ``failed``: how many
+    seeds have no value. The baseline has no difference, and its verdict is "baseline".
     """
 
     arm: str
-    value: Interval
-    difference: Interval | None
+    value: MeanInterval
+    difference: MeanInterval | None
     p: float
     p_holm: float
     failed: int
     verdict: str
 
 
-def t_interval(values: Float[np.ndarray, "n"] | Sequence[float], level: float = LEVEL) -> Interval:
-    """Student's interval of the mean of independent ``values``; UserError if there are none."""
+def t_interval(
+    values: Float[np.ndarray, "n"] | Sequence[float], level: float = LEVEL
+) -> MeanInterval:
+    """Student's interval for the mean of independent ``values``; UserError if there are none."""
     values = np.asarray(values, np.float64)
     n = len(values)
     if n < 1 or not 0 < level < 1:
@@ -60,13 +62,13 @@ def t_interval(values: Float[np.ndarray, "n"] | Sequence[float], level: float = 
         )
     mean = float(values.mean())
     if n == 1:
-        return Interval(mean, -np.inf, np.inf, 1)
+        return MeanInterval(mean, -np.inf, np.inf, 1)
     half = float(stats.t.ppf(0.5 + level / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
+    return MeanInterval(mean, mean - half, mean + half, n)
 
 
 def p_value(values: Float[np.ndarray, "n"] | Sequence[float]) -> float:
-    """Two-sided, of a mean of zero, by the t-test; 1 for a single value or for zeros throughout."""
+    """The two-sided p-value of a zero mean, by the t-test; 1 for a single value or for all zeros."""
     values = np.asarray(values, np.float64)
     if len(values) < 2 or not values.any():
         return 1.0
@@ -75,7 +77,7 @@ def p_value(values: Float[np.ndarray, "n"] | Sequence[float]) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values corrected for their number: step-down, never below the plain ones (Holm 1979)."""
+    """P-values corrected for their number by the step-down method; never lowered (Holm 1979)."""
     corrected, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(np.argsort(p, kind="stable")):
         largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
@@ -84,11 +86,11 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def compare(values: Values, baseline: str, *, lower_is_better: bool = True) -> list[Comparison]:
-    """Every arm against ``baseline``, which comes first, over the seeds that both have.
+    """Compare every arm with ``baseline``, which comes first, over the seeds that both have.
 
-    A seed that failed is one without a finite value; an arm in which more seeds failed than in the
-    baseline is never "better". Raises UserError for a baseline that is not there, or an arm that shares
-    fewer than two seeds with it: one seed tells nothing of the others.
+    A seed without a finite value counts as failed. An arm with more failed seeds than the baseline is
+    never "better". Raises UserError if the baseline is missing, or if an arm shares fewer than two seeds
+    with it: a single seed says nothing about the others.
     """
     if baseline not in values:
         raise UserError(f"got baseline {baseline!r}; expected one of {', '.join(values)}")
@@ -122,9 +124,9 @@ def compare(values: Values, baseline: str, *, lower_is_better: bool = True) -> l
 
 
 def table(found: Sequence[Comparison], digits: int = 4) -> list[dict[str, str | int]]:
-    """The comparisons as rows of text, for a table."""
+    """The comparisons as table rows of text."""
 
-    def shown(x: Interval | None) -> str:
+    def shown(x: MeanInterval | None) -> str:
         if x is None:
             return ""
         return f"{x.mean:.{digits}g} [{x.low:.{digits}g}, {x.high:.{digits}g}]"

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
+from optax.microbatching import AccumulationType as Accumulate
 
 from dit import rng
 from dit.objectives import LossFn
@@ -38,44 +39,35 @@ def objective(
 ) -> Objective:
     """The loss as a function of ``(params, batch, key)``; ``encode`` makes latents of the data."""
 
-    def of(params: Params, batch: Batch, key: Key):
+    def loss_fn(params: Params, batch: Batch, key: Key):
         return loss(key, params, apply_fn, process, {**batch, "x": encode(batch["x"])})
 
-    return of
+    return loss_fn
 
 
 def gradients(
-    of: Objective, params: Params, batch: Batch, key: Key, accumulate: int = 1
+    loss_fn: Objective, params: Params, batch: Batch, key: Key, accumulate: int = 1
 ) -> tuple[Float[Array, ""], Params, dict[str, Float[Array, "b"]]]:
     """The mean loss of a batch, its gradient, and the per-example metrics.
 
     With ``accumulate`` = k it is the mean over k micro-batches, one after the other: the same
     gradient in a k-th of the memory. Micro-batch j takes examples j, j + k, j + 2k, ..., so that no
-    example changes device. The metrics' order follows the micro-batches.
+    example changes device.
     """
-    grad = jax.value_and_grad(of, has_aux=True)
-    if accumulate == 1:
-        (loss, examples), grads = grad(params, batch, key)
-        return loss, grads, examples
-
-    def one(total, micro):
-        (loss, examples), grads = grad(params, micro, key)
-        return jax.tree.map(jnp.add, total, (loss, grads)), examples
-
-    micros = jax.tree.map(
-        lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1),  # k b/k ...
-        batch,
+    micro = batch["x"].shape[0] // accumulate if accumulate > 1 else None  # None: the whole batch
+    grad = optax.microbatch(
+        jax.value_and_grad(loss_fn, has_aux=True),
+        argnums=1,
+        microbatch_size=micro,
+        accumulator=((Accumulate.MEAN, Accumulate.CONCAT), Accumulate.MEAN),
     )
-    shapes = jax.eval_shape(one, (0.0, params), jax.tree.map(lambda x: x[0], micros))[0]
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, examples = jax.lax.scan(one, zeros, micros)
-    loss, grads = jax.tree.map(lambda x: x / accumulate, total)
-    return loss, grads, jax.tree.map(lambda m: m.reshape(-1), examples)
+    (loss, examples), grads = grad(params, batch, key)
+    return loss, grads, examples
 
 
-def metric_names(of: Objective, params: Params, batch: Batch, key: Key) -> list[str]:
+def metric_names(loss_fn: Objective, params: Params, batch: Batch, key: Key) -> list[str]:
     """What the meter sums: the objective's metrics but for ``t``, and ``grad_norm``."""
-    _, examples = jax.eval_shape(of, params, batch, key)
+    _, examples = jax.eval_shape(loss_fn, params, batch, key)
     return [*(name for name in examples if name != "t"), "grad_norm"]
 
 
@@ -99,7 +91,7 @@ def apply_gradients(
 
 
 def unguarded_step(
-    of: Objective, optimizer: Optimizer, ema: Ema, state: TrainState, batch: Batch, key: Key
+    loss_fn: Objective, optimizer: Optimizer, ema: Ema, state: TrainState, batch: Batch, key: Key
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One update and the loss before it, for a loop on the device: no metrics, nothing passed over.
 
@@ -107,12 +99,12 @@ def unguarded_step(
     state, so the caller must look at the losses.
     """
     step_key = rng.stream(key, "train", state.step)
-    loss, grads, _ = gradients(of, state.params, batch, step_key, optimizer.accumulate)
+    loss, grads, _ = gradients(loss_fn, state.params, batch, step_key, optimizer.accumulate)
     return apply_gradients(optimizer, ema, state, grads, optax.tree.norm(grads)), loss
 
 
 def make_train_step(
-    of: Objective,
+    loss_fn: Objective,
     optimizer: Optimizer,
     ema: Ema,
     *,
@@ -136,7 +128,9 @@ def make_train_step(
 
     def guarded_update(state: TrainState, batch: Batch, key: Key):
         step_key = rng.stream(key, "train", state.step)
-        loss, grads, examples = gradients(of, state.params, batch, step_key, optimizer.accumulate)
+        loss, grads, examples = gradients(
+            loss_fn, state.params, batch, step_key, optimizer.accumulate
+        )
         scalars = {name: m.mean() for name, m in examples.items() if name != "t"}
         scalars["grad_norm"] = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(scalars["grad_norm"])

@@ -133,7 +133,7 @@ def test_rates_are_tried_beyond_an_edge_until_the_best_is_inside(tmp_path, monke
     assert rates["low"] == [*lrs, 3.33e-4, 1.11e-4]
     assert rates["high"] == [*lrs, 3.33e-2, 1.11e-1]
     assert rates["inside"] == list(lrs)
-    edges = {row["arm"]: row["at an edge"] for row in ablations.tuning(found)}
+    edges = {row["arm"]: row["at an edge"] for row in ablations.probe_table(found)}
     assert edges == {"low": "no", "high": "yes", "inside": "no"}
 
 
@@ -220,7 +220,7 @@ def test_other_settings_are_other_rows(rows):
 
 def test_the_rate_is_tuned_and_what_was_matched_is_told(rows):
     best = ablations.best_rates(rows[2])
-    table = ablations.tuning(rows[2])
+    table = ablations.probe_table(rows[2])
     assert {row["arm"]: row["best lr"] for row in table} == best
     assert all(row["at an edge"] == "yes" for row in table)  # of two rates both are
     mains = [row for row in rows[2] if row["stage"] == "main"]

@@ -157,6 +157,6 @@ def test_an_error_of_tracing_is_found_before_training_and_names_the_arm(attempt,
 def test_rows_without_the_weights_asked_for_say_so():
     row = {"arm": "a", "stage": "probe", "status": "done", "lr": 1.0}
     row["losses"] = {"params": {"loss": 1.0}}
-    for of in (ablations.best_rates, ablations.tuning):
+    for of in (ablations.best_rates, ablations.probe_table):
         with pytest.raises(UserError, match="no weights 'ema_1': expected one of params"):
             of([row], "ema_1")

@@ -9,7 +9,8 @@ from dit import experiment, models
 from dit.config import resolve
 from dit.diffusion.process import Process
 from dit.parallel.rules import is_axes
-from dit.scaling import mup, transfer
+from dit.scaling import mup
+from dit.scaling import rate_sweep as sweeps
 from dit.training import optimizer as optimizers
 from dit.training.transfer import (
     Transfer,
@@ -222,18 +223,18 @@ def test_slopes_are_exponents():
 
 def test_regrets_are_of_the_rates_that_are_best_in_the_mean_and_rows_read_back():
     loss = np.array([[[1.0, 1.0], [2.0, 2.0]], [[3.0, 2.2], [2.0, 2.0]]])
-    found = transfer.RateSweep((32, 128), (0.1, 0.2), (0, 1), loss)
+    found = sweeps.RateSweep((32, 128), (0.1, 0.2), (0, 1), loss)
     assert (found.best(32), found.best(128)) == (0.1, 0.2)
     np.testing.assert_allclose(found.regrets(32, 128), [0.5, 0.1])
     assert found.regret(32, 128) == pytest.approx(0.3)
     rows = found.rows(arm="muP")
     assert rows[-1] == {"arm": "muP", "width": 128, "lr": 0.2, "seed": 1, "loss": 2.0}
-    again = transfer.from_rows(rows[::-1])
+    again = sweeps.from_rows(rows[::-1])
     assert (again.widths, again.rates, again.seeds) == ((32, 128), (0.1, 0.2), (0, 1))
     np.testing.assert_array_equal(again.loss, loss)
     for broken in (rows[1:], [*rows, rows[0]]):
         with pytest.raises(UserError, match="one for each of 2 widths"):
-            transfer.from_rows(broken)
+            sweeps.from_rows(broken)
 
 
 def test_a_config_asks_for_it():
@@ -273,7 +274,7 @@ def rates(name, base, widths=(32, 128), steps=300):
         resolve("diffusion.paths", "linear", time_scale=1000.0),
         resolve("diffusion.predictions", "velocity"),
     )
-    return transfer.rate_sweep(
+    return sweeps.rate_sweep(
         make,
         loss=loss,
         process=process,

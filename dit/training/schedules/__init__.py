@@ -7,16 +7,14 @@ run. Warm-up is linear and ends at the full rate on its last update: ``lr (s + 1
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import optax
 
 from dit.types import UserError
 
-Step = int | Int[Array, ""]
 
-
-def warm(step: Step, warmup: int) -> Float[Array, ""]:
-    """The factor of a linear warm-up: ``min(1, (step + 1) / warmup)``."""
-    return jnp.minimum(1.0, (step + 1) / max(warmup, 1))
+def warm_up(lr: float, warmup: int) -> optax.Schedule:
+    """A linear warm-up, then the full rate: ``lr min(1, (s + 1) / warmup)``."""
+    return lambda step: lr * jnp.minimum(1.0, (step + 1) / max(warmup, 1))
 
 
 def check_warmup(warmup: int, steps: int | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import optax
 
-from dit.training.schedules import check_warmup, warm
+from dit.training.schedules import check_warmup, warm_up
 from dit.types import Count, Fraction, Positive, Whole
 
 
@@ -15,9 +15,8 @@ def build(
     """``final``: the fraction of the rate at ``steps``. Raises UserError unless warmup < steps."""
     check_warmup(warmup, steps)
 
-    def schedule(step):
-        progress = jnp.clip((step - warmup) / (steps - warmup), 0.0, 1.0)
-        cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-        return lr * warm(step, warmup) * (final + (1 - final) * cosine)
+    def cosine(step):
+        progress = jnp.clip(step / (steps - warmup), 0.0, 1.0)
+        return lr * (final + (1 - final) * (0.5 * (1 + jnp.cos(jnp.pi * progress))))
 
-    return schedule
+    return optax.join_schedules([warm_up(lr, warmup), cosine], [warmup])

@@ -10,7 +10,7 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from dit.training.schedules import check_warmup, warm
+from dit.training.schedules import check_warmup, warm_up
 from dit.types import Count, Fraction, Positive, Share, UserError, Whole
 
 
@@ -35,9 +35,8 @@ def build(
             "that leaves room for the warm-up"
         )
 
-    def schedule(step):
-        x = jnp.clip((step - (steps - length)) / length, 0.0, 1.0)
-        down = x if shape == "linear" else jnp.sqrt(x)
-        return lr * warm(step, warmup) * (1 - (1 - final) * down)
+    def down(step):
+        x = jnp.clip(step / length, 0.0, 1.0)
+        return lr * (1 - (1 - final) * (x if shape == "linear" else jnp.sqrt(x)))
 
-    return schedule
+    return optax.join_schedules([warm_up(lr, warmup), down], [steps - length])

@@ -1,4 +1,4 @@
-"""Does the best learning rate of a small model serve a wide one? Trained and told: ``rate_sweep``."""
+"""Does the best learning rate of a narrow model also suit a wide one? ``rate_sweep`` trains both."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RateSweep:
-    """The final loss of every width, rate and seed; infinite where training did not stay finite."""
+    """The final loss for every width, rate and seed; infinite where training diverged."""
 
     widths: tuple[int, ...]
     rates: tuple[float, ...]
@@ -35,19 +35,19 @@ class RateSweep:
     loss: Float[Array, "w r s"]
 
     def best(self, width: int) -> float:
-        """The rate with the least mean loss at ``width``."""
+        """The rate with the lowest mean loss at ``width``."""
         return self.rates[int(self.loss[self.widths.index(width)].mean(-1).argmin())]
 
     def regret(self, source: int, target: int) -> float:
-        """By which part the loss at width ``target`` is larger with the best rate of ``source``.
+        """The relative increase in loss at width ``target`` from using the best rate of ``source``.
 
-        Against the best of the rates tried there.
+        Compared with the best of the rates tried at ``target``.
         """
         means = self.loss[self.widths.index(target)].mean(-1)
         return float(means[self.rates.index(self.best(source))] / means.min() - 1)
 
     def regrets(self, source: int, target: int) -> Float[Array, "s"]:
-        """The same seed by seed, with the two rates that are best in the mean."""
+        """The regret for each seed, between the two rates with the lowest mean losses."""
         return self.at(target, self.best(source)) / self.at(target, self.best(target)) - 1
 
     def at(self, width: int, rate: float) -> Float[Array, "s"]:
@@ -55,7 +55,7 @@ class RateSweep:
         return self.loss[self.widths.index(width), self.rates.index(rate)]
 
     def rows(self, **more) -> list[dict[str, Any]]:
-        """One row a run, with whatever else is to be in it; ``from_rows`` reads them again."""
+        """One row per run, each with the values of ``more``; ``from_rows`` reads them back."""
         places = itertools.product(self.widths, self.rates, self.seeds)
         return [
             {**more, "width": width, "lr": rate, "seed": seed, "loss": float(loss)}
@@ -64,7 +64,7 @@ class RateSweep:
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> RateSweep:
-    """The sweep of which these are the rows; UserError unless each run is there just once."""
+    """The sweep from its rows; UserError unless every run occurs exactly once."""
     axes = [sorted({row[name] for row in rows}) for name in ("width", "lr", "seed")]
     found = {(row["width"], row["lr"], row["seed"]): row["loss"] for row in rows}
     places = list(itertools.product(*axes))
@@ -91,10 +91,10 @@ def rate_sweep(
     batch: int = 32,
     seeds: Sequence[int] = (0,),
 ) -> RateSweep:
-    """Train ``make_model(width)`` at every rate, on the same batches and noise for all, and evaluate.
+    """Train and evaluate ``make_model(width)`` at every rate, all on the same batches and noise.
 
-    ``train``, ``test``: columns ``x`` and ``label`` of examples. ``optimizer``: a section of a config
-    without ``lr``; the rate is constant. One program a width serves all its rates.
+    ``train``, ``test``: columns ``x`` and ``label`` of examples. ``optimizer``: a config section without
+    ``lr``. The rate is constant, and one compiled program per width serves all rates.
     """
     train, test = ({k: jnp.asarray(v) for k, v in part.items()} for part in (train, test))
     shape, count = tuple(train["x"].shape[1:]), len(train["x"])
