@@ -18,7 +18,7 @@ import jax
 
 from dit.config import literal, number
 from dit.storage import StorageError
-from dit.types import OutsideError, UserError
+from dit.types import Count, OutsideError, UserError
 
 __all__ = ["Parser", "literal", "number", "parse", "parse_labels", "run"]
 
@@ -159,3 +159,24 @@ def parse_labels(text: str, num_classes: int | None) -> list[int]:
     if not labels:
         raise UserError(f"got labels {text!r}; expected whole numbers, like 0,1,5-7")
     return labels
+
+
+def add_size(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--size=HxW`` and ``--frames=F``, of ``what``; read by ``size_of``."""
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help=f"height and width of {what}, in pixels"
+    )
+    parser.add_argument("--frames", type=number(Count), help=f"frames of {what}")
+
+
+def size_of(args: argparse.Namespace, default: Sequence[int]) -> tuple[int, int, int]:
+    """(frames, height, width) that ``--size`` and ``--frames`` ask for; else those of ``default``."""
+    frames, height, width = default[:3]
+    return (args.frames or frames, *(args.size or (height, width)))
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = [literal(side) for side in text.lower().split("x")]
+    if len(sides) not in (1, 2) or not all(type(side) is int and side > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected HEIGHTxWIDTH, such as 24x16")
+    return sides[0], sides[-1]

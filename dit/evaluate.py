@@ -89,6 +89,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--batch", type=cli.number(Count))
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
     add("--ema", help="which parameters: params, or an average, such as ema_6931")
+    cli.add_size(parser, "the samples and the data they are compared with, of several shapes")
     add("--step", type=cli.number(Whole), help="which checkpoint (default: the latest)")
     add("--out", help="the .json file to write (default: evaluation.json in the workdir)")
     add(
@@ -117,6 +118,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(args, given, demanded)
 
 
+def chosen_bucket(made: Experiment, args: argparse.Namespace) -> Experiment:
+    """The experiment on the data of the shape asked for; UserError for none, and none of several."""
+    shapes = [tuple(shape[:3]) for shape in made.example.get("shapes", [made.example["shape"]])]
+    wanted = cli.size_of(args, shapes[0])
+    if wanted not in shapes or (len(shapes) > 1 and not (args.size or args.frames)):
+        known = ", ".join(f"--size={h}x{w} --frames={f}" for f, h, w in shapes)
+        raise UserError(
+            "samples are compared with data of one shape: give one of those that the model was trained "
+            f"on, {known}"
+        )
+    return made.bucket(shapes.index(wanted))
+
+
 def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand]) -> int:
     """Draw, judge and write; the exit status. Process 0 does what comes after drawing."""
     made = load_experiment(args.workdir, args.step)
@@ -128,10 +142,11 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     out = storage.place(args.out or storage.workdir(args.workdir) / "evaluation.json")
     if multihost.is_main():
         media.check_place(out, (".json",))
+    one = chosen_bucket(made, args)
     recipe = recipe_from({**made.config.samples.to_dict(), "num": args.num}, made.num_classes)
     recipe = dataclasses.replace(recipe, **given)
-    sampler = Sampler(made, recipe)
-    evaluation = evaluation_of(made.source, args.num)
+    sampler = Sampler(one, recipe)
+    evaluation = evaluation_of(one.source, args.num)
     others = ("sampling_seconds", "nfe", "held_out_loss", "held_out_loss_error")
     for demand in demanded:
         demand.check((*evaluation.figures, *others), evaluation.left_out)
@@ -160,6 +175,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     report["recipe"] = stamped(recipe, restored, drawn.nfe)
     classes = "without labels" if made.num_classes is None else "classes in turn"
     report["recipe"]["labels"] = f"{args.num} samples, {classes}"
+    report["recipe"]["shape"] = list(one.source.shape)
     report["recipe"]["judged_at"] = evaluation.size
     storage.write(out, json.dumps(report, indent=2) + "\n")
     print(f"written to {out}")

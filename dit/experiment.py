@@ -8,11 +8,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dit import config_file, init_from, models
+from dit import config_file, init_from, models, rng
 from dit.codecs import Codec
 from dit.config import builder, call, keywords, open_ended, resolve
 from dit.data import pipeline
@@ -125,15 +126,34 @@ class Experiment:
         one.__dict__["source"] = self.source.bucket(i)
         return one
 
+    def shaped(self, shape: tuple[int, int, int, int]) -> Experiment:
+        """The same experiment for examples of another ``shape``, before they are encoded.
+
+        Raises UserError if the network, or its parameters, do not fit it.
+        """
+        other = dataclasses.replace(self, shapes=(tuple(self.codec.shape(shape)),))
+        ours, theirs = (jax.eval_shape(made.init, rng.root(0)) for made in (self, other))
+        if ours != theirs:
+            raise UserError(
+                f"got a shape of {shape}, for which this network has other parameters than it was "
+                f"trained with, for {self.example['shape']}"
+            )
+        return other
+
     @property
     def largest(self) -> int:
         """The bucket with the largest examples."""
         return max(range(len(self.shapes)), key=lambda i: math.prod(self.shapes[i]))
 
+    @property
+    def shares(self) -> list[float]:
+        """How much of the training examples each bucket has."""
+        sizes = bucket_sizes(self.source.train)
+        return [size / sum(sizes) for size in sizes]
+
     def mean(self, of: Callable[[tuple[int, int, int, int]], float]) -> float:
         """``of(shape)``, averaged over the training examples."""
-        sizes = bucket_sizes(self.source.train)
-        return sum(n / sum(sizes) * of(s) for n, s in zip(sizes, self.shapes, strict=True))
+        return sum(n * of(s) for n, s in zip(self.shares, self.shapes, strict=True))
 
     def settings(self, section: str) -> Any:
         """A section without a name, as the value that ``PLAIN`` makes of it."""

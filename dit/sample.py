@@ -78,6 +78,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--batch", type=cli.number(Count), help="samples made at once")
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
     add("--ema", help="which parameters: params, or an average, such as ema_6931")
+    cli.add_size(parser, "the samples (default: of the first shape trained on)")
     add("--step", type=cli.number(Whole), help="which checkpoint (default: the latest)")
     add("--weak", help="the average that autoguidance steers away from")
     add("--init", help=".npz with 'samples' (uint8) to start from: image-to-image")
@@ -122,6 +123,11 @@ def run(args: argparse.Namespace) -> None:
     step = stamp.get("checkpoint_step") if args.step is None else args.step
     made = load_experiment(args.workdir, step)
     recipe = choose(args, made, stamp)
+    *usual, channels = made.example["shape"]
+    size = list(cli.size_of(args, stamp.get("size", usual)))
+    used: dict[str, Any] = {}
+    if size != usual:
+        made, used = made.shaped((*size, channels)), {"size": size}
     sampler = Sampler(made, recipe)
     start = read_data(args.init, "samples", made.shape) if args.init else None
     mask = read_mask(args.mask, made.shape) if args.mask else None
@@ -152,7 +158,7 @@ def run(args: argparse.Namespace) -> None:
         drawn = sampler(restored.params, **given)
         nfe, seconds = drawn.nfe, drawn.seconds
         if multihost.is_main():
-            used = {} if weak_name is None else {"weak": weak_name}
+            used |= {} if weak_name is None else {"weak": weak_name}
             recipe_of = {**stamped(recipe, restored, nfe, inputs), **used}
             media.save_samples(args.out, drawn.samples, drawn.labels, recipe_of)
     multihost.say(

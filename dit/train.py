@@ -16,6 +16,7 @@ step; an error on one of them ends all, and is named in ``error-<process>.log``.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import tempfile
@@ -108,7 +109,7 @@ def _due(made: Experiment, step: int) -> bool:
 
 
 def painter(made: Experiment, workdir: storage.Place) -> Callable[[TrainState, int], None] | None:
-    """What draws the samples of a step: a grid, or a filmstrip and a GIF of clips.
+    """What draws the samples of a step: a grid, or a filmstrip and a GIF of clips; for each bucket.
 
     None for latents, which nothing here can decode. Raises UserError for settings of ``samples`` that
     cannot work: before the first step, and not at the first picture.
@@ -116,18 +117,28 @@ def painter(made: Experiment, workdir: storage.Place) -> Callable[[TrainState, i
     if not made.codec.pixels or not made.config.samples.num:
         return None
     recipe = recipe_from(made.config.samples.to_dict(), made.num_classes)
-    sampler = Sampler(made, recipe)
-    rehearse(sampler)
+    shapes = dict.fromkeys(made.shapes)
+    samplers = [Sampler(dataclasses.replace(made, shapes=(shape,)), recipe) for shape in shapes]
+    for sampler in samplers:
+        rehearse(sampler)
 
     def paint(state: TrainState, step: int) -> None:
         taken = taken_from(state)
-        drawn = sampler(taken.params)  # by all processes: each holds a part of the parameters
-        if not multihost.is_main():
-            return
-        stamp = stamped(recipe, taken, drawn.nfe)
-        for suffix in (".png", ".gif") if drawn.samples.shape[1] > 1 else (".png",):
-            out = workdir / "samples" / f"step_{step:07d}{suffix}"
-            media.save_samples(out, drawn.samples, drawn.labels, stamp)
+        for sampler in samplers:
+            drawn = sampler(taken.params)  # by all processes: each holds a part of the parameters
+            if not multihost.is_main():
+                continue
+            stamp, (frames, height, width) = (
+                stamped(recipe, taken, drawn.nfe),
+                drawn.samples.shape[1:4],
+            )
+            name = f"step_{step:07d}"
+            if len(samplers) > 1:
+                name += f"_{frames}x{height}x{width}"
+                stamp |= {"size": [frames, height, width]}
+            for suffix in (".png", ".gif") if frames > 1 else (".png",):
+                out = workdir / "samples" / f"{name}{suffix}"
+                media.save_samples(out, drawn.samples, drawn.labels, stamp)
 
     return paint
 

@@ -11,9 +11,10 @@ Buckets take turns in proportion to their sizes. Of the first ``g`` batches, buc
     ``c_0(g) = g - floor(g (N - n_0) / N)``,    N = n_0 + n_1 + ...,
 
 and the rest is shared out among the others in the same way. All of these grow by 0 or 1 from one
-number to the next, and are exact after every ``N`` batches, when each bucket has had as many epochs as
-a batch has rows. Within a block of ``BLOCK`` batches they come in a seeded order. The stream is
-therefore found from one number at once: nothing has to be counted from the start.
+number to the next, and none is ever further from its share than there are buckets. The batches of a
+block, ``BLOCK`` of them, come in a seeded order; at its end each bucket has had what ``c`` says. So the
+epochs of all buckets keep step, and any batch is found from its number at once: nothing has to be
+counted from the start.
 """
 
 from __future__ import annotations

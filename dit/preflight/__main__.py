@@ -4,6 +4,7 @@ Compiles the real train step (with ``--sampler`` the sampler too) with the real 
 any machine, and prints where its memory goes, what it computes and communicates, how long a step
 should take, and what the run takes to its end: hours, chip-hours, and their cost at ``--price``.
 ``--max-batch`` finds the largest batch that fits; ``--sweep`` the best mesh, remat policy and batch.
+Where examples have several shapes, the step of each is compiled; the hours are of their mean.
 Nothing is run, no data are read. For a TPU the compiler gets the flags that the launchers set, or what
 ``LIBTPU_INIT_ARGS`` or ``--flags`` says instead.
 
@@ -27,7 +28,7 @@ from ml_collections import ConfigDict
 from dit import cli, experiment
 from dit.parallel import flags, topology
 from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
-from dit.preflight import advice, cost, programs, report, search
+from dit.preflight import advice, buckets, cost, programs, report, search
 from dit.preflight.account import Choice, account
 from dit.types import Count, Positive, UserError
 
@@ -89,12 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.max_batch:
         return max_batch(config, where, args)
     made = experiment.build(chosen(config, args.mesh, args.batch, args.remat))
-    reports = [programs.train_step(made, where)]
+    reports = buckets.train_steps(made, where)
+    rows = [each.as_json() for each in reports]
+    step = buckets.mean(rows)
+    rows[0] |= cost.cost(step, args.price, args.images)
     if args.sampler and reports[0].fits:
         reports.append(programs.sampler(made, where))
-    rows = [complete(each, args) for each in reports]
+        rows.append(reports[-1].as_json())
     if not args.json:
-        show(reports[0], rows[0], made.config, where, args)
+        show(reports[0], step, made.config, where, args)
         for each in reports[1:]:
             print(report.table(each))
             if not each.fits:
@@ -200,7 +204,7 @@ def show(
 
 def made_with(config: ConfigDict) -> Any:
     """``f(policy)``: the experiment with another remat policy."""
-    return lambda policy: experiment.build(chosen(config, None, None, policy))
+    return lambda policy: buckets.largest(chosen(config, None, None, policy))
 
 
 def max_batch(config: ConfigDict, where: topology.Topology, args: argparse.Namespace) -> int:
@@ -213,7 +217,7 @@ def max_batch(config: ConfigDict, where: topology.Topology, args: argparse.Names
     reports: dict[int, report.Report] = {}
 
     def compiled(batch: int) -> dict[str, Any]:
-        made = experiment.build(chosen(config, args.mesh, batch, args.remat))
+        made = buckets.largest(chosen(config, args.mesh, batch, args.remat))
         reports[batch] = programs.train_step(made, where)
         row = complete(reports[batch], args)
         say(args, f"batch {batch}: {report.one_line(row)}")
@@ -260,7 +264,7 @@ def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace
         name = f"--mesh={advice.mesh_text(made)} --remat={made.remat} --batch={made.batch}"
         return {
             "name": name,
-            **programs.train_step(experiment.build(settings(made)), where).as_json(),
+            **programs.train_step(buckets.largest(settings(made)), where).as_json(),
         }
 
     def told(made: Choice, found: dict[str, Any] | UserError) -> None:

@@ -25,8 +25,9 @@ class Report:
     ``memory``: what lies there, ``temporaries`` (what a step holds beside its inputs, at its peak)
     and ``needed``, all of it, by the compiler. ``within``: what the temporaries hold in turn, by
     formula, each at its own peak. ``expected_sizes``: elements of the arrays that a step has to
-    gather. ``steps``: of the whole run. ``flags``: of the TPU compiler, None for others. ``unread``: why
-    the compiled program could not be read, so that there are no collectives and no time.
+    gather. ``steps``: of the whole run, of which this program has a ``share``. ``flags``: of
+    the TPU compiler, None for others. ``unread``: why the compiled program could not be read, so that
+    there are no collectives and no time.
     """
 
     what: str
@@ -54,6 +55,7 @@ class Report:
     compile_seconds: float = 0.0
     flags: str | None = None
     unread: str | None = None
+    share: float = 1.0
 
     @property
     def images_per_s(self) -> float:

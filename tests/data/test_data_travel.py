@@ -56,6 +56,13 @@ LARGE = {  # a source of data that are large, or as large as they come
     "latents, in shards": lambda root, patch: {"path": latents_in(root / "z", [MANY // 50] * 50)},
 }
 
+LARGE["mixture"] = lambda root, patch: {
+    "parts": (
+        {"name": "latents", "path": latents_in(root / "a", [MANY])},
+        {"name": "latents", "path": latents_in(root / "b", [MANY], (3, 2, 1))},
+    )
+}
+
 
 def sent(thing):
     """What arrives in another process, after checking that it is not much that travels."""

@@ -1,0 +1,47 @@
+"""Of data with examples of several shapes: the programs of all, and the mean time of a step.
+
+A single shape is the case of one program. What has to fit is the step of the largest examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dit import experiment
+from dit.experiment import Experiment
+from dit.parallel.topology import Topology
+from dit.preflight import programs
+from dit.preflight.report import Report
+
+
+def train_steps(made: Experiment, where: Topology) -> list[Report]:
+    """The report on the step of each shape, the largest first."""
+    if len(made.shapes) == 1:
+        return [programs.train_step(made, where)]
+    used = [i for i, share in enumerate(made.shares) if share]
+    reports = []
+    for i in sorted(used, key=lambda i: -math.prod(made.shapes[i])):
+        frames, height, width, _ = made.source.shapes[i]
+        what = f"train step of {frames}x{height}x{width}, {made.shares[i]:.1%} of all"
+        found = programs.train_step(made.bucket(i), where)
+        reports.append(dataclasses.replace(found, what=what, share=made.shares[i]))
+    return reports
+
+
+def mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first of several reports as JSON, with the mean time of all steps, by their shares."""
+    times = [row["step_seconds"] for row in rows]
+    if None in times:
+        return {**rows[0], "step_seconds": None}
+    return {**rows[0], "step_seconds": sum(row["share"] * row["step_seconds"] for row in rows)}
+
+
+def largest(config: ConfigDict | Mapping[str, Any]) -> Experiment:
+    """The experiment of a config on the largest of its examples."""
+    made = experiment.build(config)
+    return made if len(made.shapes) == 1 else made.bucket(made.largest)
