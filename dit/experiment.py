@@ -84,6 +84,11 @@ class Experiment:
         return source
 
     @property
+    def level(self) -> str:
+        """What has a noise level of its own in training: a ``sample``, ``frame`` or ``token``."""
+        return self.config.objective.get("level", "sample")
+
+    @property
     def remat(self) -> str | None:
         """The network's remat policy; None for a network that has no such choice."""
         return self.config.model.get("remat")

@@ -88,7 +88,9 @@ def run(made: Experiment, workdir: storage.Place, allowed: Collection[str] = ())
         workdir,
         batches=made.batches(),
         draw=picture,
-        flops_per_example=made.mean(lambda shape: training_flops(made.model, shape)),
+        flops_per_example=made.mean(
+            lambda shape: training_flops(made.model, shape, level=made.level)
+        ),
         allowed=allowed,
     )
     if outcome.stopped:

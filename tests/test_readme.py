@@ -11,6 +11,9 @@ import pytest
 from dit import experiment, models
 from dit.config import resolve
 from dit.sampling.sample import sample
+from dit.scaling.costs import costs
+from dit.scaling.jaxpr_flops import count_flops
+from dit.training.program import program
 from dit.types import Cond
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
@@ -71,6 +74,31 @@ def test_the_block_example_is_a_block(install):
         outs.append(jax.jit(models.apply_fn(model))(params, x, jnp.array([0.1, 0.9]), cond))
     np.testing.assert_allclose(outs[0], outs[1], rtol=2e-4, atol=2e-4)
     assert float(jnp.abs(outs[0]).max()) > 0
+
+
+@pytest.mark.parametrize("path", [p for p in EXAMPLES if re.fullmatch(r"dit/models/\w+.py", p)])
+def test_the_network_example_trains_and_its_costs_are_exact(install, path):
+    install(path)
+    root = pathlib.Path(__file__).parent.parent
+    overrides = {"model.name": pathlib.Path(path).stem, "batch_size": 8}
+    made = experiment.build(experiment.load_config(str(root / "configs/digits.py"), overrides))
+    batches = made.batches()
+    run = program(made, batches)
+    batch = jax.device_put(next(batches), run.batch_sharding)
+    batches.close()
+    state = jax.jit(run.create, out_shardings=run.shardings)(jax.random.key(0))
+    _, metrics = run.train_step(state, batch, jax.device_put(jax.random.key(1), run.replicated))
+    assert np.isfinite(float(metrics["loss"]))
+    x, _, cond = made.model.example(made.shape)
+    for level, shape in {"sample": (1,), "frame": (1, 1), "token": (1, *made.shape[:3])}.items():
+
+        def total(params, shape=shape):
+            return made.apply_fn(params, x, jnp.zeros(shape), cond).sum()
+
+        found = costs(made.model, made.shape, level=level)
+        params = jax.eval_shape(made.init, jax.random.key(0))
+        assert found.forward == count_flops(total, params)
+        assert found.training == count_flops(jax.grad(total), params)
 
 
 def test_the_data_example_trains(install):

@@ -48,7 +48,8 @@ def train_step(made: Experiment) -> tuple[Callable[[], float], int]:
         state, metrics = parts.train_step(state, batch, key)
         return float(metrics["loss"])
 
-    return step, training_flops(made.model, made.shape) * made.config.batch_size
+    flops = training_flops(made.model, made.shape, level=made.level)
+    return step, flops * made.config.batch_size
 
 
 def sampler(

@@ -24,8 +24,12 @@ from jaxtyping import Array, Float
 
 from dit.types import Cond, Params
 
-QUESTIONS = {"example", "macs", "cell", "tokens", "attention_macs", "stream", "plain", "unstack"}
+QUESTIONS = {
+    *("example", "macs", "times", "cell", "tokens"),
+    *("attention_macs", "stream", "plain", "unstack"),
+}
 Shape = tuple[int, ...]  # (f, h, w, c), of one example
+Level = str  # sample, frame or token
 
 
 class Network(nn.Module):
@@ -37,7 +41,10 @@ class Network(nn.Module):
     """
 
     no_input_gradient: ClassVar[tuple[str, ...]] = ("embed", "time/in")
-    once: ClassVar[tuple[str, ...]] = ("time", "label", "context", "modulation", "kv")
+    once: ClassVar[tuple[str, ...]] = (
+        *("time", "r", "guidance", "label", "pooled", "context"),
+        *("modulation", "kv"),
+    )
 
     def __init_subclass__(cls, **kwargs):
         for name in QUESTIONS & vars(cls).keys():  # answered from the description alone
@@ -60,13 +67,17 @@ class Network(nn.Module):
         """
         return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond()
 
-    def macs(self, shape: Shape, context_len: int = 0, t_per_frame: bool = False) -> dict[str, int]:
+    def macs(self, shape: Shape, context_len: int = 0, level: Level = "sample") -> dict[str, int]:
         """Multiply-adds of one sample's forward pass, by part: exact, of products and convolutions.
 
-        ``context_len``: tokens of context, for a network that takes one; ``t_per_frame``: time has
-        shape ``(b, f)``. A convolution counts its padding, as the program does.
+        ``context_len``: tokens of context, for a network that takes one; ``level``: what has a time of
+        its own. A convolution counts its padding, as the program does.
         """
         raise NotImplementedError
+
+    def times(self, shape: Shape, level: Level) -> int:
+        """How many times one sample has."""
+        return {"sample": 1, "frame": shape[0], "token": self.tokens(shape)}[level]
 
     def cell(self) -> tuple[int, int, int]:
         """The frames, height and width of data that share one noise level at least: here one pixel."""

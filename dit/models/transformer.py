@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,13 +11,18 @@ import jax.numpy as jnp
 
 from dit import config
 from dit.models.embeddings import FREQUENCIES
-from dit.models.network import Network, Shape
+from dit.models.network import Level, Network, Shape
 from dit.models.patchify import grid
 from dit.types import Cond, Params
 
 
 class Transformer(Network):
     """Of ``depth`` blocks of one ``width``. The fields are those of ``models/dit.py``."""
+
+    no_input_gradient: ClassVar[tuple[str, ...]] = (
+        *("embed", "concat"),
+        *("time/in", "r/in", "guidance/in"),
+    )
 
     def example(self, shape: Shape):
         """Zeros, with what the model is conditioned on, of one token where it is a sequence."""
@@ -36,20 +42,24 @@ class Transformer(Network):
         """A patch."""
         return self.patch
 
-    def macs(self, shape: Shape, context_len: int = 0, t_per_frame: bool = False) -> dict[str, int]:
+    def macs(self, shape: Shape, context_len: int = 0, level: Level = "sample") -> dict[str, int]:
         """See ``Network``; the blocks' parts are of all layers together."""
         d, n, block = self.width, self.tokens(shape), make_block(self)
         pixels = math.prod(self.patch)
-        times = shape[0] if t_per_frame else 1
-        rows = times // self.patch[0] if t_per_frame else 1
+        times = self.times(shape, level)
+        rows = times // self.patch[0] if level == "frame" else times
         context = context_len if self.context_dim is not None else 0
         m = 1 + (self.num_classes is not None) + context
         macs = {
             "embed": n * pixels * self.in_channels * d,
-            "time/in": times * FREQUENCIES * d,
-            "time/out": times * d * d,
+            "concat": n * pixels * (self.concat_channels or 0) * d,
             "final": n * d * pixels * self.out_channels,
         }
+        numbers = {"time": times, "r": times * self.second_time, "guidance": self.guidance_input}
+        for name, count in numbers.items():
+            macs |= {f"{name}/in": count * FREQUENCIES * d, f"{name}/out": count * d * d}
+        if self.pooled_dim is not None:
+            macs["pooled"] = self.pooled_dim * d + d * d
         if context:
             macs["context"] = (1 if block.uses == "vector" else context) * self.context_dim * d
         if block.uses == "vector":

@@ -24,7 +24,7 @@ from dit.models.activations import constrain, shards
 from dit.models.dit import DTYPES
 from dit.models.embeddings import ContextEmbedding, LabelEmbedding, TimeEmbedding
 from dit.models.layers import wide, zeros
-from dit.models.network import Network, Shape
+from dit.models.network import Level, Network, Shape
 from dit.models.unet_blocks import (
     PIXELS,
     Conv,
@@ -145,9 +145,9 @@ class UNet(Network):
         )
         return jnp.zeros((1, *shape)), jnp.zeros((1,)), cond
 
-    def macs(self, shape: Shape, context_len: int = 0, t_per_frame: bool = False) -> dict[str, int]:
+    def macs(self, shape: Shape, context_len: int = 0, level: Level = "sample") -> dict[str, int]:
         """See ``Network``; the layers' parts are of all layers together."""
-        rows, channels = shape[0] if t_per_frame else 1, EMBEDDING * self.width
+        rows, channels = self.times(shape, level), EMBEDDING * self.width
         pixels = 9 * math.prod(shape[:3]) * self.width
         macs = {
             "embed": pixels * (self.in_channels + self.concat_channels),

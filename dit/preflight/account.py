@@ -116,7 +116,7 @@ def account(made_with: Callable[[str], Any], where: Topology) -> Account:
         state=_bytes((run.abstract.params, run.abstract.opt_state, run.abstract.ema)),
         gradients=_bytes(run.abstract.params),
         activations=kept,
-        flops=training_flops(model, made.shape),
+        flops=training_flops(model, made.shape, level=made.level),
         stream=model.stream(made.shape),
         policies=tuple(POLICIES) if made.remat else ("none",),
         accumulate=made.config.optimizer.get("accumulate", 1),

@@ -54,7 +54,7 @@ def train_step(made: Experiment, where: Topology) -> Report:
         run,
         traced,
         images=size,
-        flops=training_flops(made.model, made.shape) * size,
+        flops=training_flops(made.model, made.shape, level=made.level) * size,
         memory={
             "parameters": per_device(state.params),
             "optimizer": per_device(state.opt_state),

@@ -187,7 +187,7 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         slack=args.slack,
         least_depth=args.least_depth,
         by=args.by,
-        t_per_frame=config.objective.to_dict().get("level") == "frame",
+        level=made.level,
         network=network,
         **model,
     )

@@ -120,8 +120,7 @@ def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def cost_of(made: Any) -> Costs:
     """What the model of an experiment costs on its data."""
-    per_frame = made.config.objective.to_dict().get("level") == "frame"
-    return costs(made.model, made.shape, t_per_frame=per_frame)
+    return costs(made.model, made.shape, level=made.level)
 
 
 class _Arm:

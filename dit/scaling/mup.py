@@ -22,7 +22,6 @@ from jaxtyping import Float
 from dit import models, rng
 from dit.diffusion.process import Process, corrupt, network_input
 from dit.models import Network
-from dit.models.layers import Norm
 from dit.training import optimizer as optimizers
 from dit.training.ema import Ema
 from dit.training.state import creator
@@ -43,10 +42,10 @@ def activations(
     found: dict[str, jax.Array] = {}
 
     def record(run, args, kwargs, context):
-        out = run(*args, **kwargs)
-        left_out = isinstance(context.module, Network | Norm)
+        out, module = run(*args, **kwargs), context.module
+        left_out = isinstance(module, Network) or "norm" in (module.name or "")
         if context.method_name == "__call__" and not left_out and hasattr(out, "shape"):
-            name = "/".join(context.module.path) or "block"
+            name = "/".join(module.path) or "block"
             layer = sum(key.split(" ")[0] == name for key in found)
             found[f"{name} {layer}"] = out
         return out

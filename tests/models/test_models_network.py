@@ -61,11 +61,11 @@ def abstract(model, shape=SHAPE):
     return jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
 
 
-def batch_of(model, n, shape=SHAPE, per_frame=False):
+def batch_of(model, n, shape=SHAPE, level="sample"):
     """The network's own example with ``n`` random samples at different times."""
     x, _, cond = model.example(shape)
     cond = jax.tree.map(lambda a: jnp.repeat(a, n, axis=0), cond)
-    times = (n, shape[0]) if per_frame else (n,)
+    times = (n, shape[0]) if level == "frame" else (n,)
     t = jax.random.uniform(jax.random.key(2), times)
     return jax.random.normal(jax.random.key(1), (n, *x.shape[1:])), t, cond
 
@@ -82,21 +82,23 @@ def test_a_network_is_a_description_whose_parameters_name_their_axes(name):
         assert len(axis) == array.ndim
         assert array.dtype == jnp.float32
     assert abstract(model.plain(unrolled=True)) == shapes
+    for how in ({"remat": "full"}, {"unroll": 1}, {"attention": "xla"}):  # may change on resume
+        assert abstract(build(name, **how)) == shapes
     assert model.tokens(SHAPE) > 0
     assert model.stream(SHAPE) >= 0
 
 
-@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize("level", ["sample", "frame"])
 @pytest.mark.parametrize("shape", [(1, 8, 8, 3), (2, 8, 16, 3)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_its_multiply_adds_are_those_of_the_program(name, shape, per_frame):
+def test_its_multiply_adds_are_those_of_the_program(name, shape, level):
     model = build(name).plain()
 
     def total(params):
-        x, t, cond = batch_of(model, 1, shape, per_frame)
+        x, t, cond = batch_of(model, 1, shape, level)
         return models.apply_fn(model)(params, x, t, cond).sum()
 
-    found, params = costs(model, shape, t_per_frame=per_frame), abstract(model, shape)
+    found, params = costs(model, shape, level=level), abstract(model, shape)
     assert found.forward == count_flops(total, params)
     assert found.training == count_flops(jax.grad(total), params)
     assert found.parameters == models.count_params(params)
@@ -124,7 +126,9 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(name):
     step = jax.jit(split, in_shardings=(where, rows, rows, rows), out_shardings=(whole, where))
     got, grads = step(jax.device_put(params, where), *jax.device_put((x, t, cond), rows))
     assert float(got) == pytest.approx(float(want), rel=1e-5)
-    least = 1e-7 * max(np.linalg.norm(b) for b in jax.tree.leaves(want_grads))  # zero but for rounding
+    least = 1e-7 * max(
+        np.linalg.norm(b) for b in jax.tree.leaves(want_grads)
+    )  # zero but for rounding
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(want_grads), strict=True):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + least
 

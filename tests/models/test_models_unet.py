@@ -213,19 +213,19 @@ def test_a_mesh_that_splits_tokens_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("f", "t_per_frame", "options"),
+    ("f", "level", "options"),
     [
-        (4, True, {"temporal": True, "context_dim": 7, "concat_channels": 3}),
-        (4, False, {"temporal": (0,), "resblock_updown": False, "scale_shift": False}),
-        (1, False, {"multipliers": (1, 2, 2), "attention_levels": (), "learn_sigma": True}),
+        (4, "frame", {"temporal": True, "context_dim": 7, "concat_channels": 3}),
+        (4, "sample", {"temporal": (0,), "resblock_updown": False, "scale_shift": False}),
+        (1, "sample", {"multipliers": (1, 2, 2), "attention_levels": (), "learn_sigma": True}),
     ],
     ids=str,
 )
-def test_macs_equal_those_of_the_program(f, t_per_frame, options):
+def test_macs_equal_those_of_the_program(f, level, options):
     model = tiny(num_classes=5, attention="xla", **options)
     shape, context = (f, 4, 8, 2), 3 if model.context_dim else 0
     x, t, cond = model.example(shape)
-    t = jnp.zeros((1, f)) if t_per_frame else t
+    t = jnp.zeros((1, f)) if level == "frame" else t
     if context:
         cond = cond.replace(context=jnp.zeros((1, context, 7)))
     cond = cond.replace(drop=jnp.zeros((1,), bool))
@@ -233,7 +233,7 @@ def test_macs_equal_those_of_the_program(f, t_per_frame, options):
     def total(params):
         return models.apply_fn(model)(params, x, t, cond).sum()
 
-    found = costs(model, shape, context, t_per_frame)
+    found = costs(model, shape, context, level)
     assert found.forward == count_flops(total, abstract(model, shape))
     assert found.training == count_flops(jax.grad(total), abstract(model, shape))
     assert found.parameters == models.count_params(abstract(model, shape))

@@ -8,7 +8,7 @@ from dit import config, models
 from dit.scaling.costs import costs
 from dit.scaling.flops import forward_flops, forward_parts, training_flops
 from dit.scaling.jaxpr_flops import count_flops
-from dit.types import Cond, UserError
+from dit.types import UserError
 
 PUBLISHED = {  # multiply-adds in 1e9 at 256 pixels, latents of 32x32x4 (Peebles & Xie 2023)
     "S/2": 6.06,
@@ -26,10 +26,10 @@ PUBLISHED = {  # multiply-adds in 1e9 at 256 pixels, latents of 32x32x4 (Peebles
 }
 
 
-@pytest.mark.parametrize("t_per_frame", [False, True])
+@pytest.mark.parametrize("level", ["sample", "frame", "token"])
 @pytest.mark.parametrize("context", [0, 3])
 @pytest.mark.parametrize("block", config.names("models.blocks"))
-def test_count_equals_the_products_in_the_program(block, context, t_per_frame):
+def test_count_equals_the_products_in_the_program(block, context, level):
     shape = (4, 6, 8, 3)
     model = config.resolve(
         "models",
@@ -42,23 +42,25 @@ def test_count_equals_the_products_in_the_program(block, context, t_per_frame):
         learn_sigma=True,
         num_classes=5,
         context_dim=7 if context else None,
+        pooled_dim=9 if context else None,
+        second_time=not context,
+        guidance_input=bool(context),
+        concat_channels=None if context else 2,
         block=block,
         attention="xla",
         unroll=1,
     )
     params = jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
-    x, t = jnp.zeros((1, *shape)), jnp.zeros((1, 4) if t_per_frame else (1,))
-    cond = Cond(
-        label=jnp.zeros((1,), int),
-        context=jnp.zeros((1, context, 7)) if context else None,
-        drop=jnp.zeros((1,), bool),
-    )
+    x, _, cond = model.example(shape)
+    t = jnp.zeros({"sample": (1,), "frame": (1, 4), "token": (1, 4, 6, 8)}[level])
+    more = {"context": jnp.zeros((1, context, 7))} if context else {"r": t}
+    cond = cond.replace(**more, drop=jnp.zeros((1,), bool))
 
     def total(params):
         return models.apply_fn(model)(params, x, t, cond).sum()
 
-    found = costs(model, shape, context, t_per_frame)
-    assert found.forward == forward_flops(model, shape, context, t_per_frame)
+    found = costs(model, shape, context, level)
+    assert found.forward == forward_flops(model, shape, context, level)
     assert found.forward == count_flops(total, params)
     assert found.training == count_flops(jax.grad(total), params)
     assert found.parameters == models.count_params(params)
