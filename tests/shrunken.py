@@ -40,7 +40,7 @@ def shrunken(file, directory, dtype=np.float16, **more):
     config = load_config(str(file), small)
     if "warmup" in config.schedule:
         config.schedule.warmup = 1
-    if config.model.patch == 1 or "xl1" in file.stem:
+    if config.model.get("patch") == 1 or "xl1" in file.stem:
         config.model.patch = 4  # fewer tokens
     if config.data.get("shape") and config.data.shape[0] > 1:
         config.model.patch = (8, 16, 16)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,11 +19,17 @@ from jaxtyping import Array, Float
 
 from dit import config
 from dit.models import attention as attention_module
+from dit.models import condition as condition_module
 from dit.models import remat as remat_module
 from dit.models import unet_sizes
 from dit.models.activations import constrain, shards
-from dit.models.dit import DTYPES
-from dit.models.embeddings import ContextEmbedding, LabelEmbedding, TimeEmbedding
+from dit.models.dit import DTYPES, GUIDANCE_SCALE
+from dit.models.embeddings import (
+    ContextEmbedding,
+    LabelEmbedding,
+    PooledEmbedding,
+    TimeEmbedding,
+)
 from dit.models.layers import wide, zeros
 from dit.models.network import Level, Network, Shape
 from dit.models.unet_blocks import (
@@ -42,15 +49,41 @@ EMBEDDING = 4  # channels of the condition's vector, in widths
 class UNet(Network):
     """A description of the network (hashable, no arrays). Made and checked by ``build``."""
 
+    no_input_gradient: ClassVar[tuple[str, ...]] = ("embed", "time/in", "r/in", "guidance/in")
+    once: ClassVar[tuple[str, ...]] = (*Network.once, "r", "guidance", "pooled")
+
     width: int
     layers: tuple[Layer, ...]
     style: Style
     in_channels: int
-    concat_channels: int
     out_channels: int
     num_classes: int | None
     context_dim: int | None
+    pooled_dim: int | None
+    second_time: bool
+    guidance_input: bool
+    concat_channels: int | None
     remat: str
+
+    @property
+    def dtype(self) -> str:
+        """That of convolutions and products."""
+        return self.style.dtype
+
+    def setup(self):
+        channels, dtype = EMBEDDING * self.width, str(wide(self.dtype))
+        waves = {"frequencies": self.width}
+        self.time = TimeEmbedding(channels, dtype, **waves)
+        if self.num_classes is not None:
+            self.label = LabelEmbedding(self.num_classes, channels)
+        if self.context_dim is not None:
+            self.context = ContextEmbedding(self.context_dim, channels, dtype, pool=False)
+        if self.pooled_dim is not None:
+            self.pooled = PooledEmbedding(channels, dtype)
+        if self.second_time:
+            self.r = TimeEmbedding(channels, dtype, silent=True, **waves)
+        if self.guidance_input:
+            self.guidance = TimeEmbedding(channels, dtype, GUIDANCE_SCALE, silent=True, **waves)
 
     @nn.compact
     def __call__(
@@ -58,11 +91,10 @@ class UNet(Network):
     ) -> Float[Array, "b f h w c_out"]:
         """Raises UserError for shapes that do not fit and for conditions missing or not expected."""
         self.check(x, t, cond)
-        dtype = self.style.dtype
         vector, context, mask = self.embed_condition(t, cond)
         if cond.concat is not None:
             x = jnp.concatenate([x, cond.concat.astype(x.dtype)], axis=-1)
-        h = Conv(self.width, ("patch", "embed"), dtype, name="embed")(x)
+        h = Conv(self.width, ("patch", "embed"), self.dtype, name="embed")(x)
         h = constrain(h, *PIXELS)
         kept, module = [h], LayerModule
         if self.remat != "none":
@@ -74,8 +106,8 @@ class UNet(Network):
             if layer.keep:
                 kept.append(h)
         h = nn.silu(GroupNorm(self.style.groups, self.style.eps, name="norm")(h))
-        h = Conv(self.out_channels, ("embed", "patch"), dtype, zeros, name="final")(h)
-        return h.astype(wide(dtype))
+        h = Conv(self.out_channels, ("embed", "patch"), self.dtype, zeros, name="final")(h)
+        return h.astype(wide(self.dtype))
 
     def check(self, x: Array, t: Array, cond: Cond) -> None:
         """Raise UserError for inputs that this network does not take."""
@@ -100,61 +132,46 @@ class UNet(Network):
                 "a mesh with context > 1 splits the tokens of a transformer; a U-Net has frames: "
                 "use data, fsdp and tensor"
             )
-        for name, wanted, given in (
-            ("label", self.num_classes, cond.label),
-            ("context", self.context_dim, cond.context),
-            ("concat", self.concat_channels or None, cond.concat),
-        ):
-            if (wanted is None) != (given is None):
-                got = "none" if given is None else f"one of shape {given.shape}"
-                raise UserError(
-                    f"got {got} as Cond.{name}; the network was built "
-                    + (f"without {name}" if wanted is None else f"for {name} ({wanted})")
-                )
-        if cond.context is not None and cond.context.shape[2:] != (self.context_dim,):
-            raise UserError(
-                f"got a context of shape {cond.context.shape}; expected (batch, length, "
-                f"{self.context_dim})"
-            )
-        known = (*x.shape[:-1], self.concat_channels)
-        if cond.concat is not None and cond.concat.shape != known:
-            raise UserError(f"got Cond.concat of shape {cond.concat.shape}; expected {known}")
+        condition_module.check(self, t, vars(cond), (*x.shape[:4], self.concat_channels))
 
     def embed_condition(self, t: Array, cond: Cond):
-        """The vector of time and label, ``b k e``, and the context with its mask, or None."""
-        channels, dtype = EMBEDDING * self.width, str(wide(self.style.dtype))
-        t = t.reshape(t.shape[0], -1).astype(dtype)
-        vector = TimeEmbedding(channels, dtype, frequencies=self.width, name="time")(t)
+        """The vector of times, label and pooled, ``b k e``, and the context with its mask, or None."""
+        vector = condition_module.embed_time(self, t.reshape(t.shape[0], -1), cond)
         if cond.label is not None:
-            label = LabelEmbedding(self.num_classes, channels, name="label")
-            vector = vector + label(cond.label[:, None], cond.drop)
+            vector = vector + self.label(cond.label[:, None], cond.drop)
         context, mask = None, None
         if cond.context is not None:
-            embed = ContextEmbedding(self.context_dim, channels, dtype, pool=False, name="context")
-            context, mask = embed(cond.context, cond.context_mask, cond.drop)
+            context, mask = self.context(cond.context, cond.context_mask, cond.drop)
         return constrain(vector, "act_batch", None, "act_embed"), context, mask
 
     def example(self, shape: Shape) -> tuple[Array, Array, Cond]:
-        """Zeros, with a label, one token of context and known channels where the model takes them."""
-        cond = Cond(
-            label=None if self.num_classes is None else jnp.zeros((1,), jnp.int32),
-            context=None if self.context_dim is None else jnp.zeros((1, 1, self.context_dim)),
-            concat=jnp.zeros((1, *shape[:3], self.concat_channels))
-            if self.concat_channels
-            else None,
-        )
-        return jnp.zeros((1, *shape)), jnp.zeros((1,)), cond
+        """Zeros, with what the network is conditioned on; the context is one token long."""
+        sizes = {
+            "context": self.context_dim and (1, self.context_dim),
+            "pooled": self.pooled_dim and (self.pooled_dim,),
+            "r": () if self.second_time else None,
+            "guidance": () if self.guidance_input else None,
+            "concat": self.concat_channels and (*shape[:3], self.concat_channels),
+        }
+        given = {name: jnp.zeros((1, *size)) for name, size in sizes.items() if size is not None}
+        if self.num_classes is not None:
+            given["label"] = jnp.zeros((1,), jnp.int32)
+        return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(**given)
 
     def macs(self, shape: Shape, context_len: int = 0, level: Level = "sample") -> dict[str, int]:
         """See ``Network``; the layers' parts are of all layers together."""
         rows, channels = self.times(shape, level), EMBEDDING * self.width
         pixels = 9 * math.prod(shape[:3]) * self.width
         macs = {
-            "embed": pixels * (self.in_channels + self.concat_channels),
-            "time/in": rows * self.width * channels,
-            "time/out": rows * channels**2,
+            "embed": pixels * (self.in_channels + (self.concat_channels or 0)),
             "final": pixels * self.out_channels,
         }
+        times = {"time": rows, "r": rows * self.second_time, "guidance": int(self.guidance_input)}
+        for name, count in times.items():
+            macs[f"{name}/in"] = count * self.width * channels
+            macs[f"{name}/out"] = count * channels**2
+        if self.pooled_dim is not None:
+            macs["pooled"] = (self.pooled_dim + channels) * channels
         context = None
         if self.context_dim is not None:
             context = (context_len, channels)
@@ -236,11 +253,14 @@ def build(
     head_size: Count | None = None,
     temporal: bool | tuple[Whole, ...] = False,
     in_channels: Count,
-    concat_channels: Whole = 0,
     out_channels: Count | None = None,
     learn_sigma: bool = False,
     num_classes: Count | None = None,
     context_dim: Count | None = None,
+    pooled_dim: Count | None = None,
+    second_time: bool = False,
+    guidance_input: bool = False,
+    concat_channels: Count | None = None,
     scale_shift: bool | None = None,
     resblock_updown: bool | None = None,
     norm_groups: Count | None = None,
@@ -254,10 +274,11 @@ def build(
     ``depth``: residual blocks a level on the way down (one more on the way up). ``multipliers``: the
     channels of each level, in ``width``s; each level halves height and width of the one before.
     ``attention_levels``: which levels have attention, from 0; the middle always has. ``heads``, or
-    ``head_size`` channels a head. ``temporal``: attention along frames where there is one in
-    space, or at these levels. ``concat_channels``: of ``Cond.concat``. ``learn_sigma`` doubles the
-    output channels. ``scale_shift``: adaptive group norm (else time is added before the norm).
-    ``resblock_updown``: a residual block resamples (else a convolution does). ``remat``: of each layer.
+    ``head_size`` channels a head. ``temporal``: attention along frames where there is one in space, or
+    at these levels. ``learn_sigma`` doubles the output channels. ``pooled_dim``, ``second_time``,
+    ``guidance_input`` and ``concat_channels`` as of ``models.dit``. ``scale_shift``: adaptive group norm
+    (else the condition is added before the norm). ``resblock_updown``: a residual block resamples (else
+    a convolution does). ``remat``: of each layer.
 
     Raises UserError for numbers that do not fit together.
     """
@@ -330,9 +351,12 @@ def build(
         layers=layers,
         style=Style(groups, norm_eps, chosen["scale_shift"], dtype, attention),
         in_channels=in_channels,
-        concat_channels=concat_channels,
         out_channels=(out_channels or in_channels) * (2 if learn_sigma else 1),
         num_classes=num_classes,
         context_dim=context_dim,
+        pooled_dim=pooled_dim,
+        second_time=second_time,
+        guidance_input=guidance_input,
+        concat_channels=concat_channels,
         remat=remat,
     )

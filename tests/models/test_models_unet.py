@@ -218,6 +218,7 @@ def test_a_mesh_that_splits_tokens_is_refused():
         (4, "frame", {"temporal": True, "context_dim": 7, "concat_channels": 3}),
         (4, "sample", {"temporal": (0,), "resblock_updown": False, "scale_shift": False}),
         (1, "sample", {"multipliers": (1, 2, 2), "attention_levels": (), "learn_sigma": True}),
+        (4, "frame", {"pooled_dim": 6, "second_time": True, "guidance_input": True}),
     ],
     ids=str,
 )
@@ -225,7 +226,9 @@ def test_macs_equal_those_of_the_program(f, level, options):
     model = tiny(num_classes=5, attention="xla", **options)
     shape, context = (f, 4, 8, 2), 3 if model.context_dim else 0
     x, t, cond = model.example(shape)
-    t = jnp.zeros((1, f)) if level == "frame" else t
+    if level == "frame":
+        t = jnp.zeros((1, f))
+        cond = cond.replace(r=t if model.second_time else None)
     if context:
         cond = cond.replace(context=jnp.zeros((1, context, 7)))
     cond = cond.replace(drop=jnp.zeros((1,), bool))
@@ -297,13 +300,14 @@ def test_inputs_that_do_not_fit_are_refused():
         (x[:, :, :3], t, cond, "2 levels halves them 1 times"),
         (x, t[:, :2], cond, "one noise level a frame"),
         (x, t[..., None], cond, "one noise level a frame"),
-        (x, t, cond.replace(label=None), "for label"),
-        (x, t, cond.replace(context=cond.context[..., :3]), "expected \\(batch, length, 7"),
+        (x, t, cond.replace(label=None), "Cond.label is missing"),
+        (x, t, cond.replace(guidance=t[:, 0]), "without guidance_input"),
+        (x, t, cond.replace(context=cond.context[..., :3]), "expected \\(2, length, 7"),
         (x, t, cond.replace(concat=cond.concat[:, :1]), "expected \\(2, 3, 4, 8, 1\\)"),
     ]
     params = params_of(CLIP, SHAPE)
     for x_, t_, cond_, message in cases:
         with pytest.raises(UserError, match=message):
             jax.eval_shape(models.apply_fn(CLIP), params, x_, t_, cond_)
-    with pytest.raises(UserError, match="without context"):
+    with pytest.raises(UserError, match="without context_dim"):
         models.apply_fn(tiny(num_classes=5))(params, x, t, cond.replace(concat=None))
