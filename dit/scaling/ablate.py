@@ -46,12 +46,12 @@ class Ablation:
     """What is compared. ``base``: a config; ``arms``: the changes that each arm makes to it, by name.
 
     A change is ``{"section.field": value}``, or ``{"section": {...}}`` for a whole section. The first
-    arm is the baseline, whose objective evaluates all runs. ``lrs``: the rates tried for every arm. While
-    the best rate is the smallest or the largest tried, the search continues beyond it, up to ``extend``
-    times. ``weights``: the weights whose loss decides the rate, ``params`` or an average's name.
-    ``match``: every arm trains for the base's ``steps``, or for as many steps as cost the baseline's
-    ``flops``. ``evaluation``: keywords of ``freeze``. ``measured``: settings of the other measurements,
-    which are part of a row's identity.
+    arm is the baseline, whose objective evaluates all runs. ``lrs``: the rates tried for every arm.
+    While the best rate is the smallest or the largest tried, the search continues beyond it, up to
+    ``extend`` times. ``weights``: the weights whose loss decides the rate, ``params`` or an average's
+    name. ``match``: every arm trains for the base's ``steps``, or for as many steps as cost the
+    baseline's ``flops``. ``evaluation``: keywords of ``freeze``. ``measured``: settings of the other
+    measurements, which are part of a row's identity.
     """
 
     base: Mapping[str, Any]

@@ -22,7 +22,7 @@ STAGES = ("probe", "main", "held_out")
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """The speed of runs: useful FLOP/s of all ``devices``, overhead in seconds a step, seconds to start."""
+    """The speed of runs: useful FLOP/s of all ``devices``, further seconds a step, seconds to start."""
 
     name: str
     flops: float

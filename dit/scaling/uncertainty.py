@@ -82,9 +82,9 @@ def allocation_intervals(
 ) -> dict[str, dict[str, ConfidenceInterval] | None]:
     """For each approach, intervals for the exponents with which the optimal N and D grow in C.
 
-    Each approach is applied to bootstrap losses: the fitted surface plus its own resampled residuals. This
-    shows how far noise moves an approach, and nothing about its bias. An approach that fails in a tenth of
-    the samples or more is None.
+    Each approach is applied to bootstrap losses: the fitted surface plus its own resampled residuals.
+    This shows how far noise moves an approach, and nothing about its bias. An approach that fails in a
+    tenth of the samples or more is None.
     """
     design, y, theta, logs = _surface_problem(N, D, loss)
     n, p = len(y), len(theta)

@@ -37,8 +37,8 @@ class MeanInterval:
 class Comparison:
     """One arm: its ``value``, and its paired ``difference`` from the baseline (arm - baseline).
 
-    ``p``: two-sided, for no difference; ``p_holm``: corrected for the number of arms. ``failed``: how many
-    seeds have no value. The baseline has no difference, and its verdict is "baseline".
+    ``p``: two-sided, for no difference; ``p_holm``: corrected for the number of arms. ``failed``: how
+    many seeds have no value. The baseline has no difference, and its verdict is "baseline".
     """
 
     arm: str
