@@ -46,7 +46,7 @@ class Judge:
         """The figures of ``count`` real training images: the best that as many samples can reach."""
         x, label = gather(self.source.train, LIMIT)
         if not 2 <= count <= len(x):
-            raise UserError(f"got count={count}; expected 2 to {len(x)}, of which there are images")
+            raise UserError(f"got count={count}; expected 2 to {len(x)}, the number of images")
         rows = np.random.default_rng(seed).permutation(len(x))[:count]
         return self._score(x[rows], label[rows])
 

@@ -60,11 +60,11 @@ GPUS = {  # bytes of memory, as the driver reports them
 
 def shapes(chip: str) -> list[tuple[int, ...]]:
     """Every slice of a TPU chip, the smallest first."""
-    made = TPUS[chip]
-    found = {tuple(map(int, text.split("x"))) for text in SMALL[len(made.sides)]}
-    if len(made.sides) == 3:
-        cubes = itertools.product(*(range(4, side + 1, 4) for side in made.sides))
-        found |= {s for s in cubes if list(s) == sorted(s) and math.prod(s) <= made.chips}
+    tpu = TPUS[chip]
+    found = {tuple(map(int, text.split("x"))) for text in SMALL[len(tpu.sides)]}
+    if len(tpu.sides) == 3:
+        cubes = itertools.product(*(range(4, side + 1, 4) for side in tpu.sides))
+        found |= {s for s in cubes if list(s) == sorted(s) and math.prod(s) <= tpu.chips}
     return sorted(found, key=lambda shape: (math.prod(shape), shape[::-1]))
 
 

@@ -126,7 +126,7 @@ def collectives(program: Sequence[Step], mesh: Mesh) -> list[Collective]:
             kind = "reduce-scatter"
         channel = re.search(r"channel_id=(\d+)", line.rest)
         source = re.search(r'op_name="([^"]*)"', line.rest)
-        made = Collective(
+        collective = Collective(
             kind=kind,
             bytes=size,
             shape=re.sub(r"\{[^}]*\}|/\*[^*]*\*/", "", line.shape),
@@ -140,7 +140,7 @@ def collectives(program: Sequence[Step], mesh: Mesh) -> list[Collective]:
         shared = channel and inside and kind != "reduce-scatter"
         key = (kind, channel.group(1) if shared else (*inside, line.name))
         if key not in found or found[key].times < times:
-            found[key] = made
+            found[key] = collective
     return sorted(found.values(), key=lambda c: -c.total)
 
 

@@ -67,7 +67,9 @@ class Ablation:
 
     def __post_init__(self):
         if len(self.arms) < 1 or len(set(self.lrs)) < len(self.lrs) or not self.lrs:
-            raise UserError(f"got arms {list(self.arms)} and lrs={self.lrs}; expected some of each")
+            raise UserError(
+                f"got arms {list(self.arms)} and lrs={self.lrs}; expected different ones of each"
+            )
         if not all(0 < lr < math.inf for lr in self.lrs):
             raise UserError(f"got lrs={self.lrs}; expected positive, finite learning rates")
         for seed in (*self.seeds, self.probe_seed):
@@ -145,7 +147,7 @@ class _Arm:
         made = make(ablation.config(name, lr=lr, seed=seed))
         if made.config.path != reference.config.path:
             raise UserError(
-                "it has another path than the baseline: their losses are not of the same x_t"
+                "its path is not the baseline's, so their losses are not for the same x_t"
             )
         data, expected = ((m.source.shape, m.num_classes) for m in (made, reference))
         if data != expected:

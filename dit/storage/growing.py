@@ -54,7 +54,7 @@ class Growing:
         try:
             self.flush()
         except StorageError as error:
-            raise StorageError(f"{error}; what was not sent lies in {self.folder}") from error
+            raise StorageError(f"{error}; what was not sent is in {self.folder}") from error
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _follow(self) -> None:
@@ -62,4 +62,4 @@ class Growing:
             try:
                 self.flush()
             except StorageError as error:
-                log.warning("%s; what is new is kept and sent later", error)
+                log.warning("%s; new data are kept, to be sent later", error)

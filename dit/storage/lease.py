@@ -74,7 +74,7 @@ class Lease:
                         "would spoil each other's checkpoints. Stop it, or give another --workdir"
                     )
                 if time.monotonic() - since > LEASE:
-                    log.warning("it has not been heard of: %s is dead", _holder(text))
+                    log.warning("%s gives no sign of life; taking its place", _holder(text))
                     break
                 time.sleep(LOOK)
         self._thread.start()

@@ -160,7 +160,7 @@ class Checkpoints:
                 steps = [s for s in steps if s < step]
         if any((self._workdir / "damaged").glob("*")):
             raise OutsideError(
-                f"no sound checkpoint in {self._workdir}: the damaged ones lie in its folder damaged, "
+                f"no intact checkpoint in {self._workdir}: the damaged ones are in its folder damaged, "
                 "each with a reason.txt. Mend one and move it back to checkpoints, give another "
                 "--workdir, or delete that folder to start afresh"
             )
