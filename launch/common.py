@@ -1,4 +1,4 @@
-"""What the launchers share: the command line, quoting, mounts, and other programs."""
+"""What the launchers share: options, quoting, mounts, and running other programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OURS = ("DIT_STOPPED_STATUS", "DIT_COORDINATOR", "DIT_NUM_PROCESSES", "DIT_PROCE
 
 @dataclasses.dataclass(frozen=True)
 class Mount:
-    """``gs://bucket/prefix``, to be seen as the directory ``path`` on every host."""
+    """``gs://bucket/prefix``, mounted as the directory ``path`` on every host."""
 
     bucket: str
     prefix: str
@@ -37,7 +37,7 @@ def parse(
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
-    """The options that every launcher has."""
+    """Add the options that all launchers have."""
     parser.add_argument(
         "--env",
         action="append",
@@ -50,7 +50,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
 
 
 def add_mount(parser: argparse.ArgumentParser) -> None:
-    """``--mount``, for the launchers that can mount a bucket."""
+    """Add ``--mount``, for the launchers that can mount a bucket."""
     parser.add_argument(
         "--mount",
         action="append",
@@ -80,7 +80,7 @@ def mount(text: str) -> Mount:
 
 
 def dns_name(most: int) -> Any:
-    """A type for argparse: a name of at most ``most`` characters that fits DNS."""
+    """A type for argparse: a name of at most ``most`` characters that is valid in DNS."""
 
     def check(text: str) -> str:
         if not DNS.fullmatch(text) or len(text) > most:
@@ -94,24 +94,24 @@ def dns_name(most: int) -> Any:
 
 
 def quote(word: str) -> str:
-    """A word for bash, on one line whatever is in it."""
+    """A word quoted for bash, on one line whatever it contains."""
     if word.isprintable():
         return shlex.quote(word)
     escaped = "".join(
         f"\\{c}" if c in "\\'" else c if c.isprintable() else "".join(f"\\x{b:02x}" for b in raw)
         for c, raw in ((c, c.encode("utf-8", "surrogateescape")) for c in word)
     )
-    # An escape of a byte ends after two digits, whatever follows it.
+    # An escaped byte has exactly two digits, whatever follows.
     return f"$'{escaped}'"
 
 
 def join(words: Sequence[str]) -> str:
-    """A command for bash, on one line."""
+    """A command quoted for bash, on one line."""
     return " ".join(quote(word) for word in words)
 
 
 def option(command: Sequence[str], name: str) -> str | None:
-    """The last value of an option, such as ``--workdir``, in a command; None without one."""
+    """The last value of an option of a command, such as ``--workdir``; None if it is missing."""
     found = None
     for word, after in zip(command, [*command, None][1:], strict=True):
         if word.startswith(f"{name}="):
@@ -122,12 +122,12 @@ def option(command: Sequence[str], name: str) -> str | None:
 
 
 def inside(path: str, folder: str) -> bool:
-    """Whether a path is a directory or something in it."""
+    """Whether a path is that directory or is inside it."""
     return pathlib.PurePosixPath(path).is_relative_to(folder)
 
 
 def check_workdir(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End the program where the command's workdir is in a mounted bucket."""
+    """Exit with an error if the command's workdir is in a mounted bucket."""
     workdir = option(args.command, "--workdir") or ""
     for one in args.mount:
         if inside(workdir, one.path):
@@ -146,7 +146,7 @@ def wants_buckets(args: argparse.Namespace) -> bool:
 
 
 def run(command: Sequence[str], **how: Any) -> subprocess.CompletedProcess[str]:
-    """Run another program; end this one with a line where there is no such program."""
+    """Run another program; exit with one line if it is not installed."""
     try:
         return subprocess.run(command, text=True, check=False, **how)
     except FileNotFoundError:

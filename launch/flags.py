@@ -1,10 +1,10 @@
-"""What the environment of every worker holds, and why: the one table that all launchers use.
+"""The environment of every worker, and why it is so: the one table that all launchers use.
 
     eval "$(python launch/flags.py v5e)"        # or v4, v5p, v6e, tpu7x, gpu, cpu
 
-prints it as shell commands. The compiler's flags are those that ``dit.preflight`` compiles with. What a
-worker's environment holds already is kept: compiler's flags come after these, and so win; any other
-variable stays as it is, but for ``DIT_STOPPED_STATUS``, which the launchers rely on.
+prints it as shell commands. The compiler's flags are those that ``dit.preflight`` compiles with. Values
+that a worker's environment already has are kept: its own compiler flags come last and so win, and its
+other variables are not changed, except ``DIT_STOPPED_STATUS``, on which the launchers rely.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from dit.parallel.flags import TPUS, variables
 
 CHIPS = (*TPUS, "gpu", "cpu")
 CACHE = "${HOME:-/tmp}/.cache/dit-compiled"  # for the worker's shell to expand
-STOPPED = 75  # "try again later" of sysexits.h: the launchers start such a run again
-FAILED = 2  # bad input, or a diverged run: it would end in the same way again
-MERGED = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # lists of flags, of which the last one wins
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the launchers restart such a run
+FAILED = 2  # bad input or a diverged run, which would fail in the same way again
+MERGED = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # lists of flags, in which the last one wins
 
 
 def environment(chip: str) -> dict[str, str]:
-    """The variables for one kind of chip, but for the cache of compiled programs."""
+    """The variables for one kind of chip, except the cache of compiled programs."""
     found = {
-        # Tell a run that a signal stopped, to be gone on with, from one that is finished.
+        # Distinguish a run that a signal stopped, which is to be resumed, from a finished one.
         "DIT_STOPPED_STATUS": str(STOPPED),
-        # Lines of a log that come when they are written.
+        # Log lines appear as soon as they are written.
         "PYTHONUNBUFFERED": "1",
-        # A bar in a log file is a line at a time: seldom is enough.
+        # In a log file, every update of a progress bar is a line: update it rarely.
         "TQDM_MININTERVAL": "30",
         **variables(chip),
     }
@@ -49,12 +49,12 @@ def shell(
     network: Sequence[str] = (),
     env: Sequence[tuple[str, str]] = (),
 ) -> list[str]:
-    """The same as lines of bash: the limit on open files, the variables, and those of the user.
+    """The same as lines of bash: the limit on open files, the variables, and the user's variables.
 
-    ``cache``: a directory, or gs://, of compiled programs. ``network``: lines of ``networks.py``.
-    ``env``: pairs that go before everything else.
+    ``cache``: the directory or gs:// address for compiled programs. ``network``: lines from
+    ``networks.py``. ``env``: pairs that override everything else.
     """
-    # Data files, shards of checkpoints and connections are all open files.
+    # Data files, checkpoint shards and connections all count as open files.
     lines = ['ulimit -n "$(ulimit -Hn)"']
     for name, value in environment(chip).items():
         word = common.quote(value)
@@ -64,7 +64,7 @@ def shell(
             lines.append(f"export {name}={word}")
         else:
             lines.append(_unless_set(name, word))
-    # Compiling takes minutes, and is the same after every restart.
+    # Compiling takes minutes, and a restart compiles the same programs.
     if cache is None:
         lines.append(_unless_set("JAX_COMPILATION_CACHE_DIR", f'"{CACHE}"'))
     else:

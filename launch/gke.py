@@ -8,11 +8,11 @@
         -- python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=gs://BUCKET/xl2
     python launch/gke.py status|logs|delete --name=dit
 
-``run`` applies a plain JobSet, which starts all pods again when one fails: after a preemption or a
-signal as often as it takes, after an error ``--max-restarts`` times, and never after bad input or a
-diverged run (status 2). ``xpk`` counts preemptions too. ``logs`` shows the log of the pod that failed
-first, or of the first pod. ``--pod-spec`` adds anything else to the pods. ``--dry-run`` prints the
-command, and what it reads, and does nothing.
+``run`` applies a plain JobSet, which restarts all pods when one fails: after a preemption or a signal
+without limit, after an error ``--max-restarts`` times, and never after bad input or a diverged run
+(status 2). ``xpk`` counts preemptions too. ``logs`` shows the log of the pod that failed first, or of
+the first pod. ``--pod-spec`` adds anything else to the pods. ``--dry-run`` prints the command and its
+input, and does nothing.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ import slices
 from jobset import CONTAINER, GRACE, SHARED, escaped, jobset, lines
 from yaml_text import yaml_text
 
-RESTARTS = {"run": 10, "xpk": 100}  # of xpk, which counts preemptions, so many more
+RESTARTS = {"run": 10, "xpk": 100}  # for xpk, which counts preemptions and so needs many more
 KINDS = ("auto", "none", *networks.NAMES)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options, and as ``command`` what comes after ``--``."""
+    """The parsed options; ``command`` is what follows ``--``."""
     parser = argparse.ArgumentParser(
         prog="launch/gke.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -75,7 +75,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End the program with what is wrong; fill in what depends on other options."""
+    """Exit with an error for bad options; fill in those that depend on others."""
     if not args.command or not args.image or not (args.tpu or args.gpu):
         parser.error(f"{args.verb} needs --image, --tpu or --gpu, and a command after --")
     if min(args.slices, args.nodes, args.gpus_per_node) < 1:
@@ -122,7 +122,7 @@ def choose_network(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
 
 
 def check_xpk(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """xpk writes the JobSet itself: what it cannot be told is refused."""
+    """xpk writes the JobSet itself: refuse options that it has no equivalent for."""
     if not (args.cluster and args.tpu):
         parser.error("xpk needs --cluster, and --tpu")
     cannot = {
@@ -139,7 +139,7 @@ def check_xpk(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
 
 
 def check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """A workdir on a pod's own disk is lost with the pod, and the others do not see it."""
+    """Refuse a workdir on a pod's own disk: it is lost with the pod, and others do not see it."""
     workdir = common.option(args.command, "--workdir")
     containers = args.pod_spec.get("spec", {}).get("containers", [])
     ours = [c for c in containers if c.get("name") == CONTAINER]
@@ -153,9 +153,9 @@ def check_shared(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 
 
 def xpk(args: argparse.Namespace) -> list[str]:
-    """The xpk command that makes the same job: of xpk 0.11 and later."""
+    """The command of xpk (0.11 or later) that creates the same job."""
     prefix = slices.FAMILIES[args.tpu].prefix
-    # xpk starts again what ends with 42 or 127 to 255. 1: another host is gone.
+    # xpk restarts after status 42 and 127 to 255. Status 1 means that another host is gone.
     again = f"1,{flags.STOPPED}"
     return [
         *("xpk", "workload", "create", f"--workload={args.name}", f"--cluster={args.cluster}"),
@@ -164,13 +164,13 @@ def xpk(args: argparse.Namespace) -> list[str]:
         *(f"--restart-on-exit-codes={again}", f"--termination-grace-period-seconds={GRACE}"),
         *(["--spot"] if args.spot else []),
         *args.xpk_flag,
-        # In its YAML, the command has one line.
+        # xpk's YAML holds the command on one line.
         f"--command={escaped('; '.join(lines(args)))}",
     ]
 
 
 def first_failure(found: list[dict[str, Any]]) -> tuple[str, str, str]:
-    """The pod that failed first, or else the first pod; its container; and what happened to it."""
+    """The pod that failed first, else the first pod; its container; and its state."""
     ends = []
     for pod in found:
         name = pod["metadata"]["name"]
@@ -186,7 +186,7 @@ def first_failure(found: list[dict[str, Any]]) -> tuple[str, str, str]:
 
 
 def logs(args: argparse.Namespace, kubectl: list[str], show: list[str]) -> int:
-    """Print the log of the first pod to fail."""
+    """Print the log of the pod that failed first."""
     if args.dry_run:
         print(common.join([*show, "--output=json"]))
         print(common.join([*kubectl, "logs", "POD", "--tail=100"]))
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         command = [*kubectl, "delete", "jobset", args.name]
     if args.dry_run:
-        # A comment of the YAML, so that what is printed can be applied as it is.
+        # As a YAML comment, so that the output can be applied as it is.
         print(f"# {common.join(command)}\n{text}" if text else common.join(command), end="")
         print(end="" if text else "\n")
         return 0

@@ -1,4 +1,4 @@
-"""The JobSet of a run on GKE: one Job a TPU slice, or one of GPU nodes, and what starts them again."""
+"""The JobSet of a run on GKE: a Job per TPU slice, or one for all GPU nodes, and its restarts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import slices
 JOB = "worker"
 CONTAINER = "dit"
 SHARED = "/mnt/shared"  # of --claim
-GRACE = 120  # seconds: SIGTERM saves first; a spot node has less
+GRACE = 120  # seconds to save after SIGTERM; a spot node has less
 POD_FIELD = "metadata.annotations['jobset.sigs.k8s.io/{}']"
 
 
 def jobset(args: argparse.Namespace) -> dict[str, Any]:
-    """The JobSet (v1alpha2) as a tree."""
+    """The JobSet (v1alpha2) as nested dicts and lists."""
     if args.tpu:
         slice_ = slices.find(args.tpu, args.topology)
         jobs, completions = args.slices, slice_.hosts
@@ -32,7 +32,7 @@ def jobset(args: argparse.Namespace) -> dict[str, Any]:
     for part in (network_pod(args), mounted(args), args.pod_spec):
         pod = pods.join(pod, part)
     metadata: dict[str, Any] = {"name": args.name, "namespace": args.namespace}
-    if args.tpu:  # one Job a slice
+    if args.tpu:  # one Job per slice
         metadata["annotations"] = {
             "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
         }
@@ -63,20 +63,20 @@ def lines(args: argparse.Namespace) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """Text that Kubernetes leaves as it is: it would replace ``$(NAME)``, and ``$$`` by ``$``."""
+    """Escape text for Kubernetes, which replaces ``$(NAME)``, and ``$$`` by ``$``."""
     return re.sub(r"\$(?=[$(])", "$$", text)
 
 
 def base_pod(args: argparse.Namespace) -> dict[str, Any]:
-    """What all pods have."""
+    """The part that all pods have."""
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
-    # For NCCL, and for the processes that read data.
+    # Shared memory, for NCCL and the processes that read data.
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     if args.claim:
         mounts.append({"name": "shared", "mountPath": SHARED})
         volumes.append({"name": "shared", "persistentVolumeClaim": {"claimName": args.claim}})
     spec: dict[str, Any] = {
-        "restartPolicy": "Never",  # the JobSet starts all of them again, or none
+        "restartPolicy": "Never",  # the JobSet restarts all of them or none
         "terminationGracePeriodSeconds": GRACE,
         "nodeSelector": {"cloud.google.com/gke-spot": "true"} if args.spot else {},
         "containers": [
@@ -85,7 +85,7 @@ def base_pod(args: argparse.Namespace) -> dict[str, Any]:
                 "image": args.image,
                 "command": ["bash", "-c"],
                 "args": [escaped("\n".join(lines(args)) + "\n")],
-                "terminationMessagePolicy": "FallbackToLogsOnError",  # the last lines, in the status
+                "terminationMessagePolicy": "FallbackToLogsOnError",  # last lines, in the status
                 "volumeMounts": mounts,
             }
         ],
@@ -102,7 +102,7 @@ def _container(resource: str, count: int, **fields: Any) -> list[dict[str, Any]]
 
 
 def tpu_pod(args: argparse.Namespace, slice_: slices.Slice) -> dict[str, Any]:
-    """What the pods of a TPU slice have; GKE tells them of each other, and JAX reads it."""
+    """The part for pods of a TPU slice. GKE tells them about each other, in a form that JAX reads."""
     spec: dict[str, Any] = {
         "nodeSelector": {
             "cloud.google.com/gke-tpu-accelerator": slices.FAMILIES[args.tpu].label,
@@ -110,13 +110,13 @@ def tpu_pod(args: argparse.Namespace, slice_: slices.Slice) -> dict[str, Any]:
         },
         "containers": _container("google.com/tpu", slice_.per_host),
     }
-    if args.slices > 1:  # slices talk through the network of their hosts
+    if args.slices > 1:  # slices communicate over their hosts' network
         spec.update({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"})
     return {"spec": spec}
 
 
 def gpu_pod(args: argparse.Namespace) -> dict[str, Any]:
-    """What the pods of GPU nodes have: ``dit.parallel.cluster`` reads these variables."""
+    """The part for pods on GPU nodes: the variables that ``dit.parallel.cluster`` reads."""
     names = {"JOBSET_NAME": "jobset-name", "REPLICATED_JOB_NAME": "replicatedjob-name"}
     env: list[dict[str, Any]] = [
         {"name": k, "valueFrom": {"fieldRef": {"fieldPath": POD_FIELD.format(v)}}}
@@ -136,7 +136,7 @@ def network_pod(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def mounted(args: argparse.Namespace) -> dict[str, Any]:
-    """The buckets of ``--mount``, by GKE's driver of Cloud Storage FUSE."""
+    """The buckets of ``--mount``, through GKE's driver for Cloud Storage FUSE."""
     if not args.mount:
         return {}
     mounts, volumes = [], []
@@ -158,7 +158,7 @@ def mounted(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def job_of(pod: dict[str, Any], completions: int) -> dict[str, Any]:
-    """The Job of these pods. How it fails is what ``failure_policy`` goes by."""
+    """The Job of these pods. ``failure_policy`` depends on how it fails."""
 
     def status(number: int) -> dict[str, Any]:
         codes = {"containerName": CONTAINER, "operator": "In", "values": [number]}
@@ -182,11 +182,11 @@ def job_of(pod: dict[str, Any], completions: int) -> dict[str, Any]:
 
 
 def failure_policy(max_restarts: int) -> dict[str, Any]:
-    """Bad input ends the JobSet; a preemption or a signal never does; any other error counts."""
+    """Bad input ends the JobSet, preemptions and signals never do, and other errors are counted."""
     reason = ["PodFailurePolicy"]
     return {
         "maxRestarts": max_restarts,
-        "restartStrategy": "BlockingRecreate",  # never two runs in one workdir
+        "restartStrategy": "BlockingRecreate",  # so that no two runs share a workdir
         "rules": [
             {
                 "name": "failed",

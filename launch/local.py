@@ -1,12 +1,12 @@
-"""Run one command as several real processes on this machine, connected as one job.
+"""Run a command as several processes on this machine, connected as one job.
 
     python launch/local.py -n 4 -- python -m dit.train --config=configs/digits.py --workdir=runs/digits
 
-Each process has CPUs of its own (``--devices-per-process`` of them, simulated), or with
-``--gpus-per-process`` its share of the GPUs. Their lines come out with ``[number]`` before them. When
-one fails its last lines are printed again and the others are ended. Ctrl-C and SIGTERM go on to all of
-them, so that they save and stop; a second Ctrl-C kills them. The exit status is that of the first to
-fail, or ``DIT_STOPPED_STATUS`` (75 unless set) where a signal stopped them.
+Each process has simulated CPU devices of its own (``--devices-per-process``) or, with
+``--gpus-per-process``, its share of the GPUs. Output lines are prefixed with ``[number]``. If a process
+fails, its last lines are printed again and the others are ended. Ctrl-C and SIGTERM are passed on to all
+of them, so that they save and stop; a second Ctrl-C kills them. The exit status is that of the first
+process to fail, or ``DIT_STOPPED_STATUS`` (75 unless set) if a signal stopped them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import flags
 
 COUNT = "--xla_force_host_platform_device_count"
 LAST_LINES = 30
-PRINTING = threading.Lock()  # one line at a time: each worker has a thread that prints
-GRACE_SECONDS = 5  # for the others to end by themselves, and name the error too
+PRINTING = threading.Lock()  # one line at a time, as each worker has a thread that prints
+GRACE_SECONDS = 5  # time for the others to end by themselves and report the error
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,13 +59,13 @@ def free_port() -> int:
 
 
 def settings(args: argparse.Namespace, port: int, process: int) -> dict[str, str]:
-    """What the environment of one process holds besides that of this one, or in its place."""
+    """The variables of one process, added to those of this one or replacing them."""
     found = {
         "DIT_COORDINATOR": f"127.0.0.1:{port}",
         "DIT_NUM_PROCESSES": str(args.processes),
         "DIT_PROCESS_ID": str(process),
         "DIT_STOPPED_STATUS": str(stopped_status()),
-        # Bars cannot redraw their line here: seldom is enough.
+        # Progress bars cannot redraw their line here: update them rarely.
         "TQDM_MININTERVAL": os.environ.get("TQDM_MININTERVAL") or "10",
     }
     if args.gpus_per_process:
@@ -74,7 +74,7 @@ def settings(args: argparse.Namespace, port: int, process: int) -> dict[str, str
         found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
     else:
         found["JAX_PLATFORMS"] = "cpu"
-        words = [f"{COUNT}=1", os.environ.get("XLA_FLAGS", "")]  # the last one of a flag wins
+        words = [f"{COUNT}=1", os.environ.get("XLA_FLAGS", "")]  # the last value of a flag wins
         words += [f"{COUNT}={args.devices_per_process}"] if args.devices_per_process else []
         found["XLA_FLAGS"] = " ".join(filter(None, words))
     for name, value in args.env:
@@ -84,13 +84,13 @@ def settings(args: argparse.Namespace, port: int, process: int) -> dict[str, str
 
 
 def stopped_status() -> int:
-    """What a process that a signal stopped ends with."""
+    """The exit status of a process that a signal stopped."""
     given = os.environ.get("DIT_STOPPED_STATUS") or ""
     return int(given) if given.isdecimal() else flags.STOPPED
 
 
 class Worker:
-    """One process, in a group of its own, and the thread that prints its lines."""
+    """One process, in its own process group, and the thread that prints its lines."""
 
     def __init__(self, number: int, command: list[str], env: dict[str, str]):
         self.number, self.last = number, collections.deque(maxlen=LAST_LINES)
@@ -101,7 +101,7 @@ class Worker:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C reaches it once, through us
+            start_new_session=True,  # so that Ctrl-C reaches it only once, through us
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -113,7 +113,7 @@ class Worker:
                 print(f"[{self.number}] {self.last[-1]}", flush=True)
 
     def status(self) -> int | None:
-        """The exit status as a shell gives it, or None while it runs."""
+        """The exit status as a shell reports it, or None while it runs."""
         running = self.process.returncode is None
         code = self.process.poll()
         if running and code is not None:
@@ -121,7 +121,7 @@ class Worker:
         return 128 - code if code is not None and code < 0 else code
 
     def send(self, number: int) -> None:
-        """Send a signal, not to its children: a loader must live until all is saved."""
+        """Send it a signal, but not its children: data loaders must live until all is saved."""
         self.process.send_signal(number)
 
     def kill(self) -> None:
@@ -141,7 +141,7 @@ class Worker:
 
 
 def watch(workers: list[Worker], stopped: int) -> int:
-    """Wait for all of them, or for the first to fail; its status. ``stopped``: no failure either."""
+    """Wait until all end or one fails; return its status. ``stopped`` does not count as a failure."""
     failed = None
     while failed is None and any(w.status() is None for w in workers):
         time.sleep(0.05)
@@ -181,17 +181,17 @@ def main(argv: list[str] | None = None) -> int:
         for worker in workers:
             if again:
                 worker.kill()
-            else:  # nobody saves at SIGHUP
+            else:  # a process does not save on SIGHUP
                 worker.send(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    # SIGHUP: the terminal is gone, and its processes, in groups of their own, would outlive it.
+    # SIGHUP: the terminal is gone, and our processes, in their own groups, would outlive it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
     try:
         for i, env in enumerate(envs):
             if not signals:
                 workers.append(Worker(i, args.command, env))
-        if len(workers) < len(envs):  # stopped before all had started: they cannot meet
+        if len(workers) < len(envs):  # stopped before all had started, so they cannot connect
             return 128 + signals[0]
         return watch(workers, stopped_status())
     except FileNotFoundError:

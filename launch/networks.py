@@ -1,10 +1,9 @@
-"""How the GPUs of several nodes reach each other fast, where NCCL does not find out by itself.
+"""Fast networks between GPU nodes, where NCCL does not find them by itself.
 
 ``tcpxo``: GPUDirect-TCPXO of Google's A3 Mega; ``gib``: RDMA over Ethernet of A3 Ultra and A4, by
-Google's NCCL plugin; ``efa``: AWS's Elastic Fabric Adapter. The files that are named here come with the
-nodes: by the installers of GKE, by the images of Cluster Toolkit, of ParallelCluster and of HyperPod.
-Without them NCCL uses TCP on one interface, at a hundredth of the speed, and says nothing. InfiniBand
-needs nothing of this.
+Google's NCCL plugin; ``efa``: AWS's Elastic Fabric Adapter. The files named here are installed on the
+nodes by GKE's installers, or by the images of Cluster Toolkit, ParallelCluster and HyperPod. Without
+them NCCL silently uses TCP on one interface, at a hundredth of the speed. InfiniBand needs none of this.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ GKE = {  # GKE's names of GPUs -> how their nodes are connected
     "nvidia-h200-141gb": "gib",
     "nvidia-b200": "gib",
 }
-NAMES = {  # of the Network objects of a cluster, as Google's guides make them
+NAMES = {  # of a cluster's Network objects, as created by Google's guides
     "tcpxo": ["default", *(f"vpc{i}" for i in range(1, 9))],
     "gib": ["default", *(f"rdma-{i}" for i in range(8))],
 }
 FIRST = {"tcpxo": 1, "gib": 2}  # the number of the first fast interface; eth1 of gib is a gVNIC
-NODE_GPUS = 8  # the nodes have as many fast interfaces, and a pod takes all or none
+NODE_GPUS = 8  # fast interfaces of a node; a pod takes all or none
 DAEMON = "us-docker.pkg.dev/gce-ai-infra/gpudirect-tcpxo/tcpgpudmarxd-dev:v1.0.21"
 LIBRARIES = "/usr/local/nvidia/lib64"
 GIB = "/usr/local/gib"
 
 
 def gke_lines(kind: str | None) -> list[str]:
-    """Lines of bash for the container, before the command."""
+    """Lines of bash to run in the container before the command."""
     if kind == "tcpxo":
         return [
             _paths(LIBRARIES),
@@ -49,7 +48,7 @@ def gke_lines(kind: str | None) -> list[str]:
 
 
 def gke_pod(kind: str | None, names: list[str]) -> dict[str, Any]:
-    """What the pods need besides, as a Pod in part; ``names``: of the networks, the usual one first."""
+    """The further part of the Pod; ``names``: of the networks, with the default network first."""
     if kind is None:
         return {}
     numbers = [0, *range(FIRST[kind], FIRST[kind] + len(names) - 1)]
@@ -83,7 +82,7 @@ def gke_pod(kind: str | None, names: list[str]) -> dict[str, Any]:
 
 
 def _daemon() -> dict[str, Any]:
-    """The receiving side of TCPXO, which runs beside the command and ends with it."""
+    """The receiver of TCPXO, which runs beside the command and ends with it."""
     start = "/fts/entrypoint_rxdm_container.sh"
     volumes = {"nvidia-libraries": LIBRARIES, "sys": "/hostsysfs", "proc-sys": "/hostprocsysfs"}
     return {
@@ -99,7 +98,7 @@ def _daemon() -> dict[str, Any]:
 
 
 def slurm_lines(kind: str | None) -> list[str]:
-    """Lines of bash for the batch script, whose environment the tasks take over."""
+    """Lines of bash for the batch script, whose environment the tasks inherit."""
     if kind == "tcpxo":
         fast = "enp6s0,enp7s0,enp13s0,enp14s0,enp134s0,enp135s0,enp141s0,enp142s0"
         return [

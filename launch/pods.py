@@ -1,4 +1,4 @@
-"""A part of a Pod from a file, and how it is joined with what a launcher makes."""
+"""Reads a part of a Pod from a file, and merges it with the Pod of a launcher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import Any
 
-# Lists whose entries have a name. One of the same name is joined field by field, or replaced.
+# Lists of named entries. Entries of the same name are merged field by field, or replaced.
 JOINED = {"containers": "name", "initContainers": "name"}
 REPLACED = {"volumes": "name", "env": "name", "volumeMounts": "mountPath"}
 
@@ -30,7 +30,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def _check_names(path: str, tree: Any) -> None:
-    """ValueError where an entry of a list that goes by names has none."""
+    """Raise ValueError if an entry of a list of named entries has no name."""
     for key, value in tree.items() if isinstance(tree, dict) else ():
         name = JOINED.get(key) or REPLACED.get(key)
         entries = value if isinstance(value, list) else []
@@ -59,9 +59,9 @@ def _parsed(path: str, text: str) -> Any:
 
 
 def join(ours: Any, theirs: Any, name: str = "") -> Any:
-    """``ours`` with ``theirs`` added: mappings key by key, lists appended, anything else replaced.
+    """Merge ``theirs`` into ``ours``: mappings by key, lists by appending; anything else is replaced.
 
-    ``name``: the field that holds them; named lists are joined by the names of their entries.
+    ``name``: the field that holds them. Lists of named entries are merged by name.
     """
     if isinstance(ours, dict) and isinstance(theirs, dict):
         found = dict(ours)

@@ -19,8 +19,8 @@ from dit.parallel.chips import name_of, shapes, slice_shape
 class Family:
     """``prefix``: of the accelerator type, which counts ``cores`` a chip; ``label``: of GKE's nodes.
 
-    ``alone``: the most chips that one host can hold. ``runtime``: the software of a TPU VM, "" where
-    there is none.
+    ``alone``: the most chips that one host can hold. ``runtime``: the software version of a TPU VM, ""
+    if no TPU VM has this chip.
     """
 
     prefix: str
@@ -42,7 +42,7 @@ PER_HOST = 4
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """One slice: its chips, its hosts, and the chips of a host."""
+    """One slice: its chips, its hosts, and the chips per host."""
 
     chips: int
     hosts: int
@@ -50,7 +50,7 @@ class Slice:
 
 
 def find(chip: str, topology: str) -> Slice:
-    """The slice of this shape; ValueError for one that does not exist, with what does."""
+    """The slice of this shape; ValueError, with the existing shapes, if there is none."""
     return _slice(chip, math.prod(slice_shape(chip, topology)))
 
 

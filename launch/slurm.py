@@ -3,11 +3,11 @@
     python launch/slurm.py --nodes=4 --gpus-per-node=8 --time=24:00:00 --partition=PARTITION \\
         -- python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=runs/xl2
 
-writes a batch script and gives it to ``sbatch``, in the directory that it is called from, which all
-nodes must see. Two minutes before the time limit, and when it is preempted, the job is sent SIGTERM: it
-saves, is queued again, and goes on; after ``scancel`` it saves and ends. After an error it stops, with
-the log of the first worker to fail at the end of its own. ``--dry-run`` prints the script that sbatch
-would read, and submits nothing.
+writes a batch script and passes it to ``sbatch``, in the current directory, which all nodes must see.
+Two minutes before the time limit, and on preemption, the job receives SIGTERM: it saves, is queued
+again, and resumes. After ``scancel`` it saves and ends. After an error it stops, and its log ends with
+that of the first worker to fail. ``--dry-run`` prints the script that sbatch would read, and submits
+nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import flags
 import networks
 
 HERE = pathlib.Path(__file__).resolve().parent
-WARNING = 120  # seconds between SIGTERM and the end of the time
+WARNING = 120  # seconds between SIGTERM and the time limit
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options, and as ``command`` what comes after ``--``."""
+    """The parsed options; ``command`` is what follows ``--``."""
     parser = argparse.ArgumentParser(
         prog="launch/slurm.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -61,7 +61,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def directive(flag: str) -> str:
-    """A line for sbatch, which splits it at spaces and knows quotes, comments and backslashes."""
+    """A line for sbatch, which splits at spaces and interprets quotes, comments and backslashes."""
     name, equals, value = flag.partition("=")
     if any(c in value for c in " \t'\"#\\"):
         mark = "'" if '"' in value and "'" not in value else '"'
@@ -72,7 +72,7 @@ def directive(flag: str) -> str:
 
 def script(args: argparse.Namespace) -> str:
     """The batch script."""
-    output = args.logs.replace("%", "%%")  # or else a field that Slurm fills in
+    output = args.logs.replace("%", "%%")  # otherwise Slurm would fill in a field
     asked = {
         "job-name": args.name,
         "nodes": args.nodes,

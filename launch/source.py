@@ -1,4 +1,4 @@
-"""The code that a launcher copies to the workers: the last commit, or the files as they are."""
+"""The code that a launcher copies to the workers: the last commit, or the current files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import common
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHOWN = 20
-# A tree of the files as they are, without touching the index of the user.
+# A tree of the current files, made without touching the user's index.
 AS_IT_IS = (
     'cd "$1" && export GIT_INDEX_FILE="$2.index" && git add --all && '
     'git archive --format=tar.gz --output="$2" "$(git write-tree)"; '
@@ -26,7 +26,7 @@ def archive(file: str, uncommitted: bool) -> list[str]:
 
 
 def complaint(command: Sequence[str], uncommitted: bool) -> str | None:
-    """What would stay behind, if anything: files that are not committed, or the command's config."""
+    """What would be left behind, if anything: uncommitted files, or the command's config."""
     states = ("status", "--porcelain", "-z", "--untracked-files=all", "--", ".")
     changed = [] if uncommitted else _git(*states)
     if changed is None:
@@ -57,6 +57,6 @@ def _is_sent(path: str, uncommitted: bool) -> bool:
 
 
 def _git(*words: str) -> list[str] | None:
-    """The entries that a git command prints; None where it fails."""
+    """The entries that a git command prints; None if it fails."""
     done = common.run(["git", "-C", str(ROOT), *words], stdout=subprocess.PIPE)
     return None if done.returncode else [line for line in done.stdout.split("\0") if line]

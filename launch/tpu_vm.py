@@ -5,12 +5,12 @@
         -- python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=gs://BUCKET/xl2
     python launch/tpu_vm.py status|logs|stop|delete --name=dit --zone=us-east5-b
 
-``run`` makes what ``create`` makes if it is not there, copies the last commit of this repository to
-every worker, installs it and starts the command on all of them: it goes on if the connection breaks, and
-``run --follow`` watches it again. What is not committed is refused, or sent with ``--uncommitted``. When
-the pod is preempted it is deleted, asked for again, and the command goes on from its last checkpoint; so
-it does after any other signal, but for that of ``stop``. When a worker fails, the log of the first one
-is shown. ``--dry-run`` prints the commands of one round and runs nothing.
+``run`` creates the resource as ``create`` does if it does not exist, copies the last commit of this
+repository to every worker, installs it and starts the command on all of them. The command survives a
+lost connection, and ``run --follow`` watches it again. Uncommitted changes are refused, or sent with
+``--uncommitted``. A preempted pod is deleted and requested again, and the command resumes from its last
+checkpoint; the same holds after any signal but that of ``stop``. If a worker fails, the log of the first
+to fail is shown. ``--dry-run`` prints the commands of one round and runs nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ import source
 
 GCLOUD = ["gcloud", "compute", "tpus", "queued-resources"]
 COMING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "CREATED")
-PREEMPTED, SIGNALLED = -1, -2  # in place of an exit status
+PREEMPTED, SIGNALLED = -1, -2  # take the place of an exit status
 TAIL = 40
-# The images have an older Python than we need; uv brings one along.
+# The images have an older Python than we need; uv provides one.
 SETUP = (
     "set -e; rm -rf dit-jax; mkdir dit-jax; tar xzf dit-jax.tgz -C dit-jax; "
     "python3 -m pip install --quiet --user --upgrade uv; "
@@ -41,9 +41,9 @@ ENDED = (
     "if cat dit-run/*.status 2>/dev/null; then [ ! -e dit-run/asked ] || echo asked; "
     "elif kill -0 $(cat dit-run/*.pid 2>/dev/null) 2>/dev/null; then echo running; else echo nothing; fi"
 )
-# One signal is enough: all of them save the same step.
+# Signalling one worker is enough: all of them save the same step.
 STOP = "touch dit-run/asked; kill -TERM $(cat dit-run/*.pid)"
-PATIENCE = 10  # looks in a row that find nothing running, or no worker
+PATIENCE = 10  # consecutive checks that find nothing running, or no worker
 REPORT = (
     f'for f in dit-run/*.status; do echo "DIT-STATUS $(cat "$f")"; done; '
     f'tail -q -n {TAIL} dit-run/*.log | sed "s/^/DIT-LOG $(hostname) /"'
@@ -51,7 +51,7 @@ REPORT = (
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options, and as ``command`` what comes after ``--``."""
+    """The parsed options; ``command`` is what follows ``--``."""
     parser = argparse.ArgumentParser(
         prog="launch/tpu_vm.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -82,7 +82,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End the program with what is wrong; set ``chip``."""
+    """Exit with an error for bad options; set ``chip``."""
     if args.verb in ("create", "run") and not args.follow and not args.type:
         parser.error(f"{args.verb} needs --type")
     if (args.verb == "run" and not args.follow) != bool(args.command):
@@ -116,7 +116,7 @@ class Pod:
             self.where.append(f"--project={args.project}")
 
     def call(self, command: list[str], *, read: bool = False, check: bool = True) -> str | None:
-        """Run a command, or print it; its output if ``read``. None if it failed, or did not run."""
+        """Run a command, or print it; its output if ``read``. None if it failed or did not run."""
         if self.args.dry_run:
             print(common.join(command))
             return None
@@ -131,14 +131,14 @@ class Pod:
         return self.call([*GCLOUD, "ssh", *self.where, *on, f"--command={command}"], **how)
 
     def state(self) -> str:
-        """ACTIVE and so on, or "" where there is none."""
+        """The state, such as ACTIVE, or "" if there is no resource."""
         ask = [*GCLOUD, "describe", *self.where, "--format=value(state.state)"]
         return (self.call(ask, read=True, check=False) or "").strip()
 
     def create(self) -> None:
-        """Ask for it unless it is there, and wait until it is ours."""
+        """Request the resource unless it exists, and wait until it is active."""
         args, state = self.args, self.state()
-        if state and state != "ACTIVE" and state not in COMING:  # FAILED, SUSPENDED: never again
+        if state and state != "ACTIVE" and state not in COMING:  # FAILED, SUSPENDED: for good
             self.delete()
             state = ""
         if not state:
@@ -191,12 +191,12 @@ class Pod:
         self.ssh(f"rm -rf dit-run; nohup {worker} </dev/null >/dev/null 2>&1 &")
 
     def extras(self) -> str:
-        """The extras of the package to install: for a bucket, its libraries."""
+        """The extras of the package to install, with the libraries for buckets if needed."""
         gcs = ["gcs"] if common.wants_buckets(self.args) else []
         return ",".join(dict.fromkeys(["tpu", *gcs, *self.args.extra]))
 
     def follow(self) -> int:
-        """Wait for the end of the command on the first worker: its status, PREEMPTED or SIGNALLED."""
+        """Wait until the command ends on the first worker; return its status, PREEMPTED or SIGNALLED."""
         missed = 0
         while missed < PATIENCE:
             text = (self.ssh(ENDED, "0", read=True, check=False) or "").split()
@@ -207,7 +207,9 @@ class Pod:
             if status == 0:
                 return 0
             if status is not None:
-                time.sleep(2 * self.args.poll)  # a preemption ends the command before the pod
+                time.sleep(
+                    2 * self.args.poll
+                )  # a preemption ends the command first, and then the pod
             if self.state() != "ACTIVE":
                 return PREEMPTED
             if status == flags.STOPPED and text[-1] != "asked":
@@ -233,7 +235,7 @@ class Pod:
 
 
 def run(pod: Pod) -> int:
-    """Run the command to its end, on as many pods as it takes."""
+    """Run the command to its end, on as many pods as that takes."""
     args = pod.args
     again = {
         PREEMPTED: f"{args.name} was preempted; asking for another",

@@ -1,4 +1,4 @@
-"""A tree of dicts, lists, strings, numbers and truths as YAML: the little that a manifest needs."""
+"""Writes dicts, lists, strings, numbers and booleans as YAML: the subset that a manifest needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def yaml_text(tree: Any) -> str:
-    """YAML of a tree; strings of several lines as blocks, any that could be misread quoted."""
+    """YAML of a tree. Multi-line strings become blocks, and ambiguous strings are quoted."""
     return "\n".join(_lines(tree)) + "\n"
 
 
@@ -30,7 +30,7 @@ def _lines(tree: Any) -> Iterator[str]:
 
 
 def _entry(start: str, value: Any) -> Iterator[str]:
-    """``start`` with a value beside it, or below it where that has lines of its own."""
+    """``start`` followed by a value, on the same line or, if the value has several, below it."""
     if _is_block(value):
         yield f"{start} |" if value.endswith("\n") else f"{start} |-"
         yield from (f"  {line}" if line else "" for line in value.removesuffix("\n").split("\n"))
@@ -42,7 +42,7 @@ def _entry(start: str, value: Any) -> Iterator[str]:
 
 
 def _is_block(value: Any) -> bool:
-    """Whether a text can be given line by line: nothing in it may look like the end of a line."""
+    """Whether a text can be written as a block: it may contain no other line separators."""
     if not isinstance(value, str) or "\n" not in value:
         return False
     plain = all(c in "\n\t" or c.isprintable() for c in value)

@@ -1,8 +1,8 @@
-"""Evaluation: samples (uint8) against real data, with no knowledge of how they were made.
+"""Evaluation: compares samples (uint8) with real data, without knowing how they were made.
 
-``evaluation_of`` (``full``) looks at the real data first and says which figures they allow; called with
-samples it returns a flat dict of floats. Every figure comes with what real data score under the same
-code: a number without its floor is not a number.
+``evaluation_of`` (``full``) first examines the real data and reports which figures they allow; called
+with samples, it returns a flat dict of floats. Every figure comes with the score of real data under the
+same code, because a number without its floor means nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from jaxtyping import Int, UInt8
 
 from dit.types import UserError
 
-SIDE = 32  # pixels: larger pictures are judged at this size, so that memory and time are bounded
+SIDE = 32  # pixels: larger images are reduced to this size, to bound memory and time
 
 
 @runtime_checkable
 class Split(Protocol):
-    """Examples by number: ``{"x": uint8 (f, h, w, c), "label": int}``, or without labels."""
+    """Examples by index: ``{"x": uint8 (f, h, w, c), "label": int}``, or without labels."""
 
     def __len__(self) -> int: ...
 
@@ -39,7 +39,7 @@ class Real(Protocol):
 
 
 def reduced(x: UInt8[np.ndarray, "*n h w c"]) -> UInt8[np.ndarray, "*n s r c"]:
-    """Pictures of at most ``SIDE`` pixels a side, by averages over areas; smaller ones as they are."""
+    """Reduce images to at most ``SIDE`` pixels a side by averaging areas; smaller ones are unchanged."""
     rows, columns = (_areas(side) for side in x.shape[-3:-1])
     if rows is None and columns is None:
         return x
@@ -52,7 +52,7 @@ def reduced(x: UInt8[np.ndarray, "*n h w c"]) -> UInt8[np.ndarray, "*n s r c"]:
 
 
 def _areas(side: int) -> np.ndarray | None:
-    """Weights ``(SIDE, side)``: the share of each pixel in the area that becomes one of ``SIDE``."""
+    """Weights ``(SIDE, side)``: the share of each input pixel in each of the ``SIDE`` output pixels."""
     if side <= SIDE:
         return None
     edges = np.arange(SIDE + 1) * (side / SIDE)
@@ -66,9 +66,9 @@ def gather(
 ) -> tuple[np.ndarray, Int[np.ndarray, "n"] | None]:
     """``keep(x)`` of at most ``limit`` examples, ``(n, ...)``, and their labels ``(n,)`` if any.
 
-    The examples are all of a split, or ``limit`` of it at random (always the same ones), in order: a
-    split sorted by class is represented. Only ``keep(x)`` of each is kept. Raises UserError if there are
-    none, or the data are not uint8.
+    The examples are the whole split or, in order, ``limit`` of it chosen at random (always the same
+    ones), so that a split sorted by class is represented. Only ``keep(x)`` of each is held in memory.
+    Raises UserError if there are none, or if the data are not uint8.
     """
     count = len(split)
     rows = range(count) if count <= limit else sorted(random.Random(0).sample(range(count), limit))
@@ -87,7 +87,7 @@ def gather(
 
 
 def check_samples(samples: np.ndarray, labels: np.ndarray | None, source: Real) -> None:
-    """Raise UserError unless ``samples`` are uint8, like the data, with a label each that exists.
+    """Raise UserError unless ``samples`` are uint8, shaped like the data, each with a valid label.
 
     Samples of unlabelled data have no labels.
     """

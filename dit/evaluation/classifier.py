@@ -1,8 +1,8 @@
-"""A small classifier of real images, in whose eyes samples are judged.
+"""A small classifier of real images, used to judge samples.
 
 Labels come from a support vector machine with a Gaussian kernel (99% on the held-out digits), features
 from the last hidden layer of a two-layer perceptron. Both are fitted to the real training split and
-depend on nothing else: every random choice has a fixed seed.
+depend on nothing else, as every random choice has a fixed seed.
 """
 
 from __future__ import annotations
@@ -55,15 +55,17 @@ def fit(images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, "n"]) -> Cl
     x = _flat(images)
     machine = SVC(C=10.0, gamma="scale").fit(x, labels)
     perceptron = MLPClassifier(HIDDEN, alpha=1e-2, max_iter=60, random_state=0)
-    with warnings.catch_warnings(), threadpool_limits(1):  # small matrices: threads only wait
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of passes is meant
+    with warnings.catch_warnings(), threadpool_limits(1):  # threads do not help with small matrices
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # the fixed number of passes is intended
         perceptron.fit(x, labels)
     variance = np.mean(np.var(_hidden(perceptron, x), axis=0))
     return Classifier(machine, perceptron, float(1 / np.sqrt(variance)))
 
 
 def one_class(labels: Int[np.ndarray, "n"]) -> str:
-    """Why no classifier can be fitted to images of these labels; empty if one can."""
+    """Why no classifier can be fitted to images with these labels; empty if one can."""
     if len(np.unique(labels)) > 1:
         return ""
     return f"all {len(labels)} training examples are of one class, nothing to tell apart"

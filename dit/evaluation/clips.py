@@ -1,4 +1,4 @@
-"""Judge clips of a moving digit: does it keep its identity, and does it move as the real ones do?"""
+"""Judge clips of a moving digit: does it keep its identity, and does it move like the real ones?"""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from dit.evaluation import Real, classifier, frechet, gather, nearest, reduced
 from dit.evaluation.motion import centroids, motion, recentred
 from dit.evaluation.parts import Evaluation, Figures, Part, counts, no_classifier, too_few
 
-TRAIN = 3000  # real clips that the classifier learns from, one frame of each
-HELD_OUT = 1000  # real clips that the samples are compared with
+TRAIN = 3000  # real clips to fit the classifier to, one frame of each
+HELD_OUT = 1000  # real clips to compare samples with
 IDENTITY = ("identity", "accuracy_first", "accuracy_last", "kept")
 MOTION = ("displacement", "speed", "wobble")
 Seen = Float[np.ndarray, "_ f d"]  # the cut-out object, and its place, in every frame
 
 
 def evaluation_of_clips(source: Real, count: int) -> Evaluation:
-    """The evaluation of ``count`` samples beside the real clips of ``source``.
+    """The evaluation of ``count`` samples against the real clips of ``source``.
 
-    The classifier sees the object cut out around its centroid: it judges what it is and not where.
-    ``identity``: the share of clips whose first and last frame are given the same class;
-    ``accuracy_first``, ``accuracy_last``: the share given the label asked for; ``kept``: the share where
-    all three agree. ``displacement``, ``speed``, ``wobble``: of ``motion``. The same names ending in
-    ``_real`` are measured on held-out clips; ``displacement_ratio`` and ``speed_ratio`` compare the two.
-    ``frechet.FIGURES``: of one frame a clip, cut out. The rest are the figures of ``nearest.part`` for
-    whole clips at the size of ``reduced``, and the counts. Clips of several channels have only these.
+    The classifier sees the object cropped around its centroid, so it judges what the object is and not
+    where. ``identity``: the share of clips whose first and last frames get the same class.
+    ``accuracy_first``, ``accuracy_last``: the share that gets the requested label. ``kept``: the share
+    where all three agree. ``displacement``, ``speed``, ``wobble``: see ``motion``. The same names ending
+    in ``_real`` are measured on held-out clips; ``displacement_ratio`` and ``speed_ratio`` compare the
+    two. ``frechet.FIGURES``: from one cropped frame of each clip. The rest are the figures of
+    ``nearest.part`` for whole clips at the size of ``reduced``, and the counts. Clips with several
+    channels have only these last.
     """
     train, train_labels = gather(source.train, TRAIN)
     real, real_labels = gather(source.held_out, HELD_OUT)
@@ -49,7 +50,7 @@ def evaluation_of_clips(source: Real, count: int) -> Evaluation:
 
 
 def _seen(clip: UInt8[np.ndarray, "f h w 1"]) -> Float[np.ndarray, "f d"]:
-    """Of every frame the surroundings of its centroid, and the centroid: all that the judges look at."""
+    """The crop around each frame's centroid, and the centroid: all that the judges look at."""
     frames = clip[..., 0]
     cut = recentred(frames).reshape(len(frames), -1)
     return np.concatenate([cut, centroids(frames[None])[0]], axis=1)
@@ -108,7 +109,7 @@ def _identity(
 
 
 def _one_each(seen: Seen) -> Float[np.ndarray, "_ p"]:
-    """One frame of each clip, cut out: the first of the first, the second of the second, and so on."""
+    """One cropped frame of each clip: the first of the first, the second of the second, and so on."""
     n = np.arange(len(seen))
     return seen[n, n % seen.shape[1], :-2]
 

@@ -1,7 +1,7 @@
 """Demands on the figures of an evaluation, for scripts and CI: ``frechet_matched<=2*frechet_floor``.
 
-A demand compares two sums of products: ``<=``, ``<``, ``>=`` or ``>`` between expressions of figures by
-name, numbers, ``+ - * /`` and brackets. Figures that are not numbers (NaN) meet no demand.
+A demand is a comparison, ``<=``, ``<``, ``>=`` or ``>``, of two expressions made of the names of
+figures, numbers, ``+ - * /`` and brackets. No demand is met by a figure that is NaN.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ ARITHMETIC: dict[type, Callable[[float, float], float]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-LONGEST = 200  # characters: more than any demand needs, and less than any number overflows in
+LONGEST = 200  # characters: more than any demand needs, too few for a number to overflow
 
 
 @dataclasses.dataclass(frozen=True)
 class Demand:
-    """A comparison of figures, as it was written; made by ``parse``."""
+    """A comparison of figures, with its source text; ``parse`` makes one."""
 
     text: str
     tree: ast.Compare
 
     def check(self, figures: Collection[str], left_out: Mapping[str, str]) -> None:
-        """Raise UserError if it names what is none of ``figures``; ``left_out`` says why of some."""
+        """Raise UserError for a name that is not in ``figures``; ``left_out`` explains some of them."""
         for node in ast.walk(self.tree):
             if not isinstance(node, ast.Name) or node.id in figures:
                 continue
@@ -51,7 +51,7 @@ class Demand:
             raise UserError(f"got the demand {self.text!r}, but {node.id!r} {why}")
 
     def failure(self, figures: Mapping[str, float]) -> str | None:
-        """None if ``figures`` meet the demand, else one line that says what they are instead."""
+        """None if ``figures`` meet the demand, else one line with their values."""
         left, right = (_value(side, figures) for side in (self.tree.left, self.tree.comparators[0]))
         sign, holds = COMPARISONS[type(self.tree.ops[0])]
         if holds(left, right):
@@ -60,7 +60,7 @@ class Demand:
 
 
 def parse(text: str) -> Demand:
-    """The demand ``text``; UserError if it is none."""
+    """Parse the demand ``text``; UserError if it is not one."""
     wrong = UserError(
         f"got the demand {text!r}; expected one comparison of figures and numbers, such as "
         "'accuracy>=0.97' or 'frechet_matched<=2*frechet_floor'"
@@ -92,7 +92,7 @@ def _allowed(node: ast.AST) -> bool:
 
 
 def _value(node: ast.expr, figures: Mapping[str, float]) -> float:
-    """NaN for a division by zero, which no comparison holds with."""
+    """NaN for a division by zero, so that every comparison fails."""
     if isinstance(node, ast.Name):
         return float(figures[node.id])
     if isinstance(node, ast.Constant):

@@ -3,8 +3,8 @@
     d^2 = |m_1 - m_2|^2 + tr(S_1) + tr(S_2) - 2 tr((S_1 S_2)^(1/2))
 
 (Dowson & Landau 1982; Heusel et al. 2017, eq. 6). ``S_1 S_2`` is similar to the symmetric, positive
-``S_1^(1/2) S_2 S_1^(1/2)``, so two symmetric eigendecompositions in float64 give the trace and no matrix
-square root of a nearly singular product is taken. As in the literature, *the square is reported*.
+``S_1^(1/2) S_2 S_1^(1/2)``, so two symmetric eigendecompositions in float64 give the trace, without the
+matrix square root of a nearly singular product. As in the literature, *the square is reported*.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def figures(
     """How far ``samples`` are from ``real``, and what sampling noise alone would give: ``FIGURES``.
 
     ``frechet``: between all of both. The estimate is biased upwards by about ``1/n + 1/m``, so two of
-    them compare only at equal counts: ``frechet_matched`` is between ``frechet_count = min(n, m // 2)``
-    samples and as many real ones, and ``frechet_floor`` between these and as many other real ones. Both
-    are means over ``repeats`` random splits; the names ending in ``_error`` are the standard deviations
-    over the splits, how far one such comparison may be off. Raises UserError for fewer than two samples
-    or four real ones.
+    them can be compared only at equal counts. ``frechet_matched`` is between ``frechet_count = min(n,
+    m // 2)`` samples and as many real examples, and ``frechet_floor`` between these and as many other
+    real ones. Both are means over ``repeats`` random splits. The names ending in ``_error`` are standard
+    deviations over the splits, which show how far off one such comparison may be. Raises UserError for
+    fewer than two samples or four real examples.
     """
     count = min(len(samples), len(real) // 2)
     if count < 2:
@@ -80,7 +80,7 @@ def figures(
         )
     rng = np.random.default_rng(seed)
     matched, floor = [], []
-    with threadpool_limits(1):  # small matrices: threads only wait
+    with threadpool_limits(1):  # threads do not help with small matrices
         for _ in range(repeats):
             one, other = rng.permutation(len(real))[: 2 * count].reshape(2, count)
             drawn = rng.permutation(len(samples))[:count]

@@ -1,4 +1,4 @@
-"""All that can be said of samples of a source, images or clips: what ``dit.evaluate`` prints."""
+"""All figures for samples of a source of images or clips: what ``dit.evaluate`` prints."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dit.evaluation.parts import Evaluation
 
 
 def evaluation_of(source: Real, count: int) -> Evaluation:
-    """The evaluation of ``count`` samples: looks at the real data now, at samples when it is called.
+    """The evaluation of ``count`` samples. It reads the real data now, and samples when it is called.
 
-    Its ``figures`` are what these data allow to measure, ``left_out`` the rest and why. Raises UserError
-    where there are no real examples, or they are not pixels.
+    Its ``figures`` are those that the data allow, and ``left_out`` says why the others are missing.
+    Raises UserError if there are no real examples, or if they are not pixels.
     """
     return (evaluation_of_images if source.shape[0] == 1 else evaluation_of_clips)(source, count)

@@ -1,4 +1,4 @@
-"""Judge images that were asked for by label, against the real images of a source."""
+"""Judge images that were requested by label against the real images of a source."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import numpy as np
 from dit.evaluation import Real, classifier, frechet, gather, nearest, reduced
 from dit.evaluation.parts import Evaluation, Figures, Part, counts, no_classifier, too_few
 
-LIMIT = 10_000  # real images that are read of each split
+LIMIT = 10_000  # real images read from each split
 
 
 def evaluation_of_images(source: Real, count: int) -> Evaluation:
-    """The evaluation of ``count`` samples beside the real images of ``source``.
+    """The evaluation of ``count`` samples against the real images of ``source``.
 
-    ``accuracy``: the share classified as the label asked for; ``accuracy_real``: of held-out images.
-    ``frechet.FIGURES``: in the classifier's features, against the held-out images; ``frechet_train``:
-    the training images against them. The rest are the figures of ``nearest.part``, and the counts.
-    Images are judged at the size of ``reduced``.
+    ``accuracy``: the share classified as the requested label; ``accuracy_real``: the same for held-out
+    images. ``frechet.FIGURES``: distances to the held-out images in the classifier's features;
+    ``frechet_train``: the distance of the training images to them. The rest are the figures of
+    ``nearest.part``, and the counts. Images are judged at the size of ``reduced``.
     """
     train, train_labels = gather(source.train, LIMIT)
     real, real_labels = gather(source.held_out, LIMIT)
@@ -25,7 +25,7 @@ def evaluation_of_images(source: Real, count: int) -> Evaluation:
     judge = None if lacks else classifier.fit(train, train_labels)
 
     def judged(samples: np.ndarray, labels: np.ndarray | None) -> Figures:
-        assert judge is not None  # without a judge, or labels, this part is left out
+        assert judge is not None  # this part is left out without a classifier or labels
         assert labels is not None
         x = reduced(samples)
         found = {

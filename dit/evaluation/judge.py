@@ -1,9 +1,9 @@
-"""One judge for many sets of samples: fitted once to the real images, then quick.
+"""One judge for many sets of samples: fitted once to the real images, then fast.
 
-``evaluation_of`` says more of one set; this is for sweeps, where only the figures that are compared
-are needed: ``accuracy``, the share classified as the label asked for, and ``frechet``, the squared
+``evaluation_of`` says more about a single set. A judge is for sweeps, which need only the figures that
+are compared: ``accuracy``, the share classified as the requested label, and ``frechet``, the squared
 Frechet distance to the held-out images in the classifier's features. The latter is biased upwards by
-about one over the number of samples, so compare sets of one size only.
+about one over the number of samples, so compare only sets of one size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dit.types import UserError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judge:
-    """``judge(samples, labels) -> {"accuracy", "frechet"}``; made by ``judge_of``."""
+    """``judge(samples, labels) -> {"accuracy", "frechet"}``; ``judge_of`` builds one."""
 
     source: Real
     classifier: Classifier
@@ -31,30 +31,30 @@ class Judge:
     def __call__(
         self, samples: UInt8[np.ndarray, "n f h w c"], labels: Int[np.ndarray, "n"]
     ) -> dict[str, float]:
-        """Raises UserError for samples that are not like the data."""
+        """Raises UserError for samples that are not shaped like the data."""
         check_samples(samples, labels, self.source)
         return self._score(reduced(samples), labels)
 
     def _score(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Of images at the size of ``reduced``."""
+        """The figures of images at the size of ``reduced``."""
         return {
             "accuracy": self.classifier.accuracy(images, labels),
             "frechet": frechet.between(self.classifier.features(images), self.features),
         }
 
     def of_real(self, count: int, seed: int = 0) -> dict[str, float]:
-        """What ``count`` real training images score: as good as samples of that number can be."""
+        """The figures of ``count`` real training images: the best that as many samples can reach."""
         x, label = gather(self.source.train, LIMIT)
         if not 2 <= count <= len(x):
-            raise UserError(f"got count={count}; expected 2 to {len(x)}, of which there are images")
+            raise UserError(f"got count={count}; expected 2 to {len(x)}, the number of images")
         rows = np.random.default_rng(seed).permutation(len(x))[:count]
         return self._score(x[rows], label[rows])
 
 
 def judge_of(source: Real) -> Judge:
-    """The judge of a source of labelled images.
+    """The judge for a source of labelled images.
 
-    Raises UserError for clips, and for data without labels, of one class, or with fewer than two
+    Raises UserError for clips, and for data without labels, with a single class, or with fewer than two
     held-out images.
     """
     if source.shape[0] != 1:

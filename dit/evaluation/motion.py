@@ -1,7 +1,7 @@
-"""Where the bright thing is in every frame of a clip, how it moves, and a picture of it held still.
+"""Where the bright object is in each frame of a clip, how it moves, and crops that follow it.
 
-For clips of one bright object on a dark ground, such as a drifting digit. ``FLOOR`` is taken off every
-pixel before weighing, because faint noise over a whole frame pulls the centroid to its middle.
+For clips of one bright object on a dark background, such as a drifting digit. ``FLOOR`` is subtracted
+from every pixel first, because faint noise over the whole frame pulls the centroid to the middle.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 FLOOR = 16.0  # of 255
-WINDOW = 10  # side of the crop: an 8 x 8 digit whose centroid is off its middle still fits
+WINDOW = 10  # side of the crop: fits an 8 x 8 digit whose centroid is off its middle
 
 
 def centroids(clips: UInt8[np.ndarray, "n f h w"]) -> Float[np.ndarray, "n f 2"]:
-    """Centre of brightness ``(y, x)`` in pixels; an empty frame gives the middle of the canvas."""
+    """The centre of brightness ``(y, x)`` in pixels; for an empty frame, the middle."""
     ink = np.maximum(clips - FLOOR, 0)
     total = ink.sum((2, 3))
     places = []
@@ -27,10 +27,10 @@ def centroids(clips: UInt8[np.ndarray, "n f h w"]) -> Float[np.ndarray, "n f 2"]
 def motion(places: Float[np.ndarray, "n f 2"]) -> dict[str, float]:
     """Mean motion over the ``centroids`` of clips of two frames or more, in pixels a frame.
 
-    ``displacement``: how far the centroid goes from a frame to the next, bounces included.
-    ``speed``: the median step of each clip, which few bounces do not touch.
-    ``wobble``: the median change of step from frame to frame: 0 for straight motion, about the
-    displacement or more for an object that jumps about. (0 with two frames.)
+    ``displacement``: how far the centroid moves from one frame to the next, bounces included.
+    ``speed``: the median step of each clip, which a few bounces do not change.
+    ``wobble``: the median change of the step between frames: 0 for straight motion (and with two
+    frames), about the displacement or more for an object that jumps about.
     """
     step = np.diff(places, axis=1)  # (n, f - 1, 2)
     length = np.linalg.norm(step, axis=-1)
@@ -43,7 +43,7 @@ def motion(places: Float[np.ndarray, "n f 2"]) -> dict[str, float]:
 
 
 def recentred(frames: UInt8[np.ndarray, "n h w"]) -> Float[np.ndarray, "n s s"]:
-    """The ``WINDOW x WINDOW`` surroundings of each frame's centroid, read bilinearly; dark outside."""
+    """``WINDOW x WINDOW`` crops around each frame's centroid, bilinear, and dark outside the frame."""
     corner = centroids(frames[:, None])[:, 0] - (WINDOW - 1) / 2  # (n, 2)
     weights = [
         _bilinear(corner[:, axis], frames.shape[1 + axis]) for axis in (0, 1)

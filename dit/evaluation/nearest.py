@@ -1,7 +1,7 @@
 """Distance to the nearest training example: are the samples copies?
 
-A generator that memorised its training set scores well on every other figure here. Real held-out
-examples show how near to the training set a *new* one may fairly come.
+A generator that memorised its training set does well on every other figure here. Real held-out examples
+show how close to the training set *new* ones come.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from jaxtyping import Float, Shaped
 
 from dit.evaluation.parts import Figures, Part
 
-BLOCK = 2**22  # numbers held in double precision at a time, of either set
-ENOUGH = 100  # held-out examples without which "nearer than 99% of them" says nothing
+BLOCK = 2**22  # float64 numbers held at a time, of either set
+ENOUGH = 100  # fewer held-out examples than this make "nearer than 99% of them" meaningless
 
 
 def distances(
@@ -28,7 +28,7 @@ def distances(
         other = y[j : j + rows].astype(np.float64)
         squares = np.sum(other**2, 1)
         for i in range(0, len(x), rows):
-            # |x - y|^2 without |x|^2, which is the same for all y
+            # |x - y|^2 without |x|^2, which is equal for all y
             score = squares - 2 * x[i : i + rows].astype(np.float64) @ other.T
             nearest = score.argmin(1)
             least = score[np.arange(len(score)), nearest]
@@ -47,10 +47,10 @@ def part(
 ) -> Part:
     """How near ``count`` samples, prepared like the rest, and ``real`` examples are to ``train``.
 
-    ``nearest``, ``nearest_real``: the median distances of samples and held-out examples;
-    ``nearest_ratio``: of them. ``nearest_ratio_error``: the standard deviation of the ratio between
-    random halves of the held-out examples, with no more than ``count`` in each. ``copies``: the share of
-    samples that are nearer than 99% of the held-out ones; 0.01 for new real examples, 1 for copies.
+    ``nearest``, ``nearest_real``: the median distances of samples and of held-out examples;
+    ``nearest_ratio``: their ratio. ``nearest_ratio_error``: the standard deviation of that ratio for
+    random halves of the held-out examples, of at most ``count`` each. ``copies``: the share of samples
+    that are nearer than 99% of the held-out examples; 0.01 for new real examples, 1 for copies.
     """
     known = distances(real, train)
     median, edge = float(np.median(known)), float(np.quantile(known, 0.01))

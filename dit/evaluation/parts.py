@@ -1,4 +1,4 @@
-"""An evaluation is made of parts, each of which knows what it can measure before a sample is drawn."""
+"""The parts of an evaluation. Each knows what it can measure before any sample is drawn."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class Evaluation:
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """The names of what will be measured."""
+        """The names of the figures that will be measured."""
         return tuple(name for part in self.parts for name, why in part.lacks.items() if not why)
 
     @property
     def left_out(self) -> dict[str, str]:
-        """The names of what these data do not allow to measure, and why."""
+        """The figures that these data do not allow, each with the reason."""
         return {name: why for part in self.parts for name, why in part.lacks.items() if why}
 
     @property
     def size(self) -> str:
-        """At which pictures are judged, in pixels: smaller than the data where these are large."""
+        """The size in pixels at which images are judged: smaller than the data if these are large."""
         height, width = (min(side, SIDE) for side in self.source.shape[1:3])
         return f"{height} x {width}"
 
@@ -68,7 +68,7 @@ class Evaluation:
 
 
 def counts(train: np.ndarray, real: np.ndarray) -> Part:
-    """How many samples and real examples the other figures are of."""
+    """How many samples and real examples the other figures are based on."""
     return Part(
         dict.fromkeys(("samples", "real", "train"), ""),
         lambda x, _: {"samples": len(x), "real": len(real), "train": len(train)},
@@ -76,14 +76,14 @@ def counts(train: np.ndarray, real: np.ndarray) -> Part:
 
 
 def no_classifier(source: Real, labels: Int[np.ndarray, "n"] | None) -> str:
-    """Why no classifier can be fitted to training examples of these labels; empty if one can."""
+    """Why no classifier can be fitted to training examples with these labels; empty if one can."""
     if source.num_classes is None or labels is None:
         return "the data have no labels"
     return one_class(labels)
 
 
 def too_few(count: int, real: int) -> str:
-    """Why there are no Frechet distances of ``count`` samples to ``real`` ones; empty if there are."""
+    """Why ``count`` samples have no Frechet distance to ``real`` examples; empty if they have."""
     if count >= 2 and real >= 4:
         return ""
     return f"it needs 2 samples and 4 held-out examples; there are {count} and {real}"

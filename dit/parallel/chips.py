@@ -1,11 +1,12 @@
-"""Accelerator chips and the slices that they are rented in: one table for preflight and the launchers.
+"""Accelerator chips and the slices in which they are rented: one table for preflight and the launchers.
 
-Standard library only, and nothing of JAX: launchers import it on machines that have neither.
+Uses the standard library alone: launchers import it on machines without JAX.
 
-Numbers are those of the makers' public specifications; ``hbm`` of a TPU is what its compiler (libtpu
-0.0.52) lets a program use, and ``clock`` is that of which its estimated cycles are. Links: an axis of
-the torus, one way, as in "How to Scale Your Model" (Austin et al. 2025, ch. 2). Slices are those that
-Cloud TPU and GKE list, and between the listed cubes every one with sides in multiples of four.
+Numbers come from the makers' public specifications. The ``hbm`` of a TPU is what its compiler (libtpu
+0.0.52) lets a program use, and ``clock`` the rate of the cycles that the compiler estimates. Links are
+one axis of the torus, one way, as in "How to Scale Your Model" (Austin et al. 2025, ch. 2). Slices are
+those that Cloud TPU and GKE list, and every slice between the listed cubes with sides that are multiples
+of four.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ TPUS = {
     "v6e": Chip(31.24 * GIB, 1.64e12, 1.75e9, 9e10, 1.25e10, (16, 16), 256),
     "tpu7x": Chip(94.74 * GIB, 3.69e12, 2.2e9, 4.5e10, 6.25e9, (16, 24, 24), 9216, devices=2),
 }
-SMALL = {  # slices of less than a cube, or of a flat torus
+SMALL = {  # slices smaller than a cube, or of a flat torus
     2: ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     3: ("2x2x1", "2x2x2", "2x2x4", "2x4x4"),
 }
@@ -59,11 +60,11 @@ GPUS = {  # bytes of memory, as the driver reports them
 
 def shapes(chip: str) -> list[tuple[int, ...]]:
     """Every slice of a TPU chip, the smallest first."""
-    made = TPUS[chip]
-    found = {tuple(map(int, text.split("x"))) for text in SMALL[len(made.sides)]}
-    if len(made.sides) == 3:
-        cubes = itertools.product(*(range(4, side + 1, 4) for side in made.sides))
-        found |= {s for s in cubes if list(s) == sorted(s) and math.prod(s) <= made.chips}
+    tpu = TPUS[chip]
+    found = {tuple(map(int, text.split("x"))) for text in SMALL[len(tpu.sides)]}
+    if len(tpu.sides) == 3:
+        cubes = itertools.product(*(range(4, side + 1, 4) for side in tpu.sides))
+        found |= {s for s in cubes if list(s) == sorted(s) and math.prod(s) <= tpu.chips}
     return sorted(found, key=lambda shape: (math.prod(shape), shape[::-1]))
 
 
@@ -73,7 +74,7 @@ def name_of(shape: tuple[int, ...]) -> str:
 
 
 def slice_shape(chip: str, text: str) -> tuple[int, ...]:
-    """The sides of the slice ``text`` of a TPU chip; ValueError, in one line, if there is none."""
+    """The sides of the slice ``text`` of a TPU chip; a one-line ValueError if there is none."""
     if chip not in TPUS:
         raise ValueError(f"got chip {chip!r}; expected one of {', '.join(TPUS)}")
     known = {name_of(shape): shape for shape in shapes(chip)}
@@ -83,7 +84,7 @@ def slice_shape(chip: str, text: str) -> tuple[int, ...]:
     if all(side.isascii() and side.isdecimal() for side in sides):
         wanted = math.prod(map(int, sides))
 
-        # the same sides in the usual order, or else those with the most similar number of chips
+        # the same sides in the usual order, else the slices with the most similar number of chips
         def distance(name: str) -> tuple[bool, float]:
             ratio = math.prod(known[name]) / max(wanted, 1)
             return sorted(name.split("x")) != sorted(sides), abs(math.log(ratio))

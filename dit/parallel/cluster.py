@@ -1,11 +1,11 @@
-"""Which processes make up a job, read from its environment: the first of these that is there.
+"""The processes of a job, from its environment. The first of these that is present counts.
 
 1. ``DIT_COORDINATOR`` (``host:port`` of process 0), ``DIT_NUM_PROCESSES`` and ``DIT_PROCESS_ID``.
 2. Slurm: a step of ``srun`` with more than one task.
 3. A Kubernetes JobSet: ``JOBSET_NAME``, ``REPLICATED_JOB_NAME``, ``JOB_COMPLETION_INDEX`` and
    ``DIT_NUM_PROCESSES``, as ``launch/gke.py`` sets them; ``JOB_INDEX`` and ``DIT_PODS_PER_JOB`` where
    the set has several jobs.
-4. A Cloud TPU pod: what GKE puts into the environment, or the metadata of a TPU VM.
+4. A Cloud TPU pod: the variables that GKE sets, or the metadata of a TPU VM.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Cluster:
 def find(environ: Mapping[str, str], metadata: Metadata | None = None) -> Cluster | None:
     """The cluster that ``environ`` describes, or None for a single process.
 
-    ``metadata(name)``: an attribute of this TPU VM, or None; by default it is asked for. Raises
-    UserError for variables that are set in part, or to what cannot be.
+    ``metadata(name)``: an attribute of this TPU VM, or None; by default asks the metadata server. Raises
+    UserError for variables of which some are missing or have impossible values.
     """
-    jobset = bool(environ.get("JOBSET_NAME"))  # which has DIT_NUM_PROCESSES, and no other of ours
+    jobset = bool(environ.get("JOBSET_NAME"))  # which sets only DIT_NUM_PROCESSES
     if any(environ.get(name) for name in OURS if not (jobset and name == "DIT_NUM_PROCESSES")):
         return _ours(environ)
     if environ.get("SLURM_STEP_NODELIST"):
@@ -72,7 +72,7 @@ def _explicit(kind: str, coordinator: str, processes: int, process: int) -> Clus
         "process_id": process,
         "cluster_detection_method": "deactivate",
     }
-    if host in ("127.0.0.1", "localhost"):  # or else it listens to the whole network
+    if host in ("127.0.0.1", "localhost"):  # otherwise it listens on all interfaces
         arguments["coordinator_bind_address"] = coordinator
     return Cluster(kind, processes, arguments)
 
@@ -94,7 +94,7 @@ def _slurm(environ: Mapping[str, str]) -> Cluster | None:
     names = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
     _all_set(environ, names, "start the processes with srun, as launch/slurm.py does")
     arguments: dict[str, Any] = {"cluster_detection_method": "slurm"}
-    # JAX gives each task the GPU of its local number; the only task of a node is to have them all.
+    # JAX gives each task the GPU of its local rank; a single task on a node should have them all.
     alone = re.fullmatch(r"1(\(x\d+\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
     gpus = environ.get("SLURM_GPUS_ON_NODE", "")
     if alone and gpus.isdecimal():
@@ -129,7 +129,7 @@ def _tpu_hosts(environ: Mapping[str, str]) -> str | None:
 
 
 def tpu_metadata(name: str) -> str | None:
-    """An attribute of the Cloud TPU VM that this is; None anywhere else, without a wait."""
+    """An attribute of this Cloud TPU VM; None on any other machine, without a delay."""
     here = os.path.exists("/dev/accel0") or glob.glob("/dev/vfio/[0-9]*")
     skip = "TPU_SKIP_MDS_QUERY" in os.environ or importlib.util.find_spec("libtpu") is None
     platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
@@ -139,7 +139,7 @@ def tpu_metadata(name: str) -> str | None:
     try:
         with urllib.request.urlopen(request, timeout=3) as answer:
             return answer.read().decode()
-    except OSError:  # a TPU, but not a Cloud TPU VM: a notebook's, for one
+    except OSError:  # a TPU that is no Cloud TPU VM, such as a notebook's
         return None
 
 

@@ -1,18 +1,18 @@
-"""How long a compiled step would take on a chip, and where its memory goes: predictions, not timings.
+"""How long a compiled step would take on a chip: predictions, not timings.
 
-Time is the sum of the compiler's estimated cycles (products, elementwise work and HBM traffic, loops
-counted in full) over the clock, an analytic term for what is inside Pallas calls, and the communication
-that does not hide behind them. A collective of ``B`` bytes over ``g`` devices takes
+The time is the sum of the compiler's estimated cycles (products, elementwise work and HBM traffic, loops
+counted in full) divided by the clock, an analytic term for Pallas calls, and the communication that is
+not hidden behind these. A collective of ``B`` bytes over ``g`` devices takes
 
     all-gather, reduce-scatter: B (g-1)/g / 2W     all-reduce: twice that
     all-to-all: B (g-1)/g / 4 / 2W                 permute: B / W
 
 with ``W`` the speed of one link one way (one torus axis, both directions: no more is assumed). Between
-slices, over a chip's share ``D`` of the slower network, it takes what leaves the chip, over ``D``:
+slices it takes the bytes that leave the chip, divided by its share ``D`` of the slower network:
 
     all-gather, reduce-scatter, all-to-all: B (g-1)/g     all-reduce: twice that     permute: B
 
-Asynchronous ones hide behind the computation; the others, and what is left over, are added.
+Asynchronous collectives hide behind the computation. The others, and the excess of these, are added.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from dit.parallel import hlo
 from dit.parallel.hlo import Collective
 from dit.parallel.topology import Topology
 
-KERNEL_SHARE = 0.6  # of the peak, that a flash attention kernel is taken to reach
-BETWEEN = {  # of the bytes, what leaves a chip for other slices, by (g-1)/g
+KERNEL_SHARE = 0.6  # of the peak, which a flash attention kernel is assumed to reach
+BETWEEN = {  # the part of the bytes that leaves a chip for other slices, over (g-1)/g
     "all-gather": lambda share: share,
     "reduce-scatter": lambda share: share,
     "all-to-all": lambda share: share,
     "all-reduce": lambda share: 2 * share,
     "collective-permute": lambda share: 1.0,
 }
-PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products of attention in each of its kernels
+PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products in each kernel of attention
 
 
 @dataclasses.dataclass(frozen=True)
 class StepTime:
-    """Seconds of a step by part. ``total`` adds to the rest what communication is not hidden."""
+    """The seconds of a step by part. ``total`` includes the communication that is not hidden."""
 
     compiled: float
     kernels: float
@@ -57,7 +57,7 @@ class StepTime:
 
 
 def collective_seconds(c: Collective, topology: Topology) -> float:
-    """Seconds a step of one collective, all its occurrences."""
+    """Seconds a step of one collective, over all its occurrences."""
     if c.group <= 1:
         return 0.0
     share, link = (c.group - 1) / c.group, topology.chip.link
@@ -74,7 +74,7 @@ def collective_seconds(c: Collective, topology: Topology) -> float:
 
 
 def kernel_flops(program: Sequence[hlo.Step], attention_flops: float) -> float:
-    """FLOPs on one device inside kernels of attention. ``attention_flops``: of one matrix product."""
+    """FLOPs inside attention kernels on one device. ``attention_flops``: of one matrix product."""
     products = 0
     for name, times in hlo.kernels(program).items():
         products += times * next((n for part, n in PRODUCTS.items() if part in name), 2)

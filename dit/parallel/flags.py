@@ -1,8 +1,8 @@
 """The compilers' flags for a pod: what the launchers set, and what preflight compiles with.
 
-Standard library only, and nothing of JAX: launchers import it on machines that have neither. The flags
-are those of libtpu 0.0.52 and jaxlib 0.10.2, which refuse a flag that they do not know: a test
-compiles with them where libtpu is installed.
+Uses the standard library alone: launchers import it on machines without JAX. The flags are those of
+libtpu 0.0.52 and jaxlib 0.10.2, which reject unknown flags; a test compiles with them where libtpu is
+installed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dit.parallel.chips import TPUS
 
 # TPU flags go into LIBTPU_INIT_ARGS.
 TPU = {
-    # Place each collective as early, and its end as late, as the data allow.
+    # Start each collective as early as the data allow, and wait for it as late as possible.
     "--xla_tpu_enable_latency_hiding_scheduler": "true",
-    # Gather sharded parameters while the layer before still computes.
+    # Gather sharded parameters while the previous layer still computes.
     "--xla_enable_async_all_gather": "true",
-    # The same for the exchanges between neighbours, of which ring attention is made.
+    # The same for exchanges between neighbours, which ring attention consists of.
     "--xla_enable_async_collective_permute": "true",
-    # Let the matrix units run while a collective is under way.
+    # Let the matrix units work during a collective.
     "--xla_tpu_overlap_compute_collective_tc": "true",
     # Reduce the gradients of replicas during the backward pass, not after it,
     "--xla_tpu_enable_data_parallel_all_reduce_opt": "true",
-    # also where they differ in size, as the parameters of a transformer do.
+    # even if they differ in size, as a transformer's parameters do.
     "--xla_tpu_data_parallel_opt_different_sized_ops": "true",
 }
-# Carry collectives through the steps of a matrix product. Other chips than the v5e refuse it.
+# Interleave collectives with the steps of a matrix product. Only the v5e accepts this.
 V5E = {
     "--xla_tpu_enable_async_collective_fusion": "true",
     "--xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
@@ -39,7 +39,7 @@ GPU = {
     # and scatter or reduce the last layer's gradients during this one.
     "--xla_gpu_enable_pipelined_reduce_scatter": "true",
     "--xla_gpu_enable_pipelined_all_reduce": "true",
-    # The pipelining needs the loop's body twice, to have two buffers.
+    # Pipelining needs the loop's body twice, for two buffers.
     "--xla_gpu_enable_while_loop_double_buffering": "true",
 }
 

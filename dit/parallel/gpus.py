@@ -1,7 +1,7 @@
-"""GPUs that are not there, described to XLA: its ``GpuTargetConfig`` of a few data-centre cards.
+"""Descriptions of absent GPUs for XLA: the ``GpuTargetConfig`` of a few data-centre cards.
 
-XLA compiles for a card from such a description alone. Numbers are those of the makers' data sheets and
-of CUDA's ``deviceQuery``; what all of these cards share is in ``COMMON``.
+XLA can compile for a card from such a description alone. Numbers come from the makers' data sheets and
+from CUDA's ``deviceQuery``; ``COMMON`` is what all these cards share.
 """
 
 from __future__ import annotations

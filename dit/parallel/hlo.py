@@ -1,7 +1,7 @@
 """What a compiled program does, read from its HLO text: loops, collectives, the compiler's cycles.
 
-XLA's own cost analysis counts the body of a loop once. Here a program is walked from its entry, and
-what is in a loop counts as often as the loop runs. The text is that of ``compiled.as_text()``.
+XLA's own cost analysis counts the body of a loop once. Here a program is walked from its entry, and the
+contents of a loop count as often as the loop runs. The text comes from ``compiled.as_text()``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dit.parallel.mesh import slices
 from dit.parallel.trips import trips
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# Megascale's names; what is none of these goes from one slice to one other.
+# Megascale's names; any other transfer is from one slice to another.
 BETWEEN_SLICES = {
     "ALL_GATHER": "all-gather",
     "ALL_REDUCE": "all-reduce",
@@ -31,11 +31,11 @@ BETWEEN_SLICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A communication, as often as it happens in one step.
+    """A communication, and how often it happens in one step.
 
-    ``bytes``: of one occurrence, on one device: what an all-gather makes, what a reduction reads.
+    ``bytes``: of one occurrence on one device, the output of an all-gather or the input of a reduction.
     ``axes``: the mesh axes it runs along, or ``slices``. ``name``: the operation of the model that it
-    comes from. ``overlapped``: sent off asynchronously, so that it may hide behind computation.
+    comes from. ``overlapped``: it is asynchronous, so that computation may hide it.
     """
 
     kind: str
@@ -57,14 +57,14 @@ Step = tuple[Instruction, int, tuple[str, ...]]
 
 
 def read(text: str) -> list[Step]:
-    """Every instruction of a program that runs, how often, and the fusions it is inside of."""
+    """Each executed instruction of a program, how often it runs, and the fusions that contain it."""
     return list(walk(*parse(text)))
 
 
 def walk(entry: str, computations: dict[str, list[Instruction]]) -> Iterator[Step]:
-    """Every instruction that runs, how often, and the fusions it is inside of.
+    """Each executed instruction, how often it runs, and the fusions that contain it.
 
-    Both branches of a conditional are taken, and so is an asynchronous call.
+    Includes both branches of a conditional, and asynchronous calls.
     """
     by_name = {name: {line.name: line for line in lines} for name, lines in computations.items()}
 
@@ -94,10 +94,10 @@ def walk(entry: str, computations: dict[str, list[Instruction]]) -> Iterator[Ste
 def collectives(program: Sequence[Step], mesh: Mesh) -> list[Collective]:
     """The communications of a program over ``mesh``, the largest first.
 
-    The parts of an asynchronous one, in fusions that share a channel, count as one. A reduction whose
-    result is cut up at once (XLA's fusion ``all-reduce-scatter``) is a reduce-scatter. On several TPU
-    slices the program is that of one of them, and its hosts carry what goes between them: that runs
-    along the axis ``slices``, which is no axis of the mesh.
+    The parts of an asynchronous communication, in fusions that share a channel, count as one. A
+    reduction whose result is split at once (XLA's fusion ``all-reduce-scatter``) is a reduce-scatter. On
+    several TPU slices the program is that of one slice, and the hosts carry the traffic between slices:
+    it runs along the axis ``slices``, which is not an axis of the mesh.
     """
     parts = len(slices(list(mesh.devices.flat)))
     shape = {axis: n // parts if axis == "data" else n for axis, n in mesh.shape.items()}
@@ -119,14 +119,14 @@ def collectives(program: Sequence[Step], mesh: Mesh) -> list[Collective]:
         size = sum(sizes)
         if between or (line.opcode.endswith("-start") and kind != "all-reduce"):
             size = max(sizes)
-        # An instruction shows what a device gets; what it hands to its host is its own share.
+        # An instruction shows what a device receives; it passes only its own share to its host.
         if kind == ("all-gather" if between else "reduce-scatter"):
             size *= members
         elif kind == "all-reduce" and any("all-reduce-scatter" in name for name in inside):
             kind = "reduce-scatter"
         channel = re.search(r"channel_id=(\d+)", line.rest)
         source = re.search(r'op_name="([^"]*)"', line.rest)
-        made = Collective(
+        collective = Collective(
             kind=kind,
             bytes=size,
             shape=re.sub(r"\{[^}]*\}|/\*[^*]*\*/", "", line.shape),
@@ -140,12 +140,12 @@ def collectives(program: Sequence[Step], mesh: Mesh) -> list[Collective]:
         shared = channel and inside and kind != "reduce-scatter"
         key = (kind, channel.group(1) if shared else (*inside, line.name))
         if key not in found or found[key].times < times:
-            found[key] = made
+            found[key] = collective
     return sorted(found.values(), key=lambda c: -c.total)
 
 
 def _axis_groups(shape: dict[str, int]) -> dict[frozenset, tuple[str, ...]]:
-    """Which axes of a mesh of that shape a set of groups of device positions stands for."""
+    """The axes of a mesh of this shape that the groups of device positions run along."""
     positions = np.arange(math.prod(shape.values())).reshape(tuple(shape.values()))
     names, found = list(shape), {}
     wide = [name for name in names if shape[name] > 1]
@@ -159,7 +159,7 @@ def _axis_groups(shape: dict[str, int]) -> dict[frozenset, tuple[str, ...]]:
 
 
 def _axes(rest: str, groups: dict, shape: dict[str, int]) -> tuple[tuple[str, ...], int]:
-    """The mesh axes and the number of members of the groups that talk to each other."""
+    """The mesh axes and the size of the groups that communicate."""
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
     if pairs:
         ends = [tuple(map(int, p)) for p in re.findall(r"\{(\d+),(\d+)", pairs.group(0))]
@@ -173,7 +173,7 @@ def _axes(rest: str, groups: dict, shape: dict[str, int]) -> tuple[tuple[str, ..
 
 
 def replica_groups(rest: str, devices: int) -> np.ndarray:
-    """The groups of device positions, a row each, in any of the three ways that XLA writes them."""
+    """The groups of device positions, one per row, from any of XLA's three notations."""
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest):
         sizes = {k: int(n) for k, n in re.findall(r"'([^']*)'=(\d+)", found.group(1))}
         chosen = re.findall(r"'([^']*)'", found.group(2))

@@ -2,8 +2,8 @@
 
 Every computation is written for the whole mesh and gives the same numbers on one device. A batch is
 split over ``data`` and ``fsdp``, its tokens over ``context``, heads and hidden sizes over ``tensor``;
-``parallel.rules`` says how. Slices of a multi-slice pod, which only a slower network joins, lie along
-``data``: between them only gradients travel.
+see ``parallel.rules``. The slices of a multi-slice pod are connected by a slower network. They lie along
+``data``, so that only gradients travel between them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dit.types import UserError
 
 AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
-FEW, MANY = 2, 4  # the size of a preset's lesser axis, on fewer than 16 devices and on more
+FEW, MANY = 2, 4  # size of a preset's smaller axis, on fewer than 16 devices and on more
 
 PRESETS: dict[str, Callable[[int, int], dict[str, int]]] = {  # of (all devices, slices)
     "dp": lambda n, slices: {"data": -1},
@@ -36,7 +36,7 @@ OPTION = f"{', '.join(PRESETS)}, or sizes of axes: data=4,fsdp=64"
 
 
 def _group(n: int) -> int:
-    """Devices that share a copy of the state: 16, of which rings and rows of 8 come out even."""
+    """How many devices share a copy of the state: 16 where it divides ``n``, else half of them."""
     return 16 if n % 16 == 0 and n > 16 else max(1, n // 2)
 
 
@@ -45,11 +45,11 @@ def _lesser(n: int) -> int:
 
 
 def preset(name: str, devices: Sequence[jax.Device]) -> dict[str, int]:
-    """The sizes of a preset's axes on some devices; UserError for a name that does not exist.
+    """The axis sizes of a preset on these devices; UserError for an unknown name.
 
-    ``dp``: the batch is split and the state copied. ``fsdp``: the state is split too, over all.
-    ``hsdp``: it is split over groups of devices and copied between them. ``fsdp+tp`` and
-    ``fsdp+context`` also split heads and hidden sizes, or tokens.
+    ``dp``: the batch is split and the state replicated. ``fsdp``: the state is split over all devices
+    too. ``hsdp``: the state is split within groups of devices and replicated across them. ``fsdp+tp``
+    and ``fsdp+context`` also split heads and hidden sizes, or tokens.
     """
     if name not in PRESETS:
         raise UserError(f"no mesh preset {name!r}: {suggest(name, list(PRESETS))}")
@@ -57,7 +57,7 @@ def preset(name: str, devices: Sequence[jax.Device]) -> dict[str, int]:
 
 
 def parse_mesh(text: str) -> dict[str, int | str]:
-    """A command line's ``fsdp`` or ``data=4,fsdp=64``, for ``make_mesh``; UserError for neither."""
+    """Parse ``fsdp`` or ``data=4,fsdp=64`` into sizes for ``make_mesh``; UserError for anything else."""
     if "=" not in text:
         return {"preset": text}
     sizes = {}
@@ -70,7 +70,7 @@ def parse_mesh(text: str) -> dict[str, int | str]:
 
 
 def slices(devices: Sequence[jax.Device]) -> set[int]:
-    """The numbers of the slices that the devices are of: one, but on multi-slice TPU pods."""
+    """The indices of the slices that the devices belong to: several only on multi-slice TPU pods."""
     return {getattr(d, "slice_index", 0) if d.platform == "tpu" else 0 for d in devices}
 
 
@@ -79,10 +79,10 @@ def make_mesh(
 ) -> Mesh:
     """A mesh over ``devices`` (all of them by default), with axes that XLA shards automatically.
 
-    ``sizes``: how many devices along each of ``AXES``; an axis left out or None is as in the preset
-    named by ``sizes["preset"]``, else 1, and one may be -1, "all that are left". Raises UserError for
-    an unknown axis or preset, sizes that do not multiply to the number of devices, and slices that
-    ``data`` does not divide over.
+    ``sizes``: the number of devices along each of ``AXES``. An axis that is missing or None takes its
+    size from the preset ``sizes["preset"]`` if there is one, and else is 1. One axis may be -1, "all
+    that are left". Raises UserError for an unknown axis or preset, for sizes that do not multiply to the
+    number of devices, and for slices that ``data`` is no multiple of.
     """
     devices = jax.devices() if devices is None else list(devices)
     given = {axis: n for axis, n in sizes.items() if axis != "preset" and n is not None}
@@ -118,7 +118,7 @@ def make_mesh(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis of an array split over the devices that see different examples."""
+    """Splits the first axis of an array over the devices that see different examples."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -128,7 +128,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def mesh_of(tree: Any) -> Mesh | None:
-    """The mesh that the arrays of ``tree`` lie on; None where they lie on none."""
+    """The mesh that the arrays of ``tree`` are on; None if they are not on one."""
     sharding = jax.tree.leaves(tree)[0].sharding
     return sharding.mesh if isinstance(sharding, NamedSharding) else None
 

@@ -1,8 +1,8 @@
-"""Several processes as one job: started together, agreeing, and going down together.
+"""Several processes as one job: they start together, agree, and end together.
 
 Every process runs the same program on its own devices. ``initialize`` connects them, ``agree`` compares
-what must be the same everywhere, ``guard`` makes the first error of any process that of all, and
-``HighestOfAll`` lets one process speak to the others. With a single process they all do nothing.
+what must be the same everywhere, ``guard`` ends all processes at the first error of any, and
+``HighestOfAll`` shares the largest of their values. With a single process these do nothing.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from dit.config import number
 from dit.parallel import cluster
 from dit.types import Count, OutsideError, UserError, Whole
 
-HEARTBEAT_SECONDS = 10  # a process that was not heard of for so long is dead, and so is the job
+HEARTBEAT_SECONDS = 10  # a process that is silent for longer is dead, and so is the job
 SHUTDOWN_SECONDS = 120  # how long the first process to finish waits for the last
-WATCH_SECONDS = 2  # how often a process looks for the error of another
-WATCH_BUCKET_SECONDS = 10  # and in a bucket, where every look is charged for
-SHARED_SECONDS = 40  # how long a process looks for the mark of process 0 in their common workdir
+WATCH_SECONDS = 2  # how often a process looks for another's error
+WATCH_BUCKET_SECONDS = 10  # the same in a bucket, where every look costs money
+SHARED_SECONDS = 40  # how long a process waits for process 0's mark in the shared workdir
 
 
 def initialize(
@@ -48,19 +48,19 @@ def initialize(
     heartbeat_seconds: int = HEARTBEAT_SECONDS,
     shutdown_seconds: int = SHUTDOWN_SECONDS,
 ) -> str | None:
-    """Connect the processes of this job; to be called before JAX looks at a device.
+    """Connect the processes of this job. Call this before JAX looks at a device.
 
-    ``coordinator`` (``host:port`` of process 0), ``processes`` and ``process`` go before the variables
-    ``DIT_COORDINATOR``, ``DIT_NUM_PROCESSES`` and ``DIT_PROCESS_ID``; see ``parallel.cluster`` for where
-    else they come from. Returns the kind of cluster, or None for a single process. Raises UserError
-    for settings that are there in part, and OutsideError where the others do not answer.
+    ``coordinator`` (``host:port`` of process 0), ``processes`` and ``process`` override the variables
+    ``DIT_COORDINATOR``, ``DIT_NUM_PROCESSES`` and ``DIT_PROCESS_ID``; ``parallel.cluster`` lists the
+    other sources. Returns the kind of cluster, or None for a single process. Raises UserError for
+    incomplete settings, and OutsideError if the other processes do not answer.
     """
     given = zip(cluster.OURS, (coordinator, processes, process), strict=True)
     flags = {name: str(value) for name, value in given if value is not None}
     found = cluster.find({**os.environ, **flags})
     if found is None:
         return None
-    # Signals are the loop's: JAX's own service would swallow SIGTERM until it is asked.
+    # The training loop handles signals: JAX's own service would swallow SIGTERM until polled.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -77,19 +77,19 @@ def initialize(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The flags of a command that runs on several hosts, for ``connect``."""
+    """Add the flags of a command that runs on several hosts, for ``connect``."""
     parser.add_argument("--coordinator", help="host:port of process 0, where there are several")
     parser.add_argument("--processes", type=number(Count), help="how many there are")
     parser.add_argument("--process", type=number(Whole), help="which of them this is, from 0")
 
 
 def connect(args: argparse.Namespace) -> None:
-    """``initialize`` by the flags of ``add_options``."""
+    """Call ``initialize`` with the flags of ``add_options``."""
     initialize(coordinator=args.coordinator, processes=args.processes, process=args.process)
 
 
 def say(text: str) -> None:
-    """Print, once for all processes."""
+    """Print on process 0 only."""
     if is_main():
         print(text, flush=True)
 
@@ -102,7 +102,7 @@ def is_main() -> bool:
 def agree(name: str, value: Callable[[], str]) -> None:
     """Raise UserError on every process, naming those that differ, unless all give the same ``value``.
 
-    What they compare are hashes. A single process has nothing to compare, and nothing is called.
+    Processes compare hashes. A single process compares nothing and does not call ``value``.
     """
     if jax.process_count() == 1:
         return
@@ -110,7 +110,7 @@ def agree(name: str, value: Callable[[], str]) -> None:
     host = socket.gethostname().encode()[:64].ljust(64, b"\0")
     rows = multihost_utils.process_allgather(np.frombuffer(digest + host, np.uint8))
     digests = [row[:32].tobytes() for row in rows]
-    usual = max(digests, key=digests.count)  # the first of those seen most often
+    usual = max(digests, key=digests.count)  # the most frequent, or the first of several
     odd = [_named(i, row[32:]) for i, row in enumerate(rows) if digests[i] != usual]
     if odd:
         raise UserError(
@@ -120,9 +120,9 @@ def agree(name: str, value: Callable[[], str]) -> None:
 
 
 def who(flag: bool) -> list[str]:
-    """``process 1 on host``, for each process on which ``flag`` is true; the same on all of them.
+    """``process 1 on host`` for each process whose ``flag`` is true; the same list on all of them.
 
-    A meeting of all processes, not for every step.
+    All processes must call this. It synchronises them, so it is not for every step.
     """
     if jax.process_count() == 1:
         return [f"process 0 on {socket.gethostname()}"] if flag else []
@@ -132,23 +132,23 @@ def who(flag: bool) -> list[str]:
 
 
 def highest_of_all(value: int) -> int:
-    """The largest ``value`` that a process gives: another meeting."""
+    """The largest ``value`` of all processes, all of which must call this."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.process_allgather(np.array(value, np.int32)).max())
 
 
 def meet(name: str) -> None:
-    """Wait here until every process has come."""
+    """Wait until every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 class HighestOfAll:
-    """``highest(value)``: the largest value that a process gave ``lag`` calls ago, the same on all.
+    """``highest(value)``: the largest value that any process gave ``lag`` calls ago, on all of them.
 
-    One small reduction a call, which the devices do in their turn: nobody waits for it where they run
-    at most ``lag`` steps behind. A single process has its own value back at once.
+    Each call queues one small reduction on the devices. Nobody waits for it as long as the devices are
+    at most ``lag`` steps behind. A single process gets its own value back at once.
     """
 
     def __init__(self, mesh: Mesh, lag: int):
@@ -171,14 +171,14 @@ class HighestOfAll:
 
 @contextlib.contextmanager
 def guard(workdir: storage.Place, *, writes: bool = True) -> Iterator[None]:
-    """Inside, an error of any process ends all of them, with that error named by each.
+    """Inside, an error of any process ends all of them, and each reports that error.
 
-    JAX would have a failed process wait for the others, which wait for it. Here it leaves its error in
-    ``workdir/error-<process>.log`` and exits at once, with status 2 for bad input and 1 for anything
-    else; the others find the file, or are told by JAX that a process is gone (after
-    ``HEARTBEAT_SECONDS``), and exit too. A single process is left to fail as usual. Raises UserError
-    on all of them where ``workdir`` is not one place that all of them see; one that the job only reads
-    (``writes`` false), and that cannot be written in, is taken as it is.
+    With JAX alone, a failed process would wait for the others, and they for it. Here it writes its error
+    to ``workdir/error-<process>.log`` and exits at once, with status 2 for bad input and 1 for anything
+    else. The others find the file, or JAX tells them that a process is gone (after
+    ``HEARTBEAT_SECONDS``), and they exit too. A single process fails as usual. Raises UserError on all
+    processes if ``workdir`` is not one place that all of them see. A read-only ``workdir`` is accepted
+    if the job only reads it (``writes`` false).
     """
     if jax.process_count() == 1:
         yield
@@ -195,10 +195,10 @@ def guard(workdir: storage.Place, *, writes: bool = True) -> Iterator[None]:
 
 
 def _shared(workdir: storage.Place, writes: bool) -> str:
-    """See that all processes have one workdir; the name of this run, to tell its errors from others'.
+    """Check that all processes share the workdir; return a name for this run, which marks its errors.
 
-    Process 0 leaves a mark in it, and the others look for that. A job whose hosts write to disks of
-    their own would hang at its first checkpoint, in silence.
+    Process 0 leaves a mark in the workdir, and the others look for it. If hosts wrote to disks of their
+    own, the job would hang silently at its first checkpoint.
     """
     number = np.array([secrets.randbits(31), secrets.randbits(31)], np.int32)
     name = "".join(f"{n:08x}" for n in multihost_utils.broadcast_one_to_all(number))
@@ -211,7 +211,7 @@ def _shared(workdir: storage.Place, writes: bool) -> str:
             mark.write_bytes(b"")
         except OSError as error:
             problem = str(error)
-    # The mark is there before anyone looks: what is once missed, network file systems may remember.
+    # Write the mark before anyone looks: network file systems may cache that a file is missing.
     if who(bool(problem)):
         if not writes:
             return name
@@ -242,7 +242,7 @@ def _named(process: int, host: np.ndarray) -> str:
 
 
 class _Errors:
-    """The errors of a run's processes, each a file in the workdir: the run's name, a status, a text."""
+    """The errors of a run's processes: one file each in the workdir, with run, status and text."""
 
     def __init__(self, workdir: storage.Place, run: str):
         self._workdir, self._run = workdir, run
@@ -263,14 +263,14 @@ class _Errors:
     def watch(self, done: threading.Event) -> None:
         """Exit as soon as another process has failed."""
         while not done.wait(self._every):
-            with contextlib.suppress(OSError, ValueError):  # being written: look again
+            with contextlib.suppress(OSError, ValueError):  # still being written: look again
                 other = self.first()
                 if other is not None:
                     self._follow(*other)
 
     def end(self, error: BaseException) -> NoReturn:
-        """Say what went wrong here, or where it first did, and exit."""
-        if isinstance(error, jax.errors.JaxRuntimeError):  # most often another process is gone
+        """Print what went wrong, here or on the process that failed first, and exit."""
+        if isinstance(error, jax.errors.JaxRuntimeError):  # usually another process is gone
             deadline = time.monotonic() + self._every
             while time.monotonic() < deadline:
                 with contextlib.suppress(OSError, ValueError):
@@ -288,7 +288,9 @@ class _Errors:
         with contextlib.suppress(OSError):
             self._workdir.mkdir(parents=True, exist_ok=True)
             storage.write(self._file, f"{self._run}\n{code}\n{text}\n")
-        if is_main():  # JAX ends the others as soon as process 0 is gone: let them read it first
+        if (
+            is_main()
+        ):  # JAX ends the others as soon as process 0 is gone: let them read the file first
             time.sleep(self._every + 1)
         _exit(code, f"error: {error}" if expected and is_main() else text)
 

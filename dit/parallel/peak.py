@@ -1,7 +1,7 @@
-"""The floating-point rate that a device could reach at most, to say how well it is used.
+"""The highest floating-point rate of a device, from which its utilisation follows.
 
-For TPUs and GPUs, the dense matrix product peaks of the makers' data sheets at bfloat16 (float32 runs
-as TF32 or less, so utilisation is then understated). For anything else a matrix product is timed.
+For TPUs and GPUs this is the dense bfloat16 peak from the makers' data sheets (float32 runs as TF32 or
+slower, so its utilisation is understated). For anything else a matrix product is timed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DATASHEET = {  # start of device_kind -> FLOP/s of one JAX device, dense, bfloat
 
 
 def peak_flops(device: jax.Device) -> float:
-    """FLOP/s of one device: from the data sheet, or measured (all of a host's CPU devices share it)."""
+    """FLOP/s of one device, from the data sheet or measured (a host's CPU devices share its rate)."""
     known = datasheet(device.device_kind)
     if known is not None:
         return known
@@ -55,7 +55,7 @@ def datasheet(device_kind: str) -> float | None:
 
 
 def measure_matmul(device: jax.Device, size: int = 1536, repeats: int = 5) -> float:
-    """FLOP/s of the fastest of some square float32 matrix products."""
+    """FLOP/s of the fastest of several square float32 matrix products."""
     x = jax.device_put(jnp.ones((size, size), jnp.float32), device)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()

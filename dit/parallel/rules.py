@@ -1,11 +1,11 @@
 """One table from logical axis names to mesh axes, and the shardings that follow from it.
 
-A model names the axes of its parameters (``("layers", "embed", "mlp")``); this table says on which
-mesh axes each name may be split, in order of preference. An axis named None holds several matrices as
-one (query, key and value): it is never split. No mesh axis is used twice in one array, and a dimension
-that does not divide by the mesh axis passes it on: 1152 columns do not divide by 256, but the 4608 of
-the MLP do. A second table says where the axes of activations lie; with it in force
-(``in_force``) the model constrains its activations, so that XLA gathers weights and not activations.
+A model names the axes of its parameters (``("layers", "embed", "mlp")``). The table gives the mesh axes
+over which each name may be split, in order of preference. An axis named None stacks several matrices
+(query, key and value) and is never split. No mesh axis is used twice in one array, and a dimension that
+is no multiple of a mesh axis leaves it to the next: 1152 columns do not divide by 256, but the 4608 of
+the MLP do. A second table does the same for activations. While it is in force (``in_force``), the model
+constrains its activations, so that XLA gathers weights and not activations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dit.types import UserError
 log = logging.getLogger(__name__)
 
 Axes = tuple[str | None, ...]
-Choice = str | tuple[str, ...]  # one mesh axis, or several as one
+Choice = str | tuple[str, ...]  # one mesh axis, or several taken as one
 Rules = Mapping[str, tuple[Choice, ...]]
 
 STATE: tuple[Choice, ...] = (
@@ -52,7 +52,7 @@ RULES: Rules = {
 
 ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "act_batch": ("data", "fsdp"),
-    "act_replica": ("data",),  # the samples of all devices that share one copy of the state
+    "act_replica": ("data",),  # the samples of all devices that share a copy of the state
     "act_modulation": ("fsdp", "context"),
     "act_length": ("context",),
     "act_embed": (),
@@ -80,7 +80,8 @@ def shardings(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = RULES) -> Any
     """A NamedSharding for every array of ``abstract``, a tree of arrays or of their shapes.
 
     ``axes``: the same tree with a tuple of logical axis names (or None) in place of each array.
-    Raises UserError for a name that is not in the table, or a tuple of another length than the shape.
+    Raises UserError for a name that is not in the table, or a tuple whose length is not that of the
+    shape.
     """
     left_whole = []
 
@@ -124,7 +125,7 @@ def partition(
 
 
 def _wanted(name: str | None, rules: Rules, mesh: Mesh) -> list[tuple[str, ...]]:
-    """The choices of a logical axis, without mesh axes of one device, each once."""
+    """The distinct choices for a logical axis, leaving out mesh axes of size one."""
     choices = [(c,) if isinstance(c, str) else c for c in rules.get(name or "", ())]
     real = [tuple(axis for axis in axes if mesh.shape[axis] > 1) for axes in choices]
     return [axes for axes in dict.fromkeys(real) if axes]

@@ -1,10 +1,10 @@
-"""The devices that a program is compiled for, present or not, and what their chips can do.
+"""The devices to compile a program for, present or not, and what their chips can do.
 
-``v5e:16x16``, ``v5p:4x4x4``, ``v6e:16x16``, ``v4:4x4x4``, ``tpu7x:4x4x4``: a TPU slice that nobody needs
-to own (``chips.py`` lists them); the real TPU compiler runs on any CPU machine through ``libtpu``.
-``cuda:8:h100``: eight GPUs of a kind (``gpus.py`` lists them), through JAX's CUDA plugin;
-``cuda:8:FILE``: the same, described by XLA's ``GpuTargetConfig`` in a text file. ``cpu:8``: simulated
-devices. Nothing: the devices of this machine.
+``v5e:16x16``, ``v5p:4x4x4``, ``v6e:16x16``, ``v4:4x4x4``, ``tpu7x:4x4x4``: a TPU slice, which need not
+be present (``chips.py`` lists them): through ``libtpu``, the real TPU compiler runs on any CPU machine.
+``cuda:8:h100``: eight GPUs of one kind (``gpus.py`` lists them), through JAX's CUDA plugin;
+``cuda:8:FILE``: the same for the ``GpuTargetConfig`` in a text file. ``cpu:8``: simulated devices. No
+name: the devices of this machine.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from dit.parallel.chips import GPUS, TPUS, Chip, slice_shape
 from dit.parallel.peak import datasheet
 from dit.types import UserError
 
-ALONE = {  # libtpu then looks for no TPU around it
+ALONE = {  # so that libtpu does not look for a TPU
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "none",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
-ONE_DEVICE = {"v4": "megacore"}  # the chip's configuration in which its two cores are one device
+ONE_DEVICE = {"v4": "megacore"}  # the configuration in which a chip's two cores are one device
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
-GPU_SHARE = 0.92  # of a card's memory, that the launchers let JAX have
+GPU_SHARE = 0.92  # of a card's memory, which the launchers give to JAX
 MOST_SLICES = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """``chip`` is None but for TPUs; ``peak`` (FLOP/s a device) and ``hbm`` (bytes) where not known."""
+    """``chip`` is None except on TPUs; ``peak`` (FLOP/s a device) and ``hbm`` (bytes) may be unknown."""
 
     name: str
     devices: Sequence[jax.Device]
@@ -55,19 +55,19 @@ class Topology:
 
     @property
     def kind(self) -> str:
-        """``v5e``: what is before the colon of the name."""
+        """The part of the name before the colon: ``v5e``."""
         return self.name.partition(":")[0]
 
     @property
     def chips(self) -> int:
-        """What is paid for: some chips are several devices."""
+        """The number of chips, which are what is paid for; a chip may be several devices."""
         return len(self.devices) // (self.chip.devices if self.chip else 1)
 
 
 def find(name: str, slices: int = 1) -> Topology:
-    """The topology of that name; UserError for one that does not exist or cannot be compiled for.
+    """The topology of this name; UserError for one that is unknown or cannot be compiled for.
 
-    To be called before anything else uses JAX: ``cpu:N`` sets how many devices there are.
+    Call this before anything else uses JAX: ``cpu:N`` sets the number of devices.
     """
     kind, _, rest = name.partition(":")
     count = int(rest) if rest.isascii() and rest.isdecimal() else 0
@@ -79,7 +79,9 @@ def find(name: str, slices: int = 1) -> Topology:
     if not name:
         devices = jax.devices()
     elif kind == "cpu" and count:
-        with contextlib.suppress(RuntimeError):  # JAX runs already, with the devices that it has
+        with contextlib.suppress(
+            RuntimeError
+        ):  # JAX is already running, with a fixed number of devices
             jax.config.update("jax_num_cpu_devices", count)
         if len(jax.devices("cpu")) < count:
             raise UserError(f"JAX already runs with fewer CPU devices than {name!r}; start afresh")
@@ -104,7 +106,7 @@ def find(name: str, slices: int = 1) -> Topology:
 def _tpu(kind: str, shape: str, slices: int) -> Sequence[jax.Device]:
     try:
         slice_shape(kind, shape)
-    except ValueError as error:  # libtpu takes some of these, and dies of others by a signal
+    except ValueError as error:  # libtpu accepts some of these, and others kill it by a signal
         raise UserError(f"no topology '{kind}:{shape}': {error}") from error
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
@@ -125,7 +127,7 @@ def _tpu(kind: str, shape: str, slices: int) -> Sequence[jax.Device]:
 
 
 def _cuda(name: str, rest: str) -> tuple[Sequence[jax.Device], int | float | None]:
-    """The devices, and bytes of memory where the card is one that we know."""
+    """The devices, and their bytes of memory for a known card."""
     count, _, card = rest.partition(":")
     good = count.isascii() and count.isdecimal() and int(count) > 0
     if not good or not (card in gpus.CARDS or pathlib.Path(card).is_file()):

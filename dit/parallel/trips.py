@@ -1,11 +1,10 @@
 """How often a loop of a compiled program runs, from its text.
 
-XLA writes ``known_trip_count`` beside some loops on some platforms (never on TPUs). Elsewhere it is
-worked out here. A loop carries a tuple; element ``i`` that starts at ``a``, grows by ``d`` with each
-trip and is compared with ``n`` in the condition, ``i < n``, runs ``ceil((n - a) / d)`` times. Start,
-step and limit are followed through tuples, copies, fusions and calls; the limit may itself be an
-element that the loop hands on as it is. Of several comparisons that must all hold, the first to
-fail counts.
+On some platforms (never on TPUs) XLA writes ``known_trip_count`` beside some loops. For the others the
+count is derived here. A loop carries a tuple. If an element ``i`` starts at ``a``, grows by ``d`` on
+each trip and the condition is ``i < n``, the loop runs ``ceil((n - a) / d)`` times. Start, step and
+limit are traced through tuples, copies, fusions and calls; the limit may itself be an element that the
+loop leaves unchanged. If several comparisons must hold, the first to fail decides.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Number:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """``element + offset DIRECTION limit``, the two sides as they were found."""
+    """``element + offset DIRECTION limit``, with the two sides as found."""
 
     left: Number
     right: Number
@@ -39,7 +38,7 @@ class Comparison:
 
 
 class Scope:
-    """A computation with what its parameters stand for; without ``arguments``, a loop's tuple."""
+    """A computation and the values of its parameters; without ``arguments``, a loop's tuple."""
 
     def __init__(
         self,
@@ -52,7 +51,7 @@ class Scope:
         self.root = next((line for line in self._lines.values() if line.root), None)
 
     def number(self, name: str) -> Number | None:
-        """What is known of an integer."""
+        """What is known about an integer."""
         line = self._lines.get(name)
         if line is None:
             return None
@@ -76,7 +75,7 @@ class Scope:
         return None
 
     def element(self, name: str, index: int) -> Number | None:
-        """The same of one element of a tuple."""
+        """The same for one element of a tuple."""
         line = self._lines.get(name)
         if line is None:
             return None
@@ -99,7 +98,7 @@ class Scope:
         return self.element(self.root.name, index) if self.root else None
 
     def comparisons(self, line: Instruction | None = None) -> list[Comparison]:
-        """What must hold for the result, a truth value, to be true; as far as it can be told."""
+        """The known conditions for the result, a boolean, to be true."""
         line = self.root if line is None else line
         if line is None:
             return []
@@ -119,7 +118,7 @@ class Scope:
 
 
 def trips(loop: Instruction, where: str, computations: Computations) -> int:
-    """How often the body of ``loop``, in the computation ``where``, runs; 1 if that cannot be told."""
+    """How often the body of ``loop``, in the computation ``where``, runs; 1 if unknown."""
     known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest)
     if known:
         return int(known.group(1))
@@ -133,7 +132,7 @@ def trips(loop: Instruction, where: str, computations: Computations) -> int:
 
 
 def _count(held: Comparison, start: str, outside: Scope, body: Scope) -> int | None:
-    """Trips until a comparison fails, or None."""
+    """The number of trips until a comparison fails, or None."""
     counter, limit, way = held.left, held.right, held.direction
     grows = body.returned(counter.element) if counter.element is not None else None
     if counter.element is None or grows == Number(counter.element, 0):

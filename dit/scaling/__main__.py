@@ -197,7 +197,7 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         rate, start = args.flops_per_second, args.start_seconds
         machine = plan.Machine("this machine", rate, args.devices, start_seconds=start)
     else:
-        raise UserError("say how fast it goes: --chip, or --flops-per-second as measured")
+        raise UserError("give the speed: --chip, or a measured --flops-per-second")
     total = machine.budget(args.device_hours) if args.device_hours else args.total
     made_plan = plan.plan(
         sizes,

@@ -46,12 +46,12 @@ class Ablation:
     """What is compared. ``base``: a config; ``arms``: the changes that each arm makes to it, by name.
 
     A change is ``{"section.field": value}``, or ``{"section": {...}}`` for a whole section. The first
-    arm is the baseline, whose objective evaluates all runs. ``lrs``: the rates tried for every arm. While
-    the best rate is the smallest or the largest tried, the search continues beyond it, up to ``extend``
-    times. ``weights``: the weights whose loss decides the rate, ``params`` or an average's name.
-    ``match``: every arm trains for the base's ``steps``, or for as many steps as cost the baseline's
-    ``flops``. ``evaluation``: keywords of ``freeze``. ``measured``: settings of the other measurements,
-    which are part of a row's identity.
+    arm is the baseline, whose objective evaluates all runs. ``lrs``: the rates tried for every arm.
+    While the best rate is the smallest or the largest tried, the search continues beyond it, up to
+    ``extend`` times. ``weights``: the weights whose loss decides the rate, ``params`` or an average's
+    name. ``match``: every arm trains for the base's ``steps``, or for as many steps as cost the
+    baseline's ``flops``. ``evaluation``: keywords of ``freeze``. ``measured``: settings of the other
+    measurements, which are part of a row's identity.
     """
 
     base: Mapping[str, Any]
@@ -67,7 +67,9 @@ class Ablation:
 
     def __post_init__(self):
         if len(self.arms) < 1 or len(set(self.lrs)) < len(self.lrs) or not self.lrs:
-            raise UserError(f"got arms {list(self.arms)} and lrs={self.lrs}; expected some of each")
+            raise UserError(
+                f"got arms {list(self.arms)} and lrs={self.lrs}; expected different ones of each"
+            )
         if not all(0 < lr < math.inf for lr in self.lrs):
             raise UserError(f"got lrs={self.lrs}; expected positive, finite learning rates")
         for seed in (*self.seeds, self.probe_seed):
@@ -144,7 +146,7 @@ class _Arm:
         made = make(ablation.config(name, lr=lr, seed=seed))
         if made.config.path != reference.config.path:
             raise UserError(
-                "it has another path than the baseline: their losses are not of the same x_t"
+                "its path is not the baseline's, so their losses are not for the same x_t"
             )
         data, expected = ((m.source.shape, m.num_classes) for m in (made, reference))
         if data != expected:

@@ -161,7 +161,7 @@ def _row(axes, i: int, points: np.ndarray, interval: MeanInterval, colour: str) 
 
 
 def _limits(axes, points: Sequence[float]) -> None:
-    """Limits at twice the range of the dots; an interval of few seeds may be far wider still."""
+    """Set limits a third wider than the dots on each side; intervals of few seeds may reach further."""
     low, high = min(points), max(points)
     room = 0.35 * (high - low) or 1.0
     axes.set_xlim(low - room, high + room)

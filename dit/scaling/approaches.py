@@ -65,7 +65,7 @@ def parabola(x, y) -> Minimum:
 
 
 def budgets(C, tolerance: float = 0.1) -> list[Int[Array, "m"]]:
-    """The rows of each budget, cheapest first. A budget's costs differ by ``tolerance`` in log at most."""
+    """The rows of each budget, cheapest first: its costs differ by at most ``tolerance`` in log."""
     (C,) = terms.positive(C=C)
     order = np.argsort(C, kind="stable")
     cuts = np.flatnonzero(np.diff(np.log(C[order])) > tolerance) + 1
@@ -75,8 +75,8 @@ def budgets(C, tolerance: float = 0.1) -> list[Int[Array, "m"]]:
 def envelope(N, D, C, loss, bins: int = 20) -> Allocation:
     """Approach 1. The rows may be points along training curves, as in the paper, or whole runs.
 
-    Costs are divided into ``bins`` of equal width in log. A bin's lowest loss counts unless a cheaper run
-    has a lower one.
+    Costs are divided into ``bins`` of equal width in log. A bin's lowest loss counts unless a cheaper
+    run has a lower one.
     """
     N, D, C, L = terms.positive(N=N, D=D, C=C, loss=loss)
     edges = np.geomspace(C.min(), C.max(), bins + 1)

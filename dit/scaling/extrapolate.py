@@ -30,8 +30,8 @@ class Extrapolation:
 def extrapolation(N, D, C, loss, method: str = "huber") -> Extrapolation:
     """Hold out the largest budget, fit the rest and compare.
 
-    Baselines for the lowest loss: ``same`` (the lowest so far), ``line`` (in log C, through each budget's
-    lowest loss), ``power law``, and, with three budgets to fit, ``power law with floor``.
+    Baselines for the lowest loss: ``same`` (the lowest so far), ``line`` (in log C, through each
+    budget's lowest loss), ``power law``, and, with three budgets to fit, ``power law with floor``.
     Raises UserError for fewer than three budgets.
     """
     N, D, C, L = terms.positive(N=N, D=D, C=C, loss=loss)

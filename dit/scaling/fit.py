@@ -145,8 +145,8 @@ def fit(
     profile, exponents = None, {}
     if len(tuned) > 5:
         profile = attempt(surface_intervals, *columns[:2], tuned.loss, level=level)
-        made = surface_samples(*columns[:2], tuned.loss, samples=samples, seed=seed)
-        pairs = np.array([s.exponents(g) for s in made])
+        surfaces = surface_samples(*columns[:2], tuned.loss, samples=samples, seed=seed)
+        pairs = np.array([s.exponents(g) for s in surfaces])
         exponents = {n: quantiles(pairs[:, i], level) for i, n in enumerate(("N", "D"))}
     return Fit(
         surface=surface,

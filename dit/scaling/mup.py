@@ -67,7 +67,7 @@ class Coordinates:
 
     @property
     def slopes(self) -> dict[str, float]:
-        """The exponent with which each activation's change grows in the width, by least squares in logs."""
+        """The exponent of each activation's change as a power of the width, by least squares in logs."""
         return dict(zip(self.names, map(float, self._fit(self.change.mean(1))), strict=True))
 
     def seed_slopes(self, name: str) -> Float[Array, "s"]:

@@ -22,7 +22,7 @@ STAGES = ("probe", "main", "held_out")
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """The speed of runs: useful FLOP/s of all ``devices``, overhead in seconds a step, seconds to start."""
+    """The speed of runs: useful FLOP/s of all ``devices``, further seconds a step, seconds to start."""
 
     name: str
     flops: float
@@ -134,7 +134,9 @@ def check_run(
 def around(sizes: Sequence[Size], target: float, count: int) -> list[Size]:
     """``count`` neighbouring sizes, whose middle one is nearest to ``target`` in log."""
     if count > len(sizes):
-        raise UserError(f"got a ladder of {len(sizes)} sizes; {count} a budget were asked for")
+        raise UserError(
+            f"got a ladder of {len(sizes)} sizes; expected {count} or more, as many as a budget needs"
+        )
     nearest = min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i].N / target)))
     start = min(max(nearest - count // 2, 0), len(sizes) - count)
     return list(sizes[start : start + count])
@@ -232,24 +234,24 @@ def plan(
         budget = held_out * costs[-1]
         nearest = around(sizes, expected_size(budget, sizes, ratio), 1)[0]
         add("held_out", budget, nearest, 0, lrs[0] if len(lrs) == 1 else None, None)
-    made = Plan(tuple(rows), costs, machine, tuple(probed))
-    if total is not None and made.flops > 1.01 * total:
+    planned = Plan(tuple(rows), costs, machine, tuple(probed))
+    if total is not None and planned.flops > 1.01 * total:
         raise UserError(
-            f"these runs cost {made.flops:.4g} FLOPs, more than the total of {total:.4g}; lower the "
+            f"these runs cost {planned.flops:.4g} FLOPs, more than the total of {total:.4g}; lower the "
             "budgets, sizes, seeds or probes"
         )
-    return made
+    return planned
 
 
-def describe(made: Plan) -> str:
+def describe(planned: Plan) -> str:
     """The plan as a readable table."""
     lines = [
-        f"{len(made.rows)} runs, {made.flops:.4g} FLOPs, {made.seconds / 3600:.3g} hours one after the "
-        f"other on {made.machine.name} ({made.machine.flops:.3g} FLOP/s)",
+        f"{len(planned.rows)} runs, {planned.flops:.4g} FLOPs, {planned.seconds / 3600:.3g} hours one "
+        f"after the other on {planned.machine.name} ({planned.machine.flops:.3g} FLOP/s)",
         f"{'stage':8} {'C asked':>10} {'depth':>5} {'width':>5} {'N':>9} {'seed':>4} {'lr':>8} "
         f"{'batch':>5} {'steps':>7} {'exact FLOPs':>16} {'seconds':>8}",
     ]
-    for row in made.rows:
+    for row in planned.rows:
         lr, batch, steps, flops = (
             "probed" if v is None else v for v in (row.lr, row.batch, row.steps, row.flops)
         )

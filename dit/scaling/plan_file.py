@@ -26,8 +26,8 @@ def save_plan(
     """
     path = pathlib.Path(path)
     check_evaluation(options["evaluation"])
-    made = {"plan": dataclasses.asdict(plan), "base": dict(base), "options": dict(options)}
-    text = json.dumps(made, indent=1, sort_keys=True) + "\n"
+    content = {"plan": dataclasses.asdict(plan), "base": dict(base), "options": dict(options)}
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     if path.exists() and path.read_text() != text:
         raise UserError(f"{path} holds another plan; give another directory, or delete that one")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +42,16 @@ def load_plan(path: str | pathlib.Path) -> tuple[Plan, dict[str, Any], dict[str,
     if not path.is_file():
         raise UserError(f"no plan {path}; make one first: python -m dit.scaling plan")
     try:
-        made = json.loads(path.read_text())
-        plan = made["plan"]
+        content = json.loads(path.read_text())
+        plan = content["plan"]
         rows = tuple(Row(**{**row, "size": _size(row["size"])}) for row in plan["rows"])
         probed = tuple(map(_size, plan["probed"]))
         machine = Machine(**plan["machine"])
-        return Plan(rows, tuple(plan["budgets"]), machine, probed), made["base"], made["options"]
+        return (
+            Plan(rows, tuple(plan["budgets"]), machine, probed),
+            content["base"],
+            content["options"],
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); make the plan again") from error
 

@@ -1,10 +1,10 @@
 """The loss surface ``L(N, D) = E + A N^-alpha + B D^-beta`` (Hoffmann et al. 2022, eq. 2), and its fits.
 
 ``fit_surface`` has two stages. *Variable projection* (Golub & Pereyra 1973): for given exponents the
-surface is linear in E, A and B, so only the two exponents are searched for. Then, optionally, the minimum of
-``sum Huber_delta(log L_hat - log L)`` by L-BFGS from many starts (Hoffmann et al. 2022, eq. 3), or the
-maximum of the likelihood of that Huber density with a free scale (Besiroglu et al. 2024).
-N and D are whatever the caller counts: parameters and images, for example, or per-token parameters and
+surface is linear in E, A and B, so only the two exponents are searched for. Then, optionally, the
+minimum of ``sum Huber_delta(log L_hat - log L)`` by L-BFGS from many starts (Hoffmann et al. 2022, eq.
+3), or the maximum of the likelihood of that Huber density with a free scale (Besiroglu et al. 2024). N
+and D are whatever the caller counts: parameters and images, for example, or per-token parameters and
 tokens.
 """
 

@@ -82,9 +82,9 @@ def allocation_intervals(
 ) -> dict[str, dict[str, ConfidenceInterval] | None]:
     """For each approach, intervals for the exponents with which the optimal N and D grow in C.
 
-    Each approach is applied to bootstrap losses: the fitted surface plus its own resampled residuals. This
-    shows how far noise moves an approach, and nothing about its bias. An approach that fails in a tenth of
-    the samples or more is None.
+    Each approach is applied to bootstrap losses: the fitted surface plus its own resampled residuals.
+    This shows how far noise moves an approach, and nothing about its bias. An approach that fails in a
+    tenth of the samples or more is None.
     """
     design, y, theta, logs = _surface_problem(N, D, loss)
     n, p = len(y), len(theta)
@@ -92,12 +92,12 @@ def allocation_intervals(
     fitted = terms.log_sum(design, theta[None])[0][0]
     residual = (y - fitted - np.mean(y - fitted)) * np.sqrt(n / (n - p))
     draw = np.random.default_rng(seed).integers(0, n, (samples, n))
-    made = fitted + residual[draw]
-    thetas = terms.solve(design, made, np.repeat(theta[None], samples, 0))[0]
+    resampled = fitted + residual[draw]
+    thetas = terms.solve(design, resampled, np.repeat(theta[None], samples, 0))[0]
     cost, places = cost_law(N, D, C), np.unique(C)
     approaches = {
-        "1 envelope": lambda i: envelope(N, D, C, np.exp(made[i])),
-        "2 parabolas": lambda i: parabolas(N, D, C, np.exp(made[i])),
+        "1 envelope": lambda i: envelope(N, D, C, np.exp(resampled[i])),
+        "2 parabolas": lambda i: parabolas(N, D, C, np.exp(resampled[i])),
         "3 surface": lambda i: from_surface(_surface(thetas[i], logs), places, *cost),
     }
     out: dict[str, dict[str, ConfidenceInterval] | None] = {}

@@ -37,8 +37,8 @@ class MeanInterval:
 class Comparison:
     """One arm: its ``value``, and its paired ``difference`` from the baseline (arm - baseline).
 
-    ``p``: two-sided, for no difference; ``p_holm``: corrected for the number of arms. ``failed``: how many
-    seeds have no value. The baseline has no difference, and its verdict is "baseline".
+    ``p``: two-sided, for no difference; ``p_holm``: corrected for the number of arms. ``failed``: how
+    many seeds have no value. The baseline has no difference, and its verdict is "baseline".
     """
 
     arm: str
@@ -57,9 +57,7 @@ def t_interval(
     values = np.asarray(values, np.float64)
     n = len(values)
     if n < 1 or not 0 < level < 1:
-        raise UserError(
-            f"got {n} values and level={level}; expected one value or more, and a share"
-        )
+        raise UserError(f"got {n} values and level={level}; expected one value or more, and 0 to 1")
     mean = float(values.mean())
     if n == 1:
         return MeanInterval(mean, -np.inf, np.inf, 1)

@@ -1,9 +1,9 @@
 """Where a run is kept: a directory, or a place in a Google Cloud Storage bucket (``gs://``).
 
-Only this room knows of buckets. The others hold a ``Place``, a ``pathlib.Path`` or a ``BucketPath`` with
-the same methods, and come here for what differs: to write a file that appears whole (``write``), to
-write files that grow (``growing.Growing``), to hold a place for one job (``lease.hold``), and for the
-path that Orbax takes. The libraries for buckets are the extra ``gcs``.
+Only this package knows about buckets. The others hold a ``Place``: a ``pathlib.Path``, or a
+``BucketPath`` with the same methods. They call this package for what differs: writing a file atomically
+(``write``), writing files that grow (``growing.Growing``), reserving a place for one job
+(``lease.hold``), and the path that Orbax takes. The libraries for buckets are the extra ``gcs``.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = [
 
 Place = pathlib.Path | BucketPath
 LONGEST = (
-    3800  # bytes of a workdir's path: the system's 4096, less what lies deepest in a checkpoint
+    3800  # bytes of a workdir's path: the system's 4096, less the longest path inside a checkpoint
 )
 
 
 def place(address: str | os.PathLike | BucketPath) -> Place:
-    """The place with this address; UserError for a kind that is not known here."""
+    """The place at this address; UserError for an unknown kind of address."""
     if isinstance(address, BucketPath):
         return address
     text = _given(address)
@@ -53,9 +53,9 @@ def place(address: str | os.PathLike | BucketPath) -> Place:
 
 
 def workdir(address: str | os.PathLike | BucketPath) -> Place:
-    """The place of a run, which need not be there yet; a leading ``~`` is the home directory.
+    """The place of a run, which need not exist yet; a leading ``~`` is the home directory.
 
-    UserError for a name under which no checkpoint could be written, before anything else is.
+    Raises UserError at once for a name under which no checkpoint could be written.
     """
     there = place(address)
     if isinstance(there, BucketPath):
@@ -87,7 +87,7 @@ def _undecodable(text: str) -> bool:
 
 
 def local(address: str | os.PathLike) -> pathlib.Path:
-    """A directory, where only one will do; UserError for an address."""
+    """A local directory, where nothing else will do; UserError for the address of a bucket."""
     if "://" in _given(address):
         raise UserError(
             f"got {os.fspath(address)!r}; expected a directory: mount the bucket (gcsfuse, for one) and "
@@ -97,7 +97,7 @@ def local(address: str | os.PathLike) -> pathlib.Path:
 
 
 def _given(address: str | os.PathLike) -> str:
-    """The text of an address; UserError for none, which would be the directory where one stands."""
+    """The text of an address; UserError for an empty one, which would mean the current directory."""
     text = os.fspath(address)
     if not text.strip():
         raise UserError(f"got the path {text!r}; expected the name of a directory or file")
@@ -105,7 +105,7 @@ def _given(address: str | os.PathLike) -> str:
 
 
 def write(file: Place, data: str | bytes) -> None:
-    """Write a whole file: others see it as it was, or all of it."""
+    """Write a file atomically: others see either the old content or all of the new."""
     data = data.encode() if isinstance(data, str) else data
     if isinstance(file, BucketPath):
         file.put(data)
@@ -116,7 +116,7 @@ def write(file: Place, data: str | bytes) -> None:
 
 
 def for_orbax(folder: Place) -> Any:
-    """The path of ``folder`` as Orbax takes it."""
+    """The path of ``folder`` in the form that Orbax takes."""
     if not isinstance(folder, BucketPath):
         from dit.storage.orbax_path import LocalPath
 
@@ -124,21 +124,21 @@ def for_orbax(folder: Place) -> Any:
     import fsspec
     from etils import epath
 
-    # Arrays and the files of other processes come without gcsfs: it must not trust what it remembers.
+    # Other processes, and libraries other than gcsfs, write here too: it must not trust its cache.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
-    os.environ.setdefault("EPATH_USE_TF", "false")  # one way to buckets, installed or not
+    os.environ.setdefault("EPATH_USE_TF", "false")  # whether TensorFlow is installed or not
     return epath.Path(str(folder))
 
 
 def check(address: str | os.PathLike | BucketPath) -> None:
-    """StorageError if a bucket does not answer: what cannot be read is then neither lost nor damaged."""
+    """StorageError if a bucket does not answer, in which case unreadable data are not damaged."""
     there = place(address)
     if isinstance(there, BucketPath):
         there.is_dir()
 
 
 def failures(there: Place) -> tuple[type[Exception], ...]:
-    """What a write of somebody else's library to this place may raise that is no mistake of ours."""
+    """The exceptions that a library may raise if this place cannot be written."""
     if not isinstance(there, BucketPath):
         return (OSError,)
     import gcsfs.retry

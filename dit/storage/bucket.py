@@ -1,13 +1,13 @@
 """A place in a Google Cloud Storage bucket, with the methods of ``pathlib.Path`` that runs need.
 
-A bucket holds objects and no directories: "a/b" is in the "folder" "a" by its name alone. An object
-appears whole or not at all, and each version of it has a number, its generation. A write may name the
-generation that must be there (0: none), and fails with TakenError if another one is: of two writers
-only one succeeds. An object cannot grow; ``append`` has the service join it with what is new, so only
-that is sent.
+A bucket holds objects and no directories: "a/b" is in the "folder" "a" only by its name. Objects are
+written atomically, and each version has a number, its generation. A write may name the generation that
+it expects to replace (0: none). If another one is there it fails with TakenError, so of two writers only
+one succeeds. Objects cannot grow; ``append`` sends only the new data and has the service join it to the
+object.
 
-Credentials are Google's default ones (``gcloud auth application-default login``, or those of the
-machine); ``STORAGE_EMULATOR_HOST`` names another server, without any.
+Credentials are Google's defaults (``gcloud auth application-default login``, or those of the machine).
+``STORAGE_EMULATOR_HOST`` names another server, which needs none.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from dit.types import UserError
 
 
 class StorageError(OSError):
-    """A bucket that does not answer, does not exist, or does not let us in."""
+    """The bucket does not answer, does not exist, or refuses access."""
 
 
 class TakenError(StorageError):
-    """The object is not of the generation that was named: somebody else has written it."""
+    """The object has another generation than expected: somebody else has written it."""
 
 
 class BucketPath:
-    """``gs://BUCKET/KEY``. It is no ``os.PathLike``, so that nobody takes it for a local path."""
+    """``gs://BUCKET/KEY``. Not an ``os.PathLike``, so that it cannot pass for a local path."""
 
     def __init__(self, address: str):
         bucket, _, key = address.removeprefix("gs://").partition("/")
@@ -68,7 +68,7 @@ class BucketPath:
 
     @property
     def suffix(self) -> str:
-        """As of a file name."""
+        """The suffix, as of a file name."""
         return pathlib.PurePosixPath(self.name).suffix
 
     @property
@@ -77,7 +77,7 @@ class BucketPath:
         return BucketPath(f"gs://{self.bucket}/{self.key.rpartition('/')[0]}")
 
     def with_name(self, name: str) -> BucketPath:
-        """Another one beside this."""
+        """A sibling with another name."""
         return self.parent / name
 
     # Looking
@@ -94,11 +94,11 @@ class BucketPath:
             )
 
     def exists(self) -> bool:
-        """Either of them."""
+        """Whether there is either."""
         return self.is_file() or self.is_dir()
 
     def look(self) -> tuple[int, int] | None:
-        """The generation and size of the object, or None."""
+        """The generation and size of the object, or None if there is none."""
         with _errors(self):
             blob = self._bucket().get_blob(self.key)
         return None if blob is None else (blob.generation, blob.size)
@@ -111,7 +111,7 @@ class BucketPath:
         return types.SimpleNamespace(st_size=found[1])
 
     def glob(self, pattern: str) -> list[BucketPath]:
-        """Objects and folders; there may be wildcards in the last part of ``pattern``."""
+        """Matching objects and folders; the last part of ``pattern`` may contain wildcards."""
         folder, _, last = pattern.rpartition("/")
         base = self / folder if folder else self
         prefix = base._prefix
@@ -125,7 +125,7 @@ class BucketPath:
     # Reading
 
     def read_bytes(self) -> bytes:
-        """All of the object; FileNotFoundError if there is none."""
+        """The whole object; FileNotFoundError if there is none."""
         return self.read()[0]
 
     def read_text(self) -> str:
@@ -148,18 +148,18 @@ class BucketPath:
     # Writing
 
     def mkdir(self, **_: bool) -> None:
-        """Nothing: a folder is there as soon as something is in it."""
+        """Does nothing: a folder exists as soon as something is in it."""
 
     def write_bytes(self, data: bytes) -> None:
         """Write the whole object."""
         self.put(data)
 
     def write_text(self, text: str) -> None:
-        """The same of text."""
+        """The same for text."""
         self.put(text.encode())
 
     def put(self, data: bytes, generation: int | None = None) -> int:
-        """Write the object over that ``generation`` (0: over none); TakenError if it is another."""
+        """Write the object in place of this ``generation`` (0: none); TakenError if there is another."""
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         blob = self._bucket().blob(self.key)
@@ -173,7 +173,7 @@ class BucketPath:
         return blob.generation
 
     def append(self, data: bytes) -> None:
-        """Write ``data`` at the end. Several may do so at once; each writes its own, once and whole."""
+        """Append ``data``. Several processes may do so at once; each part is written exactly once."""
         if not data:
             return
         part = self.with_name(f".{self.name}.{secrets.token_hex(8)}")
@@ -184,7 +184,7 @@ class BucketPath:
                 try:
                     self._join(part, generation)
                     return
-                except TakenError:  # by another writer, or by ourselves: an answer may be lost
+                except TakenError:  # by another writer, or by ourselves if the answer was lost
                     if self.look() and self.read(size)[0].startswith(data):
                         return
         finally:
@@ -198,7 +198,7 @@ class BucketPath:
             target.compose(blobs, if_generation_match=generation)
 
     def unlink(self, missing_ok: bool = False, generation: int | None = None) -> None:
-        """Delete the object, if it is of that ``generation``."""
+        """Delete the object, if it has this ``generation``."""
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         try:
@@ -211,10 +211,10 @@ class BucketPath:
                 raise
 
     def rename(self, target: BucketPath) -> BucketPath:
-        """Move an object, or all under this name: copied first, by the service, then deleted.
+        """Move an object, or all objects under this name: the service copies them, then deletes them.
 
-        What lies highest is deleted first. A checkpoint loses the file that says it is whole before
-        anything else, so that one moved half is none.
+        Objects highest in the tree are deleted first. A checkpoint so loses the file that marks it as
+        complete before anything else, and a half-moved one does not count.
         """
         with _errors(self):
             found = list(_client().list_blobs(self.bucket, prefix=self._prefix))
@@ -245,13 +245,13 @@ def _client() -> Any:
 
     try:
         return storage.Client()
-    except OSError as error:  # no project, which it asks for and we have no use for
+    except OSError as error:  # the client asks for a project, which we do not need
         raise StorageError(f"{error} Or set GOOGLE_CLOUD_PROJECT") from error
 
 
 @contextlib.contextmanager
 def _errors(path: BucketPath) -> Iterator[None]:
-    """What Google's library raises, as the errors of a file system."""
+    """Turn the exceptions of Google's library into file system errors."""
     import requests
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError

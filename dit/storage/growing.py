@@ -1,8 +1,8 @@
-"""Files that only grow, such as logs: written on the machine, seen in the bucket soon after.
+"""Files that only grow, such as logs: written locally, and in the bucket soon after.
 
-In a directory they are simply there. For a bucket they are written in a temporary directory, and what
-is new of them is appended to the objects every ``SECONDS``, and whenever ``flush`` is called: before a
-checkpoint, so that a process that is killed loses nothing of what its checkpoint goes on from.
+For a directory they are written in place. For a bucket they are written to a temporary directory, and
+new data are appended to the objects every ``SECONDS`` and at every ``flush``. Flush before a checkpoint,
+so that the logs of a killed process reach at least as far as the checkpoint it resumes from.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import threading
 from dit.storage.bucket import BucketPath, StorageError
 
 log = logging.getLogger(__name__)
-SECONDS = 30.0  # an object may be changed once a second, and each change costs
+SECONDS = 30.0  # an object may be changed once a second, and each change costs money
 
 
 class Growing:
-    """``folder`` is where to write what belongs in ``place``, by appending alone."""
+    """Write the files of ``place`` in ``folder``, and only append to them."""
 
     def __init__(self, place: pathlib.Path | BucketPath):
         self._place = place
@@ -33,7 +33,7 @@ class Growing:
             self._thread.start()
 
     def flush(self) -> None:
-        """Return when all that has been written is in the bucket; StorageError if it cannot be."""
+        """Wait until everything written is in the bucket; StorageError if that fails."""
         if not self.remote:
             return
         with self._lock:
@@ -46,7 +46,7 @@ class Growing:
                 self._sent[file] = self._sent.get(file, 0) + len(new)
 
     def close(self) -> None:
-        """The same, for the last time."""
+        """Flush for the last time, and stop."""
         if not self.remote or self._done.is_set():
             return
         self._done.set()
@@ -54,7 +54,7 @@ class Growing:
         try:
             self.flush()
         except StorageError as error:
-            raise StorageError(f"{error}; what was not sent lies in {self.folder}") from error
+            raise StorageError(f"{error}; what was not sent is in {self.folder}") from error
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _follow(self) -> None:
@@ -62,4 +62,4 @@ class Growing:
             try:
                 self.flush()
             except StorageError as error:
-                log.warning("%s; what is new is kept and sent later", error)
+                log.warning("%s; new data are kept, to be sent later", error)

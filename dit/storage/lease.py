@@ -1,11 +1,12 @@
-"""Hold a place in a bucket for one job: an object that its holder writes again and again.
+"""Reserve a place in a bucket for one job, by an object that the holder keeps rewriting.
 
-A bucket has no locks that end with their process. The holder creates the object, which only one can,
-and writes it anew every ``BEAT`` seconds. Who finds one watches it: if it changes, its holder lives, and
-the newcomer is refused; if it does not change for ``LEASE`` seconds, the holder is dead and the
-newcomer takes its place. No clocks are compared, and every write names the generation it replaces, so
-that of two newcomers one succeeds and a holder that was thought dead (stopped, or cut off) finds out at
-its next beat. Before it saves, a holder makes sure (``sure``).
+Buckets have no locks that end with their process. The holder creates the object, which only one job can
+do, and rewrites it every ``BEAT`` seconds. A job that finds such an object watches it. If it changes,
+the holder is alive and the new job is refused. If it does not change for ``LEASE`` seconds, the holder
+is dead and the new job replaces it. Clocks are never compared. Every write names the generation that it
+replaces, so of two new jobs only one succeeds, and a holder that was wrongly thought dead (stopped, or
+cut off) finds out at its next beat. Holders check that they still hold the place before they save
+(``sure``).
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from dit.types import OutsideError
 log = logging.getLogger(__name__)
 BEAT = 10.0  # seconds between two signs of life
 LEASE = 60.0  # seconds without one after which a holder is dead
-LOOK = 1.0  # seconds between two looks at another's object
+LOOK = 1.0  # seconds between two looks at another job's object
 
 
 class Lease:
-    """Held by this process from ``take`` to ``release``."""
+    """A lease that this process holds from ``take`` to ``release``."""
 
     def __init__(self, file: BucketPath):
         self._file = file
@@ -44,14 +45,14 @@ class Lease:
         self._thread = threading.Thread(target=self._live, daemon=True)
 
     def take(self) -> None:
-        """Become the holder; OutsideError if there is one that lives."""
+        """Become the holder; OutsideError if another job holds the place."""
         watched, since, generation = None, 0.0, 0
         while True:
             try:
                 self._write(generation)
                 break
             except TakenError:
-                if self._ours():  # the answer to our own write was lost
+                if self._ours():  # our own write succeeded, but the answer was lost
                     break
             while True:
                 try:
@@ -73,13 +74,13 @@ class Lease:
                         "would spoil each other's checkpoints. Stop it, or give another --workdir"
                     )
                 if time.monotonic() - since > LEASE:
-                    log.warning("it has not been heard of: %s is dead", _holder(text))
+                    log.warning("%s gives no sign of life; taking its place", _holder(text))
                     break
                 time.sleep(LOOK)
         self._thread.start()
 
     def sure(self) -> None:
-        """OutsideError if another job holds the place by now; asks if it has not heard for a while."""
+        """OutsideError if another job has taken the place; asks the bucket if the last beat is old."""
         if not self._lost and time.monotonic() - self._heard > 2 * BEAT:
             self._beat()
         if self._lost:
@@ -89,7 +90,7 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Let the next one in at once."""
+        """Give the place up, so that the next job need not wait."""
         self._done.set()
         self._thread.join()
         if not self._lost:
@@ -116,7 +117,7 @@ class Lease:
         self._beats, self._heard = self._beats + 1, time.monotonic()
 
     def _ours(self) -> bool:
-        """Whether what is there is our own write, of which the answer was lost."""
+        """Whether the object is our own write, whose answer was lost."""
         try:
             text, generation = self._file.read()
         except FileNotFoundError:
@@ -129,7 +130,7 @@ class Lease:
 
 @contextlib.contextmanager
 def hold(file: BucketPath) -> Iterator[Lease]:
-    """Hold the place that ``file`` stands for; OutsideError if another job does."""
+    """Hold the place that ``file`` represents; OutsideError if another job holds it."""
     lease = Lease(file)
     lease.take()
     try:

@@ -1,8 +1,8 @@
-"""A directory as Orbax takes it: every character of its name stands for itself.
+"""A local path for Orbax, in whose name every character is literal.
 
-``etils.epath``, through which Orbax reaches all files, takes brackets, stars and question marks in the
-name of a directory for wildcards as soon as it lists what is in it, and a directory ``/gs`` for
-an address. Orbax then finds nothing to keep of what it wrote, and every checkpoint is lost.
+Orbax reaches all files through ``etils.epath``. When that lists a directory, it treats brackets, stars
+and question marks in the directory's name as wildcards, and a directory ``/gs`` as an address. Orbax
+then does not find what it wrote, and every checkpoint is lost.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from etils.epath.gpath import PosixGPath
 
 
 class LocalPath(PosixGPath):
-    """A path on this machine, of any name. Paths that are made from it are of the same kind."""
+    """A path on this machine, with any name. Paths derived from it are of the same class."""
 
     _uri_scheme = None
 
     def glob(self, pattern: str) -> Iterator[LocalPath]:
-        """Files and folders in this one; only ``pattern`` may hold wildcards."""
+        """Matching files and folders in this one; only ``pattern`` may contain wildcards."""
         for name in glob.iglob(pattern, root_dir=str(self)):
             yield self / name

@@ -1,10 +1,10 @@
-"""Checkpoints on Orbax: written in the background, kept only whole, and checked bit for bit when read.
+"""Checkpoints on Orbax: written in the background, complete or not at all, checked bit for bit.
 
 A checkpoint holds ``state`` (the TrainState), ``data`` (the position in the training stream) and
-``meta`` (the resolved config and the changes to it in the course of the run, versions, the shape, dtype
-and fingerprint of every array, and a seal over all of this and ``data``). Orbax by itself casts dtypes
-and restores flipped bits without a word; ``meta`` is what finds them. A damaged checkpoint is moved to
-``workdir/damaged`` and the one before it is taken.
+``meta`` (the resolved config and its changes during the run, versions, the shape, dtype and fingerprint
+of every array, and a seal over all of this and ``data``). Orbax by itself casts dtypes and restores
+flipped bits silently; ``meta`` detects both. A damaged checkpoint is moved to ``workdir/damaged``, and
+the previous one is used.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of a run, for the one job that writes them (see ``workdir.lock``)."""
+    """The checkpoints of a run, for the single job that writes them (see ``workdir.lock``)."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class Checkpoints:
         example: Mapping[str, Any] | None = None,
         allowed: Collection[str] = (),
     ):
-        """``example``: what of the data the model depends on; samples need no more of them."""
+        """``example``: the properties of the data that the model depends on, all that sampling needs."""
         if keep < 1:
             raise UserError(f"got checkpoint.keep={keep}; expected 1 or more")
         self._workdir, self._config, self._allowed = workdir, config, allowed
         self._example = example
         self.changes: Changes = {}
         self._history: list[dict[str, Any]] = []  # of changes to the config, as in ``meta``
-        self._written: int | None = None  # the step that was last given to Orbax
+        self._written: int | None = None  # the step last passed to Orbax
         if multihost.is_main():
             _clear(workdir / "checkpoints")
         self._manager = _manager(
@@ -122,17 +122,17 @@ class Checkpoints:
             raise _not_written(error, self._manager.latest_step()) from error
 
     def restore(self, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
-        """The latest ``(state, data)`` that is sound on all processes, or None in a fresh directory.
+        """The latest ``(state, data)`` that is intact on all processes, or None in a new directory.
 
-        ``abstract``: the state's shapes, dtypes and shardings. The attribute ``changes`` says how the
-        config differs from that time's, and later checkpoints keep it. Raises UserError if there were
-        checkpoints and none of them is sound, or if they belong to another config or model.
+        ``abstract``: the state's shapes, dtypes and shardings. The attribute ``changes`` then says how
+        the config differs from that of the checkpoint, and later checkpoints store it. Raises UserError
+        if there are checkpoints but none is intact, or if they belong to another config or model.
         """
         with _manager(self._workdir, **READ) as reader:
             steps = [*reader.all_steps()]
             while (step := multihost.highest_of_all(max(steps, default=-1))) >= 0:
                 meta, data, state, changes, damage = {}, {}, None, {}, ""
-                try:  # each process its own part; Orbax is not to wait for one that fails
+                try:  # each process reads its own part: Orbax must not wait for one that fails
                     if step not in steps:
                         raise DamagedError("it is not there")
                     meta, data = _read_json(reader, step)
@@ -144,7 +144,7 @@ class Checkpoints:
                     damage = str(error)
                 failed = multihost.who(bool(damage))
                 if not failed:
-                    try:  # all of them together
+                    try:  # all processes together
                         _check_bits(state, meta)
                         self._history = meta.get("changes", [])
                         if changes:
@@ -160,14 +160,14 @@ class Checkpoints:
                 steps = [s for s in steps if s < step]
         if any((self._workdir / "damaged").glob("*")):
             raise OutsideError(
-                f"no sound checkpoint in {self._workdir}: the damaged ones lie in its folder damaged, "
+                f"no intact checkpoint in {self._workdir}: the damaged ones are in its folder damaged, "
                 "each with a reason.txt. Mend one and move it back to checkpoints, give another "
                 "--workdir, or delete that folder to start afresh"
             )
         return None
 
     def _set_aside(self, step: int, reason: str) -> None:
-        """Move a step away: left where it is, it would be kept and a good one deleted for it."""
+        """Move a step away: in place it would be kept, and a good one deleted instead."""
         if multihost.is_main():
             aside = self._workdir / "damaged"
             aside.mkdir(exist_ok=True)
@@ -178,12 +178,12 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        """Wait until everything is on disk. Raises UserError if it could not be written."""
+        """Wait until everything is on disk. Raises UserError if a write failed."""
         self._finish()
         self._manager.close()
 
     def _finish(self) -> None:
-        """Wait for the last write, and see for ourselves that it is there."""
+        """Wait for the last write, and check that it is there."""
         try:
             self._manager.wait_until_finished()
             if self._written is not None:
@@ -205,7 +205,7 @@ def steps(workdir: str | storage.Place) -> list[int]:
 
 
 def read_meta(workdir: str | storage.Place, step: int | None = None) -> dict[str, Any]:
-    """The ``meta`` of a checkpoint (the latest by default), with its ``step``; UserError if damaged."""
+    """The ``meta`` of a checkpoint (default: the latest), with its ``step``; UserError if damaged."""
     known = steps(workdir)
     step = known[-1] if step is None else step
     if step not in known:
@@ -232,11 +232,11 @@ def restore_params(
 ) -> Restored:
     """Only the parameters of a checkpoint, or one of their averages, checked bit for bit.
 
-    ``abstract``: their shapes, with the shardings they should have (without: the first device).
-    ``which``: ``"params"`` or the name of an average; by default the average of the longest half-life,
-    or the parameters where there is none. ``step``: the latest by default. ``part``: ``abstract`` may
-    leave arrays out. Raises UserError for a name or step that is not there, for parameters of another
-    model, and for a damaged checkpoint.
+    ``abstract``: their shapes, with the desired shardings (default: the first device). ``which``:
+    ``"params"`` or the name of an average; by default the average with the longest half-life, or the
+    parameters if there is none. ``step``: by default the latest. ``part``: ``abstract`` may leave arrays
+    out. Raises UserError for a name or step that does not exist, for parameters of another model, and
+    for a damaged checkpoint.
     """
     meta = read_meta(workdir, step)
     averages = list(dict.fromkeys(n.split("/")[1] for n in meta["arrays"] if n.startswith("ema/")))
@@ -266,7 +266,7 @@ def restore_params(
 
 
 def taken_from(state: Any, which: str | None = None) -> Restored:
-    """The same of a state in memory as ``restore_params`` gives of its checkpoint."""
+    """What ``restore_params`` would return from a checkpoint of this state."""
     which = _default(state.ema) if which is None else which
     tree = {"params": state.params} if which == "params" else {"ema": {which: state.ema[which]}}
     params = tree["params"] if which == "params" else tree["ema"][which]
@@ -278,7 +278,7 @@ def _default(averages: Iterable[str]) -> str:
 
 
 def _manager(workdir: storage.Place, **options) -> ocp.CheckpointManager:
-    """Orbax's; one that only reads (``READ``) belongs to this process alone and meets no other."""
+    """Orbax's manager; a read-only one (``READ``) belongs to this process and waits for no other."""
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process-{me}"
@@ -296,14 +296,14 @@ def _manager(workdir: storage.Place, **options) -> ocp.CheckpointManager:
 
 
 def _is_whole(folder: storage.Place) -> bool:
-    """Whether Orbax has finished it, which it says by the name, and in a bucket by a file."""
+    """Whether Orbax has finished it, as shown by its name or, in a bucket, by a file."""
     if isinstance(folder, storage.BucketPath):
         return ocp.utils.is_checkpoint_finalized(storage.for_orbax(folder))
     return folder.is_dir()
 
 
 def _clear(folder: storage.Place) -> None:
-    """Rename what is no directory and has a step's name, where that step could not be written."""
+    """Rename files that have the name of a step, because that step could not be written."""
     for file in folder.glob("[0-9]*"):
         if STEP.fullmatch(file.name) and not file.is_dir():
             junk = file.replace(file.with_name(f"junk-{file.name}"))
@@ -311,7 +311,7 @@ def _clear(folder: storage.Place) -> None:
 
 
 def _seal(meta: dict[str, Any], data: dict[str, Any]) -> str:
-    """Of all that a checkpoint says besides its arrays, so that no word of it changes unnoticed."""
+    """A hash of everything in a checkpoint but its arrays, so that no change goes unnoticed."""
     return fingerprint({"meta": {k: v for k, v in meta.items() if k != "seal"}, "data": data})
 
 
@@ -336,7 +336,7 @@ def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any
 
 
 def _read_arrays(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
-    """The arrays in ``abstract``, with its shardings; of each this process reads its own part."""
+    """The arrays of ``abstract``, with its shardings; this process reads its own part of each."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device), abstract
@@ -361,7 +361,7 @@ def _read_arrays(manager: ocp.CheckpointManager, step: int, abstract: Any) -> An
 
 
 def _check_bits(state: Any, meta: dict[str, Any]) -> None:
-    """DamagedError unless every bit is as it was saved. All processes do it together."""
+    """DamagedError unless every bit is as saved. All processes must call this."""
     found = fingerprints(state)
     wrong = [name for name, bits in found.items() if bits != meta["arrays"][name]["bits"]]
     if wrong:

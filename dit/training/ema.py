@@ -1,9 +1,10 @@
-"""Exponential moving averages of the parameters, several at once, told by their half-lives.
+"""Exponential moving averages of the parameters: any number of them, named by their half-lives.
 
 ``ema <- ema + (1 - d) (params - ema)`` with ``d = 2^(-1 / h)`` for a half-life of ``h`` steps: after h
-steps the past weighs one half. A decay of 0.9999 is a half-life of 6931 steps. With ``rampup`` the
-half-life at step s is ``min(h, rampup s)``, so that the first, random parameters are forgotten at once
-(Karras et al. 2022, code; 0.05 there).
+steps the past has half of the weight. A decay of 0.9999 is a half-life of 6931 steps. ``d`` itself is
+never rounded to float32: ``d ema + (1 - d) params`` would then be off by a part in a thousand at a
+half-life of 50,000 steps. With ``rampup`` the half-life at step s is ``min(h, rampup s)``, so that the
+random initial parameters are soon forgotten (Karras et al. 2022, code; 0.05 there).
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from dit.types import Params, Positive, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Ema:
-    """Which averages are kept: half-lives in steps, and the ramp or None."""
+    """The averages to keep: half-lives in steps, and the ramp or None."""
 
     half_lives: tuple[float, ...]
     rampup: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """``ema_6931`` and the like: the keys of the averages in the state."""
+        """The keys of the averages in the state, such as ``ema_6931``."""
         return tuple(name_of(h) for h in self.half_lives)
 
 
 def build(*, half_lives: tuple[Positive, ...] = (6931.0,), rampup: Positive | None = None) -> Ema:
-    """Raises UserError for half-lives or a ramp that are not positive, or the same one twice."""
+    """Raises UserError for half-lives or a ramp that are not positive, and for equal half-lives."""
     if any(not h > 0 for h in half_lives) or len(set(half_lives)) < len(half_lives):
         raise UserError(f"got EMA half_lives={half_lives}; expected different positive steps")
     if rampup is not None and not rampup > 0:

@@ -1,9 +1,9 @@
-"""Fingerprints of arrays, to find storage that gives back other bits than it was given.
+"""Fingerprints of arrays, to detect storage that returns other bits than were written.
 
-Checkpoint libraries restore flipped bits without a word. Here every array gets 64 bits: two sums over
-its 32-bit words, each word first mixed with its index by a bijection of the integers, so that any
-change of a single word changes the sum. Sums of integers do not depend on their order, so the
-fingerprint is computed on the device, where the array is, and is the same on every mesh.
+Checkpoint libraries restore flipped bits silently. Here every array gets 64 bits: two sums over its
+32-bit words, each word first mixed with its index by a bijection of the integers, so that changing any
+single word changes the sum. Sums of integers do not depend on their order, so the fingerprint is
+computed on the device that holds the array, and is the same on every mesh.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SEEDS = (0x243F6A88, 0x85A308D3)  # digits of pi: any two numbers would do
 
 
 def leaf_names(tree: Any) -> list[str]:
-    """``params/blocks/mlp/kernel`` and the like: the path of every array, in the order of leaves."""
+    """The path of every array, such as ``params/blocks/mlp/kernel``, in the order of leaves."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
 
 
 def describe(tree: Any) -> dict[str, dict[str, Any]]:
-    """``{name: {"shape", "dtype"}}`` for every array of a tree, or of their shapes."""
+    """``{name: {"shape", "dtype"}}`` for every array, or shape of an array, in a tree."""
     return {
         name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
         for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
@@ -35,7 +35,7 @@ def describe(tree: Any) -> dict[str, dict[str, Any]]:
 
 def fingerprints(tree: Any) -> dict[str, str]:
     """``{name: sixteen hex digits}`` for every array of a tree."""
-    # One at a time: simulated devices deadlock with many collectives under way at once.
+    # One at a time: simulated devices deadlock if many collectives are in flight.
     words = [np.asarray(jax.device_get(_fingerprint(leaf))) for leaf in jax.tree.leaves(tree)]
     return {name: w.tobytes().hex() for name, w in zip(leaf_names(tree), words, strict=True)}
 

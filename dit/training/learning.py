@@ -1,8 +1,8 @@
-"""Whether a run learns anything: its loss beside that of the best constant prediction.
+"""Whether a run learns anything: compares its loss with that of the best constant prediction.
 
-A training loop with wrong gradients runs as smoothly as one with right ones, and ends as well. So the
-loss is compared with what needs no learning (``objectives.constant``), at a tenth of the run and at its
-end, and what falls short is said in one line.
+A training loop with wrong gradients runs as smoothly as a correct one. So after a tenth of the run and
+at its end, the loss is compared with one that needs no learning (``objectives.constant``), and a line is
+logged if it is no better.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dit.objectives.constant import Constant, Moments
 
 log = logging.getLogger(__name__)
 
-NUMBERS, MOST, LEAST = 2**24, 1024, 16  # how much data the moments are taken of
+NUMBERS, MOST, LEAST = 2**24, 1024, 16  # how much data the moments are taken from
 CHUNK, THREADS = 2**22, 8  # numbers encoded at once; examples read at once
-EARLY = 100  # updates before which no run is judged but at its end
+EARLY = 100  # updates before which a run is judged only at its end
 
 
 def moments(batches: Batches, encode: Callable[[Any], Any]) -> Moments:
@@ -84,21 +84,21 @@ def mixed(parts: Sequence[tuple[float, Moments]]) -> Moments:
 
 
 class Learning:
-    """Watches the losses of a run of ``steps`` steps that starts at ``step``, and speaks of them."""
+    """Watches the losses of a run of ``steps`` steps that starts at ``step``, and warns."""
 
     def __init__(self, constant: Constant | None, *, step: int, steps: int, batch: int, every: int):
         self._constant, self._steps, self._batch, self._every = constant, steps, batch, every
         self._early = max(EARLY, -(-steps // 10))
         self._asked = step >= self._early
-        self._rows: list[tuple[int, float]] = []  # how many steps, and their mean loss
+        self._rows: list[tuple[int, float]] = []  # numbers of steps, and their mean losses
 
     @property
     def row(self) -> dict[str, float]:
-        """What a row of metrics says of it."""
+        """The constant's loss, for a row of metrics."""
         return {} if self._constant is None else {"loss_constant": self._constant.loss}
 
     def note(self, row: dict[str, Any]) -> None:
-        """Take a row of metrics; at a tenth of the run, say so if nothing has been learned."""
+        """Record a row of metrics; after a tenth of the run, warn if nothing has been learned."""
         step, loss = int(row["step"]), float(row["loss"]) - float(row.get("vb", 0.0))
         if math.isfinite(loss):
             self._rows.append((step - (step - 1) // self._every * self._every, loss))
@@ -107,12 +107,12 @@ class Learning:
             self._say(step)
 
     def conclude(self, step: int) -> None:
-        """The same at the end of the run."""
+        """Warn at the end of the run, if nothing has been learned."""
         if step >= self._steps:
             self._say(step)
 
     def _say(self, step: int) -> None:
-        """Judge by the latest rows: at least an interval, and a twentieth of the steps so far."""
+        """Judge by the latest rows: at least one interval, and a twentieth of the steps so far."""
         count, total = 0, 0.0
         for steps, loss in reversed(self._rows):
             count, total = count + steps, total + steps * loss
@@ -132,7 +132,7 @@ class Learning:
 
 
 def constant_of(experiment: Any, batches: Batches) -> Constant | None:
-    """The experiment's, or None where it cannot be worked out: that is no reason not to train."""
+    """The experiment's constant, or None if it cannot be computed, which must not stop training."""
     try:
         return experiment.constant(batches)
     except Exception as error:

@@ -1,7 +1,7 @@
-"""What a run writes while it goes: ``metrics.jsonl``, TensorBoard, W&B if asked for, a progress bar.
+"""What a run writes as it proceeds: ``metrics.jsonl``, TensorBoard, optionally W&B, a progress bar.
 
 A row of metrics is ``{"step": updates made, name: number, "loss_t": [per time bin], ...}``. After
-a resume the rows past the restored step are dropped, so no step is there twice.
+a resume the rows past the restored step are dropped, so no step occurs twice.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from dit import storage
 from dit.storage.growing import Growing
 from dit.types import OutsideError, UserError
 
-TIMING = ("steps_per_s", "images_per_s", "mfu")  # of a row: not reproducible
+TIMING = ("steps_per_s", "images_per_s", "mfu")  # fields of a row that are not reproducible
 
 
 class MetricsLog:
-    """The metrics of a run that starts or goes on at ``step``."""
+    """The metrics of a run that starts or resumes at ``step``."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class MetricsLog:
         self._wandb = _start_wandb(home, workdir, step, config) if wandb else None
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one row, and hand it to the boards."""
+        """Append one row, and pass it to the boards."""
         row = {name: _json(value) for name, value in row.items()}
         self._stream.write(json.dumps(row) + "\n")
         self._stream.flush()
@@ -58,7 +58,7 @@ class MetricsLog:
             self._wandb.log(scalars, step=row["step"])
 
     def flush(self) -> None:
-        """Before a checkpoint: its rows are where it will be, also in a bucket."""
+        """Flush before a checkpoint, so that its rows are stored (in a bucket, too) when it is."""
         if self._files.remote:
             self._board.flush()
             self._files.flush()
@@ -73,7 +73,7 @@ class MetricsLog:
 
 
 def read_metrics(workdir: str | storage.Place) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``; a line cut short by a crash, or spoilt, is left out."""
+    """The rows of ``metrics.jsonl``, without lines that are truncated or corrupt."""
     file = storage.workdir(workdir) / "metrics.jsonl"
     rows = []
     for line in file.read_bytes().splitlines() if file.exists() else []:
@@ -100,11 +100,11 @@ class Progress:
         )
 
     def advance(self) -> None:
-        """One more step has been sent off."""
+        """Count one more dispatched step."""
         self._bar.update()
 
     def show(self, row: dict[str, Any]) -> None:
-        """Put a row's numbers beside the bar."""
+        """Show a row's numbers beside the bar."""
         shown = {"loss": f"{row['loss']:.4f}", "img/s": f"{row['images_per_s']:.0f}"}
         if row.get("mfu") is not None:
             shown["mfu"] = f"{100 * row['mfu']:.0f}%"
@@ -115,7 +115,7 @@ class Progress:
         self._bar.write(text)
 
     def close(self) -> None:
-        """Leave the bar as it is and end its line."""
+        """Leave the bar as it stands, and end its line."""
         self._bar.close()
 
 
@@ -128,7 +128,7 @@ def _scalars(row: dict[str, Any]):
 
 
 def _json(value: Any) -> Any:
-    """Arrays as numbers or lists, and what is not finite as null: JSON has no NaN."""
+    """Arrays as numbers or lists, with null for numbers that are not finite: JSON has no NaN."""
     value = np.asarray(value).tolist() if hasattr(value, "shape") else value
     if isinstance(value, list):
         return [_json(v) for v in value]
@@ -136,10 +136,10 @@ def _json(value: Any) -> Any:
 
 
 def _start_wandb(folder: pathlib.Path, workdir: storage.Place, step: int, config: dict[str, Any]):
-    """The W&B run of this workdir: the one it has when training goes on, else a new one.
+    """The W&B run of this workdir: its existing one if training resumes, else a new one.
 
-    Its id is kept in ``wandb-id``. Steps that are logged a second time, after a crash, are dropped by
-    W&B; they are the same.
+    Its id is stored in ``wandb-id``. W&B drops steps that are logged again after a crash; they are
+    equal.
     """
     wandb, file = find_wandb(), workdir / "wandb-id"
     if not (step and file.exists()):
@@ -157,7 +157,7 @@ def _start_wandb(folder: pathlib.Path, workdir: storage.Place, step: int, config
 
 
 def find_wandb() -> Any:
-    """The module; UserError where it is not installed."""
+    """The module ``wandb``; UserError if it is not installed."""
     try:
         import wandb
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""Metrics summed on the device between two log steps, so that the host need not look in between.
+"""Metrics summed on the device between two log steps, so that the host need not fetch them.
 
-The meter is part of the training state: it is saved with it, and a resumed run logs the same numbers
-as one that never stopped.
+The meter is part of the training state and is saved with it, so a resumed run logs the same numbers as
+one that never stopped.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from jaxtyping import Array, Bool, Float
 class Meter:
     """Sums over the steps since the last log step.
 
-    ``sums``: of each metric's mean over the batch. ``bin_loss``, ``bin_count``: of the losses of the
-    examples in each of the equal parts of ``[t_min, t_max]``, and how many there were. ``skipped``:
-    batches of the whole run that were passed over, as their loss or gradient was not finite. ``bad``:
-    set by one more than may be skipped, and never cleared: no update is made from then on.
-    The fields are arrays, or in a description of the state their shapes or shardings.
+    ``sums``: of each metric's mean over the batch. ``bin_loss``, ``bin_count``: the summed losses and
+    the number of examples in each of the equal parts of ``[t_min, t_max]``. ``skipped``: how many
+    batches of the whole run were skipped because their loss or gradient was not finite. ``bad``: set by
+    the first such batch that may not be skipped, and never cleared; no update is made from then on. The
+    fields are arrays or, in a description of the state, shapes or shardings.
     """
 
     steps: Any  # int32
@@ -54,7 +54,7 @@ def add(
     u: Float[Array, "b"],
     fresh: Bool[Array, ""],
 ) -> Meter:
-    """The meter after one more step; ``fresh`` empties it first. ``u``: times scaled to [0, 1]."""
+    """The meter after one more step; ``fresh``: reset it first. ``u``: times scaled to [0, 1]."""
     bins = meter.bin_loss.shape[0]
     index = jnp.clip((u * bins).astype(jnp.int32), 0, bins - 1)
     hit = jax.nn.one_hot(index, bins, dtype=meter.bin_loss.dtype)
@@ -68,7 +68,7 @@ def add(
 
 
 def skip(meter: Meter, fresh: Bool[Array, ""]) -> Meter:
-    """The meter after a batch that was passed over; ``fresh`` as for ``add``."""
+    """The meter after a skipped batch; ``fresh`` as for ``add``."""
     return _emptied(meter, fresh).replace(skipped=meter.skipped + 1)
 
 
@@ -78,10 +78,9 @@ def _emptied(meter: Meter, when: Bool[Array, ""]) -> Meter:
 
 
 def means(meter: Meter) -> dict[str, Any]:
-    """Each metric's mean over the steps, and ``loss_t``: the mean loss per bin; NaN where none were.
+    """Each metric's mean over the steps, and ``loss_t``, the mean loss per bin; NaN for empty bins.
 
-    Of a meter that is on the host: a device would take the NaNs for a mistake under
-    ``JAX_DEBUG_NANS``.
+    For a meter on the host: on a device, the NaNs would count as a mistake under ``JAX_DEBUG_NANS``.
     """
     return {
         **{name: _mean(total, meter.steps) for name, total in meter.sums.items()},

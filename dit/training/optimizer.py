@@ -1,8 +1,8 @@
 """From the ``optimizer`` and ``schedule`` sections of a config to an Optax transformation.
 
-``lr``, ``clip`` (the largest global norm of a gradient), ``accumulate`` (micro-batches an update) and
-``skip`` (batches of a run that may be passed over, as their loss or gradient is not finite) belong to
-every optimizer; the other keywords to the one that is named.
+Every optimizer has ``lr``, ``clip`` (the largest global norm of a gradient), ``accumulate``
+(micro-batches an update) and ``skip`` (how many batches of a run may be skipped because their loss or
+gradient is not finite). The other keywords belong to the named optimizer.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dit.types import Count, Positive, UserError, Whole
 class Optimizer:
     """``transform``: Optax's; ``schedule``: update number to rate; ``accumulate``: micro-batches.
 
-    ``clip``: the largest norm of a gradient, or None; ``skip``: how many batches may be passed over.
-    The train step sees to both: it has the norm, and knows whether it is finite.
+    ``clip``: the largest norm of a gradient, or None; ``skip``: how many batches may be skipped. The
+    train step does both, as it has the norm and knows whether it is finite.
     """
 
     transform: optax.GradientTransformation
@@ -36,7 +36,7 @@ class Optimizer:
     skip: int = 0
 
     def clip_scale(self, norm: Float[Array, ""]) -> Float[Array, ""]:
-        """What to multiply a gradient of this norm by."""
+        """The factor that clips a gradient of this norm."""
         if self.clip is None:
             return jnp.ones_like(norm)
         return jnp.minimum(1.0, self.clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
@@ -62,7 +62,7 @@ def at_rate(unit: Optimizer, rate: Float[Array, ""]) -> Optimizer:
 def common(
     *, lr: Positive = 1e-4, clip: Positive | None = None, accumulate: Count = 1, skip: Whole = 10
 ) -> tuple[float, float | None, int, int]:
-    """The keywords of every optimizer. ``skip``: batches of a run that may be passed over."""
+    """The keywords of every optimizer. ``skip``: how many batches of a run may be skipped."""
     return lr, clip, accumulate, skip
 
 
@@ -85,7 +85,7 @@ def build(
 
 
 def build_schedule(schedule: Mapping[str, Any], *, lr: float, steps: int) -> optax.Schedule:
-    """The schedule of a config section; UserError if it sets the rate or the steps a second time."""
+    """The schedule of a config section; UserError if it sets ``lr`` or ``steps``."""
     kwargs = dict(schedule)
     name = kwargs.pop("name")
     for key, home in (("lr", "optimizer.lr"), ("steps", "steps")):

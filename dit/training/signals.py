@@ -1,4 +1,4 @@
-"""Stop on Ctrl-C and SIGTERM after the step in hand, not in the middle of it."""
+"""Stop on Ctrl-C and SIGTERM after the current step, not in the middle of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from types import FrameType
 class StopOnSignal:
     """``with StopOnSignal() as stop:`` sets ``stop.number`` at the first SIGINT or SIGTERM.
 
-    A second Ctrl-C acts as usual, for whoever cannot wait for the checkpoint; a second SIGTERM does
-    nothing, as schedulers send several. A signal that is ignored stays so: a job under ``nohup``, or
-    in the background of a script, does not stop at a Ctrl-C meant for another. Handlers can only be
-    set from the main thread; elsewhere signals do what they did before.
+    A second Ctrl-C acts as usual, for users who cannot wait for the checkpoint. A second SIGTERM does
+    nothing, as schedulers send several. Signals that were ignored stay ignored: a job under ``nohup``,
+    or in the background of a script, does not stop at a Ctrl-C meant for another. Handlers can only be
+    set in the main thread; in others, signals act as before.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The training state, and where each of its arrays lives: sharded from birth, never gathered."""
+"""The training state and the sharding of its arrays, which are created sharded and never gathered."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ EMPTY: Mapping[str, Array] = MappingProxyType({})
 
 @struct.dataclass
 class TrainState:
-    """Everything that a step changes. ``step``: how many batches have been used, or skipped.
+    """Everything that a step changes. ``step``: how many batches have been used or skipped.
 
-    The leaves are arrays, or in a description of the state their shapes or shardings.
+    The leaves are arrays or, in a description of the state, shapes or shardings.
     """
 
     step: Any  # int32
@@ -48,7 +48,7 @@ def creator(
 ) -> Callable[..., TrainState]:
     """``create(key, given={}) -> TrainState`` before the first step; works under ``eval_shape``.
 
-    ``given``: parameters by name (``blocks/mlp/kernel``) that take the place of random ones.
+    ``given``: parameters by name (``blocks/mlp/kernel``) that replace random ones.
     """
 
     def create(key: Key, given: Mapping[str, Array] = EMPTY) -> TrainState:
@@ -65,7 +65,7 @@ def creator(
 
 
 def laid_over(params: Params, given: Mapping[str, Array]) -> Params:
-    """``params`` with those of ``given``, by name, in their place."""
+    """``params``, in which those of ``given`` replace the ones with their names."""
     if not given:
         return params
     return unflatten_dict({**flatten_dict(params, sep="/"), **given}, sep="/")
@@ -76,8 +76,8 @@ def state_shardings(
 ) -> TrainState:
     """A NamedSharding for every array of the state.
 
-    The parameters follow the table of ``rules``; averages and the optimizer's moments lie as the
-    parameter that they belong to; counters and sums are on every device.
+    Parameters follow the table ``rules``. Averages and the optimizer's moments are sharded like the
+    parameter that they belong to. Counters and sums are replicated.
     """
     params = shardings(abstract.params, axes, mesh, rules)
     whole = replicated(mesh)
@@ -91,10 +91,10 @@ def state_shardings(
 
 
 def _like(tree: Any, params: Params, shardings: Any, default: Any) -> Any:
-    """For each array of ``tree``, the sharding of the parameter whose path ends its own path.
+    """For each array of ``tree``, the sharding of the parameter whose path its own path ends with.
 
-    Optimizers keep trees like the parameters' at some depth of their state, whole or in part; the
-    end of the path and the shape say which parameter an array belongs to.
+    The state of an optimizer contains trees like the parameters', complete or in part. The end of the
+    path and the shape show which parameter an array belongs to.
     """
     known = {}
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True)

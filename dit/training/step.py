@@ -1,9 +1,9 @@
 """One update: gradient, clipping, optimizer, averages and metrics, as one jitted function.
 
-A loss or a gradient that is not finite is found *before* the update. So many such batches as
-``optimizer.skip`` says are passed over in a run, and counted; at the next one the state is returned as
-it was, and the meter's ``bad`` flag keeps it so from then on. The host sees the flag when it next looks,
-at a log step, and the state is still the last good one.
+A loss or gradient that is not finite is detected *before* the update. Up to ``optimizer.skip`` such
+batches are skipped in a run, and counted. The next one sets the meter's ``bad`` flag, and from then on
+the state is returned unchanged. The host sees the flag at its next log step, and still has the last good
+state.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from dit.training.optimizer import Optimizer
 from dit.training.state import TrainState
 from dit.types import ApplyFn, Key, Params
 
-Batch = dict[str, Any]  # arrays of the host or the device, or their shapes
+Batch = dict[str, Any]  # arrays on the host or the device, or their shapes
 Objective = Callable[[Params, Batch, Key], tuple[Float[Array, ""], dict[str, Float[Array, "b"]]]]
 
 
 def objective(
     loss: LossFn, apply_fn: ApplyFn, process: Any, encode: Callable[[Array], Array]
 ) -> Objective:
-    """The loss as a function of ``(params, batch, key)``; ``encode`` makes latents of the data."""
+    """The loss as a function of ``(params, batch, key)``; ``encode`` turns data into latents."""
 
     def loss_fn(params: Params, batch: Batch, key: Key):
         return loss(key, params, apply_fn, process, {**batch, "x": encode(batch["x"])})
@@ -66,7 +66,7 @@ def gradients(
 
 
 def metric_names(loss_fn: Objective, params: Params, batch: Batch, key: Key) -> list[str]:
-    """What the meter sums: the objective's metrics but for ``t``, and ``grad_norm``."""
+    """The names of what the meter sums: the objective's metrics except ``t``, and ``grad_norm``."""
     _, examples = jax.eval_shape(loss_fn, params, batch, key)
     return [*(name for name in examples if name != "t"), "grad_norm"]
 
@@ -74,9 +74,9 @@ def metric_names(loss_fn: Objective, params: Params, batch: Batch, key: Key) -> 
 def apply_gradients(
     optimizer: Optimizer, ema: Ema, state: TrainState, grads: Params, norm: Float[Array, ""]
 ) -> TrainState:
-    """The state after one update by ``grads``, whose global norm is ``norm``: clipped, then averaged.
+    """The state after one update: clips ``grads``, of global norm ``norm``, applies and averages.
 
-    The meter stays as it was.
+    The meter is unchanged.
     """
     scale = optimizer.clip_scale(norm)
     clipped = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
@@ -93,10 +93,10 @@ def apply_gradients(
 def unguarded_step(
     loss_fn: Objective, optimizer: Optimizer, ema: Ema, state: TrainState, batch: Batch, key: Key
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """One update and the loss before it, for a loop on the device: no metrics, nothing passed over.
+    """One update and the loss before it, for loops on the device: without metrics, and never skipped.
 
-    ``key``: the run's. The noise is that of ``make_train_step``. A loss that is not finite spoils the
-    state, so the caller must look at the losses.
+    ``key``: the run's. The noise is that of ``make_train_step``. A loss that is not finite ruins the
+    state, so the caller must check the losses.
     """
     step_key = rng.stream(key, "train", state.step)
     loss, grads, _ = gradients(loss_fn, state.params, batch, step_key, optimizer.accumulate)
@@ -115,10 +115,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Key], tuple[TrainState, dict[str, Array]]]:
     """``train_step(state, batch, key) -> (state, metrics)``, jitted; it consumes (donates) ``state``.
 
-    ``key``: the run's, the same at every step; the noise follows from it, the step and the examples'
-    ids, and so does not depend on the mesh or on ``accumulate``. ``metrics``: this step's loss,
-    gradient norm and the ``bad`` flag. Means over an interval of ``log_every`` steps gather in
-    ``state.meter``, with the loss by time in equal parts of ``t_range``.
+    ``key``: the run's, the same at every step. The noise is a function of it, of the step and of the
+    examples' ids, and so depends neither on the mesh nor on ``accumulate``. ``metrics``: this step's
+    loss, gradient norm and ``bad`` flag. ``state.meter`` collects means over ``log_every`` steps, and
+    the loss by time in equal parts of ``t_range``.
     """
     t_min, t_max = t_range
 
@@ -149,7 +149,7 @@ def make_train_step(
             meter = jax.tree.map(lambda a, b: jnp.where(skips, a, b), after, state.meter)
             return state.replace(step=state.step + skips, meter=meter)
 
-        # A branch, not a select on every array: the update then runs in place, in one pass.
+        # A branch and not a select on every array, so that the update runs in place, in one pass.
         new = jax.lax.cond(good, update, withhold, state)
         bad = ~(good | skips)
         new = new.replace(meter=new.meter.replace(bad=bad))

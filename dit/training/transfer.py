@@ -1,4 +1,4 @@
-"""Hyperparameters that carry over from a small model to a wide or deep one: muP, told by axis names.
+"""muP: hyperparameters that carry over from small models to wide or deep ones, from axis names.
 
 Maximal update parametrisation (Yang et al. 2022, "Tensor Programs V", table 8) for transformers whose
 head size stays the same. With ``m = width / base_width``, by kind of parameter:
@@ -10,11 +10,11 @@ head size stays the same. With ``m = width / base_width``, by kind of parameter:
 | output: from width to patches | zero here | ``1 / m`` | (by Adam) |
 | vector: biases, norms | zero or one | 1 | 1 |
 
-Muon's update has the same size in every direction, so at a given root mean square its norm goes as
-``sqrt(m)``; in Muon's own scale (``rms=None``) nothing is left to correct. Depth, with
-``r = depth / base_depth``: each branch is multiplied by ``r^-p`` (Dey et al. 2025, "CompleteP": p = 1)
-by folding it into the branch's last linear map, its initial spread and its rate; the blocks' other
-rates are multiplied by ``r^(p - 1)``. At the base width and depth all multipliers are 1.
+Muon's update has the same size in every direction, so at a given root mean square its norm grows as
+``sqrt(m)``; in Muon's own scale (``rms=None``) nothing needs correcting. For the depth, with
+``r = depth / base_depth``, each branch is multiplied by ``r^-p`` (Dey et al. 2025, "CompleteP": p = 1).
+The factor is folded into the initial spread and the rate of the branch's last linear map; the other
+rates of the blocks are multiplied by ``r^(p - 1)``. At the base width and depth all multipliers are 1.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KINDS = ("hidden", "input", "output", "vector")
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """The sizes that hyperparameters were tuned at; None: that size plays no part.
+    """The sizes at which hyperparameters were tuned; a size that is None has no effect.
 
     ``depth_power``: p above, from 0 to 1. Raises UserError for sizes that are not positive.
     """
@@ -78,7 +78,7 @@ def labels(axes: Any) -> Any:
 
 
 def is_branch_end(path: tuple[Any, ...]) -> bool:
-    """Whether a parameter is of the last linear map of a block's branch: its output is added to x."""
+    """Whether a parameter belongs to the last linear map of a branch, whose output is added to x."""
     names = [part.key for part in path]
     return "blocks" in names and "out" in names
 
@@ -106,13 +106,13 @@ def ratios(transfer: Transfer, axes: Any, shapes: Any) -> tuple[float, float]:
 
 
 def init_multipliers(transfer: Transfer, axes: Any, shapes: Any) -> Any:
-    """What to multiply each initial parameter by."""
+    """The factor of each initial parameter."""
     m, r = ratios(transfer, axes, shapes)
 
     def one(path, names, array):
         factor = _branch(transfer, r, path)
         if kind(names) == "hidden" and any(part.key == "time" for part in path):
-            return factor / math.sqrt(m)  # the embedding of time is drawn with a fixed spread
+            return factor / math.sqrt(m)  # time's embedding has a fixed initial spread
         if kind(names) == "input" and XAVIER & set(names):  # both fans count the window, if any
             fan_in, fan_out = (array.shape[group[-1]] for group in groups(names))
             return factor * math.sqrt((fan_in + fan_out) / (fan_in + fan_out / m))
@@ -122,7 +122,7 @@ def init_multipliers(transfer: Transfer, axes: Any, shapes: Any) -> Any:
 
 
 def rate_multipliers(transfer: Transfer, axes: Any, shapes: Any, powers: Any = 1.0) -> Any:
-    """What to multiply each parameter's rate by.
+    """The factor of each parameter's rate.
 
     ``powers``: of ``1 / m`` for hidden and output parameters, one for all or a tree of them: 1 for
     Adam's updates, 0.5 for Muon's of a fixed root mean square, 0 for Muon's own.
@@ -151,7 +151,7 @@ def of_section(optimizer: Mapping[str, Any]) -> Transfer:
 
 
 def scale_init(transfer: Transfer, axes: Any, params: Params) -> Params:
-    """Initial parameters in the new parametrisation."""
+    """Initial parameters in this parametrisation."""
     if not transfer:
         return params
     factors = init_multipliers(transfer, axes, params)
@@ -159,9 +159,9 @@ def scale_init(transfer: Transfer, axes: Any, params: Params) -> Params:
 
 
 def scale_rates(transfer: Transfer, axes: Any, powers: Any = 1.0) -> optax.GradientTransformation:
-    """Updates times ``rate_multipliers``, to stand between an optimizer's direction and its decay.
+    """Multiply updates by ``rate_multipliers``, between an optimizer's direction and its decay.
 
-    So weight decay stays what it is: the rate times the decay, at every width.
+    Weight decay so remains the rate times the decay at every width.
     """
 
     def update(updates, state, params=None):

@@ -1,9 +1,10 @@
-"""One run, one directory: its lock, its config, and what may change when it goes on.
+"""The directory of a run: its lock, its config, and which settings may change on resume.
 
-``config.json`` holds the resolved config of the run. Its keys are *identity*, what is computed, or
-*operational*, how: on which mesh, with which kernels, how often it is saved. A directory of a run with
-another identity is refused, with the keys that differ. What is operational may change from one start to
-the next, and so may ``steps`` where the schedule does not depend on it.
+``config.json`` holds the resolved config of the run. A key belongs either to its *identity* (what is
+computed) or is *operational* (how: on which mesh, with which kernels, how often it is saved). The
+directory of a run with another identity is refused, and the error lists the keys that differ.
+Operational keys may change from one start to the next, and so may ``steps`` if the schedule does not
+depend on it.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from dit.types import OutsideError, UserError
 
 log = logging.getLogger(__name__)
 
-OPERATIONAL = (  # sections, and keys of others: results are the same but for rounding
+OPERATIONAL = (  # sections and single keys that change results by rounding at most
     *("log", "samples", "checkpoint", "loader", "mesh"),
     *("model.remat", "model.unroll", "model.attention"),
     *("optimizer.accumulate", "optimizer.skip"),
 )
-Changes = dict[str, list[Any]]  # key: what it was, and what it is
+Changes = dict[str, list[Any]]  # key -> (old value, new value)
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A config (a mapping or a ConfigDict) as it reads back from JSON: dicts, lists, numbers."""
+    """A config (a mapping or a ConfigDict) as JSON would return it: dicts, lists, numbers."""
     return json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
 
 
@@ -41,12 +42,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
     before, after = _flat(old), _flat(new)
     missing = "(not there)"
     pairs = {k: [before.get(k, missing), after.get(k, missing)] for k in sorted({*before, *after})}
-    none = (None, missing)  # a key of a later version, which says nothing
+    none = (None, missing)  # a key of a later version, which has no effect
     return {k: p for k, p in pairs.items() if p[0] != p[1] and not (p[0] in none and p[1] in none)}
 
 
 def is_operational(key: str, config: Mapping[str, Any]) -> bool:
-    """Whether a run of ``config`` may go on with another value of ``key``."""
+    """Whether a run of ``config`` may resume with another value of ``key``."""
     if key == "steps":
         return not depends_on_steps(config["schedule"]["name"])
     return any(f"{key}.".startswith(f"{free}.") for free in OPERATIONAL)
@@ -60,7 +61,7 @@ def tell(changes: Changes) -> str:
 def check_same(
     old: Mapping[str, Any], new: Mapping[str, Any], where: str, allowed: Collection[str] = ()
 ) -> Changes:
-    """What differs in a config from the one that made ``where``.
+    """How a config differs from the one that made ``where``.
 
     Raises UserError naming the keys that are neither operational nor ``allowed``.
     """
@@ -78,11 +79,10 @@ def check_same(
 def write_config(
     workdir: storage.Place, config: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> None:
-    """Keep ``config`` as ``workdir/config.json``; UserError if another run's is there.
+    """Write ``config`` to ``workdir/config.json``; UserError if the config of another run is there.
 
-    What is operational, or ``allowed``, may differ.
-
-    A run that never came to log or save anything leaves nothing to mix up: its config is replaced.
+    Operational and ``allowed`` keys may differ. The config of a run that has neither logged nor saved
+    anything is replaced, as there is nothing to mix up.
     """
     file = workdir / "config.json"
     saved = [*workdir.glob("checkpoints/[0-9]*")]
@@ -100,7 +100,7 @@ def write_config(
 
 
 def read_config(workdir: str | storage.Place) -> dict[str, Any]:
-    """The config of the run in ``workdir``; UserError if there is none, or it cannot be read."""
+    """The config of the run in ``workdir``; UserError if it is missing or unreadable."""
     file = storage.workdir(workdir) / "config.json"
     if not file.is_file():
         raise UserError(f"no run in {workdir}: there is no {file.name}. Train one there first")
@@ -117,10 +117,10 @@ def read_config(workdir: str | storage.Place) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def lock(workdir: storage.Place) -> Iterator[Callable[[], None]]:
-    """Hold ``workdir`` for one job; UserError if another one has it. A dead job holds nothing.
+    """Hold ``workdir`` for one job; UserError if another job holds it. A dead job holds nothing.
 
-    What it yields raises UserError once the workdir is no longer held, which can only happen to one
-    in a bucket (see ``storage.lease``): to be called before anything is written.
+    It yields a function to call before anything is written. That raises UserError once the workdir is no
+    longer held, which can only happen in a bucket (see ``storage.lease``).
     """
     if isinstance(workdir, storage.BucketPath):
         with lease.hold(workdir / ".lock") as held:

@@ -199,7 +199,7 @@ def test_what_could_not_be_sent_is_kept(bucket, server, monkeypatch):
     files = growing.Growing(bucket / "run")
     (files.folder / "log").write_text("one\n")
     monkeypatch.setattr(server, "status", 403)
-    with pytest.raises(storage.StorageError, match="what was not sent lies in") as caught:
+    with pytest.raises(storage.StorageError, match="what was not sent is in") as caught:
         files.close()
     folder = pathlib.Path(str(caught.value).rpartition(" ")[2])
     assert (folder / "log").read_text() == "one\n"

@@ -167,7 +167,7 @@ def test_when_none_is_sound_nothing_is_lost_and_nothing_starts(made, run):
     for step in (2, 4):
         flip_bits_of_data(run, step)
     for _ in range(2):  # the second time, too: not a fresh start in silence
-        with pytest.raises(UserError, match="no sound checkpoint"):
+        with pytest.raises(UserError, match="no intact checkpoint"):
             restore(made, run)
     assert sorted(p.name for p in (run / "damaged").iterdir()) == ["2-0", "4-0"]
 

@@ -1,7 +1,8 @@
 """Optimizers, one a file; ``build(**kwargs) -> make``, and ``make(schedule, axes)`` is Optax's.
 
-``axes`` is the tree of logical axis names of the parameters. It says what a number of dimensions cannot:
-``("layers", "mlp")`` is a stack of biases, ``("layers", "embed", "mlp")`` one of matrices.
+``axes`` is the tree of logical axis names of the parameters. It tells apart what the number of
+dimensions cannot: ``("layers", "mlp")`` is a stack of biases, ``("layers", "embed", "mlp")`` a stack of
+matrices.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Make = Callable[[optax.Schedule, Any], optax.GradientTransformation]
 
 
 def groups(axes: Axes) -> list[tuple[int, ...]]:
-    """The dimensions of one matrix or vector: a parameter may hold a stack of them.
+    """The dimensions of one matrix or vector, of which a parameter may hold a stack.
 
     ``layers`` and None (query, key and value in one array) stack; ``heads`` and ``head_dim`` side by
     side are one axis, and so is the window of a convolution with the channels that it reads.
@@ -36,10 +37,10 @@ def groups(axes: Axes) -> list[tuple[int, ...]]:
 
 
 def is_matrix(axes: Axes) -> bool:
-    """Whether a parameter is a linear map, or a stack of them: no bias, norm, or embedding table."""
+    """Whether a parameter is a linear map or a stack of them, not a bias, norm or embedding table."""
     return len(groups(axes)) >= 2 and "classes" not in axes
 
 
 def decayed(axes: Any) -> Any:
-    """The weight-decay mask over a tree of axes: true for linear maps and for nothing else."""
+    """The weight-decay mask over a tree of axes: true for linear maps only."""
     return jax.tree.map(is_matrix, axes, is_leaf=is_axes)

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov & Hutter 2019): Adam with weight decay apart from the gradient, times the rate."""
+"""AdamW (Loshchilov & Hutter 2019): Adam with decoupled weight decay, multiplied by the rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def build(
 ) -> Make:
     """Matrices decay; see ``decayed``. The defaults are the original DiT's.
 
-    ``mup_base_width``, ``mup_base_depth``: the sizes that the rate was tuned at (``training.transfer``).
+    ``mup_base_width``, ``mup_base_depth``: the sizes at which the rate was tuned
+    (``training.transfer``).
     """
     transfer = Transfer(mup_base_width, mup_base_depth, mup_depth_power)
 

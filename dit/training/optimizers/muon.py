@@ -1,8 +1,8 @@
 """Muon for the matrices inside the layers, AdamW for all the rest (Jordan et al. 2024).
 
-Each matrix's momentum is orthogonalised by five Newton-Schulz steps (every layer of a stack on its own,
-and so are query, key and value), and scaled by ``0.2 sqrt(max(fan_in, fan_out))`` to the size of an
-AdamW update (Liu et al. 2025, eq. 4), so that one learning rate and one weight decay serve both.
+The momentum of each matrix is orthogonalised by five Newton-Schulz steps (separately for each layer of a
+stack, and for query, key and value) and scaled by ``0.2 sqrt(max(fan_in, fan_out))`` to the size of an
+AdamW update (Liu et al. 2025, eq. 4), so that one learning rate and one weight decay suit both.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def build(
 ) -> Make:
     """``rms``: the root mean square of an update in units of the rate, or None for Muon's own scale.
 
-    ``betas``, ``eps``: of the AdamW that serves embeddings, vectors and the first and last layers.
-    ``mup_base_width``, ``mup_base_depth``: the sizes that the rate was tuned at (``training.transfer``).
+    ``betas``, ``eps``: of the AdamW for embeddings, vectors and the first and last layers.
+    ``mup_base_width``, ``mup_base_depth``: the sizes at which the rate was tuned
+    (``training.transfer``).
     """
     transfer = Transfer(mup_base_width, mup_base_depth, mup_depth_power)
 
@@ -53,13 +54,13 @@ def build(
             muon_weight_dimension_numbers=each(matrix_dimensions),
             consistent_rms=rms,
         )
-        # Optax's Muon would give its Nesterov momentum to the others too: not AdamW, but NAdam.
+        # Optax's Muon would use Nesterov momentum for the others too, which is NAdam and not AdamW.
         others = optax.chain(optax.scale_by_adam(*betas, eps), optax.scale(-1.0))
         return optax.chain(
             optax.partition({"muon": matrices, "adamw": others}, labels),
             *([scale_rates(transfer, axes, powers)] if transfer else []),
-            # Muon's partition hands a mask for the whole tree to a part of it, so decay comes here:
-            # what arrives is minus the direction of descent.
+            # Muon's partition passes a mask of the whole tree to a part of it, so decay is added here:
+            # the updates that arrive are minus the direction of descent.
             optax.add_decayed_weights(-weight_decay, mask),
             optax.scale_by_schedule(schedule),
         )
@@ -68,7 +69,7 @@ def build(
 
 
 def matrix_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
-    """Input and output axes of the matrices of a layer; None for a parameter that Muon leaves alone."""
+    """Input and output axes of a layer's matrices; None for parameters that Muon does not update."""
     if "layers" not in axes or not is_matrix(axes) or len(groups(axes)) > 2:
         return None
     return MuonDimensionNumbers(*groups(axes))

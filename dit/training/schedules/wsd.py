@@ -1,6 +1,6 @@
 """Warm-up, stable, decay: linear up, flat, then down to ``final`` (Hu et al. 2024).
 
-The ``sqrt`` shape of the way down is Hagele et al. 2024, section 3.
+The ``sqrt`` shape of the decay is that of Hagele et al. 2024, section 3.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def build(
     shape: Literal["linear", "sqrt"] = "sqrt",
     final: Fraction = 0.0,
 ) -> optax.Schedule:
-    """``decay``: the fraction of the steps spent going down, as ``1 - x`` or ``1 - sqrt(x)``.
+    """``decay``: the fraction of the steps in which the rate falls, as ``1 - x`` or ``1 - sqrt(x)``.
 
-    Raises UserError for a ``decay`` outside (0, 1], or too long to follow the warm-up.
+    Raises UserError for a ``decay`` outside (0, 1], or one that overlaps with the warm-up.
     """
     check_warmup(warmup, steps)
     length = decay * steps
