@@ -1,6 +1,5 @@
 """Data of several shapes through the commands: sampled, compared and accounted for by shape."""
 
-import dataclasses
 import json
 
 import jax
@@ -12,6 +11,9 @@ from dit import evaluate, experiment, media, rng, sample, train
 from dit.evaluate import held_out_loss
 from dit.parallel import topology
 from dit.preflight import buckets, programs
+from dit.preflight.report import Report
+from dit.scaling.ablate import cost_of
+from dit.scaling.costs import one_shape
 from dit.scaling.flops import training_flops
 from dit.training.feed import bucket_shapes
 from dit.types import UserError
@@ -114,24 +116,20 @@ def test_the_held_out_loss_is_the_mean_over_examples_of_all_shapes(run):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """Stands for a report."""
-
-    shape: tuple
-    batch: int
-    what: str = "train step"
-    share: float = 1.0
-
-
-def found(made, where):
-    batches = made.batches()
-    return Found(made.shape, bucket_shapes(batches)[0]["x"].size)
+def stand_in(made, where):
+    """A report that says of what it is by its sizes, without compiling anything."""
+    size = bucket_shapes(made.batches())[0]["x"].size
+    numbers = dict.fromkeys(
+        ("devices", "chips", "images", "steps", "model_flops", "program_flops"), 1
+    )
+    given = {"mesh": {}, "advice": [], "expected_sizes": frozenset(), "memory": {}, "within": {}}
+    texts = {"what": "train step", "topology": "cpu", "remat": "none"}
+    return Report(**numbers, **given, **texts, tokens=size, peak_flops=None, hbm=None, fits=True)
 
 
 @pytest.mark.parametrize(
     "step",
-    [found, pytest.param(programs.train_step, marks=pytest.mark.slow)],
+    [stand_in, pytest.param(programs.train_step, marks=pytest.mark.slow)],
     ids=["quick", "real"],
 )
 def test_the_step_of_each_shape_is_reported_the_largest_first(run, monkeypatch, step):
@@ -143,9 +141,14 @@ def test_the_step_of_each_shape_is_reported_the_largest_first(run, monkeypatch, 
         "train step of 1x12x12",
     ]
     assert [r.share for r in reports] == [0.25, 0.25, 0.5]
-    if step is found:
-        assert [r.batch / 8 for r in reports] == [288, 192, 144]
-        assert [r.shape for r in reports] == [run[0].shapes[i] for i in (2, 1, 0)]
+    if step is stand_in:
+        assert [r.tokens / 8 for r in reports] == [288, 192, 144]
+
+
+def test_scaling_laws_are_of_one_shape(run):
+    assert one_shape(run[0].bucket(1)) == (1, 12, 16, 1)
+    with pytest.raises(UserError, match=r"got examples of 3 shapes"):
+        cost_of(run[0])
 
 
 def test_hours_are_those_of_the_mean_step(run):
