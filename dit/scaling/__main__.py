@@ -17,6 +17,7 @@ import jax
 
 from dit import cli, experiment, storage
 from dit.scaling import ladder, plan, plan_file, report, run
+from dit.scaling.costs import one_shape
 from dit.scaling.evaluate import check_weights
 from dit.scaling.surface import METHODS
 from dit.training.workdir import plain
@@ -178,7 +179,7 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
     if made.num_classes is not None:
         model["num_classes"] = made.num_classes
     sizes = ladder.ladder(
-        made.shape,
+        one_shape(made),
         smallest=args.smallest,
         largest=args.largest,
         count=args.sizes,

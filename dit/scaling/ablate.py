@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from dit.config import fingerprint, suggest
-from dit.scaling.costs import Costs, costs
+from dit.scaling.costs import Costs, costs, one_shape
 from dit.scaling.evaluate import (
     Evaluator,
     check_evaluation,
@@ -122,7 +122,7 @@ def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def cost_of(made: Any) -> Costs:
     """What the model of an experiment costs on its data."""
-    return costs(made.model, made.shape, level=made.level)
+    return costs(made.model, one_shape(made), level=made.level)
 
 
 class _Arm:

@@ -8,12 +8,14 @@ counts them once for every token.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 
 from dit import models, rng
 from dit.models import Network
 from dit.scaling.flops import forward_parts
+from dit.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,16 @@ class Costs:
     tokens: int
     forward: int
     training: int
+
+
+def one_shape(made: Any) -> tuple[int, ...]:
+    """The shape of the examples of an experiment; UserError where they have several."""
+    if len(made.shapes) > 1:
+        raise UserError(
+            f"got examples of {len(made.shapes)} shapes; expected one, as budgets are counted in what "
+            "an example costs: take a single source for this"
+        )
+    return made.shape
 
 
 def costs(

@@ -1,11 +1,12 @@
 """One process of a job, for ``multihost_job.py``: the real loop on the very small model.
 
 Usage: multihost_worker.py WORKDIR JSON, with DIT_COORDINATOR and the rest in the environment. The JSON
-holds ``config`` (changes to the config), ``workers`` (of the loader) and what goes wrong: ``fault`` (a
-signal's name, ``raise`` or ``loader``, a signal to a process that reads data) and ``at``: the number of
-a batch, ``compile``, ``draw``, or ``write`` or ``commit`` of the checkpoint of step 10. Or it holds
-what this process ``says`` to the others, one number a call, instead of training; the workdir
-``elsewhere`` that this process is given; a step whose checkpoint is ``unreadable`` to it.
+holds ``config`` (changes to the config), ``workers`` (of the loader), ``mixed`` (true for examples of
+several shapes) and what goes wrong: ``fault`` (a signal's name, ``raise`` or ``loader``, a signal to a
+process that reads data) and ``at``: the number of a batch, ``compile``, ``draw``, or ``write`` or
+``commit`` of the checkpoint of step 10. Or it holds what this process ``says`` to the others, one
+number a call, instead of training; the workdir ``elsewhere`` that this process is given; a step whose
+checkpoint is ``unreadable`` to it.
 """
 
 import contextlib
@@ -71,6 +72,7 @@ def main(workdir: pathlib.Path, given: dict) -> None:
     import jax
     import jax.numpy as jnp
     import training_fake as fake
+    import training_mixed as mixed
     import training_tiny as tiny
 
     from dit.training import checkpoint, loop
@@ -83,7 +85,8 @@ def main(workdir: pathlib.Path, given: dict) -> None:
         return
 
     fault = Fault(workdir, given.get("fault"), given.get("at"))
-    batches = tiny.batches(workers=given.get("workers", 0))
+    model, data = (mixed.MODEL, mixed) if given.get("mixed") else (tiny, tiny)
+    batches = data.batches(size=16, workers=given.get("workers", 0))
     kind, program = type(batches), loop.program
 
     class Read(kind):
@@ -142,7 +145,7 @@ def main(workdir: pathlib.Path, given: dict) -> None:
     if fault.at in RENAMED:
         sys.addaudithook(fault.audit)
     with multihost.guard(workdir):
-        made = fake.Experiment(tiny, given.get("config"))
+        made = fake.Experiment(model, given.get("config"))
         outcome = loop.train(made, workdir, batches=batches, draw=draw, progress=False)
         digest = fingerprints(outcome.state)
     said = {"step": outcome.step, "stopped": outcome.stopped, "digest": digest}

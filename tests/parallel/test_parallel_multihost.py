@@ -67,6 +67,14 @@ def test_the_final_state_is_that_of_a_run_that_never_changed_its_processes(two, 
     assert straight.outcomes()["digest"] == changed["digest"]
 
 
+def test_examples_of_several_shapes_go_on_on_another_number_of_processes(tmp_path):
+    """In the middle of an epoch of each; the losses are those of a single process."""
+    for workdir, count, last in (("one", 1, 12), ("many", 2, 7), ("many", 1, 9), ("many", 4, 12)):
+        given = {"mixed": True, "config": {"steps": last, "mesh": DP}}
+        Job(tmp_path / workdir, count, **given).outcomes()
+    np.testing.assert_allclose(losses(tmp_path / "many"), losses(tmp_path / "one"), rtol=1e-5)
+
+
 def test_what_one_process_says_all_hear_so_many_calls_later(tmp_path):
     job = Job(tmp_path, 2, odd={"says": [0, 15, 0, 2, 0]}, says=[0, 0, 9, 0, 0])
     status, errors = job.wait()
