@@ -83,6 +83,29 @@ class Experiment:
             )
         return source
 
+    @functools.cached_property
+    def conditions(self) -> tuple[str, ...]:
+        """What the model is conditioned on besides labels: names of ``Cond``'s fields."""
+        return tuple(name for name in models.conditions(self.model, self.shape) if name != "label")
+
+    def held_out_conditions(self, num: int) -> dict[str, np.ndarray]:
+        """Those of the first ``num`` held-out examples, which begin anew where there are fewer.
+
+        Raises UserError where the data do not have them.
+        """
+        if not self.conditions:
+            return {}
+        split = self.source.held_out
+        rows = [split[i % len(split)] for i in range(num)]
+        missing = [name for name in self.conditions if name not in rows[0]]
+        if missing:
+            raise UserError(
+                f"the model takes {', '.join(missing)}, and the examples of the data have only "
+                f"{', '.join(rows[0])}: take other data, or another model"
+            )
+        names = {*self.conditions, "context_mask"} & rows[0].keys()
+        return {name: np.stack([row[name] for row in rows]) for name in sorted(names)}
+
     @property
     def remat(self) -> str | None:
         """The network's remat policy; None for a network that has no such choice."""

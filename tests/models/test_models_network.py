@@ -124,7 +124,9 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(name):
     step = jax.jit(split, in_shardings=(where, rows, rows, rows), out_shardings=(whole, where))
     got, grads = step(jax.device_put(params, where), *jax.device_put((x, t, cond), rows))
     assert float(got) == pytest.approx(float(want), rel=1e-5)
-    least = 1e-7 * max(np.linalg.norm(b) for b in jax.tree.leaves(want_grads))  # zero but for rounding
+    least = 1e-7 * max(
+        np.linalg.norm(b) for b in jax.tree.leaves(want_grads)
+    )  # zero but for rounding
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(want_grads), strict=True):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + least
 
