@@ -239,7 +239,7 @@ class Sampler:
         else:
             x = initial_noise(keys, made.shape, path)
         if recipe.known == "clean":
-            clean = whole_patches(batch["mask"], models.cell(made.model))
+            clean = whole_patches(batch["mask"], made.model.cell())
             grid, x = reveal(grid, x, known, clean)
         denoise = denoiser(made.process, made.apply_fn, params, cond)
         if self._rules.autoguided:

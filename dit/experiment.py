@@ -27,6 +27,7 @@ from dit.objectives.constant import Constant, Moments, best_constant
 from dit.sections import PLAIN, ROOMS, complete, override, precision
 from dit.training.learning import moments
 from dit.training.transfer import of_section, scale_init
+from dit.training.workdir import of_today
 from dit.types import ApplyFn, Key, Params, UserError
 
 
@@ -191,7 +192,7 @@ def build(
     ``example``: that of a run, from its checkpoint. Without it the data are looked at; with it they
     need not be there.
     """
-    config = complete(config)
+    config = complete(config if example is None else of_today(config))
     section = functools.partial(_section, config)
     source = None
     if example is None:

@@ -22,16 +22,17 @@ from dit.config import call
 from dit.data.npy import npz_names, read_npz
 from dit.data.source import check_finite, digest
 from dit.draw import (
+    Recipe,
     Sampler,
     load_experiment,
     load_params,
     recipe_from,
+    rules,
     stamped,
 )
 from dit.experiment import Experiment
 from dit.parallel import multihost
 from dit.parallel.mesh import OPTION
-from dit.recipe import Recipe, rules
 from dit.types import Count, Seed, Share, UserError, Whole
 
 

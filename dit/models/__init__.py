@@ -21,7 +21,6 @@ from dit.types import ApplyFn, Cond, Key, Params
 __all__ = [
     "Network",
     "apply_fn",
-    "cell",
     "check_labels",
     "conditions",
     "count_params",
@@ -45,11 +44,6 @@ def conditions(model: Network, shape: tuple[int, ...]) -> list[str]:
     """What the model must be given: names of ``Cond``'s fields, for data of ``(f, h, w, c)``."""
     fields = jax.eval_shape(lambda: vars(model.example(shape)[2]))
     return [name for name, value in fields.items() if value is not None]
-
-
-def cell(model: Network) -> tuple[int, int, int]:
-    """What of the data has one noise level at least: a patch of (frames, height, width), or a number."""
-    return getattr(model, "patch", (1, 1, 1))
 
 
 def apply_fn(model: Network) -> ApplyFn:

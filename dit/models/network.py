@@ -36,8 +36,23 @@ class Network(nn.Module):
     of modules that see a sample once and not at every position.
     """
 
-    no_input_gradient: ClassVar[tuple[str, ...]] = ("embed", "time/in")
-    once: ClassVar[tuple[str, ...]] = ("time", "label", "context", "modulation", "kv")
+    no_input_gradient: ClassVar[tuple[str, ...]] = (
+        "embed",
+        "concat",
+        "time/in",
+        "r/in",
+        "guidance/in",
+    )
+    once: ClassVar[tuple[str, ...]] = (
+        "time",
+        "label",
+        "context",
+        "pooled",
+        "r",
+        "guidance",
+        "modulation",
+        "kv",
+    )
 
     def __init_subclass__(cls, **kwargs):
         for name in QUESTIONS & vars(cls).keys():  # answered from the description alone
@@ -60,11 +75,12 @@ class Network(nn.Module):
         """
         return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond()
 
-    def macs(self, shape: Shape, context_len: int = 0, t_per_frame: bool = False) -> dict[str, int]:
+    def macs(self, shape: Shape, context_len: int = 0, level: str = "sample") -> dict[str, int]:
         """Multiply-adds of one sample's forward pass, by part: exact, of products and convolutions.
 
-        ``context_len``: tokens of context, for a network that takes one; ``t_per_frame``: time has
-        shape ``(b, f)``. A convolution counts its padding, as the program does.
+        ``context_len``: tokens of context, for a network that takes one; ``level``: what has a time
+        of its own (see ``objectives/denoise.py``). A convolution counts its padding, as the program
+        does.
         """
         raise NotImplementedError
 

@@ -27,7 +27,7 @@ class Transformer(Network):
             "r": jnp.zeros((1,)) if self.second_time else None,
             "guidance": jnp.zeros((1,)) if self.guidance_input else None,
             "concat": jnp.zeros((1, *shape[:3], self.concat_channels))
-            if self.concat_channels
+            if self.concat_channels is not None
             else None,
         }
         return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(**cond)
@@ -36,12 +36,12 @@ class Transformer(Network):
         """A patch."""
         return self.patch
 
-    def macs(self, shape: Shape, context_len: int = 0, t_per_frame: bool = False) -> dict[str, int]:
+    def macs(self, shape: Shape, context_len: int = 0, level: str = "sample") -> dict[str, int]:
         """See ``Network``; the blocks' parts are of all layers together."""
         d, n, block = self.width, self.tokens(shape), make_block(self)
         pixels = math.prod(self.patch)
-        times = shape[0] if t_per_frame else 1
-        rows = times // self.patch[0] if t_per_frame else 1
+        times = {"sample": 1, "frame": shape[0], "token": n}[level]
+        rows = times // self.patch[0] if level == "frame" else times
         context = context_len if self.context_dim is not None else 0
         m = 1 + (self.num_classes is not None) + context
         macs = {
@@ -50,6 +50,14 @@ class Transformer(Network):
             "time/out": times * d * d,
             "final": n * d * pixels * self.out_channels,
         }
+        if self.second_time:
+            macs |= {"r/in": times * FREQUENCIES * d, "r/out": times * d * d}
+        if self.guidance_input:
+            macs |= {"guidance/in": FREQUENCIES * d, "guidance/out": d * d}
+        if self.pooled_dim is not None:
+            macs |= {"pooled/in": self.pooled_dim * d, "pooled/out": d * d}
+        if self.concat_channels is not None:
+            macs["concat"] = n * pixels * self.concat_channels * d
         if context:
             macs["context"] = (1 if block.uses == "vector" else context) * self.context_dim * d
         if block.uses == "vector":

@@ -104,6 +104,7 @@ class UNet(Network):
             ("label", self.num_classes, cond.label),
             ("context", self.context_dim, cond.context),
             ("concat", self.concat_channels or None, cond.concat),
+            *((name, None, getattr(cond, name)) for name in ("pooled", "r", "guidance")),
         ):
             if (wanted is None) != (given is None):
                 got = "none" if given is None else f"one of shape {given.shape}"
@@ -145,9 +146,9 @@ class UNet(Network):
         )
         return jnp.zeros((1, *shape)), jnp.zeros((1,)), cond
 
-    def macs(self, shape: Shape, context_len: int = 0, t_per_frame: bool = False) -> dict[str, int]:
+    def macs(self, shape: Shape, context_len: int = 0, level: str = "sample") -> dict[str, int]:
         """See ``Network``; the layers' parts are of all layers together."""
-        rows, channels = shape[0] if t_per_frame else 1, EMBEDDING * self.width
+        rows, channels = shape[0] if level == "frame" else 1, EMBEDDING * self.width
         pixels = 9 * math.prod(shape[:3]) * self.width
         macs = {
             "embed": pixels * (self.in_channels + self.concat_channels),

@@ -17,6 +17,7 @@ import jax
 
 from dit import cli, experiment, storage
 from dit.scaling import ladder, plan, plan_file, report, run
+from dit.scaling.costs import level_of
 from dit.scaling.evaluate import check_weights
 from dit.scaling.surface import METHODS
 from dit.training.workdir import plain
@@ -187,7 +188,7 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         slack=args.slack,
         least_depth=args.least_depth,
         by=args.by,
-        t_per_frame=config.objective.to_dict().get("level") == "frame",
+        level=level_of(config.objective.to_dict()),
         network=network,
         **model,
     )

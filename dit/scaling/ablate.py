@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from dit.config import fingerprint, suggest
-from dit.scaling.costs import Costs, costs
+from dit.scaling.costs import Costs, costs, level_of
 from dit.scaling.evaluate import (
     Evaluator,
     check_evaluation,
@@ -120,8 +120,8 @@ def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def cost_of(made: Any) -> Costs:
     """What the model of an experiment costs on its data."""
-    per_frame = made.config.objective.to_dict().get("level") == "frame"
-    return costs(made.model, made.shape, t_per_frame=per_frame)
+    level = level_of(made.config.objective.to_dict())
+    return costs(made.model, made.shape, level=level)
 
 
 class _Arm:

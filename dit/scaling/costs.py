@@ -8,6 +8,8 @@ counts them once for every token.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -31,7 +33,7 @@ class Costs:
 
 
 def costs(
-    model: Network, shape: tuple[int, ...], context_len: int = 0, t_per_frame: bool = False
+    model: Network, shape: tuple[int, ...], context_len: int = 0, level: str = "sample"
 ) -> Costs:
     """The costs of ``model`` on data of ``shape = (f, h, w, c)``; arguments as of ``forward_parts``.
 
@@ -43,7 +45,12 @@ def costs(
     for path, p in jax.tree_util.tree_leaves_with_path(shapes):
         total += p.size
         per_token += 0 if any(part.key in model.once for part in path) else p.size
-    parts = forward_parts(model, shape, context_len, t_per_frame)
+    parts = forward_parts(model, shape, context_len, level)
     forward = sum(parts.values())
     unneeded = sum(parts.get(part, 0) for part in model.no_input_gradient)
     return Costs(total, per_token, model.tokens(shape), forward, 3 * forward - unneeded)
+
+
+def level_of(objective: Mapping[str, Any]) -> str:
+    """What has a time of its own under the settings of an objective: tokens, where some are known."""
+    return "token" if objective.get("known") else objective.get("level", "sample")

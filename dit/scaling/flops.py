@@ -11,29 +11,29 @@ from dit.models import Network
 
 
 def forward_parts(
-    model: Network, shape: tuple[int, ...], context_len: int = 0, t_per_frame: bool = False
+    model: Network, shape: tuple[int, ...], context_len: int = 0, level: str = "sample"
 ) -> dict[str, int]:
     """FLOPs of one sample's forward pass by part of the network.
 
     ``shape``: ``(f, h, w, c)``; ``context_len``: tokens of context, if the network takes one;
-    ``t_per_frame``: time has shape ``(b, f)``.
+    ``level``: what has a time of its own: a ``sample``, a ``frame`` or a ``token``.
     """
-    macs = model.macs(shape, context_len, t_per_frame)
+    macs = model.macs(shape, context_len, level)
     return {part: 2 * count for part, count in macs.items()}
 
 
 def forward_flops(
-    model: Network, shape: tuple[int, ...], context_len: int = 0, t_per_frame: bool = False
+    model: Network, shape: tuple[int, ...], context_len: int = 0, level: str = "sample"
 ) -> int:
     """FLOPs of one sample's forward pass; arguments as of ``forward_parts``."""
-    return sum(forward_parts(model, shape, context_len, t_per_frame).values())
+    return sum(forward_parts(model, shape, context_len, level).values())
 
 
 def training_flops(
-    model: Network, shape: tuple[int, ...], context_len: int = 0, t_per_frame: bool = False
+    model: Network, shape: tuple[int, ...], context_len: int = 0, level: str = "sample"
 ) -> int:
     """FLOPs of training on one sample, as it is customary: three forward passes, no recomputation.
 
     ``costs`` has the exact count, lower by the gradients that nobody needs.
     """
-    return 3 * forward_flops(model, shape, context_len, t_per_frame)
+    return 3 * forward_flops(model, shape, context_len, level)

@@ -54,7 +54,7 @@ def ladder(
     least_depth: int = 1,
     by: str = "per_token",
     context_len: int = 0,
-    t_per_frame: bool = False,
+    level: str = "sample",
     network: str = "dit",
     **model,
 ) -> list[Size]:
@@ -82,7 +82,7 @@ def ladder(
         )
     model = {"in_channels": shape[-1], **model}
     model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}  # as from JSON
-    options = (tuple(shape), context_len, t_per_frame, network, tuple(sorted(model.items())))
+    options = (tuple(shape), context_len, level, network, tuple(sorted(model.items())))
     base, layer = _polynomials(by, head_dim, *options)
     candidates = []
     for heads in range(1, 10_000):
@@ -119,11 +119,11 @@ def ladder(
 
 
 @functools.cache
-def _costs(depth, width, heads, shape, context_len, t_per_frame, network, model) -> Costs:
+def _costs(depth, width, heads, shape, context_len, level, network, model) -> Costs:
     takes = config.keywords(config.builder("models", network))
     given = {"depth": depth, "width": width} | ({"heads": heads} if "heads" in takes else {})
     made = config.resolve("models", network, **given, **dict(model))
-    return costs(made, shape, context_len, t_per_frame)
+    return costs(made, shape, context_len, level)
 
 
 def _polynomials(by, head_dim, *options) -> tuple[np.poly1d, np.poly1d]:

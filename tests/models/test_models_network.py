@@ -96,7 +96,10 @@ def test_its_multiply_adds_are_those_of_the_program(name, shape, per_frame):
         x, t, cond = batch_of(model, 1, shape, per_frame)
         return models.apply_fn(model)(params, x, t, cond).sum()
 
-    found, params = costs(model, shape, t_per_frame=per_frame), abstract(model, shape)
+    found, params = (
+        costs(model, shape, level="frame" if per_frame else "sample"),
+        abstract(model, shape),
+    )
     assert found.forward == count_flops(total, params)
     assert found.training == count_flops(jax.grad(total), params)
     assert found.parameters == models.count_params(params)

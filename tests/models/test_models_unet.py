@@ -233,7 +233,7 @@ def test_macs_equal_those_of_the_program(f, t_per_frame, options):
     def total(params):
         return models.apply_fn(model)(params, x, t, cond).sum()
 
-    found = costs(model, shape, context, t_per_frame)
+    found = costs(model, shape, context, "frame" if t_per_frame else "sample")
     assert found.forward == count_flops(total, abstract(model, shape))
     assert found.training == count_flops(jax.grad(total), abstract(model, shape))
     assert found.parameters == models.count_params(abstract(model, shape))

@@ -10,6 +10,7 @@ from dit.scaling.flops import forward_flops, forward_parts, training_flops
 from dit.scaling.jaxpr_flops import count_flops
 from dit.types import Cond, UserError
 
+LEVELS = {"sample": 0, "frame": 1, "token": 3}
 PUBLISHED = {  # multiply-adds in 1e9 at 256 pixels, latents of 32x32x4 (Peebles & Xie 2023)
     "S/2": 6.06,
     "S/4": 1.41,
@@ -26,10 +27,10 @@ PUBLISHED = {  # multiply-adds in 1e9 at 256 pixels, latents of 32x32x4 (Peebles
 }
 
 
-@pytest.mark.parametrize("t_per_frame", [False, True])
+@pytest.mark.parametrize("level", ["sample", "frame", "token"])
 @pytest.mark.parametrize("context", [0, 3])
 @pytest.mark.parametrize("block", config.names("models.blocks"))
-def test_count_equals_the_products_in_the_program(block, context, t_per_frame):
+def test_count_equals_the_products_in_the_program(block, context, level):
     shape = (4, 6, 8, 3)
     model = config.resolve(
         "models",
@@ -42,23 +43,30 @@ def test_count_equals_the_products_in_the_program(block, context, t_per_frame):
         learn_sigma=True,
         num_classes=5,
         context_dim=7 if context else None,
+        **({"concat_channels": 2, "pooled_dim": 6} if context else {}),
+        second_time=context > 0,
+        guidance_input=context > 0,
         block=block,
         attention="xla",
         unroll=1,
     )
     params = jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
-    x, t = jnp.zeros((1, *shape)), jnp.zeros((1, 4) if t_per_frame else (1,))
+    x, t = jnp.zeros((1, *shape)), jnp.zeros((1, *shape[: LEVELS[level]]))
     cond = Cond(
         label=jnp.zeros((1,), int),
         context=jnp.zeros((1, context, 7)) if context else None,
+        pooled=jnp.zeros((1, 6)) if context else None,
+        r=t if context else None,
+        guidance=jnp.zeros((1,)) if context else None,
+        concat=jnp.zeros((1, *shape[:3], 2)) if context else None,
         drop=jnp.zeros((1,), bool),
     )
 
     def total(params):
         return models.apply_fn(model)(params, x, t, cond).sum()
 
-    found = costs(model, shape, context, t_per_frame)
-    assert found.forward == forward_flops(model, shape, context, t_per_frame)
+    found = costs(model, shape, context, level)
+    assert found.forward == forward_flops(model, shape, context, level)
     assert found.forward == count_flops(total, params)
     assert found.training == count_flops(jax.grad(total), params)
     assert found.parameters == models.count_params(params)

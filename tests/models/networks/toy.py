@@ -25,7 +25,7 @@ class Toy(Network):
         h = h * (1 + t.reshape(*t.shape, *(1,) * (h.ndim - t.ndim)))
         return conv(self.in_channels, "final", "mlp", "patch")(h)
 
-    def macs(self, shape, context_len=0, t_per_frame=False):
+    def macs(self, shape, context_len=0, level="sample"):
         f, h, w, c = shape
         return {
             "embed": f * h * w * 9 * c * self.width,
