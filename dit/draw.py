@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 import dit
 from dit import experiment, media, models, rng
-from dit.config import parse_spec, resolve
 from dit.diffusion.process import denoiser
 from dit.experiment import Experiment
 from dit.parallel import compiler, multihost
@@ -29,76 +28,15 @@ from dit.parallel.mesh import (
     replicated,
 )
 from dit.parallel.rules import in_force, shardings
+from dit.recipe import Recipe, rules
 from dit.sampling.denoisers import pair, paired
-from dit.sampling.edit import first_step, image_to_image, inpaint
-from dit.sampling.grids import GridFn
-from dit.sampling.guidance import Guidance
-from dit.sampling.nfe import check_countable, nfe
+from dit.sampling.edit import first_step, image_to_image, inpaint, reveal, whole_patches
+from dit.sampling.nfe import nfe
 from dit.sampling.sample import initial_noise, solve
-from dit.sampling.solver import Solver
 from dit.training.checkpoint import Restored, read_meta, restore_params
 from dit.types import Cond, Params, UserError
 
 AHEAD = 2  # batches under way at once
-RANGES = {"num": (0, 10**7), "steps": (1, 10**5), "batch": (1, 10**6)}
-
-
-def check_numbers(**given: int) -> None:
-    """Raise UserError for a number of samples, steps or samples at once that makes no sense."""
-    for name, value in given.items():
-        least, most = RANGES[name]
-        if not least <= value <= most:
-            raise UserError(
-                f"got {name}={value} for the samples; expected at least {least} and at most {most}"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """All that decides a set of samples, but for the parameters. Specs are ``name:key=value,...``.
-
-    ``labels`` is empty for a model without classes, which makes ``num`` samples. Sample i draws from
-    its own key, a function of ``seed`` and i; ``batch`` are made at once. ``strength``: how much of the
-    way to noise the data go that an edit starts from. Raises UserError for numbers out of range.
-    """
-
-    labels: tuple[int, ...] = ()
-    num: int = 0
-    seed: int = 0
-    solver: str = "heun"
-    grid: str = "uniform"
-    steps: int = 50
-    guidance: str = "1"
-    batch: int = 250
-    strength: float = 1.0
-
-    def __post_init__(self):
-        check_numbers(num=self.num, steps=self.steps, batch=self.batch)
-        rng.check_seed(self.seed)
-        first_step(self.steps, self.strength)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """What the specs of a recipe name; UserError for names and options that do not exist."""
-
-    solver: Solver
-    grid: GridFn
-    guidance: Guidance
-    autoguided: bool
-
-
-def rules(recipe: Recipe) -> Rules:
-    """The rules of a recipe, which say what is wrong with it before a model is there."""
-    spec = parse_spec(recipe.guidance, number="cfg:scale")
-    made = Rules(
-        resolve("sampling.solvers", **parse_spec(recipe.solver)),
-        resolve("sampling.grids", **parse_spec(recipe.grid)),
-        resolve("sampling.guidance", **spec),
-        spec["name"] == "autoguidance",
-    )
-    check_countable(made.solver, made.guidance)
-    return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +61,7 @@ class Sampler:
     """
 
     def __init__(self, made: Experiment, recipe: Recipe):
-        self.n = len(recipe.labels) or recipe.num
+        self.n = recipe.count
         if self.n < 1:
             raise UserError("nothing to sample; expected --labels, or a positive --num")
         if recipe.labels:
@@ -131,9 +69,18 @@ class Sampler:
         self.made, self.recipe, self._rules = made, recipe, rules(recipe)
         self._grid = self._rules.grid(made.process.path, recipe.steps)
         self._compiled: dict[Any, Any] = {}
+        objective = made.config.objective
+        if recipe.known == "clean" and not (
+            objective.get("known") or objective.get("level") == "token"
+        ):
+            raise UserError(
+                "got known='clean' for a model that was never trained with clean tokens beside noisy "
+                "ones (objective.level is not 'token' and objective.known is 0), so that what it makes "
+                "of them means nothing: give --known=noised"
+            )
         if self._rules.guidance.evaluations == 1 or self._rules.autoguided:
             return
-        if made.num_classes is None:
+        if made.num_classes is None and not {"context", "pooled"} & set(made.conditions):
             raise UserError(
                 f"got guidance {recipe.guidance!r} for a model without classes, which has nothing to be "
                 "guided towards: give --guidance=1, or autoguidance by a weaker model"
@@ -160,12 +107,11 @@ class Sampler:
         params: Params,
         *,
         weak: Params | None = None,
-        start: np.ndarray | None = None,
-        mask: np.ndarray | None = None,
+        **inputs: np.ndarray | None,
     ) -> Drawn:
         """Samples of ``params``, all at once in the host's memory; the rest is as for ``draw``."""
         parts: list[np.ndarray] = []
-        calls, seconds = self.draw(params, parts.append, weak=weak, start=start, mask=mask)
+        calls, seconds = self.draw(params, parts.append, weak=weak, **inputs)
         empty = np.zeros((0, *self.made.shape), np.uint8)
         return Drawn(np.concatenate(parts) if parts else empty, self.labels, calls, seconds)
 
@@ -175,30 +121,32 @@ class Sampler:
         put: Callable[[np.ndarray], None],
         *,
         weak: Params | None = None,
-        start: np.ndarray | None = None,
-        mask: np.ndarray | None = None,
+        **inputs: np.ndarray | None,
     ) -> tuple[int, float]:
         """Draw samples and hand them on, a batch at a time and in order: ``(nfe, seconds)``.
 
         ``put(samples)`` is called on process 0; at most two batches are under way. ``weak``:
-        parameters of the model that autoguidance steers away from. ``start``: data, ``n f h w c``,
-        to edit, noised to ``recipe.strength``; what is true in a ``mask`` like it is kept. ``seconds``
-        leave out compilation and ``put``. Raises UserError for inputs that do not fit together, and
-        for samples that are not finite.
+        parameters of the model that autoguidance steers away from. ``inputs``, with a row for each of
+        the n samples: ``start``, data ``n f h w c`` to edit, noised to ``recipe.strength``; what is
+        true in a ``mask`` like it is kept; and the conditions that the model takes besides labels, by
+        the names of ``Cond``'s fields. ``seconds`` leave out compilation and ``put``. Raises UserError
+        for inputs that do not fit together, and for samples that are not finite.
         """
         mesh = mesh_of(params)
-        self.check(weak is not None, start, mask)
-        parts = list(self._parts(start, mask, batch_shards(mesh) if mesh else 1))
-        key = (mesh, weak is None, start is None, mask is None)
+        given = {"label": self.labels, **inputs}
+        given = {k: v for k, v in given.items() if v is not None}
+        self.check(weak is not None, given)
+        parts = list(self._parts(batch_shards(mesh) if mesh else 1))
+        key = (mesh, weak is None, *sorted(given))
         if key not in self._compiled:
-            first = placed(self._batch(parts[0], start, mask), mesh)
+            first = placed(self._batch(parts[0], given), mesh)
             self._compiled[key] = self.jitted(mesh).lower(params, weak, first).compile()
         run, most = self._compiled[key], _under_way(mesh)
         under_way: collections.deque = collections.deque()
         calls, left, seconds, since = 0, self.n, 0.0, time.perf_counter()
         for ids in [*parts, *[None] * most]:
             if ids is not None:
-                under_way.append(run(params, weak, placed(self._batch(ids, start, mask), mesh)))
+                under_way.append(run(params, weak, placed(self._batch(ids, given), mesh)))
             if not under_way or (ids is not None and len(under_way) < most):
                 continue
             samples, finite, count = under_way.popleft()
@@ -213,42 +161,48 @@ class Sampler:
             if multihost.is_main():
                 put(samples)
             since = time.perf_counter()
-        return self._count(calls, start is not None), seconds
+        return self._count(calls, "start" in given), seconds
 
-    def check(self, weak: bool, start: np.ndarray | None, mask: np.ndarray | None) -> None:
-        """Raise UserError for inputs that do not fit together, or with the recipe."""
+    def check(self, weak: bool, given: Mapping[str, np.ndarray]) -> None:
+        """Raise UserError for inputs (as of ``draw``) that do not fit together, or with the recipe."""
         if self._rules.autoguided != weak:
             raise UserError(
                 "autoguidance steers away from a weaker model: give --guidance=autoguidance:scale=... "
                 f"and --weak=NAME together; got guidance {self.recipe.guidance!r}"
             )
-        if start is None and mask is not None:
+        if "start" not in given and "mask" in given:
             raise UserError("got a mask and nothing to keep under it; give --init too")
-        if start is None and self.recipe.strength != 1:
+        if "mask" not in given and self.recipe.known == "clean":
+            raise UserError("got known='clean' and no mask that says what; give --mask too")
+        if "start" not in given and self.recipe.strength != 1:
             raise UserError(
                 f"got strength={self.recipe.strength} and nothing to start from; give --init too"
             )
         expected = (self.n, *self.made.shape)
-        for name, given in (("start", start), ("mask", mask)):
-            if given is not None and given.shape != expected:
-                raise UserError(f"got a {name} of shape {given.shape}; expected {expected}")
-        if mask is not None and mask.dtype != bool:
-            raise UserError(f"got a mask of {mask.dtype}; expected truth values (bool)")
+        for name in {"start", "mask"} & given.keys():
+            if given[name].shape != expected:
+                raise UserError(f"got a {name} of shape {given[name].shape}; expected {expected}")
+        if "mask" in given and given["mask"].dtype != bool:
+            raise UserError(f"got a mask of {given['mask'].dtype}; expected truth values (bool)")
+        wanted, conditions = set(self.made.conditions), given.keys() - {"label", "start", "mask"}
+        if conditions - {"context_mask"} != wanted:
+            raise UserError(
+                f"got the conditions {sorted(conditions)}; the model takes {sorted(wanted)} besides "
+                "labels: give them in an .npz file, --cond"
+            )
+        for name in conditions:
+            if len(given[name]) != self.n:
+                raise UserError(f"got {len(given[name])} rows of {name} for {self.n} samples")
 
-    def _parts(
-        self, start: np.ndarray | None, mask: np.ndarray | None, shards: int
-    ) -> Iterator[np.ndarray]:
+    def _parts(self, shards: int) -> Iterator[np.ndarray]:
         """The ids of equal batches, a multiple of ``shards``; the last one repeats a sample."""
         size = -(-min(self.recipe.batch, self.n) // shards) * shards
         for first in range(0, self.n, size):
             yield np.minimum(np.arange(first, first + size), self.n - 1)
 
-    def _batch(
-        self, ids: np.ndarray, start: np.ndarray | None, mask: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
+    def _batch(self, ids: np.ndarray, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The sample ids and what belongs to each."""
-        data = {"labels": self.labels, "start": start, "mask": mask}
-        return {"id": ids, **{k: v[ids] for k, v in data.items() if v is not None}}
+        return {"id": ids, **{k: v[ids] for k, v in given.items()}}
 
     def jitted(self, mesh: Mesh | None) -> Any:
         """``run`` under jit, over the mesh: each device keeps the samples that it made."""
@@ -270,7 +224,7 @@ class Sampler:
         """Decoded samples, whether all are finite, and how often the denoiser was called for each.
 
         To be jitted. Pixels are uint8. ``batch``: ``id`` of the samples and, where they apply,
-        ``labels``, ``start`` and ``mask``.
+        ``start``, ``mask`` and conditions.
         """
         made, recipe, grid, path = self.made, self.recipe, self._grid, self.made.process.path
         guidance = self._rules.guidance
@@ -278,7 +232,15 @@ class Sampler:
             None if p is None else models.unstack(made.model, p) for p in (params, weak)
         )
         keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
-        cond = Cond(label=batch.get("labels"))
+        cond, start = Cond.of(batch), 0
+        if "start" in batch:
+            known = made.codec.encode(batch["start"])
+            x, start = image_to_image(keys, path, grid, known, recipe.strength)
+        else:
+            x = initial_noise(keys, made.shape, path)
+        if recipe.known == "clean":
+            clean = whole_patches(batch["mask"], made.model.cell())
+            grid, x = reveal(grid, x, known, clean)
         denoise = denoiser(made.process, made.apply_fn, params, cond)
         if self._rules.autoguided:
             weaker = denoiser(made.process, made.apply_fn, weak, cond)
@@ -286,14 +248,8 @@ class Sampler:
         elif guidance.evaluations != 1:
             both = paired(made.process, made.apply_fn, params, cond)
             denoise = guidance(both, path, grid)
-        start = 0
-        if "start" in batch:
-            known = made.codec.encode(batch["start"])
-            x, start = image_to_image(keys, path, grid, known, recipe.strength)
-            if "mask" in batch:
-                denoise = inpaint(denoise, known, batch["mask"])
-        else:
-            x = initial_noise(keys, made.shape, path)
+        if "mask" in batch:
+            denoise = inpaint(denoise, known, batch["mask"])
         solution = solve(keys, denoise, path, self._rules.solver, grid, x, start=start)
         decoded = made.codec.decode(solution.x_0)
         samples = media.to_uint8(decoded, made.codec) if made.codec.pixels else decoded

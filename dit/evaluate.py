@@ -164,7 +164,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         f"drawing {args.num} samples: {recipe.solver}, {recipe.steps} steps, {recipe.guidance}\n"
         f"judging them at {evaluation.size} pixels"
     )
-    drawn = sampler(restored.params)
+    drawn = sampler(restored.params, **made.held_out_conditions(args.num))
     if not multihost.is_main():
         return 0
     figures = evaluation(drawn.samples, drawn.labels)

@@ -27,6 +27,7 @@ from dit.objectives.constant import Constant, Moments, best_constant
 from dit.sections import PLAIN, ROOMS, complete, override, precision
 from dit.training.learning import moments
 from dit.training.transfer import of_section, scale_init
+from dit.training.workdir import of_today
 from dit.types import ApplyFn, Key, Params, UserError
 
 
@@ -83,10 +84,37 @@ class Experiment:
             )
         return source
 
+    @functools.cached_property
+    def conditions(self) -> tuple[str, ...]:
+        """What the model is conditioned on besides labels: names of ``Cond``'s fields."""
+        return tuple(name for name in models.conditions(self.model, self.shape) if name != "label")
+
+    def held_out_conditions(self, num: int) -> dict[str, np.ndarray]:
+        """Those of the first ``num`` held-out examples, which begin anew where there are fewer.
+
+        Raises UserError where the data do not have them.
+        """
+        if not self.conditions:
+            return {}
+        split = self.source.held_out
+        rows = [split[i % len(split)] for i in range(num)]
+        missing = [name for name in self.conditions if name not in rows[0]]
+        if missing:
+            raise UserError(
+                f"the model takes {', '.join(missing)}, and the examples of the data have only "
+                f"{', '.join(rows[0])}: take other data, or another model"
+            )
+        names = {*self.conditions, "context_mask"} & rows[0].keys()
+        return {name: np.stack([row[name] for row in rows]) for name in sorted(names)}
+
     @property
     def level(self) -> str:
-        """What has a noise level of its own in training: a ``sample``, ``frame`` or ``token``."""
-        return self.config.objective.get("level", "sample")
+        """What has a noise level of its own in training: a ``sample``, ``frame`` or ``token``.
+
+        Tokens do where some of them are known.
+        """
+        objective = self.config.objective
+        return "token" if objective.get("known") else objective.get("level", "sample")
 
     @property
     def remat(self) -> str | None:
@@ -173,7 +201,7 @@ def build(
     ``example``: that of a run, from its checkpoint. Without it the data are looked at; with it they
     need not be there.
     """
-    config = complete(config)
+    config = complete(config if example is None else of_today(config))
     section = functools.partial(_section, config)
     source = None
     if example is None:

@@ -19,8 +19,8 @@ import numpy as np
 
 from dit import cli, media, storage
 from dit.config import call
-from dit.data.npy import read_npz
-from dit.data.source import digest
+from dit.data.npy import npz_names, read_npz
+from dit.data.source import check_finite, digest
 from dit.draw import (
     Recipe,
     Sampler,
@@ -59,6 +59,16 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
     return mask.astype(bool)
 
 
+def read_conditions(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; UserError for one that the model does not take, or not finite."""
+    found = {name: read_npz(path, name) for name in npz_names(path)}
+    for name, array in found.items():
+        if name not in (*names, "context_mask"):
+            raise UserError(f"got {name!r} in {path}; the model takes {', '.join(names) or 'none'}")
+        check_finite(array, lambda name=name: f"{name} in {path}")
+    return found
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = cli.Parser(prog="dit sample", description=__doc__)
     add = parser.add_argument
@@ -88,6 +98,16 @@ def arguments() -> argparse.ArgumentParser:
         help="how much of the way from --init to noise, in (0, 1]",
     )
     add("--mask", help=".npz with 'mask', true where --init is kept: inpainting")
+    add(
+        "--known",
+        choices=("noised", "clean"),
+        help="how the network sees what --mask keeps: noised with the rest, or clean, for a model "
+        "trained with tokens that are (objective.known, or objective.level=token)",
+    )
+    add(
+        "--cond",
+        help=".npz with the other conditions of each sample, by the names of Cond's fields",
+    )
     add("--like", help="a PNG whose recipe is followed; other options override it")
     multihost.add_options(parser)
     return parser
@@ -108,6 +128,8 @@ def check(args: argparse.Namespace) -> None:
     """Raise UserError for options that cannot work, whatever the model is."""
     if args.num is not None and args.labels is not None:
         raise UserError("got both --labels and --num; expected one of them: labels have a number")
+    if args.known is not None and args.mask is None:
+        raise UserError("--known is of no effect without --mask: which part of --init is kept")
     for option in ("mask", "strength"):
         if getattr(args, option) is not None and args.init is None:
             raise UserError(f"--{option} is of no effect without --init: data to start from")
@@ -131,10 +153,14 @@ def run(args: argparse.Namespace) -> None:
     sampler = Sampler(made, recipe)
     start = read_data(args.init, "samples", made.shape) if args.init else None
     mask = read_mask(args.mask, made.shape) if args.mask else None
-    inputs = {k: digest(v) for k, v in {"init": start, "mask": mask}.items() if v is not None}
-    check_inputs(args, stamp, inputs, ("init", "mask"))
+    conditions = read_conditions(args.cond, made.conditions) if args.cond else {}
+    given = {"init": start, "mask": mask, **conditions}
+    inputs = {k: digest(v) for k, v in given.items() if v is not None}
+    check_inputs(args, stamp, inputs, ("init", "mask", *made.conditions))
     weak_name = args.weak or (stamp.get("weak") if sampler.autoguided else None)
-    sampler.check(weak_name is not None, start, mask)
+    arrays = {"start": start, "mask": mask, **conditions}
+    arrays = {k: v for k, v in arrays.items() if v is not None}
+    sampler.check(weak_name is not None, arrays)
     shape = (sampler.n, *made.shape)
     media.check_drawable(args.out, shape, sampler.labels, made.codec.pixels)
     weak = None
@@ -150,7 +176,7 @@ def run(args: argparse.Namespace) -> None:
             f"{restored.step} in {args.workdir} is {restored.fingerprint}: another run's. Give the "
             "workdir it came from"
         )
-    given = {"weak": weak, "start": start, "mask": mask}
+    given = {"weak": weak, **arrays}
     if storage.place(args.out).suffix.lower() == ".npz" and multihost.is_main():
         with media.npz_writer(args.out, sampler.n, sampler.labels) as write:
             nfe, seconds = sampler.draw(restored.params, write, **given)
@@ -191,10 +217,11 @@ def choose(args: argparse.Namespace, made: Experiment, stamp: Mapping[str, Any])
     """The recipe of the command line: over the PNG's if there is one, over the config's if not."""
     recipe = recipe_from(made.config.samples.to_dict(), made.num_classes)
     if stamp:
-        missing = [f.name for f in dataclasses.fields(Recipe) if f.name not in stamp]
+        names = [f.name for f in dataclasses.fields(Recipe)]
+        missing = [name for name in names if name not in stamp and name != "known"]
         if missing:
             raise UserError(f"the recipe in {args.like} lacks {', '.join(missing)}; was it edited?")
-        fields = {f.name: stamp[f.name] for f in dataclasses.fields(Recipe)}
+        fields = {name: stamp[name] for name in names if name in stamp}  # older ones lack known
         recipe = call(Recipe, f"the recipe in {args.like}", **fields)
     if args.num is not None:
         recipe = recipe_from({**dataclasses.asdict(recipe), "num": args.num}, made.num_classes)
@@ -206,7 +233,7 @@ def choose(args: argparse.Namespace, made: Experiment, stamp: Mapping[str, Any])
 
 def chosen(args: argparse.Namespace, *more: str) -> dict[str, Any]:
     """The fields of a recipe that the options of the same names give, and ``more`` of them."""
-    names = ("solver", "grid", "steps", "guidance", "seed", "batch", "strength", *more)
+    names = ("solver", "grid", "steps", "guidance", "seed", "batch", "strength", "known", *more)
     return {k: getattr(args, k) for k in names if getattr(args, k) is not None}
 
 

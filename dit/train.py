@@ -20,7 +20,7 @@ import dataclasses
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -121,13 +121,15 @@ def painter(made: Experiment, workdir: storage.Place) -> Callable[[TrainState, i
     recipe = recipe_from(made.config.samples.to_dict(), made.num_classes)
     shapes = dict.fromkeys(made.shapes)
     samplers = [Sampler(dataclasses.replace(made, shapes=(shape,)), recipe) for shape in shapes]
-    for sampler in samplers:
-        rehearse(sampler)
+    given = [sampler.made.held_out_conditions(recipe.count) for sampler in samplers]
+    for sampler, conditions in zip(samplers, given, strict=True):
+        rehearse(sampler, conditions)
 
     def paint(state: TrainState, step: int) -> None:
         taken = taken_from(state)
-        for sampler in samplers:
-            drawn = sampler(taken.params)  # by all processes: each holds a part of the parameters
+        for sampler, conditions in zip(samplers, given, strict=True):
+            # by all processes: each holds a part of the parameters
+            drawn = sampler(taken.params, **conditions)
             if not multihost.is_main():
                 continue
             stamp, (frames, height, width) = (
@@ -145,7 +147,7 @@ def painter(made: Experiment, workdir: storage.Place) -> Callable[[TrainState, i
     return paint
 
 
-def rehearse(sampler: Sampler) -> None:
+def rehearse(sampler: Sampler, conditions: Mapping[str, np.ndarray]) -> None:
     """Trace the sampler, and draw two blank samples of its shapes; UserError for what cannot work."""
     made, recipe = sampler.made, sampler.recipe
     if parse_spec(recipe.guidance, number="cfg:scale")["name"] == "autoguidance":
@@ -153,9 +155,10 @@ def rehearse(sampler: Sampler) -> None:
             f"got samples.guidance={recipe.guidance!r}, which needs a weaker model, and training has "
             "one model: set samples.guidance=1, and give --guidance and --weak to dit.sample"
         )
-    batch = {"id": np.arange(2)}
+    two = {k: np.resize(v, (2, *v.shape[1:])) for k, v in conditions.items()}
+    batch = {"id": np.arange(2), **two}
     if recipe.labels:
-        batch["labels"] = np.zeros(2, np.int32)
+        batch["label"] = np.zeros(2, np.int32)
     params = jax.eval_shape(made.init, rng.root(0))
     samples = jax.eval_shape(sampler.run, params, None, batch)[0]
     blank = np.zeros(samples.shape, np.uint8)

@@ -70,7 +70,7 @@ def test_few_batches_are_under_way_and_on_the_devices(made, params, devices, mos
 def test_a_device_holds_the_bytes_of_its_own_samples(made, params):
     params, mesh = on(params, 8)
     sampler = Sampler(made, RECIPE)
-    batch = {"id": np.arange(8), "labels": np.zeros(8, np.int32)}
+    batch = {"id": np.arange(8), "label": np.zeros(8, np.int32)}
     lowered = sampler.jitted(mesh).lower(params, None, placed(batch, mesh))
     samples, *scalars = jax.tree.leaves(lowered.out_info)
     assert (samples.dtype, samples.shape) == (np.uint8, (8, 1, 4, 4, 1))

@@ -36,8 +36,9 @@ MAY_IMPORT = {
     "init_from": BASE | {"training", "interop"},
     "sections": BASE | {"training", "config_file", "init_from"},
     "experiment": BASE | MODEL | {"data", "training", "config_file", "init_from", "sections"},
+    "recipe": BASE | {"sampling"},
     "draw": BASE
-    | {"experiment", "media", "models", "diffusion", "sampling", "parallel", "training"},
+    | {"recipe", "experiment", "media", "models", "diffusion", "sampling", "parallel", "training"},
     "quality": LIBRARY | {"evaluation", "scaling"},
     "preflight": LIBRARY | {"models", "parallel", "training", "scaling"},
     "notebook": BASE | {"media"},

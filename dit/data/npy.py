@@ -57,6 +57,15 @@ def open_npy(path: pathlib.Path, what: str, kinds: str, ranks: tuple[int, ...]) 
     return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape)
 
 
+def npz_names(path: str | pathlib.Path) -> list[str]:
+    """The names of the arrays in an .npz file; UserError if it is none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return [name.removesuffix(".npy") for name in file.namelist()]
+    except BAD as error:
+        raise UserError(f"cannot read {path}: {error}. Expected an .npz file") from error
+
+
 def read_npz(path: str | pathlib.Path, key: str) -> np.ndarray:
     """The array ``key`` of an .npz file. Raises UserError where it is missing or damaged."""
     try:

@@ -18,7 +18,16 @@ from dit.models.embeddings import check_labels
 from dit.models.network import Network
 from dit.types import ApplyFn, Cond, Key, Params
 
-__all__ = ["Network", "apply_fn", "check_labels", "count_params", "init", "logical_axes", "unstack"]
+__all__ = [
+    "Network",
+    "apply_fn",
+    "check_labels",
+    "conditions",
+    "count_params",
+    "init",
+    "logical_axes",
+    "unstack",
+]
 
 
 @partial(jax.jit, static_argnums=(0, 1))  # traced once, though its shapes are asked for many times
@@ -29,6 +38,12 @@ def _boxed(model: Network, shape: tuple[int, ...], key: Key) -> Params:
 def init(model: Network, key: Key, shape: tuple[int, ...]) -> Params:
     """Float32 parameters for data of ``shape = (f, h, w, c)``. Works under ``jax.eval_shape``."""
     return nn.unbox(_boxed(model, tuple(shape), key))
+
+
+def conditions(model: Network, shape: tuple[int, ...]) -> list[str]:
+    """What the model must be given: names of ``Cond``'s fields, for data of ``(f, h, w, c)``."""
+    fields = jax.eval_shape(lambda: vars(model.example(shape)[2]))
+    return [name for name, value in fields.items() if value is not None]
 
 
 def apply_fn(model: Network) -> ApplyFn:

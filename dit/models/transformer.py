@@ -33,7 +33,7 @@ class Transformer(Network):
             "r": jnp.zeros((1,)) if self.second_time else None,
             "guidance": jnp.zeros((1,)) if self.guidance_input else None,
             "concat": jnp.zeros((1, *shape[:3], self.concat_channels))
-            if self.concat_channels
+            if self.concat_channels is not None
             else None,
         }
         return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(**cond)

@@ -49,7 +49,7 @@ def build(
     weight: Weight,
     condition_dropout: Fraction = 0.1,
     level: Literal["sample", "frame", "token"] = "sample",
-    known: Fraction | Literal["data"] = 0.0,
+    known: Fraction | Literal["data"] | None = None,
     patch: tuple[Count, Count, Count] = (1, 1, 1),
     strata: Count | None = None,
 ) -> LossFn:
@@ -103,7 +103,7 @@ def build(
 
 
 def known_tokens(
-    key: Key, batch: dict[str, Array], known: float | str, patch: tuple[int, int, int]
+    key: Key, batch: dict[str, Array], known: float | str | None, patch: tuple[int, int, int]
 ) -> Bool[Array, "b f h w"] | None:
     """Where x is given clean, by ``build``'s ``known``; None for nowhere, with nothing to draw.
 

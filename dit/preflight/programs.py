@@ -71,15 +71,19 @@ def train_step(made: Experiment, where: Topology) -> Report:
 def sampler(made: Experiment, where: Topology) -> Report:
     """The report on drawing one batch of samples with the config's recipe, a share on every device."""
     batches = made.batches()
-    run = program(made, batches, where.devices)
+    run, shapes = program(made, batches, where.devices), batches.shapes()
     batches.close()
     settings = {**made.config.samples.to_dict(), "num": made.config.samples.batch}
     draw = Sampler(made, recipe_from(settings, made.num_classes))
     shards = batch_shards(run.mesh)
     size = -(-draw.n // shards) * shards
     params = placed(run.abstract.params, run.shardings.params)
-    labels = {"labels": jax.ShapeDtypeStruct((size,), "int32")} if made.num_classes else {}
-    ids = {"id": jax.ShapeDtypeStruct((size,), "int32"), **labels}
+    ids = {"id": jax.ShapeDtypeStruct((size,), "int32")}
+    if made.num_classes:
+        ids["label"] = jax.ShapeDtypeStruct((size,), "int32")
+    for name in made.conditions:
+        shape, dtype = shapes[name]
+        ids[name] = jax.ShapeDtypeStruct((size, *shape[1:]), dtype)
     batch = placed(ids, jax.tree.map(lambda _: run.batch_sharding, ids))
     with jax.default_device(target(where)):
         traced = draw.jitted(run.mesh).trace(params, None, batch)

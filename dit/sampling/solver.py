@@ -39,12 +39,12 @@ def no_state(path: Path, x: Float[Array, "b ..."], grid: Grid, start: int) -> St
     return ()
 
 
-def starts(path: Path, grid: Grid, start: int = 0) -> Float[Array, "calls"]:
+def starts(path: Path, grid: Grid, start: int = 0) -> Float[Array, "calls ..."]:
     """The evaluation times of a solver that calls the network once, where each step starts."""
     return grid[start:-1]
 
 
-def starts_and_ends(path: Path, grid: Grid, start: int = 0) -> Float[Array, "calls"]:
+def starts_and_ends(path: Path, grid: Grid, start: int = 0) -> Float[Array, "calls ..."]:
     """The evaluation times of a solver that calls it again where each step but the last ends."""
     return jnp.concatenate([grid[start:-1], grid[start + 1 : -1]])
 
@@ -92,7 +92,7 @@ def half_logsnr(path: Path, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def at(t: Shaped[Array, "..."], x: Float[Array, "b ..."]) -> Shaped[Array, "b ..."]:
-    """The time as the denoiser takes it: one for each sample, or the shortest prefix of x that has all."""
+    """The time as the denoiser takes it: one a sample, or the shortest prefix of x that has all."""
     if t.ndim == 0:
         return jnp.broadcast_to(t, x.shape[:1])
     last = max([1, *(axis + 1 for axis, size in enumerate(t.shape) if size > 1)])

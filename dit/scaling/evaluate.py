@@ -31,14 +31,15 @@ Array = np.ndarray
 class EvaluationSet:
     """``examples`` of data and the draws on them: draw ``i`` is of example ``i % len(x)``.
 
-    ``label`` is None for unlabelled data. ``hash`` changes with the data, the seed and the number of
-    draws.
+    ``label`` is None for unlabelled data; ``others``: further conditions, by name. ``hash`` changes with
+    the data, the seed and the number of draws.
     """
 
     x: Array
     label: Int[Array, "n"] | None
     draws: int
     seed: int
+    others: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -49,9 +50,9 @@ class EvaluationSet:
         return sha.hexdigest()[:16]
 
     def batch(self, rows: Array | slice) -> dict[str, Array]:
-        """``x`` of some examples, and ``label`` where there are any."""
+        """``x`` of some examples, and their conditions, where there are any."""
         label = {} if self.label is None else {"label": self.label[rows]}
-        return {"x": self.x[rows], **label}
+        return {"x": self.x[rows], **label, **{k: v[rows] for k, v in self.others.items()}}
 
 
 def freeze(
@@ -70,7 +71,8 @@ def freeze(
         )
     rows = [split[i] for i in range(examples)]
     label = np.array([row["label"] for row in rows], np.int32) if "label" in rows[0] else None
-    return EvaluationSet(np.stack([row["x"] for row in rows]), label, draws, seed)
+    others = {k: np.stack([r[k] for r in rows]) for k in rows[0] if k not in ("x", "label")}
+    return EvaluationSet(np.stack([row["x"] for row in rows]), label, draws, seed, others)
 
 
 def check_evaluation(options: Mapping[str, Any]) -> None:

@@ -37,13 +37,26 @@ def plain(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict() if hasattr(config, "to_dict") else config))
 
 
+def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config, perhaps of an earlier version, in the keywords of this one."""
+    config = plain(config)
+    objective = config.get("objective", {})
+    if "per_frame" in objective:
+        objective["level"] = "frame" if objective.pop("per_frame") else "sample"
+    return config
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
     """Every key that differs, with both values."""
-    before, after = _flat(old), _flat(new)
+    before, after = _flat(of_today(old)), _flat(new)
     missing = "(not there)"
     pairs = {k: [before.get(k, missing), after.get(k, missing)] for k in sorted({*before, *after})}
-    none = (None, missing)  # a key of a later version, which has no effect
-    return {k: p for k, p in pairs.items() if p[0] != p[1] and not (p[0] in none and p[1] in none)}
+    later = (
+        [missing, None],
+        [None, missing],
+        [missing, False],
+    )  # another version's, without effect
+    return {k: p for k, p in pairs.items() if p[0] != p[1] and p not in later}
 
 
 def is_operational(key: str, config: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from dit.scaling.flops import forward_flops, forward_parts, training_flops
 from dit.scaling.jaxpr_flops import count_flops
 from dit.types import UserError
 
+LEVELS = {"sample": 0, "frame": 1, "token": 3}
 PUBLISHED = {  # multiply-adds in 1e9 at 256 pixels, latents of 32x32x4 (Peebles & Xie 2023)
     "S/2": 6.06,
     "S/4": 1.41,

@@ -1,0 +1,83 @@
+"""What decides a set of samples, and the rules that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from dit import rng
+from dit.config import parse_spec, resolve
+from dit.sampling.edit import first_step
+from dit.sampling.grids import GridFn
+from dit.sampling.guidance import Guidance
+from dit.sampling.nfe import check_countable
+from dit.sampling.solver import Solver
+from dit.types import UserError
+
+RANGES = {"num": (0, 10**7), "steps": (1, 10**5), "batch": (1, 10**6)}
+
+
+def check_numbers(**given: int) -> None:
+    """Raise UserError for a number of samples, steps or samples at once that makes no sense."""
+    for name, value in given.items():
+        least, most = RANGES[name]
+        if not least <= value <= most:
+            raise UserError(
+                f"got {name}={value} for the samples; expected at least {least} and at most {most}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that decides a set of samples, but for the parameters. Specs are ``name:key=value,...``.
+
+    ``labels`` is empty for a model without classes, which makes ``num`` samples. Sample i draws from
+    its own key, a function of ``seed`` and i; ``batch`` are made at once. ``strength``: how much of the
+    way to noise the data go that an edit starts from. ``known``: whether what its mask keeps is
+    ``noised`` with the rest, or given to the network ``clean``, with t = 0. Raises UserError for numbers
+    out of range.
+    """
+
+    labels: tuple[int, ...] = ()
+    num: int = 0
+    seed: int = 0
+    solver: str = "heun"
+    grid: str = "uniform"
+    steps: int = 50
+    guidance: str = "1"
+    batch: int = 250
+    strength: float = 1.0
+    known: Literal["noised", "clean"] = "noised"
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        return len(self.labels) or self.num
+
+    def __post_init__(self):
+        check_numbers(num=self.num, steps=self.steps, batch=self.batch)
+        rng.check_seed(self.seed)
+        first_step(self.steps, self.strength)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What the specs of a recipe name; UserError for names and options that do not exist."""
+
+    solver: Solver
+    grid: GridFn
+    guidance: Guidance
+    autoguided: bool
+
+
+def rules(recipe: Recipe) -> Rules:
+    """The rules of a recipe, which say what is wrong with it before a model is there."""
+    spec = parse_spec(recipe.guidance, number="cfg:scale")
+    made = Rules(
+        resolve("sampling.solvers", **parse_spec(recipe.solver)),
+        resolve("sampling.grids", **parse_spec(recipe.grid)),
+        resolve("sampling.guidance", **spec),
+        spec["name"] == "autoguidance",
+    )
+    check_countable(made.solver, made.guidance)
+    return made
