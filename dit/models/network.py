@@ -9,8 +9,11 @@ has keywords of these names. Other keywords have one meaning in all networks. ``
 ``models/remat.py``), ``unroll`` and ``attention`` (a kernel of ``models/kernels``) say how a network is
 run and never what it computes. ``depth``, ``width`` and ``heads`` are what a scaling ladder varies.
 
-Axes of parameters are named as in ``parallel/rules.py``: ``embed`` for channels that grow with the
-width, ``spatial`` for the window of a convolution, ``layers`` for a stack of equal layers.
+Axes of parameters are named as in ``parallel/rules.py``: ``embed`` and ``mlp`` for channels that grow
+with the width, ``patch`` for those of the data, ``spatial`` for the window of a convolution, ``layers``
+for a stack of equal layers. For muP (``training/transfer.py``) maps from ``patch`` or ``context`` are
+drawn as ``layers.xavier`` does, and those in modules named ``time`` with a spread that does not depend
+on the width.
 """
 
 from __future__ import annotations

@@ -205,6 +205,24 @@ def test_what_muon_leaves_alone_is_updated_by_adamw(nesterov, base_width):
                 assert np.abs(found[0][name] - found[1][name]).max() > 1e-4
 
 
+def test_muon_takes_a_convolution_as_one_matrix_where_no_layers_are_stacked():
+    axes = {
+        "first": ("spatial", "spatial", "patch", "embed"),
+        "hidden": ("spatial", "spatial", "embed", "mlp"),
+        "last": ("spatial", "spatial", "mlp", "patch"),
+    }
+    shapes = {"first": (3, 3, 2, 8), "hidden": (3, 3, 8, 16), "last": (3, 3, 16, 2)}
+    draw = np.random.default_rng(0).standard_normal
+    gradient = {k: draw(shape).astype(np.float32) for k, shape in shapes.items()}
+    made = build("muon", axes=axes, momentum=0.0, nesterov=False, rms=None)
+    updates, _ = jax.jit(made.transform.update)(gradient, made.transform.init(gradient), gradient)
+    values = np.linalg.svd(np.reshape(updates["hidden"], (72, 16)), compute_uv=False) / 0.1
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    for name in ("first", "last"):
+        np.testing.assert_allclose(updates[name], -0.1 * np.sign(gradient[name]), rtol=1e-4)
+
+
 def test_muon_updates_have_the_size_of_adamw_ones():
     g = {"w": np.random.default_rng(0).standard_normal((2, 64, 256)).astype(np.float32)}
     made = build("muon", axes={"w": ("layers", "embed", "mlp")}, momentum=0.0, nesterov=False)

@@ -13,7 +13,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from dit.parallel.rules import Axes, is_axes
 from dit.training.optimizers import Make, decayed, groups, is_matrix
-from dit.training.transfer import Transfer, scale_rates
+from dit.training.transfer import Transfer, kind, scale_rates
 from dit.types import Count, Decay, Fraction, NonNegative, Positive, Tiny
 
 
@@ -43,7 +43,9 @@ def build(
         def each(function):
             return jax.tree.map(function, axes, is_leaf=is_axes)
 
-        labels = each(lambda a: "adamw" if matrix_dimensions(a) is None else "muon")
+        stacked = any("layers" in names for names in jax.tree.leaves(axes, is_leaf=is_axes))
+        dimensions = each(lambda names: matrix_dimensions(names, stacked))
+        labels = each(lambda names: "muon" if matrix_dimensions(names, stacked) else "adamw")
         powers = jax.tree.map(
             lambda label: 1.0 if label == "adamw" else (0.0 if rms is None else 0.5), labels
         )
@@ -51,7 +53,7 @@ def build(
             1.0,
             beta=momentum,
             nesterov=nesterov,
-            muon_weight_dimension_numbers=each(matrix_dimensions),
+            muon_weight_dimension_numbers=dimensions,
             consistent_rms=rms,
         )
         # Optax's Muon would use Nesterov momentum for the others too, which is NAdam and not AdamW.
@@ -68,8 +70,13 @@ def build(
     return make
 
 
-def matrix_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
-    """Input and output axes of a layer's matrices; None for parameters that Muon does not update."""
-    if "layers" not in axes or not is_matrix(axes) or len(groups(axes)) > 2:
+def matrix_dimensions(axes: Axes, stacked: bool = True) -> MuonDimensionNumbers | None:
+    """Input and output axes of a layer's matrices; None for parameters that Muon does not update.
+
+    ``stacked``: the network's layers are equal and held in stacks. Where they differ, Muon updates
+    every matrix from width to width.
+    """
+    inside = "layers" in axes if stacked else kind(axes) == "hidden"
+    if not inside or not is_matrix(axes) or len(groups(axes)) > 2:
         return None
     return MuonDimensionNumbers(*groups(axes))
