@@ -50,7 +50,6 @@ class UNet(Network):
     """A description of the network (hashable, no arrays). Made and checked by ``build``."""
 
     no_input_gradient: ClassVar[tuple[str, ...]] = ("embed", "time/in", "r/in", "guidance/in")
-    once: ClassVar[tuple[str, ...]] = (*Network.once, "r", "guidance", "pooled")
 
     width: int
     layers: tuple[Layer, ...]

@@ -9,11 +9,12 @@ import pytest
 from models_cases import abstract, params_of, quick
 
 from dit import config, models
-from dit.models import unet_sizes
+from dit.models import unet_blocks, unet_sizes
 from dit.parallel.mesh import batch_sharding, make_mesh
 from dit.parallel.rules import in_force, shardings
 from dit.scaling.costs import costs
 from dit.scaling.jaxpr_flops import count_flops
+from dit.scaling.ladder import ladder
 from dit.types import Cond, UserError
 
 SHAPE = (3, 4, 8, 2)
@@ -252,6 +253,26 @@ def test_published_parameters(size):
     assert abs((count - null) / 1e6 - millions) <= within
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_is_the_same_on_a_cpu_and_elsewhere(monkeypatch, stride):
+    x, kernel = (
+        clips()[0][:, 0],
+        jnp.asarray(np.random.default_rng(2).standard_normal((3, 3, 2, 5))),
+    )
+
+    def both(x, kernel):
+        return unet_blocks.convolve(x, kernel.astype(x.dtype), stride)
+
+    def loss(x, kernel):
+        return jnp.square(both(x, kernel)).sum()
+
+    here = both(x, kernel), *jax.grad(loss, (0, 1))(x, kernel)
+    monkeypatch.setattr(unet_blocks, "platform", lambda: "tpu")
+    there = both(x, kernel), *jax.grad(loss, (0, 1))(x, kernel)
+    jax.tree.map(close, here, there)
+    assert "conv_general_dilated" in str(jax.make_jaxpr(both)(x, kernel))
+
+
 def test_published_multiply_adds():
     """1,120 "Gflops" of ADM at 256 pixels, as Peebles & Xie 2023 count (table 9)."""
     model = config.resolve(
@@ -311,3 +332,23 @@ def test_inputs_that_do_not_fit_are_refused():
             jax.eval_shape(models.apply_fn(CLIP), params, x_, t_, cond_)
     with pytest.raises(UserError, match="without context_dim"):
         models.apply_fn(tiny(num_classes=5))(params, x, t, cond.replace(concat=None))
+
+
+@pytest.mark.slow
+def test_a_ladder_has_sizes_near_those_asked_for():
+    """By the depth and width that a transformer's ladder varies."""
+    options = {"multipliers": (1, 2), "attention_levels": (1,), "norm_groups": 8}
+    sizes = ladder(
+        (1, 8, 8, 1),
+        smallest=1e5,
+        largest=1e6,
+        count=3,
+        head_dim=8,
+        aspect=16,
+        network="unet",
+        **options,
+    )
+    for size, target in zip(sizes, np.geomspace(1e5, 1e6, 3), strict=True):
+        assert 1 / 1.8 < size.N / target < 1.8
+        model = config.resolve("models", "unet", in_channels=1, **size.kwargs, **options)
+        assert models.count_params(abstract(model, (1, 8, 8, 1))) == size.costs.parameters
