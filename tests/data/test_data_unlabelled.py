@@ -44,6 +44,9 @@ UNLABELLED = {  # None: has labels always
     "moving_digits": None,
     "shapes": None,
     "noise": lambda root: {"shape": (1, 8, 8, 3)},
+    "mixture": lambda root: {
+        "parts": tuple({"name": "noise", "shape": (1, 8, 8, 3), "seed": i} for i in range(2))
+    },
     "folder": pictures,
     "latents": latents,
     "tfds": lambda root: {
