@@ -44,6 +44,9 @@ UNLABELLED = {  # None: has labels always
     "moving_digits": None,
     "shapes": None,
     "noise": lambda root: {"shape": (1, 8, 8, 3)},
+    "mixture": lambda root: {
+        "parts": tuple({"name": "noise", "shape": (1, 8, 8, 3), "seed": i} for i in range(2))
+    },
     "folder": pictures,
     "latents": latents,
     "tfds": lambda root: {
@@ -149,5 +152,5 @@ def test_labels_and_the_model_have_to_agree(data):
     def loss(params, batch):
         return made.loss(jax.random.key(0), params, made.apply_fn, made.process, batch)
 
-    with pytest.raises(UserError, match="got labels"):
+    with pytest.raises(UserError, match="got Cond.label"):
         jax.eval_shape(loss, params, batch)

@@ -134,12 +134,10 @@ def draw(
     """
     step = GRAIN * side // SIDE  # between two pixels of the digit, in sixteenths
     first = (step - GRAIN) / 2
-
-    def weights(size: int, corner: np.ndarray) -> np.ndarray:
-        places = GRAIN * np.arange(size)[:, None] - first - step * np.arange(SIDE)
-        offset = np.abs(places.astype(np.float32) - corner[:, None, None])
-        return np.maximum(0, step - offset)  # (f, size, 8)
-
-    rows, columns = (weights(n, place[:, i]) for i, n in enumerate(pair(size)))
+    height, width = pair(size)
+    places = GRAIN * np.arange(max(height, width))[:, None] - first - step * np.arange(SIDE)
+    offset = np.abs(places.astype(np.float32) - place[:, :, None, None])  # (f, 2, size, 8)
+    weight = np.maximum(0, step - offset)
+    rows, columns = weight[:, 0, :height], weight[:, 1, :width]
     ink = rows @ digit.astype(np.float32) @ columns.transpose(0, 2, 1)
     return np.floor(ink / step**2 + 0.5).astype(np.uint8)
