@@ -263,7 +263,7 @@ def test_bad_plans_are_refused(tmp_path):
     with pytest.raises(UserError, match="match='time'"):
         plan({"a": {}}, match="time")
     arms = {"a": {}, "b": {"path": {"name": "cosine"}}}
-    with pytest.raises(UserError, match="another path"):
+    with pytest.raises(UserError, match="path is not the baseline"):
         ablate(tmp_path, experiment.build, plan(arms, lrs=(1e-3,)), say=lambda text: None)
 
 

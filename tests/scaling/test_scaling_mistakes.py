@@ -80,7 +80,7 @@ def attempt(tmp_path, monkeypatch):
         ({"optimizer.name": "lionn"}, "did you mean 'lion'"),
         ({"schedule": {"name": "warmup_cosine", "warmup": 9}}, "warmup=9"),
         ({"ema.half_lives": (7.0,)}, "no weights 'ema_5': did you mean 'ema_7'"),
-        ({"path.name": "cosine"}, "another path"),
+        ({"path.name": "cosine"}, "path is not the baseline"),
         ({"data": {"name": "moving_digits"}}, "data of shape"),
     ],
 )
