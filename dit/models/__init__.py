@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -42,8 +43,8 @@ def init(model: Network, key: Key, shape: tuple[int, ...]) -> Params:
 
 def conditions(model: Network, shape: tuple[int, ...]) -> list[str]:
     """What the model must be given: names of ``Cond``'s fields, for data of ``(f, h, w, c)``."""
-    fields = jax.eval_shape(lambda: vars(model.example(shape)[2]))
-    return [name for name, value in fields.items() if value is not None]
+    given = jax.eval_shape(lambda: vars(model.example(shape)[2]))
+    return [f.name for f in dataclasses.fields(Cond) if given[f.name] is not None]
 
 
 def apply_fn(model: Network) -> ApplyFn:

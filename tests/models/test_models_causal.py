@@ -79,6 +79,38 @@ def test_nothing_of_a_later_frame_reaches_an_earlier_one(block, entrance, kernel
         assert np.abs(moved[:, early:] - out[:, early:]).max() > 1e-4
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+def test_nothing_of_a_later_frame_comes_through_any_other_entrance(block):
+    """Times of tokens, the second time and known channels; what a whole clip is told reaches all."""
+    whole = {"pooled_dim": 3, "guidance_input": True, "context_dim": 7}
+    options = {"second_time": True, "concat_channels": 2, **whole}
+    model = tiny(block, depth=1, frame_causal=True, attention="xla", **options)
+    params = params_of(model, SHAPE)
+    x, t, cond = inputs(shape=SHAPE, context=2)
+    draw = np.random.default_rng(3)
+    clip = {"pooled": jnp.ones((2, 3)), "guidance": 2 * t}
+    frames = {
+        "t": jnp.broadcast_to(t[:, None, None, None], x.shape[:4]) + 0.1 * x.mean(-1),
+        "r": jnp.asarray(0.3 * draw.random(x.shape[:4]), jnp.float32),
+        "concat": jnp.asarray(draw.standard_normal((*x.shape[:4], 2)), jnp.float32),
+    }
+
+    @quick
+    def slopes(frames, clip):
+        def early(frames, clip):
+            told = cond.replace(r=frames["r"], concat=frames["concat"], **clip)
+            out = models.apply_fn(model)(params, x, frames["t"], told)[:, :2]
+            return (out * jnp.cos(jnp.arange(out.size)).reshape(out.shape)).sum()
+
+        return jax.grad(early, argnums=(0, 1))(frames, clip)
+
+    by_frame, by_clip = slopes(frames, clip)
+    for name, slope in by_frame.items():
+        assert not np.any(slope[:, 2:]), name
+        assert np.any(slope[:, :2]), name
+    assert all(np.any(slope) for slope in by_clip.values())
+
+
 @pytest.mark.parametrize("per_frame", [False, True])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_both_entrances_are_one_function(block, per_frame):
@@ -99,8 +131,8 @@ def test_packed_clips_are_the_clips_alone(kernel):
     model = tiny("adaln_zero", frame_causal=True, attention=kernel, num_classes=None)
     params, (x, t, _) = params_of(model, SHAPE), inputs(shape=SHAPE)
     t = t[:, None] + 0.1 * jnp.arange(4.0)[None]
-    alone = quick(functools.partial(call, model, params))(x, t, Cond())
     rows = patchify(x, model.patch)
+    wave = jnp.cos(jnp.arange(rows.size, dtype=rows.dtype)).reshape(rows.shape)
     place = positions(SHAPE[:3], model.patch)
     packed = Tokens(
         x=rows.reshape(1, 32, -1),
@@ -109,9 +141,22 @@ def test_packed_clips_are_the_clips_alone(kernel):
         frame=jnp.concatenate([FRAMES, 4 + FRAMES], axis=1),
         row=jnp.concatenate([FRAMES, 4 + FRAMES], axis=1),
     )
-    apply = quick(lambda *a: model.apply({"params": params}, *a, method="transform"))
-    out = apply(packed, t.reshape(1, 8), Cond())
-    np.testing.assert_allclose(out.reshape(2, 16, -1), alone, atol=2e-5)
+
+    def separate(params, x, t):
+        out = call(model, params, x, t, Cond())
+        return (out * wave).sum(), out
+
+    def together(params, rows, t):
+        tokens = packed.replace(x=rows.reshape(1, 32, -1))
+        out = model.apply({"params": params}, tokens, t.reshape(1, 8), Cond(), method="transform")
+        return (out.reshape(wave.shape) * wave).sum(), out.reshape(wave.shape)
+
+    slopes = functools.partial(jax.grad, argnums=(0, 1, 2), has_aux=True)
+    (by_params, by_x, by_t), alone = quick(slopes(separate))(params, x, t)
+    found, out = quick(slopes(together))(params, rows, t)
+    np.testing.assert_allclose(out, alone, atol=2e-5)
+    wanted = by_params, patchify(by_x, model.patch), by_t
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4), found, wanted)
 
 
 def test_a_mask_that_cannot_be_made_is_refused():

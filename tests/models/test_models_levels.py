@@ -9,7 +9,7 @@ import pytest
 from models_cases import BLOCKS, abstract, inputs, params_of, quick, tiny
 
 from dit import models
-from dit.models.patchify import levels, patchify, positions
+from dit.models.patchify import patchify, positions
 from dit.types import Cond, Tokens, UserError
 
 SHAPE = (2, 4, 4, 3)
@@ -71,7 +71,7 @@ def test_tokens_of_any_origin_have_the_times_of_their_pixels(block):
     params, (x, t, cond) = params_of(model, SHAPE), inputs(shape=SHAPE)
     each = token_times(t)
     tokens = Tokens(x=patchify(x, model.patch), position=positions(SHAPE[:3], model.patch))
-    flat = levels(each, each.shape, model.patch)
+    flat = patchify(each[..., None], model.patch)[..., 0]
     rows = jnp.tile(jnp.arange(flat.shape[1])[None, ::-1], (B, 1))
 
     @quick
@@ -95,7 +95,7 @@ def test_tokens_that_do_not_see_each_other_are_samples_of_one_token(block):
     """Each has its own time, and nothing of another's."""
     model = tiny(block, num_classes=None)
     params, (x, t, _) = params_of(model, SHAPE), inputs(shape=SHAPE)
-    n, flat = 8, levels(token_times(t), (B, F, H, W), model.patch)
+    n, flat = 8, patchify(token_times(t)[..., None], model.patch)[..., 0]
     rows, place = patchify(x, model.patch), positions(SHAPE[:3], model.patch)
     packed = Tokens(x=rows, position=place, segment=jnp.tile(jnp.arange(n)[None], (B, 1)))
     alone = Tokens(

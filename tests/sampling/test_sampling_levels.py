@@ -21,7 +21,9 @@ SHAPE, STEPS = (2, 2, 1, 2, 3), 4
 KEYS = sample_keys(jax.random.key(0), SHAPE[0])
 EVEN = jnp.linspace(1, 0, STEPS + 1)
 BENT = EVEN**1.5
-WAITS = jnp.concatenate([EVEN[:1], EVEN[:1], EVEN])  # two steps of the first node, and then EVEN
+WAITS = jnp.concatenate(
+    [EVEN[:1], EVEN[:3], EVEN[2:3], EVEN[3:]]
+)  # at the first node and the third
 ENDS = jnp.concatenate([EVEN, EVEN[-1:], EVEN[-1:]])
 NOISE = jnp.asarray(np.random.default_rng(0).normal(size=SHAPE), jnp.float32)
 
@@ -87,6 +89,9 @@ def test_every_part_goes_its_own_way(case, cheap_noise):
         )
         np.testing.assert_allclose(own[0][:, 0], alone[0][:, 0], atol=exact, err_msg=name)
         np.testing.assert_allclose(own[0][:, 1], bent[0][:, 1], atol=exact, err_msg=name)
+        known = run(name, pixels(frames(EVEN, 0 * EVEN)))
+        np.testing.assert_array_equal(known[0][:, 1], NOISE[:, 1])
+        assert all(np.isfinite(g).all() for g in jax.tree.leaves(known)), name
         if own[1]:  # not adaptive: it comes to one result by any grid
             assert np.abs(own[0][:, 1] - alone[0][:, 1]).max() > 10 * exact, name
             np.testing.assert_allclose(own[1][1][:, 0], alone[1][1][:, 0], rtol=1e-4, atol=exact)
