@@ -17,14 +17,19 @@ def latents(directory, config, dtype=np.float16):
         return {}
     *rest, channels = config.data.shape
     size = (8, *rest, channels * (1 + config.data.moments))
-    x = np.random.default_rng(0).normal(size=size)
-    np.save(directory / "latents.npy", np.abs(x).astype(dtype))
+    x = np.random.default_rng(0).standard_normal(size, np.float32)
+    np.save(directory / "latents.npy", np.abs(x, out=x).astype(dtype))
     np.save(directory / "labels.npy", np.arange(8))
     return {"data.path": str(directory), "data.held_out": 0.25, "loader.workers": 0}
 
 
 def shrunken(file, directory, dtype=np.float16, **more):
     """The config in ``file``, one narrow layer deep, for two steps; ``dtype``: of latents."""
+    plain = load_config(str(file))
+    frames, *_, channels = plain.data.get("shape") or (1, 1)
+    clip = {"data.shape": (8, 16, 16, channels)} if frames > 1 else {}
+    if clip:
+        plain.data.shape = clip["data.shape"]
     small = {
         "steps": 2,
         "batch_size": 8,
@@ -34,7 +39,8 @@ def shrunken(file, directory, dtype=np.float16, **more):
         "samples.every": 0,
         "log.every": 1,
         "checkpoint.every": 100,
-        **latents(directory, load_config(str(file)), dtype),
+        **clip,
+        **latents(directory, plain, dtype),
         **more,
     }
     config = load_config(str(file), small)
@@ -42,8 +48,8 @@ def shrunken(file, directory, dtype=np.float16, **more):
         config.schedule.warmup = 1
     if config.model.get("patch") == 1 or "xl1" in file.stem:
         config.model.patch = 4  # fewer tokens
-    if config.data.get("shape") and config.data.shape[0] > 1:
-        config.model.patch = (8, 16, 16)
+    if clip:
+        config.model.patch = (2, 4, 4)
     return config
 
 

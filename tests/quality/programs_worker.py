@@ -59,7 +59,7 @@ def samples(made):
     settings = {**made.config.samples.to_dict(), "num": 4, "steps": 3, "batch": 4, "guidance": 2}
     sampler = Sampler(made, recipe_from(settings, made.num_classes))
     params = stirred(made.init(jax.random.key(0)))
-    batch = {"id": np.arange(4), "labels": sampler.labels}
+    batch = {"id": np.arange(4), "label": sampler.labels}
     shipped = sampler.jitted(None)(params, None, batch)[0]
     plain = jax.jit(sampler.run)(params, None, batch)[0]
     return [{"samples": np.asarray(x, np.float32)} for x in (shipped, plain)]
