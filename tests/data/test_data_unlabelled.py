@@ -152,5 +152,5 @@ def test_labels_and_the_model_have_to_agree(data):
     def loss(params, batch):
         return made.loss(jax.random.key(0), params, made.apply_fn, made.process, batch)
 
-    with pytest.raises(UserError, match="got Cond.label"):
+    with pytest.raises(UserError, match=r"got Cond\.label"):
         jax.eval_shape(loss, params, batch)

@@ -137,6 +137,13 @@ def test_a_mistake_in_what_is_drawn_is_found_before_training(
     assert says in str(raised.value)
 
 
+@pytest.mark.parametrize("guidance", ["1", "2"])
+def test_nothing_is_found_in_recipes_that_can_be_drawn(monkeypatch, guidance):
+    monkeypatch.setattr(quality, "judge_of", lambda source: None)
+    recipe = Recipe(labels=(0, 1), steps=2, solver="euler", guidance=guidance)
+    Quality({"": recipe}).check("base", built(json.dumps(BASE)))
+
+
 def test_an_error_of_tracing_is_found_before_training_and_names_the_arm(attempt, monkeypatch):
     """The programs of every arm are traced: here the second's cannot be."""
     arms = {"base": {}, "wrong": {"model.depth": 2}}
