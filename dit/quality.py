@@ -41,7 +41,7 @@ class Quality:
             if recipe.guidance.startswith("autoguidance"):
                 raise UserError(f"recipe {name!r}: there is no weaker model here for autoguidance")
             sampler = self._samplers[arm, name] = Sampler(made, recipe)
-            batch = {"id": np.arange(1), "labels": np.array(recipe.labels[:1], np.int32)}
+            batch = {"id": np.arange(1), "label": np.array(recipe.labels[:1], np.int32)}
             jax.eval_shape(
                 sampler.run, params, None, batch if recipe.labels else {"id": batch["id"]}
             )
