@@ -14,6 +14,7 @@ from dit.sampling.sample import sample
 from dit.scaling.costs import costs
 from dit.scaling.jaxpr_flops import count_flops
 from dit.training.program import program
+from dit.training.step import objective
 from dit.types import Cond
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
@@ -99,6 +100,23 @@ def test_the_network_example_trains_and_its_costs_are_exact(install, path):
         params = jax.eval_shape(made.init, jax.random.key(0))
         assert found.forward == count_flops(total, params)
         assert found.training == count_flops(jax.grad(total), params)
+
+
+def test_the_condition_example_reaches_the_loss(install):
+    install("dit/data/sources/slanted_digits.py")
+    root = pathlib.Path(__file__).parent.parent
+    changes = {"data.name": "slanted_digits", "model.pooled_dim": 1, "batch_size": 8}
+    made = experiment.build(
+        experiment.load_config(str(root / "configs/digits.py"), {**changes, "model.depth": 1})
+    )
+    batch = next(made.batches())
+    loss_fn = jax.jit(objective(made.loss, made.apply_fn, made.process, made.codec.encode))
+    params = jax.tree.map(lambda p: p + 0.1, made.init(jax.random.key(0)))
+    losses = []
+    for slant in (0, 1):
+        changed = {**batch, "pooled": batch["pooled"] + np.float32(slant)}
+        losses.append(float(loss_fn(params, changed, jax.random.key(1))[0]))
+    assert losses[0] != losses[1]
 
 
 def test_the_data_example_trains(install):
