@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 import dit
-from dit import experiment, media, models, rng
+from dit import media, models, rng
 from dit.diffusion.process import denoiser
-from dit.experiment import Experiment
+from dit.experiment import Experiment, build
 from dit.parallel import compiler, multihost
 from dit.parallel.mesh import (
     batch_sharding,
@@ -60,16 +60,16 @@ class Sampler:
     UserError for a bad recipe, or one that the model cannot follow.
     """
 
-    def __init__(self, made: Experiment, recipe: Recipe):
+    def __init__(self, experiment: Experiment, recipe: Recipe):
         self.n = recipe.count
         if self.n < 1:
             raise UserError("nothing to sample; expected --labels, or a positive --num")
         if recipe.labels:
-            models.check_labels(recipe.labels, made.num_classes or 0)
-        self.made, self.recipe, self._rules = made, recipe, rules(recipe)
-        self._grid = self._rules.grid(made.process.path, recipe.steps)
+            models.check_labels(recipe.labels, experiment.num_classes or 0)
+        self.experiment, self.recipe, self._rules = experiment, recipe, rules(recipe)
+        self._grid = self._rules.grid(experiment.process.path, recipe.steps)
         self._compiled: dict[Any, Any] = {}
-        objective = made.config.objective
+        objective = experiment.config.objective
         if recipe.known == "clean" and not (
             objective.get("known") or objective.get("level") == "token"
         ):
@@ -80,12 +80,14 @@ class Sampler:
             )
         if self._rules.guidance.evaluations == 1 or self._rules.autoguided:
             return
-        if made.num_classes is None and not {"context", "pooled"} & set(made.conditions):
+        if experiment.num_classes is None and not {"context", "pooled"} & set(
+            experiment.conditions
+        ):
             raise UserError(
                 f"got guidance {recipe.guidance!r} for a model without classes, which has nothing to be "
                 "guided towards: give --guidance=1, or autoguidance by a weaker model"
             )
-        if made.config.objective.get("condition_dropout") == 0:
+        if experiment.config.objective.get("condition_dropout") == 0:
             raise UserError(
                 f"got guidance {recipe.guidance!r} for a model that was never trained without labels "
                 "(objective.condition_dropout is 0), so that its estimate without them means nothing: "
@@ -112,7 +114,7 @@ class Sampler:
         """Samples of ``params``, all at once in the host's memory; the rest is as for ``draw``."""
         parts: list[np.ndarray] = []
         calls, seconds = self.draw(params, parts.append, weak=weak, **inputs)
-        empty = np.zeros((0, *self.made.shape), np.uint8)
+        empty = np.zeros((0, *self.experiment.shape), np.uint8)
         return Drawn(np.concatenate(parts) if parts else empty, self.labels, calls, seconds)
 
     def draw(
@@ -178,13 +180,16 @@ class Sampler:
             raise UserError(
                 f"got strength={self.recipe.strength} and nothing to start from; give --init too"
             )
-        expected = (self.n, *self.made.shape)
+        expected = (self.n, *self.experiment.shape)
         for name in {"start", "mask"} & given.keys():
             if given[name].shape != expected:
                 raise UserError(f"got a {name} of shape {given[name].shape}; expected {expected}")
         if "mask" in given and given["mask"].dtype != bool:
             raise UserError(f"got a mask of {given['mask'].dtype}; expected truth values (bool)")
-        wanted, conditions = set(self.made.conditions), given.keys() - {"label", "start", "mask"}
+        wanted, conditions = (
+            set(self.experiment.conditions),
+            given.keys() - {"label", "start", "mask"},
+        )
         if conditions - {"context_mask"} != wanted:
             raise UserError(
                 f"got the conditions {sorted(conditions)}; the model takes {sorted(wanted)} besides "
@@ -226,33 +231,34 @@ class Sampler:
         To be jitted. Pixels are uint8. ``batch``: ``id`` of the samples and, where they apply,
         ``start``, ``mask`` and conditions.
         """
-        made, recipe, grid, path = self.made, self.recipe, self._grid, self.made.process.path
+        experiment, recipe, grid = self.experiment, self.recipe, self._grid
+        path = experiment.process.path
         guidance = self._rules.guidance
         params, weak = (
-            None if p is None else models.unstack(made.model, p) for p in (params, weak)
+            None if p is None else models.unstack(experiment.model, p) for p in (params, weak)
         )
         keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
         cond, start = Cond.of(batch), 0
         if "start" in batch:
-            known = made.codec.encode(batch["start"])
+            known = experiment.codec.encode(batch["start"])
             x, start = image_to_image(keys, path, grid, known, recipe.strength)
         else:
-            x = initial_noise(keys, made.shape, path)
+            x = initial_noise(keys, experiment.shape, path)
         if recipe.known == "clean":
-            clean = whole_patches(batch["mask"], made.model.cell())
+            clean = whole_patches(batch["mask"], experiment.model.cell())
             grid, x = reveal(grid, x, known, clean)
-        denoise = denoiser(made.process, made.apply_fn, params, cond)
+        denoise = denoiser(experiment.process, experiment.apply_fn, params, cond)
         if self._rules.autoguided:
-            weaker = denoiser(made.process, made.apply_fn, weak, cond)
+            weaker = denoiser(experiment.process, experiment.apply_fn, weak, cond)
             denoise = guidance(pair(denoise, weaker), path, grid)
         elif guidance.evaluations != 1:
-            both = paired(made.process, made.apply_fn, params, cond)
+            both = paired(experiment.process, experiment.apply_fn, params, cond)
             denoise = guidance(both, path, grid)
         if "mask" in batch:
             denoise = inpaint(denoise, known, batch["mask"])
         solution = solve(keys, denoise, path, self._rules.solver, grid, x, start=start)
-        decoded = made.codec.decode(solution.x_0)
-        samples = media.to_uint8(decoded, made.codec) if made.codec.pixels else decoded
+        decoded = experiment.codec.decode(solution.x_0)
+        samples = media.to_uint8(decoded, experiment.codec) if experiment.codec.pixels else decoded
         return samples, jnp.isfinite(solution.x_0).all(), jnp.asarray(solution.evaluations)
 
     def _count(self, calls: int, edited: bool) -> int:
@@ -262,7 +268,7 @@ class Sampler:
 
     def evaluations(self, edited: bool = False) -> int:
         """Network evaluations of a sample, counted from the recipe. ``edited``: with a ``start``."""
-        recipe, path = self.recipe, self.made.process.path
+        recipe, path = self.recipe, self.experiment.process.path
         start = first_step(recipe.steps, recipe.strength) if edited else 0
         solver, guidance = self._rules.solver, self._rules.guidance
         return nfe(solver, recipe.steps, guidance, path=path, grid=self._grid, start=start)
@@ -305,23 +311,23 @@ def load(
 
     ``mesh``: where they are put, as on the command line; by default a copy on every device.
     """
-    made = load_experiment(workdir, step)
-    return made, load_params(made, workdir, which, step, mesh)
+    experiment = load_experiment(workdir, step)
+    return experiment, load_params(experiment, workdir, which, step, mesh)
 
 
 def load_experiment(workdir: str, step: int | None = None) -> Experiment:
     """The experiment that a checkpoint was made by; the data need not be there."""
     meta = read_meta(workdir, step)
-    return experiment.build(meta["config"], meta.get("example"))
+    return build(meta["config"], meta.get("example"))
 
 
 def load_params(
-    made: Experiment, workdir: str, which: str | None, step: int | None, mesh: str = "dp"
+    experiment: Experiment, workdir: str, which: str | None, step: int | None, mesh: str = "dp"
 ) -> Restored:
-    """The parameters, or the average ``which`` of them, of a checkpoint of ``made``, on a mesh."""
+    """The parameters, or the average ``which`` of them, of a checkpoint of ``experiment``, on a mesh."""
     devices = make_mesh(parse_mesh(mesh))
-    abstract = jax.eval_shape(made.init, rng.root(0))
-    where = shardings(abstract, made.axes, devices)
+    abstract = jax.eval_shape(experiment.init, rng.root(0))
+    where = shardings(abstract, experiment.axes, devices)
     target = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where
     )

@@ -50,7 +50,7 @@ LOSS_SAMPLES, LOSS_BATCH = 1024, 128
 UNMET = 3  # exit status
 
 
-def held_out_loss(made: Experiment, params: Params) -> dict[str, float]:
+def held_out_loss(experiment: Experiment, params: Params) -> dict[str, float]:
     """The training objective on held-out data: mean and standard error over examples.
 
     Noise and times depend on the example alone, so two models are compared on the same draws.
@@ -58,12 +58,15 @@ def held_out_loss(made: Experiment, params: Params) -> dict[str, float]:
     key, mesh = rng.root(0), mesh_of(params)
 
     def losses(params, batch):
-        batch = {**batch, "x": made.codec.encode(batch["x"])}
-        return made.loss(key, params, made.apply_fn, made.process, batch)[1]["loss"]
+        batch = {**batch, "x": experiment.codec.encode(batch["x"])}
+        found = experiment.loss(key, params, experiment.apply_fn, experiment.process, batch)[1]
+        return found["loss"]
 
     losses = jax.jit(losses, out_shardings=replicated(mesh) if mesh else None)
     values = []
-    for batch in eval_batches(made.source.held_out, batch_size=LOSS_BATCH, limit=LOSS_SAMPLES):
+    for batch in eval_batches(
+        experiment.source.held_out, batch_size=LOSS_BATCH, limit=LOSS_SAMPLES
+    ):
         mask = batch.pop("mask")
         values.append(np.asarray(losses(params, batch))[mask])
     values = np.concatenate(values)
@@ -118,9 +121,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(args, given, demanded)
 
 
-def chosen_bucket(made: Experiment, args: argparse.Namespace) -> Experiment:
+def chosen_bucket(experiment: Experiment, args: argparse.Namespace) -> Experiment:
     """The experiment on the data of the shape asked for; UserError for none, and none of several."""
-    shapes = [tuple(shape[:3]) for shape in made.example.get("shapes", [made.example["shape"]])]
+    example = experiment.example
+    shapes = [tuple(shape[:3]) for shape in example.get("shapes", [example["shape"]])]
     wanted = cli.size_of(args, shapes[0])
     if wanted not in shapes or (len(shapes) > 1 and not (args.size or args.frames)):
         known = ", ".join(f"--size={h}x{w} --frames={f}" for f, h, w in shapes)
@@ -128,13 +132,13 @@ def chosen_bucket(made: Experiment, args: argparse.Namespace) -> Experiment:
             "samples are compared with data of one shape: give one of those that the model was trained "
             f"on, {known}"
         )
-    return made.bucket(shapes.index(wanted))
+    return experiment.bucket(shapes.index(wanted))
 
 
 def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand]) -> int:
     """Draw, judge and write; the exit status. Process 0 does what comes after drawing."""
-    made = load_experiment(args.workdir, args.step)
-    if not made.codec.pixels:
+    experiment = load_experiment(args.workdir, args.step)
+    if not experiment.codec.pixels:
         raise UserError(
             "this model makes latents: decode samples (dit.sample --out=samples.npz) with the "
             "autoencoder they belong to, and evaluate the pixels"
@@ -142,8 +146,9 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     out = storage.place(args.out or storage.workdir(args.workdir) / "evaluation.json")
     if multihost.is_main():
         media.check_place(out, (".json",))
-    one = chosen_bucket(made, args)
-    recipe = recipe_from({**made.config.samples.to_dict(), "num": args.num}, made.num_classes)
+    one = chosen_bucket(experiment, args)
+    settings = {**experiment.config.samples.to_dict(), "num": args.num}
+    recipe = recipe_from(settings, experiment.num_classes)
     recipe = dataclasses.replace(recipe, **given)
     sampler = Sampler(one, recipe)
     evaluation = evaluation_of(one.source, args.num)
@@ -153,8 +158,8 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     for why in dict.fromkeys(evaluation.left_out.values()):
         names = [name for name, other in evaluation.left_out.items() if other == why]
         multihost.say(f"not measured, {why}: {', '.join(names)}")
-    restored = load_params(made, args.workdir, args.ema, args.step, args.mesh)
-    loss = held_out_loss(made, restored.params)
+    restored = load_params(experiment, args.workdir, args.ema, args.step, args.mesh)
+    loss = held_out_loss(experiment, restored.params)
     if not np.isfinite(loss["held_out_loss"]):
         raise UserError(
             f"the held-out loss of these parameters is {loss['held_out_loss']}: training diverged; "
@@ -164,7 +169,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         f"drawing {args.num} samples: {recipe.solver}, {recipe.steps} steps, {recipe.guidance}\n"
         f"judging them at {evaluation.size} pixels"
     )
-    drawn = sampler(restored.params, **made.held_out_conditions(args.num))
+    drawn = sampler(restored.params, **experiment.held_out_conditions(args.num))
     if not multihost.is_main():
         return 0
     figures = evaluation(drawn.samples, drawn.labels)
@@ -173,7 +178,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         print(f"{name:24} {value:.5g}")
     report = {"figures": figures, "not_measured": evaluation.left_out}
     report["recipe"] = stamped(recipe, restored, drawn.nfe)
-    classes = "without labels" if made.num_classes is None else "classes in turn"
+    classes = "without labels" if experiment.num_classes is None else "classes in turn"
     report["recipe"]["labels"] = f"{args.num} samples, {classes}"
     report["recipe"]["shape"] = list(one.source.shape)
     report["recipe"]["judged_at"] = evaluation.size

@@ -164,7 +164,7 @@ class Experiment:
 
         Raises UserError if the network, or its parameters, do not fit it.
         """
-        other = dataclasses.replace(self, shapes=(tuple(self.codec.shape(shape)),))
+        other = dataclasses.replace(self, shapes=(tuple(self.codec.encoded_shape(shape)),))
         ours, theirs = (jax.eval_shape(made.init, rng.root(0)) for made in (self, other))
         if ours != theirs:
             raise UserError(
@@ -209,7 +209,7 @@ def build(
         example = _example(source)
     codec = section("codec")
     found = example.get("shapes", [example["shape"]])
-    shapes = tuple(tuple(codec.shape(tuple(shape))) for shape in found)
+    shapes = tuple(tuple(codec.encoded_shape(tuple(shape))) for shape in found)
     process = Process(section("path"), section("prediction"))
     weight = section("weight")
     check_weight(weight, process, config.weight.name)
@@ -217,10 +217,10 @@ def build(
     times = section("times")
     loss = section("objective", times=times, weight=weight, patch=model.cell())
     best = functools.partial(best_constant, process, times, weight)
-    made = Experiment(config, example, codec, model, process, loss, best, shapes)
+    experiment = Experiment(config, example, codec, model, process, loss, best, shapes)
     if source is not None:
-        made.__dict__["source"] = source  # which has just been made: not to be made again
-    return made
+        experiment.__dict__["source"] = source  # which has just been made: not to be made again
+    return experiment
 
 
 def wired_to_model(config: ConfigDict, channels: int, classes: int | None) -> dict[str, Any]:

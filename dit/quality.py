@@ -30,26 +30,26 @@ class Quality:
         self.drawn: dict[tuple[str, str], Drawn] = {}
         self._samplers: dict[tuple[str, str], Sampler] = {}
 
-    def check(self, arm: str, made: Any) -> None:
+    def check(self, arm: str, experiment: Any) -> None:
         """Raise UserError where an arm's samples cannot be drawn or judged for some recipe."""
-        self.judge = judge_of(made.source) if self.judge is None else self.judge
-        check_weights(self.weights, made)
-        params = jax.eval_shape(made.init, rng.root(0))
+        self.judge = judge_of(experiment.source) if self.judge is None else self.judge
+        check_weights(self.weights, experiment)
+        params = jax.eval_shape(experiment.init, rng.root(0))
         for name, recipe in self.recipes.items():
             if len(recipe.labels or range(recipe.num)) < 2:
                 raise UserError(f"recipe {name!r} draws one sample; expected two or more to judge")
             if recipe.guidance.startswith("autoguidance"):
                 raise UserError(f"recipe {name!r}: there is no weaker model here for autoguidance")
-            sampler = self._samplers[arm, name] = Sampler(made, recipe)
+            sampler = self._samplers[arm, name] = Sampler(experiment, recipe)
             batch = {"id": np.arange(1), "label": np.array(recipe.labels[:1], np.int32)}
             jax.eval_shape(
                 sampler.run, params, None, batch if recipe.labels else {"id": batch["id"]}
             )
 
-    def __call__(self, arm: str, made: Any, trained: Any) -> dict[str, float]:
+    def __call__(self, arm: str, experiment: Any, trained: Any) -> dict[str, float]:
         """Figures of the samples that ``trained`` draws by each recipe."""
         if any((arm, name) not in self._samplers for name in self.recipes):
-            self.check(arm, made)
+            self.check(arm, experiment)
         params = trained.params if self.weights == "params" else trained.ema[self.weights]
         found = {}
         for name in self.recipes:

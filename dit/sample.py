@@ -143,32 +143,32 @@ def run(args: argparse.Namespace) -> None:
     stamp = media.read_recipe(args.like) if args.like else {}
     which = args.ema or stamp.get("ema")
     step = stamp.get("checkpoint_step") if args.step is None else args.step
-    made = load_experiment(args.workdir, step)
-    recipe = choose(args, made, stamp)
-    *usual, channels = made.example["shape"]
+    experiment = load_experiment(args.workdir, step)
+    recipe = choose(args, experiment, stamp)
+    *usual, channels = experiment.example["shape"]
     size = list(cli.size_of(args, stamp.get("size", usual)))
     used: dict[str, Any] = {}
     if size != usual:
-        made, used = made.shaped((*size, channels)), {"size": size}
-    sampler = Sampler(made, recipe)
-    start = read_data(args.init, "samples", made.shape) if args.init else None
-    mask = read_mask(args.mask, made.shape) if args.mask else None
-    conditions = read_conditions(args.cond, made.conditions) if args.cond else {}
+        experiment, used = experiment.shaped((*size, channels)), {"size": size}
+    sampler = Sampler(experiment, recipe)
+    start = read_data(args.init, "samples", experiment.shape) if args.init else None
+    mask = read_mask(args.mask, experiment.shape) if args.mask else None
+    conditions = read_conditions(args.cond, experiment.conditions) if args.cond else {}
     given = {"init": start, "mask": mask, **conditions}
     inputs = {k: digest(v) for k, v in given.items() if v is not None}
-    check_inputs(args, stamp, inputs, ("init", "mask", *made.conditions))
+    check_inputs(args, stamp, inputs, ("init", "mask", *experiment.conditions))
     weak_name = args.weak or (stamp.get("weak") if sampler.autoguided else None)
     arrays = {"start": start, "mask": mask, **conditions}
     arrays = {k: v for k, v in arrays.items() if v is not None}
     sampler.check(weak_name is not None, arrays)
-    shape = (sampler.n, *made.shape)
-    media.check_drawable(args.out, shape, sampler.labels, made.codec.pixels)
+    shape = (sampler.n, *experiment.shape)
+    media.check_drawable(args.out, shape, sampler.labels, experiment.codec.pixels)
     weak = None
     if weak_name is not None:
-        loaded = load_params(made, args.workdir, weak_name, step, args.mesh)
+        loaded = load_params(experiment, args.workdir, weak_name, step, args.mesh)
         weak, inputs["weak"] = loaded.params, loaded.fingerprint
         check_inputs(args, stamp, inputs, ("weak",))
-    restored = load_params(made, args.workdir, which, step, args.mesh)
+    restored = load_params(experiment, args.workdir, which, step, args.mesh)
     same = stamp.get("checkpoint_fingerprint", restored.fingerprint) == restored.fingerprint
     if not same and args.step is None and args.ema is None:
         raise UserError(
@@ -213,9 +213,9 @@ def check_inputs(
             )
 
 
-def choose(args: argparse.Namespace, made: Experiment, stamp: Mapping[str, Any]) -> Recipe:
+def choose(args: argparse.Namespace, experiment: Experiment, stamp: Mapping[str, Any]) -> Recipe:
     """The recipe of the command line: over the PNG's if there is one, over the config's if not."""
-    recipe = recipe_from(made.config.samples.to_dict(), made.num_classes)
+    recipe = recipe_from(experiment.config.samples.to_dict(), experiment.num_classes)
     if stamp:
         names = [f.name for f in dataclasses.fields(Recipe)]
         missing = [name for name in names if name not in stamp and name != "known"]
@@ -224,9 +224,11 @@ def choose(args: argparse.Namespace, made: Experiment, stamp: Mapping[str, Any])
         fields = {name: stamp[name] for name in names if name in stamp}  # older ones lack known
         recipe = call(Recipe, f"the recipe in {args.like}", **fields)
     if args.num is not None:
-        recipe = recipe_from({**dataclasses.asdict(recipe), "num": args.num}, made.num_classes)
+        recipe = recipe_from(
+            {**dataclasses.asdict(recipe), "num": args.num}, experiment.num_classes
+        )
     if args.labels is not None:
-        labels = tuple(cli.parse_labels(args.labels, made.num_classes))
+        labels = tuple(cli.parse_labels(args.labels, experiment.num_classes))
         recipe = dataclasses.replace(recipe, labels=labels, num=len(labels))
     return dataclasses.replace(recipe, **chosen(args))
 

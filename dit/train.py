@@ -25,10 +25,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import jax
 import numpy as np
 
-from dit import cli, experiment, media, rng, storage
+from dit import cli, media, rng, storage
 from dit.config import parse_spec
 from dit.draw import Sampler, recipe_from, stamped
-from dit.experiment import Experiment
+from dit.experiment import Experiment, build, load_config
 from dit.parallel import multihost
 from dit.scaling.flops import training_flops
 from dit.training.checkpoint import taken_from
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         storage.check(workdir)
         allowed = () if args.new_lr is None else ("optimizer.lr",)
         overrides |= dict.fromkeys(allowed, args.new_lr)
-        made = experiment.build(experiment.load_config(args.config, overrides))
-        stopped = run(made, workdir, allowed)
+        experiment = build(load_config(args.config, overrides))
+        stopped = run(experiment, workdir, allowed)
     return when_stopped if stopped else 0
 
 
@@ -77,19 +77,19 @@ def stopped_status() -> int:
     return int(text)
 
 
-def run(made: Experiment, workdir: storage.Place, allowed: Collection[str] = ()) -> bool:
+def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str] = ()) -> bool:
     """Train, draw the curve and the last samples, and say how it went; whether a signal stopped it.
 
     ``allowed``: as for ``train``.
     """
-    picture = painter(made, workdir)
+    picture = painter(experiment, workdir)
     outcome = train(
-        made,
+        experiment,
         workdir,
-        batches=made.batches(),
+        batches=experiment.batches(),
         draw=picture,
-        flops_per_example=made.mean(
-            lambda shape: training_flops(made.model, shape, level=made.level)
+        flops_per_example=experiment.mean(
+            lambda shape: training_flops(experiment.model, shape, level=experiment.level)
         ),
         allowed=allowed,
     )
@@ -99,29 +99,33 @@ def run(made: Experiment, workdir: storage.Place, allowed: Collection[str] = ())
         return True
     if multihost.is_main():
         media.plot_curve(workdir / "metrics.jsonl", workdir / "curve.png")
-    if picture is not None and not _due(made, outcome.step):
+    if picture is not None and not _due(experiment, outcome.step):
         picture(outcome.state, outcome.step)
     multihost.say(f"trained to step {outcome.step}; see {workdir}/curve.png and {workdir}/samples")
     return False
 
 
-def _due(made: Experiment, step: int) -> bool:
+def _due(experiment: Experiment, step: int) -> bool:
     """Whether the loop itself drew samples at ``step``."""
-    return made.config.samples.every > 0 and step % made.config.samples.every == 0
+    return experiment.config.samples.every > 0 and step % experiment.config.samples.every == 0
 
 
-def painter(made: Experiment, workdir: storage.Place) -> Callable[[TrainState, int], None] | None:
+def painter(
+    experiment: Experiment, workdir: storage.Place
+) -> Callable[[TrainState, int], None] | None:
     """What draws the samples of a step: a grid, or a filmstrip and a GIF of clips; for each bucket.
 
     None for latents, which nothing here can decode. Raises UserError for settings of ``samples`` that
     cannot work: before the first step, and not at the first picture.
     """
-    if not made.codec.pixels or not made.config.samples.num:
+    if not experiment.codec.pixels or not experiment.config.samples.num:
         return None
-    recipe = recipe_from(made.config.samples.to_dict(), made.num_classes)
-    shapes = dict.fromkeys(made.shapes)
-    samplers = [Sampler(dataclasses.replace(made, shapes=(shape,)), recipe) for shape in shapes]
-    given = [sampler.made.held_out_conditions(recipe.count) for sampler in samplers]
+    recipe = recipe_from(experiment.config.samples.to_dict(), experiment.num_classes)
+    shapes = dict.fromkeys(experiment.shapes)
+    samplers = [
+        Sampler(dataclasses.replace(experiment, shapes=(shape,)), recipe) for shape in shapes
+    ]
+    given = [sampler.experiment.held_out_conditions(recipe.count) for sampler in samplers]
     for sampler, conditions in zip(samplers, given, strict=True):
         rehearse(sampler, conditions)
 
@@ -149,7 +153,7 @@ def painter(made: Experiment, workdir: storage.Place) -> Callable[[TrainState, i
 
 def rehearse(sampler: Sampler, conditions: Mapping[str, np.ndarray]) -> None:
     """Trace the sampler, and draw two blank samples of its shapes; UserError for what cannot work."""
-    made, recipe = sampler.made, sampler.recipe
+    experiment, recipe = sampler.experiment, sampler.recipe
     if parse_spec(recipe.guidance, number="cfg:scale")["name"] == "autoguidance":
         raise UserError(
             f"got samples.guidance={recipe.guidance!r}, which needs a weaker model, and training has "
@@ -159,7 +163,7 @@ def rehearse(sampler: Sampler, conditions: Mapping[str, np.ndarray]) -> None:
     batch = {"id": np.arange(2), **two}
     if recipe.labels:
         batch["label"] = np.zeros(2, np.int32)
-    params = jax.eval_shape(made.init, rng.root(0))
+    params = jax.eval_shape(experiment.init, rng.root(0))
     samples = jax.eval_shape(sampler.run, params, None, batch)[0]
     blank = np.zeros(samples.shape, np.uint8)
     with tempfile.TemporaryDirectory() as folder:

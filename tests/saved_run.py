@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from dit import experiment, rng
+from dit import rng
+from dit.experiment import build
 from dit.training.checkpoint import Checkpoints
 from dit.training.workdir import plain, write_config
 
@@ -22,8 +23,8 @@ def save(workdir, data, **changes):
 
     The parameters are those of a model that has learnt a little: every layer does something.
     """
-    made = experiment.build({**TINY, "data": data, **changes})
-    params = jax.jit(made.init)(rng.root(0))
+    experiment = build({**TINY, "data": data, **changes})
+    params = jax.jit(experiment.init)(rng.root(0))
 
     def moved(scale):
         return jax.tree.map(
@@ -31,9 +32,9 @@ def save(workdir, data, **changes):
         )
 
     workdir.mkdir(parents=True, exist_ok=True)
-    config = plain(made.config)
+    config = plain(experiment.config)
     write_config(workdir, config)
-    checkpoints = Checkpoints(workdir, config, 1, example=made.example)
+    checkpoints = Checkpoints(workdir, config, 1, example=experiment.example)
     checkpoints.save(1, {"params": moved(0.1), "ema": {"ema_10": moved(0.05)}}, {})
     checkpoints.close()
-    return made
+    return experiment

@@ -7,8 +7,9 @@ import pytest
 from saved_run import TINY, save
 
 import dit.data.sources
-from dit import experiment, rng, sample
+from dit import rng, sample
 from dit.draw import Recipe, Sampler
+from dit.experiment import build
 from dit.training.step import objective
 from dit.types import UserError
 
@@ -74,12 +75,13 @@ def moved(made):
 
 
 def test_changing_any_condition_of_a_batch_changes_its_loss():
-    made = experiment.build(config(known="data", condition_dropout=0.0))
-    assert made.conditions == CONDITIONS
-    batch = {k: jnp.asarray(v) for k, v in next(made.batches()).items()}
-    of = jax.jit(objective(made.loss, made.apply_fn, made.process, made.codec.encode))
-    params = moved(made)
-    loss = lambda **change: of(params, {**batch, **change}, rng.root(1))[1]["loss"]  # noqa: E731
+    experiment = build(config(known="data", condition_dropout=0.0))
+    assert experiment.conditions == CONDITIONS
+    batch = {k: jnp.asarray(v) for k, v in next(experiment.batches()).items()}
+    parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
+    loss_fn = jax.jit(objective(*parts))
+    params = moved(experiment)
+    loss = lambda **change: loss_fn(params, {**batch, **change}, rng.root(1))[1]["loss"]  # noqa: E731
     plain = loss()
     for name in ("label", *CONDITIONS, "known", "context_mask"):
         value = batch[name]
@@ -90,11 +92,14 @@ def test_changing_any_condition_of_a_batch_changes_its_loss():
 
 
 def test_samples_are_given_the_conditions_of_held_out_data():
-    made = experiment.build(config())
-    params, recipe = moved(made), Recipe(labels=(0, 1, 2), solver="euler", steps=2, guidance="2")
-    given = made.held_out_conditions(3)
+    experiment = build(config())
+    params, recipe = (
+        moved(experiment),
+        Recipe(labels=(0, 1, 2), solver="euler", steps=2, guidance="2"),
+    )
+    given = experiment.held_out_conditions(3)
     assert set(given) == {*CONDITIONS, "context_mask"}
-    sampler = Sampler(made, recipe)
+    sampler = Sampler(experiment, recipe)
     drawn = sampler(params, **given).samples
     for name in CONDITIONS:
         other = sampler(params, **{**given, name: given[name] + 1}).samples
@@ -104,9 +109,7 @@ def test_samples_are_given_the_conditions_of_held_out_data():
             sampler(params, **wrong)
     with pytest.raises(UserError, match="2 rows of pooled for 3 samples"):
         sampler(params, **{**given, "pooled": given["pooled"][:2]})
-    other = experiment.build(
-        {**config(), "data": {"name": "noise", "shape": (1, 4, 4, 1), "num_classes": 3}}
-    )
+    other = build({**config(), "data": {"name": "noise", "shape": (1, 4, 4, 1), "num_classes": 3}})
     with pytest.raises(UserError, match="the model takes context, pooled"):
         other.held_out_conditions(3)
 
@@ -142,10 +145,10 @@ def test_the_command_takes_conditions_and_gives_the_network_what_is_known_clean(
 
 
 def test_clean_tokens_are_for_models_that_were_trained_with_them():
-    made = experiment.build(config())
+    experiment = build(config())
     recipe = Recipe(labels=(0,), solver="euler", steps=2, known="clean")
     with pytest.raises(UserError, match="never trained with clean tokens"):
-        Sampler(made, recipe)
-    sampler = Sampler(experiment.build(config(level="token")), recipe)
+        Sampler(experiment, recipe)
+    sampler = Sampler(build(config(level="token")), recipe)
     with pytest.raises(UserError, match="no mask"):
         sampler.check(False, {"label": np.zeros(1, np.int32)})

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from dit import draw, experiment, rng
+from dit import draw, rng
 from dit.draw import Recipe, Sampler, placed
+from dit.experiment import build
 from dit.parallel.mesh import make_mesh, replicated
 from dit.types import UserError
 
@@ -23,13 +24,13 @@ RECIPE = Recipe(labels=tuple(i % 3 for i in range(40)), solver="euler", steps=2,
 
 
 @pytest.fixture(scope="module")
-def made():
-    return experiment.build(CONFIG)
+def experiment():
+    return build(CONFIG)
 
 
 @pytest.fixture(scope="module")
-def params(made):
-    return jax.jit(made.init)(rng.root(0))
+def params(experiment):
+    return jax.jit(experiment.init)(rng.root(0))
 
 
 def on(params, count):
@@ -39,10 +40,10 @@ def on(params, count):
 
 
 @pytest.mark.parametrize(("devices", "most"), [(1, 2), (8, 1)])
-def test_few_batches_are_under_way_and_on_the_devices(made, params, devices, most):
+def test_few_batches_are_under_way_and_on_the_devices(experiment, params, devices, most):
     """Two at most; one where the devices are simulated, whose collectives deadlock with two."""
     params, _ = on(params, devices)
-    sampler = Sampler(made, RECIPE)
+    sampler = Sampler(experiment, RECIPE)
     whole = sampler(params)
     (key,) = sampler._compiled
     run, sent, come, seen = sampler._compiled[key], [], [], []
@@ -67,9 +68,9 @@ def test_few_batches_are_under_way_and_on_the_devices(made, params, devices, mos
     assert max(size for _, size in seen) <= (most + 1) * one
 
 
-def test_a_device_holds_the_bytes_of_its_own_samples(made, params):
+def test_a_device_holds_the_bytes_of_its_own_samples(experiment, params):
     params, mesh = on(params, 8)
-    sampler = Sampler(made, RECIPE)
+    sampler = Sampler(experiment, RECIPE)
     batch = {"id": np.arange(8), "label": np.zeros(8, np.int32)}
     lowered = sampler.jitted(mesh).lower(params, None, placed(batch, mesh))
     samples, *scalars = jax.tree.leaves(lowered.out_info)
@@ -83,11 +84,11 @@ def test_a_device_holds_the_bytes_of_its_own_samples(made, params):
 
 def test_unlabelled_samples_have_no_labels(params):
     config = {**CONFIG, "data": {"name": "noise", "shape": (1, 4, 4, 1)}}
-    made = experiment.build(config)
-    sampler = Sampler(made, dataclasses.replace(RECIPE, labels=(), num=3))
+    experiment = build(config)
+    sampler = Sampler(experiment, dataclasses.replace(RECIPE, labels=(), num=3))
     assert sampler.labels is None
     with pytest.raises(UserError, match="without classes"):
-        Sampler(made, dataclasses.replace(RECIPE, labels=(), num=3, guidance="2"))
+        Sampler(experiment, dataclasses.replace(RECIPE, labels=(), num=3, guidance="2"))
 
 
 @pytest.mark.parametrize(
@@ -123,37 +124,37 @@ def test_rules_that_cannot_work_are_refused_without_a_model(change, message):
         draw.rules(dataclasses.replace(RECIPE, **change))
 
 
-def test_guidance_needs_a_model_that_was_trained_without_labels_too(made):
+def test_guidance_needs_a_model_that_was_trained_without_labels_too(experiment):
     config = {**CONFIG, "objective": {"name": "denoise", "condition_dropout": 0.0}}
-    sure = experiment.build(config)
+    sure = build(config)
     guided = dataclasses.replace(RECIPE, guidance="2")
-    Sampler(made, guided)
+    Sampler(experiment, guided)
     Sampler(sure, dataclasses.replace(RECIPE, guidance="autoguidance:scale=2"))
     with pytest.raises(UserError, match="condition_dropout"):
         Sampler(sure, guided)
 
 
-def test_evaluations_of_an_edit_are_those_of_the_steps_it_takes(made):
+def test_evaluations_of_an_edit_are_those_of_the_steps_it_takes(experiment):
     recipe = dataclasses.replace(RECIPE, steps=10, guidance="interval:scale=2,low=0.3,high=2")
     inside = [t for t in np.arange(1, 11) / 10 if 0.3 < t / (1 - t + 1e-9) <= 2]
     for strength in (1.0, 0.5, 0.1):
-        sampler = Sampler(made, dataclasses.replace(recipe, strength=strength))
+        sampler = Sampler(experiment, dataclasses.replace(recipe, strength=strength))
         taken = np.arange(1, round(10 * strength) + 1) / 10
         expected = len(taken) + sum(np.isclose(t, inside).any() for t in taken)
         assert sampler.evaluations(edited=True) == expected
         assert sampler.evaluations() == 10 + len(inside)
 
 
-def test_samples_that_are_not_finite_are_refused(made, params):
+def test_samples_that_are_not_finite_are_refused(experiment, params):
     broken = jax.tree.map(lambda x: x * np.nan, params)
     with pytest.raises(UserError, match="not finite"):
-        Sampler(made, RECIPE)(broken)
+        Sampler(experiment, RECIPE)(broken)
 
 
-def test_one_sampler_draws_and_edits(made, params):
+def test_one_sampler_draws_and_edits(experiment, params):
     """Each kind of call is compiled once, whatever came before it."""
     params, _ = on(params, 1)
-    sampler = Sampler(made, dataclasses.replace(RECIPE, labels=(0, 1)))
+    sampler = Sampler(experiment, dataclasses.replace(RECIPE, labels=(0, 1)))
     start = np.full((2, 1, 4, 4, 1), 7, np.uint8)
     plain = sampler(params).samples
     kept = sampler(params, start=start, mask=np.ones(start.shape, bool)).samples

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from shrunken import CONFIGS, latents, shrunken
 
-from dit import experiment, models
-from dit.experiment import load_config
+from dit import models
+from dit.experiment import build, load_config
 from dit.parallel.mesh import make_mesh
 from dit.sections import complete
 from dit.training import optimizer as optimizers
@@ -27,22 +27,26 @@ DIGITS = str(ROOT / "configs/digits.py")
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
 def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
-    made = experiment.build(load_config(str(file), latents(tmp_path, load_config(str(file)))))
-    shapes = jax.eval_shape(made.init, jax.random.key(0))
+    experiment = build(load_config(str(file), latents(tmp_path, load_config(str(file)))))
+    shapes = jax.eval_shape(experiment.init, jax.random.key(0))
     count = models.count_params(shapes)
     assert count == PARAMETERS.get(file.stem, count)
     abstract = jax.ShapeDtypeStruct
     batch = {
-        "x": abstract((4, *made.shape), jnp.float32),
+        "x": abstract((4, *experiment.shape), jnp.float32),
         "label": abstract((4,), jnp.int32),
         "id": abstract((4,), jnp.int32),
     }
     loss, metrics = jax.eval_shape(
-        lambda p, b: made.loss(jax.random.key(0), p, made.apply_fn, made.process, b), shapes, batch
+        lambda p, b: experiment.loss(
+            jax.random.key(0), p, experiment.apply_fn, experiment.process, b
+        ),
+        shapes,
+        batch,
     )
     assert loss.shape == ()
     assert ("vb" in metrics) == ("_dit_" in file.stem)
-    assert made.axes.keys() == shapes.keys()
+    assert experiment.axes.keys() == shapes.keys()
 
 
 @pytest.mark.parametrize(
@@ -53,11 +57,11 @@ def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
 def test_every_config_trains_two_steps_when_shrunken(file, tmp_path):
     from dit.training.loop import train
 
-    made = experiment.build(shrunken(file, tmp_path))
+    experiment = build(shrunken(file, tmp_path))
     outcome = train(
-        made,
+        experiment,
         tmp_path / "run",
-        batches=made.batches(),
+        batches=experiment.batches(),
         devices=jax.devices()[:1],
         progress=False,
     )
@@ -77,11 +81,14 @@ def test_a_new_name_starts_its_section_afresh_and_keeps_what_it_shares():
     config = load_config(DIGITS, {"optimizer.name": "muon", "path.name": "cosine"})
     assert config.optimizer.lr == load_config(DIGITS).optimizer.lr
     assert "time_scale" in config.path
-    made = experiment.build(config)
+    experiment = build(config)
     mesh = make_mesh({}, jax.devices()[:1])
     assert mesh.size == 1
     optimizers.build(
-        config.optimizer.to_dict(), config.schedule.to_dict(), steps=config.steps, axes=made.axes
+        config.optimizer.to_dict(),
+        config.schedule.to_dict(),
+        steps=config.steps,
+        axes=experiment.axes,
     )
 
 
@@ -129,8 +136,8 @@ def test_bad_overrides_are_named(overrides, message):
 )
 def test_parts_that_do_not_fit_together_are_refused(overrides, message):
     def make():
-        made = experiment.build(load_config(DIGITS, overrides))
-        jax.eval_shape(made.init, jax.random.key(0))
+        experiment = build(load_config(DIGITS, overrides))
+        jax.eval_shape(experiment.init, jax.random.key(0))
 
     with pytest.raises(UserError, match=message):
         make()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from dit import config, draw, experiment, models, train
+from dit import config, draw, models, train
+from dit.experiment import build, load_config
 from dit.init_from import matching
 from dit.training.checkpoint import restore_params, steps
 from dit.types import UserError
@@ -28,8 +29,8 @@ STILL = ("--config.steps=1", "--config.optimizer.lr=1e-12", "--config.optimizer.
 
 
 def params_of(workdir, which):
-    made = draw.load_experiment(str(workdir))
-    abstract = jax.eval_shape(made.init, jax.random.key(0))
+    experiment = draw.load_experiment(str(workdir))
+    abstract = jax.eval_shape(experiment.init, jax.random.key(0))
     return flatten_dict(restore_params(workdir, abstract, which=which).params, sep="/")
 
 
@@ -117,9 +118,10 @@ def safetensors(path, state):
 
 
 def test_weights_of_a_file(source, tmp_path):
-    made = draw.load_experiment(str(source))
-    params = models.init(made.model, jax.random.key(5), made.shape)
-    state = config.resolve("interop", "dit_original").to_state(params, made.model, made.shape)
+    experiment = draw.load_experiment(str(source))
+    params = models.init(experiment.model, jax.random.key(5), experiment.shape)
+    original = config.resolve("interop", "dit_original")
+    state = original.to_state(params, experiment.model, experiment.shape)
     safetensors(tmp_path / "w.safetensors", state)
     asked = f"--config.init_from.path={tmp_path}/w.safetensors", "--config.init_from.format="
     found = begun(tmp_path / "run", asked[0], asked[1] + "dit_original")
@@ -141,8 +143,8 @@ def test_what_cannot_be_is_refused_before_any_work(section, message, tmp_path):
     settings = {f"init_from.{k}": v for k, v in section.items()}
 
     def refused():
-        made = experiment.build(experiment.load_config("digits", settings))
-        made.initial(jax.eval_shape(made.init, jax.random.key(0)))
+        experiment = build(load_config("digits", settings))
+        experiment.initial(jax.eval_shape(experiment.init, jax.random.key(0)))
 
     with pytest.raises(UserError, match=message):
         refused()

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import experiment, models
+from dit import models
 from dit.config import resolve
+from dit.experiment import build, load_config
 from dit.sampling.sample import sample
 from dit.scaling.costs import costs
 from dit.scaling.jaxpr_flops import count_flops
@@ -82,22 +83,26 @@ def test_the_network_example_trains_and_its_costs_are_exact(install, path):
     install(path)
     root = pathlib.Path(__file__).parent.parent
     overrides = {"model.name": pathlib.Path(path).stem, "batch_size": 8}
-    made = experiment.build(experiment.load_config(str(root / "configs/digits.py"), overrides))
-    batches = made.batches()
-    run = program(made, batches)
+    experiment = build(load_config(str(root / "configs/digits.py"), overrides))
+    batches = experiment.batches()
+    run = program(experiment, batches)
     batch = jax.device_put(next(batches), run.batch_sharding)
     batches.close()
     state = jax.jit(run.create, out_shardings=run.shardings)(jax.random.key(0))
     _, metrics = run.train_step(state, batch, jax.device_put(jax.random.key(1), run.replicated))
     assert np.isfinite(float(metrics["loss"]))
-    x, _, cond = made.model.example(made.shape)
-    for level, shape in {"sample": (1,), "frame": (1, 1), "token": (1, *made.shape[:3])}.items():
+    x, _, cond = experiment.model.example(experiment.shape)
+    for level, shape in {
+        "sample": (1,),
+        "frame": (1, 1),
+        "token": (1, *experiment.shape[:3]),
+    }.items():
 
         def total(params, shape=shape):
-            return made.apply_fn(params, x, jnp.zeros(shape), cond).sum()
+            return experiment.apply_fn(params, x, jnp.zeros(shape), cond).sum()
 
-        found = costs(made.model, made.shape, level=level)
-        params = jax.eval_shape(made.init, jax.random.key(0))
+        found = costs(experiment.model, experiment.shape, level=level)
+        params = jax.eval_shape(experiment.init, jax.random.key(0))
         assert found.forward == count_flops(total, params)
         assert found.training == count_flops(jax.grad(total), params)
 
@@ -106,12 +111,11 @@ def test_the_condition_example_reaches_the_loss(install):
     install("dit/data/sources/slanted_digits.py")
     root = pathlib.Path(__file__).parent.parent
     changes = {"data.name": "slanted_digits", "model.pooled_dim": 1, "batch_size": 8}
-    made = experiment.build(
-        experiment.load_config(str(root / "configs/digits.py"), {**changes, "model.depth": 1})
-    )
-    batch = next(made.batches())
-    loss_fn = jax.jit(objective(made.loss, made.apply_fn, made.process, made.codec.encode))
-    params = jax.tree.map(lambda p: p + 0.1, made.init(jax.random.key(0)))
+    experiment = build(load_config(str(root / "configs/digits.py"), {**changes, "model.depth": 1}))
+    batch = next(experiment.batches())
+    parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
+    loss_fn = jax.jit(objective(*parts))
+    params = jax.tree.map(lambda p: p + 0.1, experiment.init(jax.random.key(0)))
     losses = []
     for slant in (0, 1):
         changed = {**batch, "pooled": batch["pooled"] + np.float32(slant)}
@@ -123,8 +127,8 @@ def test_the_data_example_trains(install):
     install("dit/data/sources/discs.py")
     root = pathlib.Path(__file__).parent.parent
     overrides = {"data.name": "discs", "batch_size": 8}
-    made = experiment.build(experiment.load_config(str(root / "configs/digits.py"), overrides))
-    batch = next(made.batches())
+    experiment = build(load_config(str(root / "configs/digits.py"), overrides))
+    batch = next(experiment.batches())
     assert batch["x"].shape == (8, 1, 8, 8, 1)
     assert set(batch["label"]) <= {0, 1}
-    assert made.num_classes == 2
+    assert experiment.num_classes == 2

@@ -104,8 +104,8 @@ def test_a_sample_does_not_depend_on_the_mesh(workdir, tmp_path, mesh):
 
 
 def test_every_device_makes_a_share(workdir):
-    made, restored = load(str(workdir))
-    sampler = Sampler(made, Recipe(labels=tuple(range(8)), steps=1, solver="euler"))
+    experiment, restored = load(str(workdir))
+    sampler = Sampler(experiment, Recipe(labels=tuple(range(8)), steps=1, solver="euler"))
     batch = {"id": np.arange(8), "label": np.arange(8, dtype=np.int32)}
 
     def flops(params):

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--config.{next(iter(rest))} belongs to dit.train; see --help")
     if args.readme and not args.out:
         raise UserError("--readme names its table after --out; give both")
-    made = ours.experiment(
+    experiment = ours.experiment(
         size=args.size,
         batch=args.batch,
         side=args.side,
@@ -83,9 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         remat=args.remat,
     )
     train, draw = "train step", f"{args.steps} DDIM steps"
-    step, step_flops = ours.train_step(made)
+    step, step_flops = ours.train_step(experiment)
     sample, sample_flops = ours.sampler(
-        made, batch=args.sample_batch, steps=args.steps, guidance=args.guidance
+        experiment, batch=args.sample_batch, steps=args.steps, guidance=args.guidance
     )
     timed: dict[str, Callable] = {f"{train}, ours": step, f"{draw}, ours": sample}
     with contextlib.ExitStack() as stack:
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     mine = {k: v for k, v in seconds.items() if k.endswith(", ours")}
     result = {
         "model": f"DiT-{args.size}, {args.side}x{args.side}x{args.channels}",
-        "dtype": precision(**made.config.precision),
+        "dtype": precision(**experiment.config.precision),
         "batch": args.batch,
         "sample_batch": args.sample_batch,
         "device": describe(device),

@@ -34,10 +34,10 @@ def experiment(
     )
 
 
-def train_step(made: Experiment) -> tuple[Callable[[], float], int]:
+def train_step(experiment: Experiment) -> tuple[Callable[[], float], int]:
     """``(step, flops)``: a step on a fixed batch, over all devices; it returns the loss."""
-    batches = made.batches()
-    parts = program(made, batches)
+    batches = experiment.batches()
+    parts = program(experiment, batches)
     batch = jax.device_put(next(batches), parts.batch_sharding)
     batches.close()
     key = jax.device_put(rng.root(0), parts.replicated)
@@ -48,12 +48,12 @@ def train_step(made: Experiment) -> tuple[Callable[[], float], int]:
         state, metrics = parts.train_step(state, batch, key)
         return float(metrics["loss"])
 
-    flops = training_flops(made.model, made.shape, level=made.level)
-    return step, flops * made.config.batch_size
+    flops = training_flops(experiment.model, experiment.shape, level=experiment.level)
+    return step, flops * experiment.config.batch_size
 
 
 def sampler(
-    made: Experiment, *, batch: int, steps: int, guidance: float
+    experiment: Experiment, *, batch: int, steps: int, guidance: float
 ) -> tuple[Callable[[], float], int]:
     """``(draw, flops)``: a batch of images by DDIM; the FLOPs leave out what is not the network."""
     recipe = Recipe(
@@ -64,6 +64,7 @@ def sampler(
         guidance=str(guidance),
         batch=batch,
     )
-    draw, params = Sampler(made, recipe), jax.jit(made.init)(rng.root(0))
+    draw, params = Sampler(experiment, recipe), jax.jit(experiment.init)(rng.root(0))
     nfe = draw(params).nfe
-    return (lambda: draw(params).seconds), forward_flops(made.model, made.shape) * batch * nfe
+    flops = forward_flops(experiment.model, experiment.shape) * batch * nfe
+    return (lambda: draw(params).seconds), flops

@@ -18,7 +18,7 @@ Shape = tuple[int, ...]  # (f, h, w, c)
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-    """``encode(x) -> latents``, float ``(b, f, h, w, c)``; ``decode`` back; ``shape`` of the latents.
+    """``encode(x) -> latents``, float ``(b, f, h, w, c)``; ``decode`` back; ``encoded_shape(shape)``.
 
     ``pixels``: ``decode`` gives colours in [-1, 1] that can be drawn. False where the data are
     themselves latents, which only the autoencoder that made them can decode.
@@ -26,5 +26,5 @@ class Codec:
 
     encode: Callable[[Array], Video]
     decode: Callable[[Video], Video]
-    shape: Callable[[Shape], Shape]
+    encoded_shape: Callable[[Shape], Shape]
     pixels: bool = True

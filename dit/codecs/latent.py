@@ -26,4 +26,4 @@ def build(*, scale: Positive = 0.18215, shift: Number = 0.0) -> Codec:
     def decode(z: Video) -> Video:
         return z / scale + shift
 
-    return Codec(encode=encode, decode=decode, shape=tuple, pixels=False)
+    return Codec(encode=encode, decode=decode, encoded_shape=tuple, pixels=False)

@@ -25,4 +25,4 @@ def build(*, scale: Positive = 1.0) -> Codec:
     def decode(z: Video) -> Video:
         return jnp.clip(z / scale, -1, 1)
 
-    return Codec(encode=encode, decode=decode, shape=tuple)
+    return Codec(encode=encode, decode=decode, encoded_shape=tuple)

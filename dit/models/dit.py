@@ -22,7 +22,6 @@ from dit.models import attention as attention_module
 from dit.models import condition as condition_module
 from dit.models import patchify as patches
 from dit.models import positions as position_module
-from dit.models import remat as remat_module
 from dit.models import sizes
 from dit.models.activations import constrain
 from dit.models.attention import platform
@@ -42,6 +41,7 @@ from dit.models.layers import (
     wide,
     zeros,
 )
+from dit.models.remat import check_remat, remat_layer, remat_scanned
 from dit.models.transformer import Transformer, make_block
 from dit.types import Cond, Count, Params, Positive, Tiny, Tokens, UserError, Whole
 
@@ -220,7 +220,7 @@ class DiT(Transformer):
                 x = constrain(x, "act_batch", "act_length", "act_embed")
                 return block.apply({"params": params}, x, condition)
 
-            layer = remat_module.remat(layer, self.remat)
+            layer = remat_layer(layer, self.remat)
             each = layers if isinstance(layers, list) else split(layers, self.depth)
             for params in each:
                 x = layer(params, x, condition)
@@ -230,7 +230,7 @@ class DiT(Transformer):
             x = constrain(x, "act_batch", "act_length", "act_embed")
             return block(x, condition), None
 
-        body = remat_module.remat_module(body, self.remat, unrolled=unroll > 1)
+        body = remat_scanned(body, self.remat, unrolled=unroll > 1)
         scan = nn.scan(
             body,
             variable_axes={"params": 0},
@@ -315,7 +315,7 @@ def build(
     ):
         if value not in known:
             raise UserError(f"got {name}={value!r}: {config.suggest(value, list(map(str, known)))}")
-    remat_module.check(remat)
+    check_remat(remat)
     attention_module.check(attention)
     options = {"mlp_ratio": float(mlp_ratio), "norm_eps": norm_eps}
     if qk_norm is not None:

@@ -24,18 +24,18 @@ POLICIES = {
 }
 
 
-def check(name: str) -> None:
+def check_remat(name: str) -> None:
     """Raise UserError for a policy that does not exist."""
     if name not in POLICIES:
         raise UserError(f"no remat policy {name!r}: {suggest(name, list(POLICIES))}")
 
 
-def remat(function: Callable, name: str) -> Callable:
+def remat_layer(function: Callable, name: str) -> Callable:
     """A pure ``function`` under the policy."""
     return function if name == "none" else jax.checkpoint(function, policy=POLICIES[name])
 
 
-def remat_module(function: Callable, name: str, unrolled: bool) -> Callable:
+def remat_scanned(function: Callable, name: str, unrolled: bool) -> Callable:
     """``function(module, *args)`` under the policy; when unrolled, XLA must not merge the copies."""
     if name == "none":
         return function

@@ -20,7 +20,6 @@ from jaxtyping import Array, Float
 from dit import config
 from dit.models import attention as attention_module
 from dit.models import condition as condition_module
-from dit.models import remat as remat_module
 from dit.models import unet_sizes
 from dit.models.activations import constrain, shards
 from dit.models.dit import DTYPES, GUIDANCE_SCALE
@@ -32,6 +31,7 @@ from dit.models.embeddings import (
 )
 from dit.models.layers import wide, zeros
 from dit.models.network import Level, Network, Shape
+from dit.models.remat import check_remat
 from dit.models.unet_blocks import (
     PIXELS,
     Conv,
@@ -303,7 +303,7 @@ def build(
         raise UserError(f"give a size, such as 'ADM-64', or also: {', '.join(missing)}")
     if dtype not in DTYPES:
         raise UserError(f"got dtype={dtype!r}: {config.suggest(dtype, list(DTYPES))}")
-    remat_module.check(remat)
+    check_remat(remat)
     attention_module.check(attention)
     width, multipliers = chosen["width"], chosen["multipliers"]
     levels, groups = chosen["attention_levels"], chosen["norm_groups"]

@@ -33,12 +33,12 @@ POINTS, REACH = 8193, 5.5  # of the quadrature over times; beyond 5.5 sigma floa
 class Moments:
     """Of encoded data. ``variance``: of a pixel, averaged over pixels; ``size``: numbers an example.
 
-    ``spread``: standard deviation over examples of the mean squared distance from the mean.
+    ``std``: standard deviation over examples of the mean squared distance from the mean.
     ``count``: how many examples were looked at; ``all``: whether there are no others.
     """
 
     variance: float
-    spread: float
+    std: float
     size: int
     count: int
     all: bool
@@ -48,13 +48,13 @@ class Moments:
 class Constant:
     """The score of the best constant prediction.
 
-    ``loss``: weighted, and without the variational bound of a learned variance. ``spread``: the
+    ``loss``: weighted, and without the variational bound of a learned variance. ``std``: the
     standard deviation of one example's loss. ``error``: the standard error of ``loss`` itself, where
     the data were sampled.
     """
 
     loss: float
-    spread: float
+    std: float
     error: float
 
     def beaten_by(self, loss: float, examples: int) -> bool:
@@ -62,7 +62,7 @@ class Constant:
 
         Half of it is always enough, however long the tail of the weights.
         """
-        noise = math.hypot(self.spread / math.sqrt(max(examples, 1)), self.error)
+        noise = math.hypot(self.std / math.sqrt(max(examples, 1)), self.error)
         return loss < 0.99 * self.loss - min(2 * noise, 0.5 * self.loss)
 
 
@@ -78,10 +78,10 @@ def best_constant(
     v, n = moments.variance, moments.size
     at_t = w * (p**2 * v + q**2)
     loss = float(mass @ at_t)
-    within = w**2 * (p**4 * moments.spread**2 + 4 * p**2 * q**2 * v / n + 2 * q**4 / n)
-    spread = math.sqrt(max(float(mass @ (within + at_t**2)) - loss**2, 0.0))
-    of_data = 0.0 if moments.all else moments.spread / math.sqrt(moments.count)
-    found = Constant(loss, spread, float(mass @ (w * p**2)) * of_data)
+    within = w**2 * (p**4 * moments.std**2 + 4 * p**2 * q**2 * v / n + 2 * q**4 / n)
+    std = math.sqrt(max(float(mass @ (within + at_t**2)) - loss**2, 0.0))
+    of_data = 0.0 if moments.all else moments.std / math.sqrt(moments.count)
+    found = Constant(loss, std, float(mass @ (w * p**2)) * of_data)
     good = all(map(math.isfinite, dataclasses.astuple(found))) and loss > 0
     return found if good else None
 

@@ -25,7 +25,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dit import cli, experiment
+from dit import cli
+from dit.experiment import build, load_config
 from dit.parallel import flags, topology
 from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
 from dit.preflight import advice, buckets, cost, programs, report, search
@@ -84,21 +85,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     check(args)
     set_flags(args.topology, args.flags)
     where = topology.find(args.topology, args.slices)
-    config = stand_in(experiment.load_config(args.config, overrides), where)
+    config = stand_in(load_config(args.config, overrides), where)
     if args.sweep:
         return sweep(config, where, args)
     if args.max_batch:
         return max_batch(config, where, args)
-    made = experiment.build(chosen(config, args.mesh, args.batch, args.remat))
-    reports = buckets.train_steps(made, where)
+    experiment = build(chosen(config, args.mesh, args.batch, args.remat))
+    reports = buckets.train_steps(experiment, where)
     rows = [each.as_json() for each in reports]
     step = buckets.mean(rows)
     rows[0] |= cost.cost(step, args.price, args.images)
     if args.sampler and reports[0].fits:
-        reports.append(programs.sampler(made, where))
+        reports.append(programs.sampler(experiment, where))
         rows.append(reports[-1].as_json())
     if not args.json:
-        show(reports[0], step, made.config, where, args)
+        show(reports[0], step, experiment.config, where, args)
         for each in reports[1:]:
             print(report.table(each))
             if not each.fits:

@@ -95,14 +95,14 @@ def _share(members: int) -> float:
 
 def account(made_with: Callable[[str], Any], where: Topology) -> Account:
     """The account of an experiment. ``made_with(policy)``: the experiment with a remat policy."""
-    made = made_with("none")
-    batches = made.batches()
+    experiment = made_with("none")
+    batches = experiment.batches()
     try:
         shapes = bucket_shapes(batches)[0]
-        run = program(alone(made), batches, where.devices[:1])
+        run = program(alone(experiment), batches, where.devices[:1])
     finally:
         batches.close()
-    images = made.config.batch_size
+    images = experiment.config.batch_size
 
     @functools.cache
     def kept(policy: str) -> float:
@@ -110,38 +110,40 @@ def account(made_with: Callable[[str], Any], where: Topology) -> Account:
         with jax.default_device(where.devices[0]):  # it decides which attention kernel is taken
             return activations(other, run.abstract.params, shapes) / images
 
-    model = made.model
+    model = experiment.model
     return Account(
         parameters=_bytes(run.abstract.params),
         state=_bytes((run.abstract.params, run.abstract.opt_state, run.abstract.ema)),
         gradients=_bytes(run.abstract.params),
         activations=kept,
-        flops=training_flops(model, made.shape, level=made.level),
-        stream=model.stream(made.shape),
-        policies=tuple(POLICIES) if made.remat else ("none",),
-        accumulate=made.config.optimizer.get("accumulate", 1),
+        flops=training_flops(model, experiment.shape, level=experiment.level),
+        stream=model.stream(experiment.shape),
+        policies=tuple(POLICIES) if experiment.remat else ("none",),
+        accumulate=experiment.config.optimizer.get("accumulate", 1),
     )
 
 
-def alone(made: Any) -> Any:
+def alone(experiment: Any) -> Any:
     """The same experiment for one device."""
-    config = made.config.copy_and_resolve_references()
+    config = experiment.config.copy_and_resolve_references()
     config.mesh = {"preset": "dp"}
-    return dataclasses.replace(made, config=config)
+    return dataclasses.replace(experiment, config=config)
 
 
-def activations(made: Any, params: Any, batch: Any) -> int:
+def activations(experiment: Any, params: Any, batch: Any) -> int:
     """Bytes that the forward pass keeps for the backward pass, on all devices together.
 
     The residuals of the objective's derivative, but for the parameters themselves; the compiler may
     keep fewer, by computing some again.
     """
-    of = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
+    loss_fn = objective(
+        experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
+    )
     key = jax.eval_shape(lambda: rng.root(0))
     own = {(x.shape, x.dtype) for x in jax.tree.leaves(params)}
 
     def pullback(params, batch, key):
-        return jax.vjp(lambda p: of(p, batch, key)[0], params)[1]
+        return jax.vjp(lambda p: loss_fn(p, batch, key)[0], params)[1]
 
     kept = jax.tree.leaves(jax.eval_shape(pullback, params, batch, key))
     return sum(x.size * x.dtype.itemsize for x in kept if (x.shape, x.dtype) not in own)

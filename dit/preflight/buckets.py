@@ -12,24 +12,23 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dit import experiment
-from dit.experiment import Experiment
+from dit.experiment import Experiment, build
 from dit.parallel.topology import Topology
 from dit.preflight import programs
 from dit.preflight.report import Report
 
 
-def train_steps(made: Experiment, where: Topology) -> list[Report]:
+def train_steps(experiment: Experiment, where: Topology) -> list[Report]:
     """The report on the step of each shape, the largest first."""
-    if len(made.shapes) == 1:
-        return [programs.train_step(made, where)]
-    used = [i for i, share in enumerate(made.shares) if share]
+    if len(experiment.shapes) == 1:
+        return [programs.train_step(experiment, where)]
+    used = [i for i, share in enumerate(experiment.shares) if share]
     reports = []
-    for i in sorted(used, key=lambda i: -math.prod(made.shapes[i])):
-        frames, height, width, _ = made.source.shapes[i]
-        what = f"train step of {frames}x{height}x{width}, {made.shares[i]:.1%} of all"
-        found = programs.train_step(made.bucket(i), where)
-        reports.append(dataclasses.replace(found, what=what, share=made.shares[i]))
+    for i in sorted(used, key=lambda i: -math.prod(experiment.shapes[i])):
+        frames, height, width, _ = experiment.source.shapes[i]
+        what = f"train step of {frames}x{height}x{width}, {experiment.shares[i]:.1%} of all"
+        found = programs.train_step(experiment.bucket(i), where)
+        reports.append(dataclasses.replace(found, what=what, share=experiment.shares[i]))
     return reports
 
 
@@ -43,5 +42,5 @@ def mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def largest(config: ConfigDict | Mapping[str, Any]) -> Experiment:
     """The experiment of a config on the largest of its examples."""
-    made = experiment.build(config)
-    return made if len(made.shapes) == 1 else made.bucket(made.largest)
+    experiment = build(config)
+    return experiment if len(experiment.shapes) == 1 else experiment.bucket(experiment.largest)

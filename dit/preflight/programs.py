@@ -31,30 +31,30 @@ OVERFLOW = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KM
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
-def train_step(made: Experiment, where: Topology) -> Report:
+def train_step(experiment: Experiment, where: Topology) -> Report:
     """The report on the train step that ``dit.train`` would run on these devices."""
-    batches = made.batches()
+    batches = experiment.batches()
     try:
-        run = program(made, batches, where.devices)
+        run = program(experiment, batches, where.devices)
         shapes = bucket_shapes(batches)[0]
     finally:
         batches.close()
     state = placed(run.abstract, run.shardings)
     batch = placed(shapes, jax.tree.map(lambda _: run.batch_sharding, shapes))
     key = placed(jax.eval_shape(lambda: rng.root(0)), run.replicated)
-    size = made.config.batch_size
-    accumulate = made.config.optimizer.get("accumulate", 1)
+    size = experiment.config.batch_size
+    accumulate = experiment.config.optimizer.get("accumulate", 1)
     with jax.default_device(target(where)):
-        kept = activations(made, state.params, batch)
+        kept = activations(experiment, state.params, batch)
         traced = run.train_step.trace(state, batch, key)
     return report(
         "train step",
-        made,
+        experiment,
         where,
         run,
         traced,
         images=size,
-        flops=training_flops(made.model, made.shape, level=made.level) * size,
+        flops=training_flops(experiment.model, experiment.shape, level=experiment.level) * size,
         memory={
             "parameters": per_device(state.params),
             "optimizer": per_device(state.opt_state),
@@ -68,20 +68,20 @@ def train_step(made: Experiment, where: Topology) -> Report:
     )
 
 
-def sampler(made: Experiment, where: Topology) -> Report:
+def sampler(experiment: Experiment, where: Topology) -> Report:
     """The report on drawing one batch of samples with the config's recipe, a share on every device."""
-    batches = made.batches()
-    run, shapes = program(made, batches, where.devices), batches.shapes()
+    batches = experiment.batches()
+    run, shapes = program(experiment, batches, where.devices), batches.shapes()
     batches.close()
-    settings = {**made.config.samples.to_dict(), "num": made.config.samples.batch}
-    draw = Sampler(made, recipe_from(settings, made.num_classes))
+    settings = {**experiment.config.samples.to_dict(), "num": experiment.config.samples.batch}
+    draw = Sampler(experiment, recipe_from(settings, experiment.num_classes))
     shards = batch_shards(run.mesh)
     size = -(-draw.n // shards) * shards
     params = placed(run.abstract.params, run.shardings.params)
     ids = {"id": jax.ShapeDtypeStruct((size,), "int32")}
-    if made.num_classes:
+    if experiment.num_classes:
         ids["label"] = jax.ShapeDtypeStruct((size,), "int32")
-    for name in made.conditions:
+    for name in experiment.conditions:
         shape, dtype = shapes[name]
         ids[name] = jax.ShapeDtypeStruct((size, *shape[1:]), dtype)
     batch = placed(ids, jax.tree.map(lambda _: run.batch_sharding, ids))
@@ -89,12 +89,12 @@ def sampler(made: Experiment, where: Topology) -> Report:
         traced = draw.jitted(run.mesh).trace(params, None, batch)
     return report(
         f"sampler, {draw.recipe.steps} steps",
-        made,
+        experiment,
         where,
         run,
         traced,
         images=size,
-        flops=forward_flops(made.model, made.shape) * size * draw.evaluations(),
+        flops=forward_flops(experiment.model, experiment.shape) * size * draw.evaluations(),
         memory={"parameters": per_device(params), "batch": per_device(batch)},
         within={},
     )
@@ -121,7 +121,7 @@ def per_device(tree: Any) -> int:
 
 def report(
     what: str,
-    made: Experiment,
+    experiment: Experiment,
     where: Topology,
     run: Program,
     traced: Any,
@@ -139,17 +139,17 @@ def report(
         "mesh": {k: n for k, n in run.mesh.shape.items() if n > 1},
         "devices": run.mesh.size,
         "chips": where.chips,
-        "steps": made.config.steps,
+        "steps": experiment.config.steps,
         "within": within,
         "images": images,
-        "tokens": images * made.model.tokens(made.shape),
+        "tokens": images * experiment.model.tokens(experiment.shape),
         "model_flops": flops,
         "program_flops": count(traced.jaxpr.jaxpr),
         "peak_flops": where.peak,
         "hbm": where.hbm,
-        "remat": made.remat or "none",
-        "expected_sizes": expected_sizes(made.axes, params, run.mesh, images),
-        "advice": lanes(made.axes, params) if where.platform == "tpu" else [],
+        "remat": experiment.remat or "none",
+        "expected_sizes": expected_sizes(experiment.axes, params, run.mesh, images),
+        "advice": lanes(experiment.axes, params) if where.platform == "tpu" else [],
         "flags": os.environ.get("LIBTPU_INIT_ARGS", "") if where.platform == "tpu" else None,
     }
     start = time.perf_counter()
@@ -182,7 +182,7 @@ def report(
     }
     program_text = hlo.read(text)
     found = hlo.collectives(program_text, run.mesh)
-    pairs = 2 * made.model.attention_macs(made.shape) * images / run.mesh.size
+    pairs = 2 * experiment.model.attention_macs(experiment.shape) * images / run.mesh.size
     return Report(
         **common,
         memory=memory,

@@ -44,11 +44,11 @@ class Mixture:
             a.astype(x.dtype) for a in (values, vectors, self.means, np.log(self.weights))
         )
         local = xp.einsum("kde,bkd->bke", vectors, x[:, None] - alpha * means[None])
-        spread = alpha**2 * values + sigma**2  # k d
-        logits = logs[None] - 0.5 * (local**2 / spread[None] + xp.log(spread)[None]).sum(-1)
+        variances = alpha**2 * values + sigma**2  # k d
+        logits = logs[None] - 0.5 * (local**2 / variances[None] + xp.log(variances)[None]).sum(-1)
         weight = xp.exp(logits - logits.max(-1, keepdims=True))
         weight = weight / weight.sum(-1, keepdims=True)
-        shift = xp.einsum("kde,bke->bkd", vectors, alpha * values[None] / spread[None] * local)
+        shift = xp.einsum("kde,bke->bkd", vectors, alpha * values[None] / variances[None] * local)
         return (weight[..., None] * (means[None] + shift)).sum(1)
 
     def denoiser(self, path: Path) -> Callable[[Array, Array], Array]:

@@ -68,7 +68,7 @@ class Solver:
     count: Callable[[State], Array] | None = None
 
 
-class Interval(NamedTuple):
+class Transition(NamedTuple):
     """The path's coefficients at both ends of a step; ``decay = exp(-h)`` lies in ``[0, 1)``."""
 
     alpha_t: Array
@@ -78,12 +78,12 @@ class Interval(NamedTuple):
     decay: Array
 
 
-def interval(path: Path, t: Float[Array, "*s"], u: Float[Array, "*s"]) -> Interval:
+def transition(path: Path, t: Float[Array, "*s"], u: Float[Array, "*s"]) -> Transition:
     """Coefficients of the step from ``t`` to ``u < t``, exact at both ends of every path."""
     alpha_t, sigma_t, alpha_u, sigma_u = path.alpha(t), path.sigma(t), path.alpha(u), path.sigma(u)
     # At the first node alpha may be 0: a "step" from there to itself, which has no result, is finite.
     decay = alpha_t / jnp.where(alpha_u > 0, alpha_u, 1) * (sigma_u / sigma_t)
-    return Interval(alpha_t, sigma_t, alpha_u, sigma_u, jnp.clip(decay, 0, 1))
+    return Transition(alpha_t, sigma_t, alpha_u, sigma_u, jnp.clip(decay, 0, 1))
 
 
 def half_logsnr(path: Path, t: Float[Array, "*s"]) -> Float[Array, "*s"]:

@@ -15,7 +15,8 @@ from typing import Annotated
 
 import jax
 
-from dit import cli, experiment, storage
+from dit import cli, storage
+from dit.experiment import build, load_config
 from dit.scaling import ladder, plan, plan_file, report, run
 from dit.scaling.costs import one_shape
 from dit.scaling.evaluate import check_weights
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(plan.describe(make_plan(args, overrides, root)))
     elif args.command == "run":
         keep_compiled(root)
-        return 0 if run.sweep(root, experiment.build, only=args.row, retry=args.retry) else 1
+        return 0 if run.sweep(root, build, only=args.row, retry=args.retry) else 1
     elif args.command == "rows":
         print("\n".join(row.name for row in plan_file.load_plan(root / "plan.json")[0].rows))
     else:
@@ -170,16 +171,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> plan.Plan:
     """The plan that the arguments ask for, written to ``root``."""
-    config = experiment.load_config(args.config, overrides)
-    made = experiment.build(config)
+    config = load_config(args.config, overrides)
+    experiment = build(config)
     model = config.model.to_dict()
     network = model.pop("name")
     for key in ("size", "depth", "width", "heads"):
         model.pop(key, None)
-    if made.num_classes is not None:
-        model["num_classes"] = made.num_classes
+    if experiment.num_classes is not None:
+        model["num_classes"] = experiment.num_classes
     sizes = ladder.ladder(
-        one_shape(made),
+        one_shape(experiment),
         smallest=args.smallest,
         largest=args.largest,
         count=args.sizes,
@@ -188,7 +189,7 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         slack=args.slack,
         least_depth=args.least_depth,
         by=args.by,
-        level=made.level,
+        level=experiment.level,
         network=network,
         **model,
     )
@@ -213,12 +214,12 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         ratio=args.ratio,
         held_out=args.held_out or None,
         least_steps=args.least_steps,
-        unique=None if made.source.streaming else len(made.source.train),
+        unique=None if experiment.source.streaming else len(experiment.source.train),
         most_epochs=args.most_epochs,
     )
-    check_weights(args.weights, made)
+    check_weights(args.weights, experiment)
     run.check_schedules(made_plan, plain(config))
-    examples = min(args.examples, len(made.source.held_out))
+    examples = min(args.examples, len(experiment.source.held_out))
     evaluation = {"examples": examples, "draws": max(args.draws, examples), "seed": 0}
     options = {"evaluation": evaluation, "weights": args.weights}
     plan_file.save_plan(root / "plan.json", made_plan, plain(config), options)

@@ -120,9 +120,9 @@ def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return config
 
 
-def cost_of(made: Any) -> Costs:
+def cost_of(experiment: Any) -> Costs:
     """What the model of an experiment costs on its data."""
-    return costs(made.model, one_shape(made), level=made.level)
+    return costs(experiment.model, one_shape(experiment), level=experiment.level)
 
 
 class _Arm:
@@ -143,58 +143,58 @@ class _Arm:
     ):
         self.name, self._make, self._ablation = name, make, ablation
         lr, seed = ablation.lrs[0], ablation.probe_seed
-        made = make(ablation.config(name, lr=lr, seed=seed))
-        if made.config.path != reference.config.path:
+        experiment = make(ablation.config(name, lr=lr, seed=seed))
+        if experiment.config.path != reference.config.path:
             raise UserError(
                 "its path is not the baseline's, so their losses are not for the same x_t"
             )
-        data, expected = ((m.source.shape, m.num_classes) for m in (made, reference))
+        data, expected = ((m.source.shape, m.num_classes) for m in (experiment, reference))
         if data != expected:
             raise UserError(
                 f"got data of shape {data[0]} with {data[1]} classes; expected the baseline's, "
                 f"{expected[0]} and {expected[1]}, as all arms are judged on the same examples"
             )
-        self.costs, self.steps = cost_of(made), made.config.steps
+        self.costs, self.steps = cost_of(experiment), experiment.config.steps
         if ablation.match == "flops":
             whole = reference.config.batch_size * cost_of(reference).training
-            step = made.config.batch_size * self.costs.training
+            step = experiment.config.batch_size * self.costs.training
             self.steps = max(1, round(reference.config.steps * whole / step))
-            made = make(ablation.config(name, lr=lr, seed=seed, steps=self.steps))
-        self.trainer = Trainer(made)
-        judge, apply_fn = in_terms_of(reference.process, made.process, made.apply_fn)
+            experiment = make(ablation.config(name, lr=lr, seed=seed, steps=self.steps))
+        self.trainer = Trainer(experiment)
+        judge, apply_fn = in_terms_of(reference.process, experiment.process, experiment.apply_fn)
         self.evaluate = Evaluator(
             frozen,
             apply_fn=apply_fn,
             process=judge,
             objective=objective_of(reference),
-            encode=made.codec.encode,
+            encode=experiment.codec.encode,
         )
-        check_weights(ablation.weights, made)
-        self.evaluate.check(self.trainer.check(made).params)
+        check_weights(ablation.weights, experiment)
+        self.evaluate.check(self.trainer.check(experiment).params)
         if hasattr(measure, "check"):
-            measure.check(name, made)
+            measure.check(name, experiment)
 
     def run(
         self, line: dict[str, Any], config: Mapping[str, Any], measure: Measure | None
     ) -> dict[str, Any]:
         """The row of a run, with its losses or with its error."""
-        made = self._make(config)
-        images = self.steps * made.config.batch_size
+        experiment = self._make(config)
+        images = self.steps * experiment.config.batch_size
         line |= {
             "lr": config["optimizer"]["lr"],
             "seed": config["seed"],
             "steps": self.steps,
-            "batch": made.config.batch_size,
+            "batch": experiment.config.batch_size,
             "images": images,
             "C": images * self.costs.training,
             **dataclasses.asdict(self.costs),
-            "data": made.source.fingerprint,
+            "data": experiment.source.fingerprint,
             "evaluation_set": self.evaluate.frozen.hash,
             "versions": versions(),
             "device": jax.devices()[0].device_kind,
         }
         start = time.perf_counter()
-        batches = made.batches()
+        batches = experiment.batches()
         try:
             trained = self.trainer(batches, lr=line["lr"], seed=line["seed"])
         except OWN as error:
@@ -207,7 +207,9 @@ class _Arm:
             return line | {"status": "failed", "error": "the loss is not finite"}
         line |= {"status": "done", "losses": losses}
         if measure is not None and line["stage"] == "main":
-            line["measures"] = {k: float(v) for k, v in measure(self.name, made, trained).items()}
+            line["measures"] = {
+                k: float(v) for k, v in measure(self.name, experiment, trained).items()
+            }
         return line
 
 

@@ -85,9 +85,9 @@ def check_evaluation(options: Mapping[str, Any]) -> None:
             )
 
 
-def check_weights(name: str, made: Any) -> None:
+def check_weights(name: str, experiment: Any) -> None:
     """Raise UserError unless an experiment has weights of that name: ``params``, or an average."""
-    known = ["params", *made.settings("ema").names]
+    known = ["params", *experiment.settings("ema").names]
     if name not in known:
         raise UserError(f"no weights {name!r}: {config.suggest(name, known)}")
 

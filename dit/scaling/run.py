@@ -137,14 +137,14 @@ def sweep(
         lr, batch = row.lr, row.batch
         try:
             lr, batch = setting(plan, row, rows, weights)
-            made = make(row_config(base, row, lr, batch))
+            experiment = make(row_config(base, row, lr, batch))
         except OWN as error:
             line = planned(row, lr, batch) | failed(error)
         else:
             if frozen is None:
-                check_weights(weights, made)
-                frozen = freeze(made.source.held_out, **options["evaluation"])
-            line = one_run(made, row, workdir, frozen, kept)
+                check_weights(weights, experiment)
+                frozen = freeze(experiment.source.held_out, **options["evaluation"])
+            line = one_run(experiment, row, workdir, frozen, kept)
         if line is None:
             say(f"stopped in row {row.name}; the same command goes on")
             return False
@@ -189,10 +189,10 @@ class Kept:
         """All kept values, the latest last."""
         return tuple(self._made.values())
 
-    def get(self, what: str, made: Any, free: Sequence[str], make: Callable[[], Any]) -> Any:
-        """What ``make`` made for the config of ``made``, or for one that differs in ``free`` only."""
-        config = {k: v for k, v in plain(made.config).items() if k not in free}
-        key = configs.fingerprint({"what": what, "data": made.source.fingerprint, **config})
+    def get(self, what: str, experiment: Any, free: Sequence[str], make: Callable[[], Any]) -> Any:
+        """What ``make`` made for this config, or for one that differs from it in ``free`` only."""
+        config = {k: v for k, v in plain(experiment.config).items() if k not in free}
+        key = configs.fingerprint({"what": what, "data": experiment.source.fingerprint, **config})
         found = self._made.pop(key) if key in self._made else make()
         self._made[key] = found  # the latest comes last
         while len(self._made) > self._limit:
@@ -205,12 +205,12 @@ NOT_JUDGED = (*FREE, "steps", "batch_size", "optimizer", "schedule", "ema", "loa
 
 
 def one_run(
-    made: Any, row: Row, workdir: pathlib.Path, frozen: EvaluationSet, kept: Kept
+    experiment: Any, row: Row, workdir: pathlib.Path, frozen: EvaluationSet, kept: Kept
 ) -> dict[str, Any] | None:
     """Train and evaluate one row; return its line, even if it failed, or None after a signal."""
-    config = plain(made.config)
+    config = plain(experiment.config)
     images = config["steps"] * config["batch_size"]
-    unique = None if made.source.streaming else len(made.source.train)
+    unique = None if experiment.source.streaming else len(experiment.source.train)
     free = ("log", "checkpoint", "samples")
     line = planned(row, config["optimizer"]["lr"], config["batch_size"]) | {
         "config": configs.fingerprint({k: v for k, v in config.items() if k not in free}),
@@ -218,18 +218,18 @@ def one_run(
         "C": images * row.size.costs.training,
         "images": images,
         "unique_images": images if unique is None else min(images, unique),
-        "data": made.source.fingerprint,
+        "data": experiment.source.fingerprint,
         "evaluation_set": frozen.hash,
     }
     start = time.perf_counter()
     try:
-        batches = made.batches()
-        compiled = kept.get("train", made, FREE, lambda: program(made, batches))
-        outcome = train(made, workdir, batches=batches, compiled=compiled, progress=False)
+        batches = experiment.batches()
+        compiled = kept.get("train", experiment, FREE, lambda: program(experiment, batches))
+        outcome = train(experiment, workdir, batches=batches, compiled=compiled, progress=False)
         if outcome.stopped:
             return None
         seconds = time.perf_counter() - start
-        found = evaluated(made, outcome.state, frozen, kept)
+        found = evaluated(experiment, outcome.state, frozen, kept)
     except OWN as error:
         return line | failed(error) | {"seconds": time.perf_counter() - start}
     np.savez_compressed(
@@ -244,29 +244,29 @@ def one_run(
     return line | {"status": "done", "losses": losses, "seconds": seconds}
 
 
-def evaluated(made: Any, state: Any, frozen: EvaluationSet, kept: Kept) -> dict[str, Any]:
+def evaluated(experiment: Any, state: Any, frozen: EvaluationSet, kept: Kept) -> dict[str, Any]:
     """The losses of all evaluation draws, for each set of weights."""
 
     def judge() -> Evaluator:
         return Evaluator(
             frozen,
-            apply_fn=made.apply_fn,
-            process=made.process,
-            objective=objective_of(made),
-            encode=made.codec.encode,
+            apply_fn=experiment.apply_fn,
+            process=experiment.process,
+            objective=objective_of(experiment),
+            encode=experiment.codec.encode,
         )
 
-    return evaluate_all(kept.get("evaluate", made, NOT_JUDGED, judge), state)
+    return evaluate_all(kept.get("evaluate", experiment, NOT_JUDGED, judge), state)
 
 
-def objective_of(made: Any) -> dict[str, Any]:
+def objective_of(experiment: Any) -> dict[str, Any]:
     """The objective of an experiment with its times and weight built, as ``Evaluator`` takes it."""
-    config = made.config.to_dict()
+    config = experiment.config.to_dict()
     times, weight = (
         configs.resolve(room, **config[section])
         for room, section in (("diffusion.times", "times"), ("diffusion.weights", "weight"))
     )
-    patch = made.model.cell()
+    patch = experiment.model.cell()
     return {**config["objective"], "times": times, "weight": weight, "patch": patch}
 
 

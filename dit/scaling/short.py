@@ -43,17 +43,19 @@ class Trainer:
     first call compiles.
     """
 
-    def __init__(self, made: Any):
-        config = made.config
+    def __init__(self, experiment: Any):
+        config = experiment.config
         self.steps = config.steps
         unit = optimizers.build(
             {**config.optimizer.to_dict(), "lr": 1.0},
             config.schedule.to_dict(),
             steps=config.steps,
-            axes=made.axes,
+            axes=experiment.axes,
         )
-        ema = made.settings("ema")
-        loss_fn = objective(made.loss, made.apply_fn, made.process, made.codec.encode)
+        ema = experiment.settings("ema")
+        loss_fn = objective(
+            experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
+        )
 
         def advance(state, batches, key, lr, count):
             optimizer = optimizers.at_rate(unit, lr)
@@ -69,18 +71,18 @@ class Trainer:
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-            jax.eval_shape(made.init, rng.root(0)),
+            jax.eval_shape(experiment.init, rng.root(0)),
         )
-        self._given = made.initial(target).params
-        self._create = jax.jit(creator(made.init, unit, ema, metrics=()))
+        self._given = experiment.initial(target).params
+        self._create = jax.jit(creator(experiment.init, unit, ema, metrics=()))
         self._advance = jax.jit(advance, donate_argnums=0)
 
-    def check(self, made: Any) -> Trained:
+    def check(self, experiment: Any) -> Trained:
         """The shapes of the result, from one batch; UserError or an error of tracing if it cannot run.
 
         Nothing is compiled or trained, and the first call will not trace again.
         """
-        batches = made.batches()
+        batches = experiment.batches()
         try:
             batch = next(batches)
         finally:

@@ -56,7 +56,7 @@ def _moments(batches: Batches, encode: Callable[[Any], Any], bucket: int) -> Mom
     whole = count == there
     return Moments(
         variance=float(distance.sum() / (count if whole else max(count - 1, 1))),
-        spread=float(distance.std()),
+        std=float(distance.std()),
         size=size,
         count=count,
         all=whole,
@@ -70,13 +70,13 @@ def mixed(parts: Sequence[tuple[float, Moments]]) -> Moments:
     deviation over all examples.
     """
     share = np.array([share for share, _ in parts])
-    variance, spread, size = (
-        np.array([getattr(m, name) for _, m in parts]) for name in ("variance", "spread", "size")
+    variance, std, size = (
+        np.array([getattr(m, name) for _, m in parts]) for name in ("variance", "std", "size")
     )
     mean = share @ variance
     return Moments(
         variance=float(mean),
-        spread=math.sqrt(share @ (spread**2 + (variance - mean) ** 2)),
+        std=math.sqrt(share @ (std**2 + (variance - mean) ** 2)),
         size=round(1 / (share @ (1 / size))),
         count=sum(m.count for _, m in parts),
         all=all(m.all for _, m in parts),

@@ -64,15 +64,15 @@ def program(
     check_batch(mesh, config.batch_size, optimizer.accumulate)
     ema = experiment.settings("ema")
     key = rng.root(config.seed)
-    of = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
+    loss_fn = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
     params = jax.eval_shape(experiment.init, key)
     for shapes in bucket_shapes(batches).values():  # each is traced: what does not fit is refused
-        names = metric_names(of, params, shapes, key)
+        names = metric_names(loss_fn, params, shapes, key)
     create = creator(experiment.init, optimizer, ema, names)
     abstract = jax.eval_shape(create, key)
     shardings = state_shardings(abstract, axes, mesh)
     train_step = make_train_step(
-        of,
+        loss_fn,
         optimizer,
         ema,
         mesh=mesh,

@@ -22,7 +22,7 @@ def test_round_trip_inside_jit(name):
     )
     z = jax.jit(codec.encode)(x)
     assert jnp.issubdtype(z.dtype, jnp.floating)
-    assert z.shape[1:] == codec.shape(x.shape[1:])
+    assert z.shape[1:] == codec.encoded_shape(x.shape[1:])
     back = np.asarray(jax.jit(codec.decode)(z))
     want = x / 127.5 - 1.0 if codec.pixels else x
     np.testing.assert_allclose(back, want, atol=2e-6)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit import config, draw, evaluate, experiment, sample, train
+from dit import config, draw, evaluate, sample, train
 from dit.data.pipeline import batches, eval_batches
 from dit.diffusion.times import uniform
 from dit.diffusion.weights import none
+from dit.experiment import build
 from dit.scaling.evaluate import Evaluator, freeze
 from dit.types import UserError
 
@@ -91,25 +92,26 @@ def section(name, data):
 
 @pytest.mark.parametrize("name", CAN)
 def test_the_loss_of_every_unlabelled_source_has_no_label(data, name):
-    made = experiment.build(section(name, data))
-    params = jax.eval_shape(made.init, jax.random.key(0))
+    experiment = build(section(name, data))
+    params = jax.eval_shape(experiment.init, jax.random.key(0))
 
     def loss(params, batch):
-        batch = {**batch, "x": made.codec.encode(batch["x"])}
-        return made.loss(jax.random.key(0), params, made.apply_fn, made.process, batch)[0]
+        batch = {**batch, "x": experiment.codec.encode(batch["x"])}
+        key, process = jax.random.key(0), experiment.process
+        return experiment.loss(key, params, experiment.apply_fn, process, batch)[0]
 
     assert "label" not in params
-    batches = made.batches()
+    batches = experiment.batches()
     assert jax.eval_shape(loss, params, next(batches)).shape == ()
     assert batches.look([0, 5]).keys() == {"x", "id"}
-    frozen = freeze(made.source.held_out, examples=3, draws=8)
+    frozen = freeze(experiment.source.held_out, examples=3, draws=8)
     assert frozen.label is None
     Evaluator(
         frozen,
-        apply_fn=made.apply_fn,
-        process=made.process,
+        apply_fn=experiment.apply_fn,
+        process=experiment.process,
         objective={"name": "denoise", "times": uniform.build(), "weight": none.build()},
-        encode=made.codec.encode,
+        encode=experiment.codec.encode,
     ).check(params)
 
 
@@ -137,20 +139,22 @@ def test_unlabelled_data_train_sample_and_evaluate(data, name, tmp_path):
         assert not any("accuracy" in figure for figure in figures)
         assert Image.open(workdir / "samples" / "step_0000002.png").width < 4 * 80  # 3 by 3
     else:
-        made, restored = draw.load(str(workdir))
-        figures = evaluate.held_out_loss(made, restored.params)
+        experiment, restored = draw.load(str(workdir))
+        figures = evaluate.held_out_loss(experiment, restored.params)
     assert np.isfinite(figures["held_out_loss"])
 
 
 def test_labels_and_the_model_have_to_agree(data):
     """What the model is built for follows from the data, and a stray label is refused."""
-    made = experiment.build({**RUN, "data": data("noise"), "codec": {"name": "latent"}})
-    assert made.num_classes is None
-    params = jax.eval_shape(made.init, jax.random.key(0))
-    batch = {**next(made.batches()), "label": np.zeros(8, np.int32)}
+    experiment = build({**RUN, "data": data("noise"), "codec": {"name": "latent"}})
+    assert experiment.num_classes is None
+    params = jax.eval_shape(experiment.init, jax.random.key(0))
+    batch = {**next(experiment.batches()), "label": np.zeros(8, np.int32)}
 
     def loss(params, batch):
-        return made.loss(jax.random.key(0), params, made.apply_fn, made.process, batch)
+        return experiment.loss(
+            jax.random.key(0), params, experiment.apply_fn, experiment.process, batch
+        )
 
     with pytest.raises(UserError, match=r"got Cond\.label"):
         jax.eval_shape(loss, params, batch)

@@ -7,9 +7,10 @@ import pathlib
 import jax
 import pytest
 
-from dit import cli, evaluate, experiment
+from dit import cli, evaluate
 from dit.draw import Sampler
 from dit.evaluation import clips, demands
+from dit.experiment import build, load_config
 from dit.training.checkpoint import Restored
 from dit.types import UserError
 
@@ -116,10 +117,10 @@ SMALL = {"model.depth": 1, "model.width": 12, "model.heads": 1, "samples.steps":
 )
 def run(request, tmp_path_factory):
     """A model that has learnt nothing, as from a checkpoint, its workdir, and figures to ask of it."""
-    made = experiment.build(experiment.load_config(f"{ROOT}/configs/{request.param}.py", SMALL))
-    params = jax.jit(made.init)(jax.random.key(0))
+    experiment = build(load_config(f"{ROOT}/configs/{request.param}.py", SMALL))
+    params = jax.jit(experiment.init)(jax.random.key(0))
     restored = Restored(params, step=0, which="params", fingerprint="none")
-    return (made, restored), tmp_path_factory.mktemp(request.param), ASKED[request.param]
+    return (experiment, restored), tmp_path_factory.mktemp(request.param), ASKED[request.param]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from dit import experiment
 from dit.data.source import ArraySplit, Source
 from dit.data.sources import digits, moving_digits, noise
 from dit.draw import Recipe
 from dit.evaluation import gather
 from dit.evaluation.full import evaluation_of
 from dit.evaluation.judge import judge_of
+from dit.experiment import build
 from dit.quality import Quality
 from dit.scaling.short import Trained
 from dit.types import UserError
@@ -80,8 +80,8 @@ def test_what_cannot_be_judged_is_refused(source, says):
 
 @pytest.mark.slow
 def test_quality_has_the_figures_of_every_recipe_and_of_the_weights_asked_for():
-    made = experiment.build(CONFIG)
-    one, two = (made.init(jax.random.key(i)) for i in (0, 1))
+    experiment = build(CONFIG)
+    one, two = (experiment.init(jax.random.key(i)) for i in (0, 1))
     one, two = (  # a last layer of zeros would draw the same whatever comes before it
         jax.tree.map(lambda p, i=i: p + 0.1 * jax.random.normal(jax.random.key(i), p.shape), p)
         for i, p in enumerate((one, two))
@@ -89,7 +89,7 @@ def test_quality_has_the_figures_of_every_recipe_and_of_the_weights_asked_for():
     recipe = Recipe(labels=tuple(range(10)) * 2, solver="ddim", steps=2)
     recipes = {"": recipe, "guided": dataclasses.replace(recipe, guidance="3")}
     quality = Quality(recipes, "ema_9")
-    first = quality("arm", made, Trained(one, {"ema_9": two}, np.zeros(1)))
+    first = quality("arm", experiment, Trained(one, {"ema_9": two}, np.zeros(1)))
     assert list(first) == ["accuracy", "frechet", "accuracy guided", "frechet guided"]
-    assert quality("arm", made, Trained(two, {"ema_9": two}, np.zeros(1))) == first
-    assert quality("arm", made, Trained(one, {"ema_9": one}, np.zeros(1))) != first
+    assert quality("arm", experiment, Trained(two, {"ema_9": two}, np.zeros(1))) == first
+    assert quality("arm", experiment, Trained(one, {"ema_9": one}, np.zeros(1))) != first

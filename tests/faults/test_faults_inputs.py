@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from dit import config as configs
-from dit import experiment, sample
+from dit import sample
 from dit.data import npy
 from dit.data.sources import folder
 from dit.draw import Recipe, Sampler
+from dit.experiment import build, load_config
 from dit.interop import files
 from dit.scaling.plan_file import load_plan
 from dit.training.workdir import lock
@@ -317,7 +318,7 @@ def test_a_section_of_a_config_with_a_strange_name_is_refused(refused, name):
     refused(
         "path traversal",
         f"config.data.name={name!r}",
-        lambda: experiment.load_config("configs/digits.py", {"data.name": name}),
+        lambda: load_config("configs/digits.py", {"data.name": name}),
     )
 
 
@@ -342,12 +343,12 @@ RECIPE = {**dataclasses.asdict(Recipe(labels=(1,), num=1)), "labels": [1]}
     ids=str,
 )
 def test_a_forged_recipe_in_a_picture_is_refused(refused, change):
-    made = experiment.build(experiment.load_config("configs/digits.py"))
+    experiment = build(load_config("configs/digits.py"))
     args = sample.arguments().parse_args(["--workdir=x", "--like=y.png"])
     refused(
         "forged recipe in a PNG",
         str(change),
-        lambda: Sampler(made, sample.choose(args, made, {**RECIPE, **change})),
+        lambda: Sampler(experiment, sample.choose(args, experiment, {**RECIPE, **change})),
     )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dit import config, experiment, models
+from dit import config, models
+from dit.experiment import build as build_experiment
 from dit.models import Network
 from dit.parallel.mesh import batch_sharding, make_mesh
 from dit.parallel.rules import RULES, in_force, is_axes, shardings
@@ -163,9 +164,9 @@ def settings(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_trains_and_preflight_accounts_for_it(name):
-    made = experiment.build(settings(name) | {"mesh": {"preset": "fsdp"}})
-    batches = made.batches()
-    run = program(made, batches, jax.devices()[:8])
+    experiment = build_experiment(settings(name) | {"mesh": {"preset": "fsdp"}})
+    batches = experiment.batches()
+    run = program(experiment, batches, jax.devices()[:8])
     state = jax.jit(run.create, out_shardings=run.shardings)(jax.random.key(0))
     batch = jax.device_put(next(batches), run.batch_sharding)
     batches.close()
@@ -175,12 +176,12 @@ def test_it_trains_and_preflight_accounts_for_it(name):
     after = jax.tree.leaves(jax.device_get(state.params))
     assert any((a != b).any() for a, b in zip(after, jax.tree.leaves(before), strict=True))
 
-    own = account(lambda policy: made, find("cpu:8", 1))
+    own = account(lambda policy: experiment, find("cpu:8", 1))
     assert own.parameters == 4 * models.count_params(run.abstract.params)
-    assert own.flops == 6 * sum(made.model.macs(made.shape).values())
-    assert own.policies == (tuple(POLICIES) if "remat" in made.config.model else ("none",))
+    assert own.flops == 6 * sum(experiment.model.macs(experiment.shape).values())
+    assert own.policies == (tuple(POLICIES) if "remat" in experiment.config.model else ("none",))
     assert min(own.parts(Choice({"fsdp": 8}, own.policies[-1], 8))) > 0
-    sizes = programs.expected_sizes(made.axes, run.abstract.params, run.mesh, 8)
+    sizes = programs.expected_sizes(experiment.axes, run.abstract.params, run.mesh, 8)
     assert {p.size for p in jax.tree.leaves(run.abstract.params)} <= sizes
 
 
@@ -208,18 +209,18 @@ def test_a_network_is_wired_by_its_signature():
     plain = settings("toy")
     labelled = plain | {"data": {**plain["data"], "num_classes": 3}}
     with pytest.raises(UserError, match="have 3 classes, and network 'toy' takes no num_classes"):
-        experiment.build(labelled)
+        build_experiment(labelled)
     with pytest.raises(UserError, match="takes no dtype"):
-        experiment.build(plain | {"precision": {"compute": "bfloat16"}})
+        build_experiment(plain | {"precision": {"compute": "bfloat16"}})
 
 
 def test_preflight_reports_on_a_network_without_policies_or_classes():
-    made = experiment.build(settings("toy"))
-    found = programs.train_step(made, find("cpu:8", 1))
+    experiment = build_experiment(settings("toy"))
+    found = programs.train_step(experiment, find("cpu:8", 1))
     assert found.fits
     assert (found.remat, found.tokens) == ("none", 8 * 2 * 8 * 8)
-    over = found.program_flops - 8 * costs(made.model, SHAPE).training
+    over = found.program_flops - 8 * costs(experiment.model, SHAPE).training
     assert 0 <= over < 1000  # the losses by time
-    assert found.model_flops == 8 * 3 * costs(made.model, SHAPE).forward
+    assert found.model_flops == 8 * 3 * costs(experiment.model, SHAPE).forward
     with pytest.raises(UserError, match="network 'toy' has no such choice"):
-        command.chosen(made.config, None, None, "full")
+        command.chosen(experiment.config, None, None, "full")

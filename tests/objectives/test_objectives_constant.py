@@ -74,13 +74,13 @@ def test_the_closed_form_is_what_the_best_constant_scores(data, case):
         1, -1
     )
     losses = (w * np.square(away)).mean(1)
-    chance = 4 * found.spread / N**0.5
+    chance = 4 * found.std / N**0.5
     assert found.loss == pytest.approx(losses.mean(), rel=0.01, abs=chance)
     if case[2:] == ("sigmoid", "edm_lognormal"):
         return  # a weight over log-SNR has too long a tail where levels are drawn seldom
     assert chance < 0.5 * found.loss
-    if found.spread < 2 * found.loss:  # a longer tail would take more draws
-        assert found.spread == pytest.approx(losses.std(), rel=0.1)
+    if found.std < 2 * found.loss:  # a longer tail would take more draws
+        assert found.std == pytest.approx(losses.std(), rel=0.1)
     assert found.error == 0  # of data that were seen whole
     for shift in (-0.1, 0.1):
         assert (w * np.square(away + shift * p)).mean() > losses.mean() or np.allclose(p, 0)
@@ -114,7 +114,7 @@ def test_it_is_the_loss_of_a_constant_network(data, level, strata):
     batch = {"x": jnp.asarray(x[:8192]), "id": jnp.arange(8192)}
     scored, _ = jax.jit(lambda b: loss(jax.random.key(0), {}, constant, process, b))(batch)
     found = best_constant(process, uniform.build(), none.build(), moments)
-    assert float(scored) == pytest.approx(found.loss, abs=5 * found.spread / 8192**0.5)
+    assert float(scored) == pytest.approx(found.loss, abs=5 * found.std / 8192**0.5)
     assert not found.beaten_by(float(scored), 8192)
 
 
@@ -126,10 +126,10 @@ def test_data_without_a_variance_have_no_score_or_a_sound_one(bad):
 
 
 def test_what_beats_it_does_so_by_more_than_chance():
-    sure = Constant(loss=1.0, spread=0.0, error=0.0)
+    sure = Constant(loss=1.0, std=0.0, error=0.0)
     assert sure.beaten_by(0.98, 1)
     assert not sure.beaten_by(0.995, 10**9)
-    noisy = dataclasses.replace(sure, spread=2.0)
+    noisy = dataclasses.replace(sure, std=2.0)
     assert not noisy.beaten_by(0.9, 100)
     assert noisy.beaten_by(0.9, 10_000)
     assert noisy.beaten_by(0.4, 1)

@@ -145,8 +145,8 @@ def main(workdir: pathlib.Path, given: dict) -> None:
     if fault.at in RENAMED:
         sys.addaudithook(fault.audit)
     with multihost.guard(workdir):
-        made = fake.Experiment(model, given.get("config"))
-        outcome = loop.train(made, workdir, batches=batches, draw=draw, progress=False)
+        experiment = fake.Experiment(model, given.get("config"))
+        outcome = loop.train(experiment, workdir, batches=batches, draw=draw, progress=False)
         digest = fingerprints(outcome.state)
     said = {"step": outcome.step, "stopped": outcome.stopped, "digest": digest}
     (workdir / f"outcome-{jax.process_index()}.json").write_text(json.dumps(said))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dit import config, experiment, models
+from dit import config, models
+from dit.experiment import build as build_experiment
 from dit.parallel import hlo
 from dit.parallel.mesh import batch_sharding, make_mesh
 from dit.parallel.rules import in_force, shardings
@@ -114,7 +115,7 @@ def test_the_numbers_of_one_device(name):
 
 @pytest.mark.parametrize("preset", ["fsdp", "hsdp", "fsdp+tp", "fsdp+context"])
 def test_the_state_of_training_is_split_from_birth(preset):
-    made = experiment.build(
+    experiment = build_experiment(
         {
             "steps": 2,
             "batch_size": 8,
@@ -127,8 +128,8 @@ def test_the_state_of_training_is_split_from_birth(preset):
             "ema": {"half_lives": (10.0,)},
         }
     )
-    batches = made.batches()
-    run = program(made, batches, DEVICES)
+    batches = experiment.batches()
+    run = program(experiment, batches, DEVICES)
     batches.close()
     create = jax.jit(run.create, out_shardings=run.shardings).lower(jax.random.key(0)).compile()
     parts = run.mesh.size // run.mesh.shape["data"]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from dit import experiment
+from dit.experiment import build, load_config
 from dit.parallel import chips, topology
 from dit.parallel.estimate import StepTime, collective_seconds, step_time
 from dit.parallel.hlo import Collective
@@ -31,16 +31,16 @@ def preflight(tmp_path, *options):
 
 def test_the_report_on_simulated_devices(tmp_path, capsys):
     status, (found,) = preflight(tmp_path, "--mesh=fsdp", "--batch=32")
-    config = experiment.load_config(str(CONFIGS / "digits.py"), {"model.depth": 2})
-    made = experiment.build(config)
-    sizes = [x.size for x in jax.tree.leaves(jax.eval_shape(made.init, jax.random.key(0)))]
+    config = load_config(str(CONFIGS / "digits.py"), {"model.depth": 2})
+    experiment = build(config)
+    sizes = [x.size for x in jax.tree.leaves(jax.eval_shape(experiment.init, jax.random.key(0)))]
     assert status == 0
     assert (found["devices"], found["images"], found["mesh"]) == (8, 32, {"fsdp": 8})
     assert 4 * sum(sizes) / 8 <= found["memory"]["parameters"] <= 1.05 * 4 * sum(sizes) / 8
     np.testing.assert_allclose(
         found["memory"]["optimizer"], 2 * found["memory"]["parameters"], rtol=1e-3
     )
-    assert found["model_flops"] == 32 * training_flops(made.model, made.shape)
+    assert found["model_flops"] == 32 * training_flops(experiment.model, experiment.shape)
     np.testing.assert_allclose(found["program_flops"], found["model_flops"], rtol=0.02)
     parts = {kind: n for kind, n in found["memory"].items() if kind != "needed"}
     assert sum(parts.values()) <= 1.2 * found["memory"]["needed"]

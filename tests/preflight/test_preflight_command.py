@@ -29,18 +29,18 @@ def compiler(monkeypatch):
         each = 100 * MIB
         made = ()
 
-        def __call__(self, made, where):
-            config = made.config
-            mesh = dict(make_mesh(made.settings("mesh"), where.devices).shape)
+        def __call__(self, experiment, where):
+            config = experiment.config
+            mesh = dict(make_mesh(experiment.settings("mesh"), where.devices).shape)
             images = config.batch_size // len(where.devices)
-            needed = images * self.each // (1 if made.model.remat == "none" else 2) + 5 * MIB
-            self.made = (*self.made, (str(mesh), made.model.remat, config.batch_size))
-            slow = 2.0 if made.model.remat == "full" else 1.0
+            needed = images * self.each // (1 if experiment.model.remat == "none" else 2) + 5 * MIB
+            self.made = (*self.made, (str(mesh), experiment.model.remat, config.batch_size))
+            slow = 2.0 if experiment.model.remat == "full" else 1.0
             return Report(
                 what="train step", topology=where.name, mesh=mesh, devices=len(where.devices),
                 chips=where.chips, images=config.batch_size, steps=config.steps, tokens=1,
                 model_flops=10**9, program_flops=10**9, peak_flops=where.peak, hbm=where.hbm,
-                remat=made.model.remat, advice=[], expected_sizes=frozenset(),
+                remat=experiment.model.remat, advice=[], expected_sizes=frozenset(),
                 memory={"parameters": MIB, "temporaries": needed, "needed": needed},
                 within={"gradients": MIB, "activations": needed}, fits=needed <= where.hbm,
                 time=StepTime(slow * config.batch_size / 100, 0.0, 0.0, 0.0),

@@ -18,8 +18,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from shrunken import CONFIGS, shrunken
 
-from dit import experiment
 from dit.draw import Sampler, recipe_from
+from dit.experiment import build
 from dit.training.program import program
 
 
@@ -34,13 +34,13 @@ def flat(tree):
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in paths}
 
 
-def train_step(made):
+def train_step(experiment):
     """``(shipped, plain)``: the loss and the moments after one step from the same state."""
-    batches = made.batches()
-    parts = program(made, batches, jax.devices()[:1])
+    batches = experiment.batches()
+    parts = program(experiment, batches, jax.devices()[:1])
     batch = jax.device_put(next(batches), parts.batch_sharding)
     batches.close()
-    key = jax.random.key(made.config.seed)
+    key = jax.random.key(experiment.config.seed)
     results = []
     state = jax.jit(parts.create, out_shardings=parts.shardings)(key)
     first = jax.device_get(state.replace(params=stirred(state.params)))
@@ -54,11 +54,17 @@ def train_step(made):
     return results
 
 
-def samples(made):
+def samples(experiment):
     """``(shipped, plain)``: what the sampler draws, and its function under plain ``jax.jit``."""
-    settings = {**made.config.samples.to_dict(), "num": 4, "steps": 3, "batch": 4, "guidance": 2}
-    sampler = Sampler(made, recipe_from(settings, made.num_classes))
-    params = stirred(made.init(jax.random.key(0)))
+    settings = {
+        **experiment.config.samples.to_dict(),
+        "num": 4,
+        "steps": 3,
+        "batch": 4,
+        "guidance": 2,
+    }
+    sampler = Sampler(experiment, recipe_from(settings, experiment.num_classes))
+    params = stirred(experiment.init(jax.random.key(0)))
     batch = {"id": np.arange(4), "label": sampler.labels}
     shipped = sampler.jitted(None)(params, None, batch)[0]
     plain = jax.jit(sampler.run)(params, None, batch)[0]
@@ -74,9 +80,9 @@ def main():
         if names and file.stem not in names:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            made = experiment.build(shrunken(file, pathlib.Path(folder), latents))
+            experiment = build(shrunken(file, pathlib.Path(folder), latents))
             for part in (train_step, samples):
-                for kind, arrays in zip(("shipped", "plain"), part(made), strict=True):
+                for kind, arrays in zip(("shipped", "plain"), part(experiment), strict=True):
                     found |= {f"{file.stem}|{kind}|{leaf}": x for leaf, x in arrays.items()}
     np.savez(out, **found)
 

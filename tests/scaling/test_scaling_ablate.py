@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import experiment
 from dit.config import resolve
 from dit.diffusion.process import Process, corrupt, network_input, target
+from dit.experiment import build
 from dit.scaling import ablate as ablations
 from dit.scaling import ablation_figure, verdict
 from dit.scaling.ablate import Ablation, ablate
@@ -128,7 +128,7 @@ def test_rates_are_tried_beyond_an_edge_until_the_best_is_inside(tmp_path, monke
     monkeypatch.setattr(ablations, "_Arm", Planted)
     arms = {"low": {}, "high": {}, "inside": {}}
     lrs = (1e-3, 3e-3, 1e-2)
-    found = ablate(tmp_path, experiment.build, plan(arms, lrs=lrs, extend=2), say=lambda text: None)
+    found = ablate(tmp_path, build, plan(arms, lrs=lrs, extend=2), say=lambda text: None)
     rates = {arm: [lr for a, lr in tried if a == arm] for arm in arms}
     assert rates["low"] == [*lrs, 3.33e-4, 1.11e-4]
     assert rates["high"] == [*lrs, 3.33e-2, 1.11e-1]
@@ -140,9 +140,9 @@ def test_rates_are_tried_beyond_an_edge_until_the_best_is_inside(tmp_path, monke
 @pytest.mark.slow
 def test_a_short_run_is_a_run_of_the_training_loop(tmp_path):
     config = {**BASE, "seed": 3, "optimizer": {**BASE["optimizer"], "lr": 3e-3}}
-    made = experiment.build(config)
-    state = train(made, tmp_path, batches=made.batches(), progress=False).state
-    short = Trainer(made)(made.batches(), lr=3e-3, seed=3)
+    experiment = build(config)
+    state = train(experiment, tmp_path, batches=experiment.batches(), progress=False).state
+    short = Trainer(experiment)(experiment.batches(), lr=3e-3, seed=3)
     for name in ("params", "ema"):
         expected, got = getattr(state, name), getattr(short, name)
         flat = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (expected, got)]
@@ -160,11 +160,11 @@ def rows(tmp_path_factory):
     root = tmp_path_factory.mktemp("ablation")
     measured = []
 
-    def measure(arm, made, trained):
+    def measure(arm, experiment, trained):
         measured.append(arm)
         return {"last": trained.loss[-1]}
 
-    rows = ablate(root, experiment.build, plan(arms), measure=measure, say=lambda text: None)
+    rows = ablate(root, build, plan(arms), measure=measure, say=lambda text: None)
     assert measured == [arm for arm in arms for _ in range(2)]
     return root, arms, rows
 
@@ -201,10 +201,10 @@ def test_a_killed_ablation_goes_on_and_ends_in_the_same_rows(rows, tmp_path):
     lines = (root / "registry.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "registry.jsonl").write_bytes(b"".join(lines[:-2]) + lines[-2][:30])
 
-    def measure(arm, made, trained):
+    def measure(arm, experiment, trained):
         return {"last": trained.loss[-1]}
 
-    after = ablate(tmp_path, experiment.build, plan(arms), measure=measure, say=lambda text: None)
+    after = ablate(tmp_path, build, plan(arms), measure=measure, say=lambda text: None)
     assert comparable(after) == comparable(before)
     assert len(Registry(tmp_path / "registry.jsonl").rows()) == len(lines)
 
@@ -236,7 +236,7 @@ def test_flops_can_be_matched_to_within_a_step(tmp_path):
     arms = {"narrow": {}, "wide": {"model.width": 48}}
     found = ablate(
         tmp_path,
-        experiment.build,
+        build,
         plan(arms, match="flops", lrs=(3e-3,)),
         say=lambda text: None,
     )
@@ -249,7 +249,7 @@ def test_flops_can_be_matched_to_within_a_step(tmp_path):
 def test_a_run_that_diverges_is_a_row_and_its_rate_is_not_taken(tmp_path):
     arms = {"one": {"optimizer.clip": None}}
     settings = plan(arms, lrs=(1e12, 3e-3))
-    found = ablate(tmp_path, experiment.build, settings, say=lambda text: None)
+    found = ablate(tmp_path, build, settings, say=lambda text: None)
     assert [row["status"] for row in found] == ["failed", "done", "done", "done"]
     assert "not finite" in found[0]["error"]
     assert ablations.best_rates(found) == {"one": 3e-3}
@@ -264,7 +264,7 @@ def test_bad_plans_are_refused(tmp_path):
         plan({"a": {}}, match="time")
     arms = {"a": {}, "b": {"path": {"name": "cosine"}}}
     with pytest.raises(UserError, match="path is not the baseline"):
-        ablate(tmp_path, experiment.build, plan(arms, lrs=(1e-3,)), say=lambda text: None)
+        ablate(tmp_path, build, plan(arms, lrs=(1e-3,)), say=lambda text: None)
 
 
 def test_networks_of_other_predictions_are_judged_alike():

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dit import experiment
+from dit.experiment import build, load_config
 from dit.scaling import report, run
 from dit.scaling.evaluate import Losses
 from dit.scaling.failure import LONGEST, failed
@@ -40,7 +40,7 @@ OUTSIDE = {
 
 @functools.cache
 def built(config):
-    return experiment.build(json.loads(config))
+    return build(json.loads(config))
 
 
 def make(config):
@@ -62,11 +62,11 @@ def sweep(tmp_path, made_plan, monkeypatch):
 
     ``failing``: by row name, what its training raises. All rows trained, in order, in ``sweep.trained``.
     """
-    base = plain(experiment.load_config("configs/shapes.py"))
+    base = plain(load_config("configs/shapes.py"))
     save_plan(tmp_path / "plan.json", made_plan, base, OPTIONS)
 
     def swept(failing, make=make, **options):
-        def train(made, workdir, *, batches, **options):
+        def train(experiment, workdir, *, batches, **options):
             batches.close()
             swept.trained.append(workdir.name)
             (workdir / "checkpoints").mkdir(parents=True)
@@ -79,11 +79,11 @@ def sweep(tmp_path, made_plan, monkeypatch):
         monkeypatch.setattr(run, "program", lambda *args: None)
         return run.sweep(tmp_path, make, say=said.append, **options)
 
-    def evaluated(made, state, frozen, kept):
-        images = made.config.steps * made.config.batch_size
+    def evaluated(experiment, state, frozen, kept):
+        images = experiment.config.steps * experiment.config.batch_size
         N = next(r.size.N for r in made_plan.rows if r.name == swept.trained[-1])
         ones = np.ones(8)
-        loss = (float(TRUTH(N, images)) + (made.config.optimizer.lr != 2e-3)) * ones
+        loss = (float(TRUTH(N, images)) + (experiment.config.optimizer.lr != 2e-3)) * ones
         return {"params": Losses(loss, np.linspace(0, 1, 8), np.arange(8) % 4, frozen.hash)}
 
     monkeypatch.setattr(run, "evaluated", evaluated)
@@ -150,7 +150,7 @@ def test_a_signal_stops_the_sweep_without_a_row(sweep, made_plan, monkeypatch):
     first = made_plan.rows[0].name
     sweep({}, only=first)
 
-    def stopped(made, workdir, *, batches, **options):
+    def stopped(experiment, workdir, *, batches, **options):
         batches.close()
         return types.SimpleNamespace(state=None, stopped="SIGTERM")
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import experiment, quality
+from dit import quality
 from dit.draw import Recipe
+from dit.experiment import build
 from dit.quality import Quality
 from dit.scaling import ablate as ablations
 from dit.scaling.ablate import Ablation, ablate
@@ -30,7 +31,7 @@ BASE = {
 
 @functools.cache
 def built(config):
-    return experiment.build(json.loads(config))
+    return build(json.loads(config))
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def traced(monkeypatch):
     """The number of arms whose programs were traced, which is not done here: it takes seconds."""
     arms = []
     monkeypatch.setattr(
-        Trainer, "check", lambda self, made: arms.append(1) or Trained({}, {}, np.zeros(1))
+        Trainer, "check", lambda self, experiment: arms.append(1) or Trained({}, {}, np.zeros(1))
     )
     monkeypatch.setattr(Evaluator, "check", lambda self, params: arms.append(1))
     return arms
@@ -150,10 +151,12 @@ def test_an_error_of_tracing_is_found_before_training_and_names_the_arm(attempt,
     make = built
 
     def broken(config):
-        made = make(config)
-        if made.config.model.depth == 2:
-            made = dataclasses.replace(made, loss=lambda *args: jnp.ones(2) + jnp.ones(3))
-        return made
+        experiment = make(config)
+        if experiment.config.model.depth == 2:
+            experiment = dataclasses.replace(
+                experiment, loss=lambda *args: jnp.ones(2) + jnp.ones(3)
+            )
+        return experiment
 
     monkeypatch.setitem(globals(), "built", broken)
     with pytest.raises(TypeError, match="shapes") as raised:

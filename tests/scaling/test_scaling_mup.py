@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import experiment, models
+from dit import models
 from dit.config import resolve
 from dit.diffusion.process import Process
+from dit.experiment import build
 from dit.parallel.rules import is_axes
 from dit.scaling import mup
 from dit.scaling import rate_sweep as sweeps
@@ -251,8 +252,8 @@ def test_a_config_asks_for_it():
     }
     kernels = []
     for base in (None, 16):
-        made = experiment.build({**config, "optimizer": {**section, "mup_base_width": base}})
-        params = made.init(jax.random.key(0))
+        experiment = build({**config, "optimizer": {**section, "mup_base_width": base}})
+        params = experiment.init(jax.random.key(0))
         kernels.append(np.asarray(params["time"]["out"]["kernel"]))
     np.testing.assert_allclose(kernels[1], kernels[0] / 2, rtol=1e-6)
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from dit import experiment
+from dit.experiment import build, load_config
 from dit.scaling import __main__ as command
 from dit.scaling import report, run
 from dit.scaling.plan import Machine, plan
@@ -25,7 +25,7 @@ OPTIONS = {"evaluation": {"examples": 16, "draws": 32, "seed": 0}, "weights": "p
 
 @pytest.fixture(scope="module")
 def base():
-    return plain(experiment.load_config("configs/shapes.py"))
+    return plain(load_config("configs/shapes.py"))
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def root(tmp_path, base, made_plan, monkeypatch):
     save_plan(tmp_path / "plan.json", made_plan, base, OPTIONS)
     trained = []
 
-    def pretend(made, row, workdir, frozen, kept):
-        config = plain(made.config)
+    def pretend(experiment, row, workdir, frozen, kept):
+        config = plain(experiment.config)
         images = config["steps"] * config["batch_size"]
         C, lr = images * row.size.costs.training, config["optimizer"]["lr"]
         best = 2e-3 * (C / 6e11) ** -0.15
@@ -85,22 +85,22 @@ def test_a_plan_reads_back_as_it_was(tmp_path, base, made_plan):
 
 def test_a_sweep_runs_every_row_once_and_tunes_the_rate(root, made_plan):
     path, trained = root
-    assert run.sweep(path, experiment.build, say=lambda text: None)
+    assert run.sweep(path, build, say=lambda text: None)
     assert trained == [row.name for row in made_plan.rows]
-    assert run.sweep(path, experiment.build, say=lambda text: None)
+    assert run.sweep(path, build, say=lambda text: None)
     assert len(trained) == len(made_plan.rows)
     rows = run.read_registry(path)
     assert {r["lr"] for r in rows if r["stage"] == "main"} == {2e-3}
     failed = [r for r in rows if r["status"] == "failed"]
     assert {r["lr"] for r in failed} == {8e-3}
-    run.sweep(path, experiment.build, retry=True, say=lambda text: None)
+    run.sweep(path, build, retry=True, say=lambda text: None)
     assert len(trained) == len(made_plan.rows) + len(failed)
     assert len(Registry(path / "registry.jsonl").rows()) == len(made_plan.rows) + len(failed)
 
 
 def test_killed_five_times_the_registry_is_the_same(root, monkeypatch, tmp_path):
     path, _ = root
-    assert run.sweep(path, experiment.build, say=lambda text: None)
+    assert run.sweep(path, build, say=lambda text: None)
     whole = comparable(run.read_registry(path))
     again = tmp_path / "again"
     again.mkdir()
@@ -117,7 +117,7 @@ def test_killed_five_times_the_registry_is_the_same(root, monkeypatch, tmp_path)
     kills = 0
     while True:
         try:
-            assert run.sweep(again, experiment.build, say=lambda text: None)
+            assert run.sweep(again, build, say=lambda text: None)
             break
         except KeyboardInterrupt:
             kills += 1
@@ -131,20 +131,20 @@ def test_a_row_alone_waits_for_its_probes(root, made_plan):
     path, trained = root
     main = next(row for row in made_plan.rows if row.stage == "main")
     with pytest.raises(UserError, match="needs the probes"):
-        run.sweep(path, experiment.build, only=main.name)
+        run.sweep(path, build, only=main.name)
     for row in made_plan.rows:
         if row.stage == "probe" and row.budget == main.budget:
-            run.sweep(path, experiment.build, only=row.name, say=lambda text: None)
-    run.sweep(path, experiment.build, only=main.name, say=lambda text: None)
+            run.sweep(path, build, only=row.name, say=lambda text: None)
+    run.sweep(path, build, only=main.name, say=lambda text: None)
     assert trained[-1] == main.name
     with pytest.raises(UserError, match="no row 'x'"):
-        run.sweep(path, experiment.build, only="x")
+        run.sweep(path, build, only="x")
 
 
 @pytest.mark.slow
 def test_the_report_finds_what_was_planted(root, capsys):
     path, _ = root
-    run.sweep(path, experiment.build, say=lambda text: None)
+    run.sweep(path, build, say=lambda text: None)
     assert command.main(["report", f"--dir={path}"]) == 0
     text = (path / "report/report.md").read_text()
     found = report.write_report(run.read_registry(path), path / "report")
@@ -176,15 +176,15 @@ def test_the_command_plans_in_device_hours(tmp_path, capsys):
 def test_a_real_run_is_recorded_resumed_and_its_failure_too(tmp_path, base, made_plan, monkeypatch):
     row = dataclasses.replace(made_plan.rows[0], budget=4e9)
     config = run.row_config(base, row, 2e-3, 16)
-    made = experiment.build(config)
-    frozen = run.freeze(made.source.held_out, examples=16, draws=32)
-    line = run.one_run(made, row, tmp_path / "a", frozen, run.Kept())
+    experiment = build(config)
+    frozen = run.freeze(experiment.source.held_out, examples=16, draws=32)
+    line = run.one_run(experiment, row, tmp_path / "a", frozen, run.Kept())
     assert line["status"] == "done"
     assert line["C"] == config["steps"] * 16 * row.size.costs.training
     assert set(line["losses"]) == {"params", "ema_100"}
     saved = np.load(tmp_path / "a/losses.npz")
     assert saved["params"].mean() == pytest.approx(line["losses"]["params"]["loss"], rel=1e-5)
-    again = run.one_run(experiment.build(config), row, tmp_path / "b", frozen, run.Kept())
+    again = run.one_run(build(config), row, tmp_path / "b", frozen, run.Kept())
     assert comparable([again]) == comparable([line])
     json.dumps(line)
 
@@ -192,7 +192,7 @@ def test_a_real_run_is_recorded_resumed_and_its_failure_too(tmp_path, base, made
         raise DivergedError("the loss of step 3 is not finite")
 
     monkeypatch.setattr(run, "train", diverge)
-    failed = run.one_run(experiment.build(config), row, tmp_path / "c", frozen, run.Kept())
+    failed = run.one_run(build(config), row, tmp_path / "c", frozen, run.Kept())
     assert (failed["status"], "step 3" in failed["error"]) == ("failed", True)
 
 
@@ -205,7 +205,7 @@ def test_runs_that_differ_in_their_seed_alone_share_one_program(tmp_path, base, 
 
     def one(name, of, lr=2e-3, **changes):
         config = run.row_config(small, dataclasses.replace(row, **changes), lr, 8)
-        made.append(experiment.build(config))
+        made.append(build(config))
         frozen = run.freeze(made[-1].source.held_out, examples=4, draws=8)
         return run.one_run(made[-1], row, tmp_path / name, frozen, of)
 
@@ -222,11 +222,11 @@ def test_runs_that_differ_in_their_seed_alone_share_one_program(tmp_path, base, 
 
 
 def test_only_so_many_programs_are_kept(base):
-    made = experiment.build({**base, "steps": 1})
+    experiment = build({**base, "steps": 1})
     kept, calls = run.Kept(limit=2), []
 
     def get(what):
-        return kept.get(what, made, ("seed",), lambda: calls.append(what) or what)
+        return kept.get(what, experiment, ("seed",), lambda: calls.append(what) or what)
 
     for what in "abacab":
         assert get(what) == what

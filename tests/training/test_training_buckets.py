@@ -103,8 +103,8 @@ def test_moments_of_several_shapes_give_the_mean_of_their_constants(data):
     assert found.count == sum(m.count for m in parts) == 40
     wanted = sum(n * constant(m).loss for n, m in zip(shares, parts, strict=True))
     assert constant(found).loss == pytest.approx(wanted)
-    squares = sum(n * (m.spread**2 + m.variance**2) for n, m in zip(shares, parts, strict=True))
-    assert found.spread**2 + found.variance**2 == pytest.approx(squares)
+    squares = sum(n * (m.std**2 + m.variance**2) for n, m in zip(shares, parts, strict=True))
+    assert found.std**2 + found.variance**2 == pytest.approx(squares)
 
 
 def test_a_batch_of_another_shape_is_refused_and_not_compiled_for(compiled):

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from dit import experiment
+from dit.experiment import build as build_experiment
+from dit.experiment import load_config
 from dit.training.logging import TIMING, read_metrics
 from dit.training.loop import train
 from dit.training.program import program
@@ -25,12 +26,16 @@ SMALL = {
 
 
 def build(steps=6, **more):
-    return experiment.build(experiment.load_config(str(CONFIG), {**SMALL, "steps": steps, **more}))
+    return build_experiment(load_config(str(CONFIG), {**SMALL, "steps": steps, **more}))
 
 
-def run(workdir, made, devices=1):
+def run(workdir, experiment, devices=1):
     outcome = train(
-        made, workdir, batches=made.batches(), devices=jax.devices()[:devices], progress=False
+        experiment,
+        workdir,
+        batches=experiment.batches(),
+        devices=jax.devices()[:devices],
+        progress=False,
     )
     rows = [{k: v for k, v in r.items() if k not in TIMING} for r in read_metrics(workdir)]
     return jax.device_get(outcome.state), rows
@@ -49,14 +54,14 @@ def test_six_steps_are_four_and_two_bit_for_bit(straight, tmp_path):
 
 
 def test_a_step_is_traced_once_and_compiled_while_the_rest_is_made_ready(tmp_path):
-    made, seen = build(2), []
+    experiment, seen = build(2), []
 
     def listen(event, seconds, fun_name="", **_):
         seen.append((event.rsplit("/", 1)[-1], fun_name))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        run(tmp_path, made)
+        run(tmp_path, experiment)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     steps = [event for event, name in seen if name == "train_step"]
@@ -64,16 +69,16 @@ def test_a_step_is_traced_once_and_compiled_while_the_rest_is_made_ready(tmp_pat
 
 
 def test_eight_devices_give_the_losses_of_one(straight, tmp_path):
-    made = build(**{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2})
-    _, rows = run(tmp_path, made, devices=8)
+    experiment = build(**{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2})
+    _, rows = run(tmp_path, experiment, devices=8)
     for a, b in zip(rows, straight[1], strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
         np.testing.assert_allclose(a["grad_norm"], b["grad_norm"], rtol=1e-2)
 
 
 def test_every_large_array_of_the_state_is_sharded():
-    made = build(**{"mesh.data": 2, "mesh.fsdp": 4})
-    made_program = program(made, made.batches(), jax.devices()[:8])
+    experiment = build(**{"mesh.data": 2, "mesh.fsdp": 4})
+    made_program = program(experiment, experiment.batches(), jax.devices()[:8])
     leaves = zip(
         jax.tree.leaves(made_program.abstract), jax.tree.leaves(made_program.shardings), strict=True
     )

@@ -126,7 +126,7 @@ def test_moments_of_a_whole_set_and_of_a_sample():
     distance = np.square(z - z.mean(0)).reshape(50, -1).mean(1)
     assert (found.count, found.size, found.all) == (50, 32, True)
     assert found.variance == pytest.approx(distance.mean(), rel=1e-5)
-    assert found.spread == pytest.approx(distance.std(), rel=1e-5)
+    assert found.std == pytest.approx(distance.std(), rel=1e-5)
     endless = Drawn(seed=0, length=2**31 - 1, fingerprint="drawn/train")
     batches = pipeline.batches(endless, batch_size=8, seed=0)
     found = moments(batches, unit)

@@ -302,9 +302,9 @@ def test_a_run_that_diverged_goes_on_as_it_is_told(tmp_path, capsys):
     changed = {"optimizer": {"skip": 1, "lr": 5e-3}}
     with pytest.raises(UserError, match=r"optimizer.lr: 0.01 -> 0.005.*--new-lr"):
         train(tmp_path, experiment=NaNData(changed))
-    made = NaNData(changed)
+    experiment = NaNData(changed)
     capsys.readouterr()
-    outcome = train(tmp_path, experiment=made, allowed=["optimizer.lr"])
+    outcome = train(tmp_path, experiment=experiment, allowed=["optimizer.lr"])
     assert outcome.step == 20
     said = capsys.readouterr().out
     assert "going on from step 5" in said

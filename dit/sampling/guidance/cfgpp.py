@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dit.diffusion.process import Denoiser
 from dit.sampling.guidance import Guidance, extrapolate
-from dit.sampling.solver import interval, moving
+from dit.sampling.solver import moving, transition
 from dit.types import Fraction, match_time
 
 
@@ -31,7 +31,7 @@ def build(*, scale: Fraction) -> Guidance:
             step = jnp.sum(nodes[:-1] >= s[None], axis=0, keepdims=True) - 1
             step = jnp.clip(step, 0, len(grid) - 2)
             start, end = (jnp.take_along_axis(nodes, i, axis=0)[0] for i in (step, step + 1))
-            w = scale / (1 - interval(path, *moving(path, start, end)).decay)
+            w = scale / (1 - transition(path, *moving(path, start, end)).decay)
             (x_0, v), (x_0_u, _) = pair.both(x, t)
             return extrapolate(x_0, x_0_u, w), v
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dit import rng
-from dit.sampling.solver import Solver, at, interval, land, noise_of
+from dit.sampling.solver import Solver, at, land, noise_of, transition
 from dit.types import Fraction
 
 
@@ -19,7 +19,7 @@ def build(*, eta: Fraction = 0.0) -> Solver:
 
     def step(denoise, path, x, t, u, state, keys):
         x_0 = denoise(x, at(t, x))
-        _, _, alpha_u, sigma_u, decay = interval(path, t, u)
+        _, _, alpha_u, sigma_u, decay = transition(path, t, u)
         fresh = eta * jnp.sqrt(1 - jnp.square(decay))  # of the noise left at u, new
         x_u = alpha_u * x_0 + sigma_u * jnp.sqrt(1 - fresh**2) * noise_of(path, x, x_0, t)
         if eta > 0:

@@ -16,7 +16,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from dit import rng
-from dit.sampling.solver import Solver, at, interval, land
+from dit.sampling.solver import Solver, at, land, transition
 from dit.types import Positive, UserError
 
 
@@ -32,7 +32,7 @@ def build(
         x_0, v = denoise.full(x, at(t, x))
         if clip is not None:
             x_0 = jnp.clip(x_0, -clip, clip)
-        _, sigma_t, alpha_u, sigma_u, decay = interval(path, t, u)
+        _, sigma_t, alpha_u, sigma_u, decay = transition(path, t, u)
         share = 1 - jnp.square(decay)
         mean = alpha_u * share * x_0 + sigma_u / sigma_t * decay * x
         small, large = jnp.square(sigma_u) * share, jnp.square(sigma_t) * share
@@ -44,9 +44,9 @@ def build(
                 )
             tiny = jnp.finfo(x.dtype).tiny  # at u = 0, where no noise is added
             log_small, log_large = jnp.log(jnp.maximum(small, tiny)), jnp.log(large)
-            spread = jnp.exp(0.5 * (0.5 * (v + 1) * log_large + 0.5 * (1 - v) * log_small))
+            std = jnp.exp(0.5 * (0.5 * (v + 1) * log_large + 0.5 * (1 - v) * log_small))
         else:
-            spread = jnp.sqrt(small if variance == "small" else large)
-        return land(u, x_0, mean + spread * rng.normal(keys, x.shape[1:], x.dtype)), state
+            std = jnp.sqrt(small if variance == "small" else large)
+        return land(u, x_0, mean + std * rng.normal(keys, x.shape[1:], x.dtype)), state
 
     return Solver(step, order=None)

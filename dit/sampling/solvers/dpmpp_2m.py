@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dit.sampling.multistep import nothing, positions, remember
-from dit.sampling.solver import Solver, at, half_logsnr, interval, land
+from dit.sampling.solver import Solver, at, half_logsnr, land, transition
 
 
 def build() -> Solver:
@@ -19,7 +19,7 @@ def build() -> Solver:
         now, then = half_logsnr(path, t), half_logsnr(path, u)
         (r,), (usable,) = positions(past, now, then - now)
         extrapolated = x_0 + jnp.where(usable, 0.5 / r, 0.0) * (past.x_0[0] - x_0)
-        _, sigma_t, alpha_u, sigma_u, decay = interval(path, t, u)
+        _, sigma_t, alpha_u, sigma_u, decay = transition(path, t, u)
         x_u = sigma_u / sigma_t * x + alpha_u * (1 - decay) * extrapolated
         return land(u, x_0, x_u), remember(past, x_0, now)
 

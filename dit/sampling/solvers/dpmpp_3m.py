@@ -17,7 +17,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dit.sampling.multistep import moments, nothing, positions, remember
-from dit.sampling.solver import Solver, at, half_logsnr, interval, land
+from dit.sampling.solver import Solver, at, half_logsnr, land, transition
 
 
 def build(*, third_order: bool = False) -> Solver:
@@ -33,7 +33,7 @@ def build(*, third_order: bool = False) -> Solver:
         older = (past.x_0[0] - past.x_0[1]) / jnp.where(third, r_1 - r_2, 1.0)
         B = jnp.where(third, -1 / r_2, 0.0) * (S - older)
         _, c_1, c_2 = moments(jnp.where(second, then - now, 1.0), 3)
-        _, sigma_t, alpha_u, sigma_u, decay = interval(path, t, u)
+        _, sigma_t, alpha_u, sigma_u, decay = transition(path, t, u)
         integral = (1 - decay) * x_0 + c_1 * (S - r_1 * B) + weight * c_2 * B
         return land(u, x_0, sigma_u / sigma_t * x + alpha_u * integral), remember(past, x_0, now)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dit import rng
 from dit.sampling.multistep import nothing, positions, remember
-from dit.sampling.solver import Solver, at, half_logsnr, interval, land
+from dit.sampling.solver import Solver, at, half_logsnr, land, transition
 from dit.types import UserError
 
 
@@ -28,7 +28,7 @@ def build(*, order: Literal[1, 2] = 2, variant: Literal["midpoint", "heun"] = "m
     def step(denoise, path, x, t, u, past, keys):
         x_0 = denoise(x, at(t, x))
         now, then = half_logsnr(path, t), half_logsnr(path, u)
-        _, sigma_t, alpha_u, sigma_u, decay = interval(path, t, u)
+        _, sigma_t, alpha_u, sigma_u, decay = transition(path, t, u)
         share = 1 - jnp.square(decay)
         estimate = x_0
         if order == 2:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dit.sampling.denoisers import evaluate_if
-from dit.sampling.solver import Solver, at, interval, land, noise_of, starts_and_ends
+from dit.sampling.solver import Solver, at, land, noise_of, starts_and_ends, transition
 
 LONGEST = 2.0  # w up to which the trapezoidal rule is used
 
@@ -35,7 +35,7 @@ def build() -> Solver:
 def corrected(denoise, path, x, x_0, eps, t, u):
     """``x_u`` by the trapezoidal rule; at ``u = 0``, where the network is not evaluated, by
     DDIM."""
-    _, sigma_t, alpha_u, sigma_u, decay = interval(path, t, u)
+    _, sigma_t, alpha_u, sigma_u, decay = transition(path, t, u)
     predicted = alpha_u * x_0 + sigma_u * eps
     x_0_u = evaluate_if(jnp.any(u > 0), denoise, predicted, at(u, x), x_0)
     w = 0.5 * (1 - decay) * sigma_t / jnp.where(u > 0, sigma_u, 1)

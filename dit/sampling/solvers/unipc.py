@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dit.sampling.multistep import Past, moments, nothing, positions, quadrature, remember
-from dit.sampling.solver import Node, Solver, at, half_logsnr, interval, land
+from dit.sampling.solver import Node, Solver, at, half_logsnr, land, transition
 
 
 class State(NamedTuple):
@@ -54,7 +54,7 @@ def build(
         """From t to u with order p; ``x_0_u`` is the estimate at u for a corrector, else None."""
         h = half_logsnr(path, u) - half_logsnr(path, t)
         r, _ = positions(past, half_logsnr(path, t), h)
-        _, sigma_t, alpha_u, sigma_u, decay = interval(path, t, u)
+        _, sigma_t, alpha_u, sigma_u, decay = transition(path, t, u)
         c = moments(jnp.where(jnp.isfinite(h), h, 1.0), order + 1)
         table = []  # row p: weights of the past estimates, then of x_0_u
         for q in range(1, order + 1):
