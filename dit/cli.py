@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from dit.config import literal, number
+from dit.config import fits, literal, number
 from dit.storage import StorageError
 from dit.types import Count, OutsideError, UserError
 
@@ -177,6 +177,6 @@ def size_of(args: argparse.Namespace, default: Sequence[int]) -> tuple[int, int,
 
 def _size(text: str) -> tuple[int, int]:
     sides = [literal(side) for side in text.lower().split("x")]
-    if len(sides) not in (1, 2) or not all(type(side) is int and side > 0 for side in sides):
+    if len(sides) not in (1, 2) or not all(fits(side, Count) for side in sides):
         raise argparse.ArgumentTypeError(f"got {text!r}; expected HEIGHTxWIDTH, such as 24x16")
     return sides[0], sides[-1]

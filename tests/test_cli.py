@@ -79,7 +79,7 @@ def needed(entry, before, but):
 def test_a_silly_number_is_refused_in_one_line(entry, before, action):
     option, parser = action.option_strings[-1], ENTRIES[entry].arguments()
     others = [*before, *needed(entry, before, action.dest)]
-    said = rf"{option}: got .*; expected a (whole )?number"
+    said = rf"{option}: got .*; expected (a (whole )?number|HEIGHTxWIDTH)"
     for text in SILLY:
         if (action.dest, text) == ("guidance", "-1"):
             continue  # away from the condition: it has a meaning

@@ -48,7 +48,7 @@ def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
     """Every key that differs, with both values."""
-    before, after = _flat(of_today(old)), _flat(new)
+    before, after = _flat(of_today(old)), _flat(plain(new))
     missing = "(not there)"
     pairs = {k: [before.get(k, missing), after.get(k, missing)] for k in sorted({*before, *after})}
     later = (
