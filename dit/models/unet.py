@@ -31,7 +31,7 @@ from dit.models.embeddings import (
 )
 from dit.models.layers import wide, zeros
 from dit.models.network import Level, Network, Shape
-from dit.models.remat import check_remat
+from dit.models.remat import POLICIES, check_remat
 from dit.models.unet_blocks import (
     PIXELS,
     Conv,
@@ -97,7 +97,7 @@ class UNet(Network):
         h = constrain(h, *PIXELS)
         kept, module = [h], LayerModule
         if self.remat != "none":
-            module = nn.remat(LayerModule, policy=remat_module.POLICIES[self.remat])
+            module = nn.remat(LayerModule, policy=POLICIES[self.remat])
         for layer in self.layers:
             if layer.skip:
                 h = jnp.concatenate([h, kept.pop()], axis=-1)
