@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from dit import rng
 from dit.config import parse_spec, resolve
@@ -48,6 +48,14 @@ class Recipe:
     batch: int = 250
     strength: float = 1.0
     known: Literal["noised", "clean"] = "noised"
+
+    def settings(self) -> dict[str, Any]:
+        """The fields as plain values; ``known`` only where it is not the default.
+
+        So the settings of a recipe from before ``known`` existed, by which results are stored, stay.
+        """
+        fields = dataclasses.asdict(self)
+        return {k: v for k, v in fields.items() if (k, v) != ("known", "noised")}
 
     @property
     def count(self) -> int:
