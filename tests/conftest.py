@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 
-from compiling import devices
+from compiling import COUNT, devices
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices(8)}"
+given = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{given} {devices(8)}"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR",
@@ -24,6 +25,8 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+jax.devices()  # reads XLA_FLAGS, once and for all
+os.environ["XLA_FLAGS"] = f"{given} {COUNT}=8"  # the TPU's compiler ends a process for the others
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("dit", "beartype.beartype")
 
