@@ -139,7 +139,8 @@ class Sampler:
         given = {k: v for k, v in given.items() if v is not None}
         self.check(weak is not None, given)
         parts = list(self._parts(batch_shards(mesh) if mesh else 1))
-        key = (mesh, weak is None, *sorted(given))
+        shapes = ((k, v.shape[1:], str(v.dtype)) for k, v in given.items())
+        key = (mesh, weak is None, *sorted(shapes))
         if key not in self._compiled:
             first = placed(self._batch(parts[0], given), mesh)
             self._compiled[key] = self.jitted(mesh).lower(params, weak, first).compile()
@@ -340,6 +341,18 @@ def recipe_from(settings: Mapping[str, Any], num_classes: int | None) -> Recipe:
     given = {k: v for k, v in settings.items() if k in kept}
     labels = tuple(i % num_classes for i in range(given["num"])) if num_classes else ()
     return Recipe(**{**given, "labels": labels, "guidance": str(given["guidance"])})
+
+
+def with_conditions(experiment: Experiment, recipe: Recipe) -> tuple[Recipe, dict[str, np.ndarray]]:
+    """What a model that takes more than labels is given: the conditions of held-out examples.
+
+    The recipe then has their labels, which belong to them; for other models it stays as it is.
+    """
+    given = experiment.held_out_conditions(recipe.count)
+    label = given.pop("label", None)
+    if label is None:
+        return recipe, given
+    return dataclasses.replace(recipe, labels=tuple(label.tolist())), given
 
 
 def stamped(

@@ -1,8 +1,9 @@
 """Evaluate a trained model: ``python -m dit.evaluate --workdir=DIR``.
 
-Draws samples of every class in turn and compares them with real held-out data by a classifier that was
-trained on the real training split (``dit.evaluation``), next to what the real data themselves score.
-Also the denoising loss on held-out data under frozen noise. Prints a table and writes the figures,
+Draws samples of every class in turn (for a model that takes more than labels, with the conditions of
+held-out examples) and compares them with real held-out data by a classifier that was trained on the
+real training split (``dit.evaluation``), next to what the real data themselves score. Also the denoising
+loss on held-out data under frozen noise. Prints a table and writes the figures,
 with the recipe they were measured by, to ``evaluation.json`` in the workdir, or to ``--out``. Scores
 that the data do not permit (no labels, a single class, few held-out examples) are named before anything
 is drawn.
@@ -37,6 +38,7 @@ from dit.draw import (
     recipe_from,
     rules,
     stamped,
+    with_conditions,
 )
 from dit.evaluation import demands
 from dit.evaluation.demands import Demand
@@ -149,7 +151,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     one = chosen_bucket(experiment, args)
     settings = {**experiment.config.samples.to_dict(), "num": args.num}
     recipe = recipe_from(settings, experiment.num_classes)
-    recipe = dataclasses.replace(recipe, **given)
+    recipe, conditions = with_conditions(one, dataclasses.replace(recipe, **given))
     sampler = Sampler(one, recipe)
     evaluation = evaluation_of(one.source, args.num)
     others = ("sampling_seconds", "nfe", "held_out_loss", "held_out_loss_error")
@@ -169,7 +171,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         f"drawing {args.num} samples: {recipe.solver}, {recipe.steps} steps, {recipe.guidance}\n"
         f"judging them at {evaluation.size} pixels"
     )
-    drawn = sampler(restored.params, **experiment.held_out_conditions(args.num))
+    drawn = sampler(restored.params, **conditions)
     if not multihost.is_main():
         return 0
     figures = evaluation(drawn.samples, drawn.labels)
@@ -178,7 +180,8 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         print(f"{name:24} {value:.5g}")
     report = {"figures": figures, "not_measured": evaluation.left_out}
     report["recipe"] = stamped(recipe, restored, drawn.nfe)
-    classes = "without labels" if experiment.num_classes is None else "classes in turn"
+    classes = "of held-out examples" if conditions else "in turn"
+    classes = "without labels" if experiment.num_classes is None else f"classes {classes}"
     report["recipe"]["labels"] = f"{args.num} samples, {classes}"
     report["recipe"]["shape"] = list(one.source.shape)
     report["recipe"]["judged_at"] = evaluation.size

@@ -89,22 +89,33 @@ class Experiment:
         """What the model is conditioned on besides labels: names of ``Cond``'s fields."""
         return tuple(name for name in models.conditions(self.model, self.shape) if name != "label")
 
-    def held_out_conditions(self, num: int) -> dict[str, np.ndarray]:
-        """Those of the first ``num`` held-out examples, which begin anew where there are fewer.
+    def check_conditions(self) -> None:
+        """Raise UserError where the data do not have what the model is conditioned on."""
+        if not self.conditions:
+            return
+        example = self.source.train[0]
+        missing = [name for name in self.conditions if name not in example]
+        if missing:
+            raise UserError(
+                f"the model takes {', '.join(missing)}, and the examples of the data have only "
+                f"{', '.join(example)}: take other data, or another model"
+            )
 
-        Raises UserError where the data do not have them.
+    def held_out_conditions(self, num: int) -> dict[str, np.ndarray]:
+        """Those of the first ``num`` held-out examples, with their labels; empty for labels alone.
+
+        They begin anew where there are fewer. Raises UserError where there are none.
         """
         if not self.conditions:
             return {}
         split = self.source.held_out
-        rows = [split[i % len(split)] for i in range(num)]
-        missing = [name for name in self.conditions if name not in rows[0]]
-        if missing:
+        if len(split) == 0:
             raise UserError(
-                f"the model takes {', '.join(missing)}, and the examples of the data have only "
-                f"{', '.join(rows[0])}: take other data, or another model"
+                f"there are no held-out examples of shape {self.source.shape}, whose conditions "
+                "samples could be given: hold some out, or set samples.num=0"
             )
-        names = {*self.conditions, "context_mask"} & rows[0].keys()
+        rows = [split[i % len(split)] for i in range(num)]
+        names = {*self.conditions, "label", "context_mask"} & rows[0].keys()
         return {name: np.stack([row[name] for row in rows]) for name in sorted(names)}
 
     @property
@@ -220,6 +231,7 @@ def build(
     experiment = Experiment(config, example, codec, model, process, loss, best, shapes)
     if source is not None:
         experiment.__dict__["source"] = source  # which has just been made: not to be made again
+        experiment.check_conditions()
     return experiment
 
 

@@ -80,9 +80,9 @@ def read(settings: InitFrom, target: Params, model: Any, shape: tuple[int, ...])
         )
         origin = f"{found.which} of step {found.step} in {settings.path} ({found.fingerprint})"
         return Given(flatten_dict(found.params, sep="/"), origin)
-    made = resolve("interop", settings.format)
+    weights = resolve("interop", settings.format)
     state = files.read(settings.path, settings.which or "ema")
-    params = flatten_dict(made.to_params(state, model, shape), sep="/")
+    params = flatten_dict(weights.to_params(state, model, shape), sep="/")
     placed = {name: jax.device_put(params[name], x.sharding) for name, x in wanted.items()}
     return Given(placed, f"{settings.format} weights in {settings.path}")
 

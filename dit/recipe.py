@@ -81,11 +81,11 @@ class Rules:
 def rules(recipe: Recipe) -> Rules:
     """The rules of a recipe, which say what is wrong with it before a model is there."""
     spec = parse_spec(recipe.guidance, number="cfg:scale")
-    made = Rules(
+    found = Rules(
         resolve("sampling.solvers", **parse_spec(recipe.solver)),
         resolve("sampling.grids", **parse_spec(recipe.grid)),
         resolve("sampling.guidance", **spec),
         spec["name"] == "autoguidance",
     )
-    check_countable(made.solver, made.guidance)
-    return made
+    check_countable(found.solver, found.guidance)
+    return found

@@ -16,7 +16,6 @@ step; an error on one of them ends all, and is named in ``error-<process>.log``.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import os
 import tempfile
@@ -27,7 +26,7 @@ import numpy as np
 
 from dit import cli, media, rng, storage
 from dit.config import parse_spec
-from dit.draw import Sampler, recipe_from, stamped
+from dit.draw import Sampler, recipe_from, stamped, with_conditions
 from dit.experiment import Experiment, build, load_config
 from dit.parallel import multihost
 from dit.scaling.flops import training_flops
@@ -121,11 +120,12 @@ def painter(
     if not experiment.codec.pixels or not experiment.config.samples.num:
         return None
     recipe = recipe_from(experiment.config.samples.to_dict(), experiment.num_classes)
-    shapes = dict.fromkeys(experiment.shapes)
-    samplers = [
-        Sampler(dataclasses.replace(experiment, shapes=(shape,)), recipe) for shape in shapes
-    ]
-    given = [sampler.experiment.held_out_conditions(recipe.count) for sampler in samplers]
+    samplers, given = [], []
+    for shape in dict.fromkeys(experiment.shapes):
+        one = experiment.bucket(experiment.shapes.index(shape))
+        told, conditions = with_conditions(one, recipe)
+        samplers.append(Sampler(one, told))
+        given.append(conditions)
     for sampler, conditions in zip(samplers, given, strict=True):
         rehearse(sampler, conditions)
 
@@ -137,7 +137,7 @@ def painter(
             if not multihost.is_main():
                 continue
             stamp, (frames, height, width) = (
-                stamped(recipe, taken, drawn.nfe),
+                stamped(sampler.recipe, taken, drawn.nfe),
                 drawn.samples.shape[1:4],
             )
             name = f"step_{step:07d}"

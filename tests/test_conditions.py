@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from saved_run import TINY, save
 
 import dit.data.sources
 from dit import rng, sample
-from dit.draw import Recipe, Sampler
+from dit.draw import Recipe, Sampler, with_conditions
 from dit.experiment import build
-from dit.training.step import objective
-from dit.types import UserError
+from dit.training.checkpoint import restore_params
+from dit.training.step import objective as objective_of
+from dit.types import Cond, UserError
 
 SOURCE = """
 import dataclasses
@@ -47,8 +49,14 @@ def build(*, known: bool = False):
     splits = (Told(f"told-{known}/{part}", known) for part in ("train", "held_out"))
     return Source(*splits, shape=(1, 4, 4, 1), num_classes=3, fingerprint=f"told-{known}")
 """
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 TAKES = {"context_dim": 5, "pooled_dim": 3, "guidance_input": True, "concat_channels": 2}
 CONDITIONS = ("context", "pooled", "guidance", "concat")
+
+
+def quick(function):
+    """``jax.jit`` for programs that run once."""
+    return jax.jit(function, compiler_options=QUICK)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,7 +87,7 @@ def test_changing_any_condition_of_a_batch_changes_its_loss():
     assert experiment.conditions == CONDITIONS
     batch = {k: jnp.asarray(v) for k, v in next(experiment.batches()).items()}
     parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
-    loss_fn = jax.jit(objective(*parts))
+    loss_fn = jax.jit(objective_of(*parts))
     params = moved(experiment)
     loss = lambda **change: loss_fn(params, {**batch, **change}, rng.root(1))[1]["loss"]  # noqa: E731
     plain = loss()
@@ -98,7 +106,8 @@ def test_samples_are_given_the_conditions_of_held_out_data():
         Recipe(labels=(0, 1, 2), solver="euler", steps=2, guidance="2"),
     )
     given = experiment.held_out_conditions(3)
-    assert set(given) == {*CONDITIONS, "context_mask"}
+    assert set(given) == {*CONDITIONS, "label", "context_mask"}
+    del given["label"]
     sampler = Sampler(experiment, recipe)
     drawn = sampler(params, **given).samples
     for name in CONDITIONS:
@@ -109,9 +118,69 @@ def test_samples_are_given_the_conditions_of_held_out_data():
             sampler(params, **wrong)
     with pytest.raises(UserError, match="2 rows of pooled for 3 samples"):
         sampler(params, **{**given, "pooled": given["pooled"][:2]})
-    other = build({**config(), "data": {"name": "noise", "shape": (1, 4, 4, 1), "num_classes": 3}})
-    with pytest.raises(UserError, match="the model takes context, pooled"):
-        other.held_out_conditions(3)
+    given["context"] = given["context"][:, :1]  # of another length: compiled anew
+    assert sampler(params, **given | {"context_mask": np.ones((3, 1), bool)}).samples.any()
+
+
+def test_samples_with_conditions_have_the_labels_that_belong_to_them():
+    experiment = build(config())
+    recipe, given = with_conditions(experiment, Recipe(labels=(0, 1, 2, 0), solver="euler"))
+    rows = [experiment.source.held_out[i] for i in range(4)]
+    assert recipe.labels == tuple(row["label"] for row in rows)
+    np.testing.assert_array_equal(given["pooled"], np.stack([row["pooled"] for row in rows]))
+    plain = build({**TINY, "data": {"name": "told"}})
+    assert with_conditions(plain, recipe) == (recipe, {})
+
+
+@pytest.mark.parametrize("taken", [TAKES, {"second_time": True}], ids=str)
+def test_a_model_that_takes_what_the_data_have_not_is_refused_when_it_is_built(taken):
+    data = {"name": "noise", "shape": (1, 4, 4, 1), "num_classes": 3}
+    with pytest.raises(
+        UserError, match=r"the model takes (context, pooled|r,).* have only x, label"
+    ):
+        build({**TINY, "model": {**TINY["model"], **taken}, "data": data})
+
+
+@pytest.mark.parametrize("objective", [{"level": "token"}, {"known": 0.5}], ids=str)
+def test_a_unet_has_no_noise_level_a_pixel(objective):
+    sizes = {"width": 8, "multipliers": (1, 2), "depth": 1, "head_size": 8, "norm_groups": 4}
+    model = {"name": "unet", **sizes}
+    data = {"name": "told"}
+    experiment = build(config(**objective) | {"model": model, "data": data})
+    batch = {k: jax.ShapeDtypeStruct(*v) for k, v in experiment.batches().shapes().items()}
+    parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
+    params = jax.eval_shape(experiment.init, rng.root(0))
+    with pytest.raises(UserError, match=r"'sample' or 'frame' and without objective\.known"):
+        jax.eval_shape(objective_of(*parts), params, batch, rng.root(1))
+
+
+@pytest.mark.parametrize("name", ["dit", "unet"])
+def test_a_model_that_takes_more_begins_as_the_one_that_takes_less(name, tmp_path):
+    """With the parameters of its checkpoint, and with its outputs, whatever the conditions are."""
+    unet = {"width": 8, "multipliers": (1,), "depth": 1, "head_size": 8, "norm_groups": 4}
+    model = {**TINY["model"], "positions": "sincos"} if name == "dit" else {"name": name, **unet}
+    less = save(tmp_path / "run", {"name": "told"}, model=model)
+    more = {k: v for k, v in TAKES.items() if k != "context_dim"}
+    params = jax.eval_shape(less.init, rng.root(0))
+    settings = {"path": str(tmp_path / "run"), "only": [f"{part}/*" for part in params]}
+    experiment = build(config() | {"model": {**model, **more}, "init_from": settings})
+    given = experiment.initial(jax.eval_shape(experiment.init, rng.root(0))).params
+    before = restore_params(tmp_path / "run", params).params
+    assert given.keys() == flatten_dict(before, sep="/").keys()
+
+    @quick
+    def fresh(key):
+        params = flatten_dict(experiment.init(key), sep="/")
+        return {name: params[name] for name in params.keys() - given.keys()}
+
+    mixed = fresh(rng.root(0)) | given
+    batch = next(experiment.batches())
+    x, t = jnp.ones((8, *experiment.shape)), jnp.full((8,), 0.3)
+    cond = Cond.of({k: jnp.asarray(v) for k, v in batch.items() if "context" not in k})
+    got = quick(experiment.apply_fn)(unflatten_dict(mixed, sep="/"), x, t, cond)
+    want = quick(less.apply_fn)(before, x, t, Cond(label=cond.label))
+    assert jnp.abs(want).max() > 1e-3
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_the_command_takes_conditions_and_gives_the_network_what_is_known_clean(tmp_path):
@@ -123,7 +192,8 @@ def test_the_command_takes_conditions_and_gives_the_network_what_is_known_clean(
     mask[:, :2] = True
     np.savez(tmp_path / "init.npz", samples=pixels)
     np.savez(tmp_path / "mask.npz", mask=mask)
-    np.savez(tmp_path / "cond.npz", **made.held_out_conditions(3))
+    given = made.held_out_conditions(3)
+    np.savez(tmp_path / "cond.npz", **{k: v for k, v in given.items() if k != "label"})
     options = [f"--workdir={tmp_path / 'run'}", "--labels=0,1,2", f"--out={tmp_path / 'out.npz'}"]
     files = [f"--{name}={tmp_path / name}.npz" for name in ("init", "mask", "cond")]
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dit import models, rng
 from dit.models import Network
+from dit.models.condition import OPTIONS
 from dit.models.dit import DiT
 from dit.types import Params, UserError
 
@@ -154,8 +155,13 @@ def check(model: DiT) -> None:
     """Raise UserError unless a DiT has the structure of the original."""
     options = dict(model.block_options)
     plain = model.block == "adaln_zero" and model.positions == "sincos" and model.patch[0] == 1
-    if not plain or options.get("qk_norm") or model.num_classes is None or model.context_dim:
+    taken = {
+        name for name, option in OPTIONS.items() if getattr(model, option) not in (None, False)
+    }
+    if not plain or options.get("qk_norm") or taken != {"label"}:
         raise UserError(
-            "this format holds class-conditional models of block 'adaln_zero' with sincos positions, "
-            "a patch of one frame and no QK-norm or context; build the model so"
+            "this format holds models of block 'adaln_zero' with sincos positions, a patch of one "
+            "frame, no QK-norm and labels as their only condition; got a model with block "
+            f"{model.block!r}, positions {model.positions!r}, patch {model.patch} and the conditions "
+            f"{sorted(taken)}: build it so"
         )

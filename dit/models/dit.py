@@ -290,13 +290,14 @@ def build(
     ``patch``: ``p`` for ``(1, p, p)``, or (frames, height, width); 2 by default. ``learn_sigma``
     doubles the output channels. ``pooled_dim``, ``second_time``, ``guidance_input`` and
     ``concat_channels`` make the model take ``Cond``'s ``pooled``, ``r``, ``guidance`` and ``concat``;
-    each starts without effect, so that a model's parameters serve as ``init_from`` for one that takes
-    more. ``positions``: ``sincos``, ``rope`` or ``sincos+rope``; None for the
-    block's own. ``rope_axes``: channels of a head for time, y and x. ``position_scale`` multiplies
-    positions, which count patches. ``time_scale`` multiplies what the path tells the network of t.
-    ``frame_causal``: no token sees a later frame. ``remat``: see ``models/remat.py``. ``unroll``:
-    layers a loop step, ``auto`` for all on a CPU and one elsewhere. ``quirks="diffusers"``: that
-    library's divisor 127 in the time embedding and epsilon 1e-5 in the second norm.
+    each starts without effect, so that a model that takes more can begin with the parameters of one
+    that takes less (``init_from.only`` then names the parts that both have). ``positions``:
+    ``sincos``, ``rope`` or ``sincos+rope``; None for the block's own. ``rope_axes``: channels of a head
+    for time, y and x. ``position_scale`` multiplies positions, which count patches. ``time_scale``
+    multiplies what the path tells the network of t. ``frame_causal``: no token sees a later frame.
+    ``remat``: see ``models/remat.py``. ``unroll``: layers a loop step, ``auto`` for all on a CPU and one
+    elsewhere. ``quirks="diffusers"``: that library's divisor 127 in the time embedding and epsilon 1e-5
+    in the second norm.
 
     Raises UserError for numbers that do not fit together.
     """
@@ -322,8 +323,8 @@ def build(
         options["qk_norm"] = qk_norm
     if quirks == "diffusers":
         options["mlp_norm_eps"] = 1e-5
-    made = config.resolve("models.blocks", block, heads=heads, **options)
-    positions = made.positions if positions is None else positions
+    description = config.resolve("models.blocks", block, heads=heads, **options)
+    positions = description.positions if positions is None else positions
     if positions not in POSITIONS:
         raise UserError(f"no positions {positions!r}: {config.suggest(positions, list(POSITIONS))}")
     if "sincos" in positions and width % 4:

@@ -176,18 +176,18 @@ class Modulation(nn.Module):
 
 
 def spread(
-    v: Float[Array, "b k d"], n: int, frame: Int[Array, "b n"] | None = None
+    v: Float[Array, "b k d"], n: int, row: Int[Array, "b n"] | None = None
 ) -> Float[Array, "b _ d"]:
-    """One row a token from one row a frame block: ``frame``, ``b n``, says which.
+    """``k`` rows as one for each of ``n`` tokens; ``row`` says which of them a token has.
 
-    Without it the ``n`` tokens are ``k`` equal blocks in order; one row is left to broadcast.
+    Without it the tokens are ``k`` equal blocks in order. A single row is left as it is, to broadcast.
     """
     b, k, d = v.shape
     if k == 1:
         return v
-    if frame is None:
+    if row is None:
         return jnp.broadcast_to(v[:, :, None], (b, k, n // k, d)).reshape(b, n, d)
-    return jnp.take_along_axis(v, frame[..., None], axis=1)
+    return jnp.take_along_axis(v, row[..., None], axis=1)
 
 
 def modulate(

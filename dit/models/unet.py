@@ -49,7 +49,10 @@ EMBEDDING = 4  # channels of the condition's vector, in widths
 class UNet(Network):
     """A description of the network (hashable, no arrays). Made and checked by ``build``."""
 
-    no_input_gradient: ClassVar[tuple[str, ...]] = ("embed", "time/in", "r/in", "guidance/in")
+    no_input_gradient: ClassVar[tuple[str, ...]] = (
+        *("embed", "concat"),
+        *("time/in", "r/in", "guidance/in"),
+    )
 
     width: int
     layers: tuple[Layer, ...]
@@ -91,9 +94,10 @@ class UNet(Network):
         """Raises UserError for shapes that do not fit and for conditions missing or not expected."""
         self.check(x, t, cond)
         vector, context, mask = self.embed_condition(t, cond)
-        if cond.concat is not None:
-            x = jnp.concatenate([x, cond.concat.astype(x.dtype)], axis=-1)
         h = Conv(self.width, ("patch", "embed"), self.dtype, name="embed")(x)
+        if cond.concat is not None:
+            axes, silent = ("patch", "embed"), {"kernel_init": zeros, "bias": False}
+            h = h + Conv(self.width, axes, self.dtype, name="concat", **silent)(cond.concat)
         h = constrain(h, *PIXELS)
         kept, module = [h], LayerModule
         if self.remat != "none":
@@ -124,7 +128,8 @@ class UNet(Network):
         if t.shape not in ((x.shape[0],), x.shape[:2]):
             raise UserError(
                 f"got t of shape {t.shape} for x of shape {x.shape}; expected ({x.shape[0]},), or "
-                f"{x.shape[:2]} for one noise level a frame"
+                f"{x.shape[:2]} for one noise level a frame: a U-Net has none a pixel, so train it with "
+                "objective.level 'sample' or 'frame' and without objective.known"
             )
         if shards("act_length") > 1:
             raise UserError(
@@ -162,7 +167,8 @@ class UNet(Network):
         rows, channels = self.times(shape, level), EMBEDDING * self.width
         pixels = 9 * math.prod(shape[:3]) * self.width
         macs = {
-            "embed": pixels * (self.in_channels + (self.concat_channels or 0)),
+            "embed": pixels * self.in_channels,
+            "concat": pixels * (self.concat_channels or 0),
             "final": pixels * self.out_channels,
         }
         times = {"time": rows, "r": rows * self.second_time, "guidance": int(self.guidance_input)}

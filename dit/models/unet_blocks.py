@@ -71,17 +71,19 @@ class Conv(nn.Module):
     kernel_init: initializers.Initializer = initializers.xavier_uniform()
     stride: int = 1
     size: int = 3
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 d"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
         boxed = nn.with_logical_partitioning(self.kernel_init, ("spatial", "spatial", *self.axes))
         kernel = self.param("kernel", boxed, shape).astype(self.dtype)
-        boxed = nn.with_logical_partitioning(zeros, self.axes[1:])
-        bias = self.param("bias", boxed, (self.features,)).astype(self.dtype)
         frames = x.reshape(-1, *x.shape[2:]).astype(self.dtype)  # (b f) h w c
         y = convolve(frames, kernel, self.stride)
-        return (y + along(bias, y)).reshape(*x.shape[:2], *y.shape[1:])
+        if self.bias:
+            boxed = nn.with_logical_partitioning(zeros, self.axes[1:])
+            y = y + along(self.param("bias", boxed, (self.features,)).astype(self.dtype), y)
+        return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 def convolve(

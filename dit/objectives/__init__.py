@@ -1,8 +1,8 @@
 """Training objectives, one a file; ``build(**kwargs) -> loss``.
 
-``loss(key, params, apply_fn, process, batch) -> (scalar, metrics)``: ``batch`` is a dict with ``x``
-(latents, ``b f h w c``), ``id`` (``b``, the samples' positions in the training stream, which key all
-their randomness), and optionally conditions, by the names of ``Cond``'s fields. Every metric is per
+``loss(key, params, apply_fn, process, batch) -> (scalar, metrics)``. ``batch`` is a dict: ``x`` holds
+the latents, ``b f h w c``; ``id`` the samples' positions in the training stream, a word or two each, on
+which all their randomness depends; conditions have the names of ``Cond``'s fields. Every metric is per
 example, shape ``(b,)``.
 """
 

@@ -81,7 +81,7 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
     ids = {"id": jax.ShapeDtypeStruct((size,), "int32")}
     if experiment.num_classes:
         ids["label"] = jax.ShapeDtypeStruct((size,), "int32")
-    for name in experiment.conditions:
+    for name in shapes.keys() & {*experiment.conditions, "context_mask"}:
         shape, dtype = shapes[name]
         ids[name] = jax.ShapeDtypeStruct((size, *shape[1:]), dtype)
     batch = placed(ids, jax.tree.map(lambda _: run.batch_sharding, ids))

@@ -328,6 +328,24 @@ def test_every_key_of_a_config_is_identity_or_operational(key):
     assert workdirs.check_same(COMPLETE, changed, "x", allowed=[key]) == changes
 
 
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_a_run_of_before_levels_loads_and_goes_on(per_frame):
+    """Its config says ``per_frame``, and nothing of the keywords that came later."""
+    level = "frame" if per_frame else "sample"
+    now = {**COMPLETE, "objective": {**COMPLETE["objective"], "level": level}}
+    before = {k: v for k, v in copy.deepcopy(now).items() if k != "init_from"}
+    before["objective"] = {"name": "denoise", "condition_dropout": 0.1, "per_frame": per_frame}
+    before["objective"]["strata"] = None
+    for later in ("pooled_dim", "second_time", "guidance_input", "concat_channels"):
+        del before["model"][later]
+    assert workdirs.check_same(before, now, "x") == {}
+    example = {"shape": [1, 8, 8, 1], "classes": 10}
+    assert experiment.build(before, example).level == level
+    other = {**now, "objective": {**now["objective"], "level": "token"}}
+    with pytest.raises(UserError, match=r"objective\.level"):
+        workdirs.check_same(before, other, "x")
+
+
 def test_the_table_names_only_keys_that_there_are():
     known = [*workdirs.differences({}, COMPLETE)]
     for entry in workdirs.OPERATIONAL:
