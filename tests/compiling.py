@@ -24,9 +24,6 @@ def _known(flags):
 XLA_FLAGS = " ".join(f"--{flag}" for flag in _known(_FLAGS))
 
 
-COUNT = "--xla_force_host_platform_device_count"
-
-
 def devices(count=1):
     """``XLA_FLAGS`` for ``count`` simulated devices; not for a process that loads libtpu."""
-    return f"{COUNT}={count} {XLA_FLAGS}"
+    return f"--xla_force_host_platform_device_count={count} {XLA_FLAGS}"

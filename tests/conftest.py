@@ -10,10 +10,9 @@ import os
 import signal
 import sys
 
-from compiling import COUNT, devices
+from compiling import XLA_FLAGS, devices
 
-given = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = f"{given} {devices(8)}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices(8)}"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR",
@@ -26,7 +25,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.devices()  # reads XLA_FLAGS, once and for all
-os.environ["XLA_FLAGS"] = f"{given} {COUNT}=8"  # the TPU's compiler ends a process for the others
+# The TPU's compiler, which may come later, ends a process for flags that it does not know.
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace(XLA_FLAGS, "")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("dit", "beartype.beartype")
 
