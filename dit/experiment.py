@@ -118,6 +118,11 @@ class Experiment:
         names = {*self.conditions, "label", "context_mask"} & rows[0].keys()
         return {name: np.stack([row[name] for row in rows]) for name in sorted(names)}
 
+    @functools.cached_property
+    def context_len(self) -> int:
+        """Tokens of an example's context; 0 for a model that takes none."""
+        return len(self.source.train[0]["context"]) if "context" in self.conditions else 0
+
     @property
     def level(self) -> str:
         """What has a noise level of its own in training: a ``sample``, ``frame`` or ``token``.

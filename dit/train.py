@@ -88,7 +88,9 @@ def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str]
         batches=experiment.batches(),
         draw=picture,
         flops_per_example=experiment.mean(
-            lambda shape: training_flops(experiment.model, shape, level=experiment.level)
+            lambda shape: training_flops(
+                experiment.model, shape, experiment.context_len, experiment.level
+            )
         ),
         allowed=allowed,
     )

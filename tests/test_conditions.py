@@ -85,6 +85,7 @@ def moved(made):
 def test_changing_any_condition_of_a_batch_changes_its_loss():
     experiment = build(config(known="data", condition_dropout=0.0))
     assert experiment.conditions == CONDITIONS
+    assert experiment.context_len == 2
     batch = {k: jnp.asarray(v) for k, v in next(experiment.batches()).items()}
     parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
     loss_fn = jax.jit(objective_of(*parts))

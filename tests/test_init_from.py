@@ -130,6 +130,23 @@ def test_weights_of_a_file(source, tmp_path):
         begun(tmp_path / "x", asked[0], asked[1] + "dit_orignal")
 
 
+@pytest.mark.parametrize("name", ["dit_original", "diffusers_dit"])
+@pytest.mark.parametrize(
+    ("more", "taken"),
+    [
+        ({"pooled_dim": 3}, "pooled"),
+        ({"second_time": True}, "r"),
+        ({"concat_channels": 1}, "concat"),
+    ],
+)
+def test_a_format_drops_no_parameters_of_other_conditions(name, more, taken):
+    sizes = {"depth": 1, "width": 16, "heads": 2, "in_channels": 1, "num_classes": 3}
+    model = config.resolve("models", "dit", **sizes, **more)
+    params = jax.eval_shape(lambda: models.init(model, jax.random.key(0), (1, 8, 8, 1)))
+    with pytest.raises(UserError, match=rf"the conditions .*'{taken}'"):
+        config.resolve("interop", name).to_state(params, model, (1, 8, 8, 1))
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [

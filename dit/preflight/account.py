@@ -116,7 +116,7 @@ def account(made_with: Callable[[str], Any], where: Topology) -> Account:
         state=_bytes((run.abstract.params, run.abstract.opt_state, run.abstract.ema)),
         gradients=_bytes(run.abstract.params),
         activations=kept,
-        flops=training_flops(model, experiment.shape, level=experiment.level),
+        flops=training_flops(model, experiment.shape, experiment.context_len, experiment.level),
         stream=model.stream(experiment.shape),
         policies=tuple(POLICIES) if experiment.remat else ("none",),
         accumulate=experiment.config.optimizer.get("accumulate", 1),

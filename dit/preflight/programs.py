@@ -54,7 +54,10 @@ def train_step(experiment: Experiment, where: Topology) -> Report:
         run,
         traced,
         images=size,
-        flops=training_flops(experiment.model, experiment.shape, level=experiment.level) * size,
+        flops=size
+        * training_flops(
+            experiment.model, experiment.shape, experiment.context_len, experiment.level
+        ),
         memory={
             "parameters": per_device(state.params),
             "optimizer": per_device(state.opt_state),
@@ -94,7 +97,9 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
         run,
         traced,
         images=size,
-        flops=forward_flops(experiment.model, experiment.shape) * size * draw.evaluations(),
+        flops=forward_flops(experiment.model, experiment.shape, experiment.context_len)
+        * size
+        * draw.evaluations(),
         memory={"parameters": per_device(params), "batch": per_device(batch)},
         within={},
     )
