@@ -119,8 +119,8 @@ class Tokens:
     ``1 n 3`` where all samples share it.
     ``segment``: which packed sample a token belongs to, or None (one sample a row, no mask).
     ``frame``: index of the token's frame, of which a frame-causal model sees no later one.
-    ``row``: which of the ``r`` times in a ``t`` of shape ``(b, r)`` a token has: few times for many
-    tokens, as of packed clips. None where t is a prefix of x.
+    ``row``: which of the ``r`` times in a ``t`` of shape ``(b, r)`` a token has, where many tokens share
+    few times, as in packed clips. None where t is a prefix of x.
     ``concat``: the known channels of ``Cond.concat``, as tokens.
     """
 

@@ -97,7 +97,7 @@ def target(process: Process, x_0: Video, eps: Video, t: Times) -> Video:
 def to_x0(process: Process, x_t: Video, out: Video, t: Times) -> Video:
     """The data that an output stands for: ``(sigma out - q x_t) / (sigma p - alpha q)``.
 
-    With several levels a sample some may be 0, where x_t is the data, whatever the output.
+    Where a sample has several levels, some may be 0: there x_t is the data, whatever the output.
     """
     several, t = t.ndim > 1, match_time(t, x_t)
     if several:

@@ -148,10 +148,10 @@ def prepare(
 def shared_time(
     time: Float[Array, "b k d"], tokens: Tokens, frame_causal: bool
 ) -> Float[Array, "b 1 d"]:
-    """The time of the one token that stands for it: the mean over the tokens.
+    """The embedding of the one token that stands for time: the mean over all tokens.
 
-    If none may see a later frame, that of a token of the first. Each token's difference from it is added
-    to the token: nothing, if all have one time.
+    If no token may see a later frame, it is that of a token in the first frame. Each token's difference
+    from it is added to the token: nothing, if all have the same time.
     """
     if not frame_causal:
         each = time if tokens.row is None else spread(time, tokens.row.shape[1], tokens.row)
@@ -171,7 +171,7 @@ def prefixed(
     visible: Visibility | None,
     rotary: Rotary | None,
 ) -> tuple[Float[Array, "b _ d"], Condition]:
-    """The condition's tokens before the others: at position zero, and in the frame before all others."""
+    """The condition's tokens before the others, at position zero and in a frame before all others."""
     n, extra = x.shape[1], sequence.shape[1]
     x = jnp.concatenate([sequence.astype(x.dtype), x], axis=1)
     if mask is not None:
@@ -188,8 +188,8 @@ def prefixed(
 def visibility(tokens: Tokens, frame_causal: bool, frame_size: int | None) -> Visibility | None:
     """Which tokens a token sees: those of its segment and, if ``frame_causal``, of no later frame.
 
-    Frames are the tokens' own where they have them, else blocks of ``frame_size``. Raises UserError
-    where a mask by frames is asked for and nothing says what they are.
+    Frames are those of ``tokens.frame`` or else blocks of ``frame_size`` tokens. Raises UserError for a
+    frame-causal model with neither.
     """
     visible = Visibility(q_segment=tokens.segment, k_segment=tokens.segment)
     if not frame_causal:

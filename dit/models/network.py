@@ -1,8 +1,9 @@
 """What every network answers for: all that training, preflight and scaling laws ask of one.
 
 A network is one file of this package with ``build(**keywords) -> Network``. The rest of the project
-reads no field of its class: it calls it, asks the methods below, and looks at its parameters, whose axes
-have names. A new network needs ``__call__`` and ``macs``, and overrides what is not true of it.
+reads no field of its class: it calls the network, asks the methods below, and looks at the parameters,
+whose axes have names. A new network needs ``__call__`` and ``macs``, and overrides the defaults that are
+not true of it.
 
 ``build`` is given ``in_channels``, ``num_classes`` (None for data without labels) and ``dtype`` where it
 has keywords of these names. Other keywords have one meaning in all networks. ``remat`` (a policy of
@@ -64,9 +65,9 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def example(self, shape: Shape) -> tuple[Array, Array, Cond]:
-        """Inputs ``(x, t, cond)`` for a batch of one, all zero: what the parameters are made with.
+        """Inputs ``(x, t, cond)`` for a batch of one, all zero, to initialise parameters with.
 
-        Here of a network without a condition.
+        This default is for a network without conditions.
         """
         return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond()
 
@@ -83,24 +84,25 @@ class Network(nn.Module):
         return {"sample": 1, "frame": shape[0], "token": self.tokens(shape)}[level]
 
     def cell(self) -> tuple[int, int, int]:
-        """The frames, height and width of data that share one noise level at least: here one pixel."""
+        """The smallest ``(frames, height, width)`` with a noise level of its own: by default a pixel."""
         return (1, 1, 1)
 
     def tokens(self, shape: Shape) -> int:
-        """Positions at which the network holds a sample where it is finest: here each pixel."""
+        """Positions of a sample at the network's finest resolution: by default its pixels."""
         return math.prod(shape[:3])
 
     def attention_macs(self, shape: Shape) -> int:
         """Multiply-adds of one of the two products of pairs in one layer's attention, for one sample.
 
-        The mean where layers differ. It stands for what is inside kernels, where no count can look.
+        Where layers differ it is their mean. Counts of a program take it for products inside of kernels,
+        which they cannot see.
         """
         return 0
 
     def stream(self, shape: Shape) -> int:
         """Elements that pass from layer to layer in one sample's forward pass, over all layers.
 
-        From it preflight takes what ``tensor`` and ``context`` meshes send; 0 ranks them as free.
+        Preflight estimates from it what ``tensor`` and ``context`` meshes send; 0 makes them free.
         """
         return 0
 

@@ -58,10 +58,10 @@ def unpatchify(tokens: Float[Array, "b n p"], patch: Patch, shape: tuple[int, ..
 
 
 def levels(t: Float[Array, "..."], shape: tuple[int, ...], patch: Patch) -> Float[Array, "b k"]:
-    """A time of each sample or frame as it is, one of each pixel as one of each token.
+    """Times of samples or frames as they are, and times of pixels as times of tokens.
 
-    ``shape``: ``(b, f, h, w)`` of the pixels. A token has the time of its first pixel: within a patch
-    all should have the same.
+    ``shape``: ``(b, f, h, w)`` of the pixels. A token has the time of its first pixel; all pixels of a
+    patch should have the same.
     """
     if t.ndim > 2:
         whole = jnp.broadcast_to(t.reshape(t.shape + (1,) * (4 - t.ndim)), shape)

@@ -17,7 +17,7 @@ from dit.types import Cond, Params
 
 
 class Transformer(Network):
-    """Of ``depth`` blocks of one ``width``. The fields are those of ``models/dit.py``."""
+    """A network of ``depth`` blocks of one ``width``. The fields are those of ``models/dit.py``."""
 
     no_input_gradient: ClassVar[tuple[str, ...]] = (
         *("embed", "concat"),
@@ -25,7 +25,7 @@ class Transformer(Network):
     )
 
     def example(self, shape: Shape):
-        """Zeros, with what the model is conditioned on, of one token where it is a sequence."""
+        """Zeros for the data and every condition that the model takes; the context has one token."""
         cond = {
             "label": None if self.num_classes is None else jnp.zeros((1,), jnp.int32),
             "context": None if self.context_dim is None else jnp.zeros((1, 1, self.context_dim)),

@@ -1,9 +1,10 @@
 """The U-Net that diffusion used before transformers, for images and clips.
 
-Residual blocks with group norm work at several resolutions, on the way down and up again; what a layer
-on the way down gives joins one on the way up (Ronneberger et al. 2015). As in DDPM (Ho et al. 2020) and
-ADM (Dhariwal & Nichol 2021), with attention at chosen levels and in the middle; for clips attention
-along time follows that inside frames (Ho et al. 2022). Shapes as of ``models/dit.py``.
+Residual blocks with group norm work at several resolutions, first going down and then up again; each
+output on the way down is also an input on the way up (Ronneberger et al. 2015). There is attention at
+chosen levels and in the middle, as in DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). For clips,
+attention inside each frame is followed by attention along time (Ho et al. 2022). Inputs and outputs have
+the shapes of ``models/dit.py``, with a time for each sample or frame.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class UNet(Network):
 
     @property
     def dtype(self) -> str:
-        """That of convolutions and products."""
+        """The type in which convolutions and products are computed."""
         return self.style.dtype
 
     def setup(self):
@@ -202,7 +203,7 @@ class UNet(Network):
         return sum(layer.outputs * (pixels >> 2 * layer.level_out) for layer in self.layers)
 
     def plain(self, unrolled: bool = False) -> UNet:
-        """See ``Network``: the layers differ, and are never looped over."""
+        """See ``Network``; the layers differ, so they are never looped over."""
         style = dataclasses.replace(self.style, attention="xla")
         return self.clone(style=style, remat="none")
 
@@ -216,7 +217,10 @@ def plan(
     heads: Callable[[int], int],
     resblock_updown: bool,
 ) -> tuple[Layer, ...]:
-    """The layers in order. ``heads(channels)``: of attention; the middle has both kinds if any has."""
+    """The layers in order. ``heads(channels)`` is the number of attention heads.
+
+    The middle always has attention in space, and along time if any level has.
+    """
     kind = "block" if resblock_updown else "conv"
     layers, kept, channels, last = [], [width], width, len(multipliers) - 1
 
@@ -278,12 +282,13 @@ def build(
 
     ``depth``: residual blocks a level on the way down (one more on the way up). ``multipliers``: the
     channels of each level, in ``width``s; each level halves height and width of the one before.
-    ``attention_levels``: which levels have attention, from 0; the middle always has. ``heads``, or
-    ``head_size`` channels a head. ``temporal``: attention along frames where there is one in space, or
-    at these levels. ``learn_sigma`` doubles the output channels. ``pooled_dim``, ``second_time``,
-    ``guidance_input`` and ``concat_channels`` as of ``models.dit``. ``scale_shift``: adaptive group norm
-    (else the condition is added before the norm). ``resblock_updown``: a residual block resamples (else
-    a convolution does). ``remat``: of each layer.
+    ``attention_levels``: which levels have attention, counted from 0; the middle always has it. Give
+    ``heads``, their number, or ``head_size``, the channels of each. ``temporal``: True for attention
+    along time wherever there is attention in space, or the levels that have it.
+    ``learn_sigma`` doubles the output channels. ``pooled_dim``, ``second_time``, ``guidance_input`` and
+    ``concat_channels`` are as in ``models.dit``. ``scale_shift``: the condition modulates the second
+    norm of a block (else it is added before that norm). ``resblock_updown``: residual blocks resample
+    (else convolutions do). ``remat``: a policy of ``models/remat.py``, for each layer.
 
     Raises UserError for numbers that do not fit together.
     """
@@ -327,7 +332,7 @@ def build(
             )
 
     def heads_of(channels: int) -> int:
-        """How many heads so many channels have."""
+        """The number of heads at a level of this many channels."""
         count = chosen["heads"] or channels // chosen["head_size"]
         if (
             count == 0

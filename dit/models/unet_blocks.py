@@ -1,7 +1,7 @@
 """The layers of a U-Net: convolutions, group norm, residual blocks, attention in space and time.
 
-Every layer takes ``b f h w c`` and treats a frame as an image; attention along time alone looks at
-more than one. Norms and activations run in float32, convolutions in the compute ``dtype``.
+Every layer takes ``b f h w c`` and treats each frame as an image; only attention along time looks at
+several frames. Norms and activations run in float32, convolutions in the compute ``dtype``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ HIDDEN = ("act_batch", None, None, None, "act_heads")  # inside a residual block
 class Layer:
     """One layer of the network, by its shapes: the model runs it and counts it from these.
 
-    ``level``: how often its input was halved. ``skip``: channels that join it from the way down;
-    ``inputs`` includes them. ``keep``: its output is one of those. ``heads`` and ``temporal``: of
-    attention in space and along time, 0 for none. ``kind``: a residual block, or a convolution alone.
+    ``level``: how often its input was halved. ``skip``: how many of its ``inputs`` come from a layer on
+    the way down. ``keep``: its output goes to such a layer on the way up. ``heads`` and ``temporal``:
+    how many heads its attention in space and along time has, 0 for no attention. ``kind``: a residual
+    block, or a convolution alone.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Layer:
 
     @property
     def level_out(self) -> int:
-        """How often its output was halved."""
+        """How often its output has been halved."""
         return self.level + {"": 0, "down": 1, "up": -1}[self.resample]
 
 
@@ -91,8 +92,8 @@ def convolve(
 ) -> Float[Array, "n h2 w2 d"]:
     """The convolution, with zeros around the frame; on a CPU as a product with all windows.
 
-    There XLA's own is some thirty times slower inside of a loop (of a sampler's steps, say), and not
-    more than twice as fast outside.
+    XLA's own convolution is about thirty times slower there inside a loop (a sampler's steps, say), and
+    at most twice as fast outside of one.
     """
     size, pad = kernel.shape[0], kernel.shape[0] // 2
     if platform() != "cpu":
@@ -225,7 +226,7 @@ class SpaceAttention(nn.Module):
 class TimeAttention(nn.Module):
     """A pixel attends to the same pixel of all frames, by how far they are apart (Ho et al. 2022).
 
-    What is added is zero at first, and nothing where there is one frame: an image has no time.
+    What is added is zero at first. A single frame, an image, is returned as it is.
     """
 
     heads: int
@@ -287,8 +288,8 @@ def layer_macs(
 ) -> dict[str, int]:
     """Multiply-adds of one layer by part.
 
-    ``frame``: frames, height and width of the data; ``rows``: of the condition's vector, which has
-    ``vector`` channels; ``context``: its tokens and their channels.
+    ``frame``: frames, height and width of the data. The condition's vector has ``rows`` rows of
+    ``vector`` channels. ``context``: the number of its tokens and of their channels.
     """
     f, h, w = frame[0], *(side >> layer.level_out for side in frame[1:])
     n, c, d = f * h * w, layer.inputs, layer.outputs

@@ -58,9 +58,9 @@ def build(
     ``condition_dropout``: how often the condition is replaced by the null one (Ho & Salimans 2022).
     ``level``: what has a noise level of its own: a sample, every frame (diffusion forcing, Chen et al.
     2024) or every token.
-    ``known``: the probability with which a token is given clean, with t = 0 and no loss there; or
-    ``data``, for a batch that says which in ``known`` (bool, ``b f h w``, constant within a patch).
-    ``patch``: what of x is one token.
+    ``known``: the probability with which a token is given clean, with t = 0 and without a loss; or
+    ``data``, for batches that say which tokens are in ``known`` (bool, ``b f h w``, constant within a
+    patch). ``patch``: the frames, height and width of one token.
     ``strata``: set to the batch size to stratify the times over each batch.
     Metrics: ``loss`` (weighted), ``mse`` (unweighted), ``t`` (the mean over levels), and ``vb`` in
     bits a dimension with a learned variance; all of them means over what is not known.
@@ -105,9 +105,9 @@ def build(
 def known_tokens(
     key: Key, batch: dict[str, Array], known: float | str | None, patch: tuple[int, int, int]
 ) -> Bool[Array, "b f h w"] | None:
-    """Where x is given clean, by ``build``'s ``known``; None for nowhere, with nothing to draw.
+    """Where x is given clean, by the ``known`` of ``build``; None for nowhere.
 
-    Raises UserError unless the batch says so exactly where it is asked to.
+    Raises UserError for a batch with a ``known`` of its own that is not asked for, and the reverse.
     """
     if ("known" in batch) != (known == "data"):
         raise UserError(

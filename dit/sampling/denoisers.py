@@ -66,7 +66,7 @@ def map_x0(denoise: Callable, change: Callable[[Array, Array, Times], Array]) ->
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """What does not move in a step: where ``still`` is true the network sees ``x`` and ``t``."""
+    """What does not move in a step: where ``still`` is true, the network sees ``x`` and ``t``."""
 
     still: Bool[Array, "..."]
     x: Array
@@ -77,7 +77,7 @@ class Tape:
     """The denoiser that a solver sees within one step: it threads memory from call to call.
 
     The network is given ``x`` in the dtype of the samples; solvers compute in ``work``. ``held``: what
-    it sees of the parts that do not move, whatever the solver says.
+    the network sees of the parts that do not move, whatever the solver gives it.
     """
 
     def __init__(

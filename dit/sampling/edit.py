@@ -44,10 +44,10 @@ def first_step(steps: int, strength: float) -> int:
 def reveal(
     grid: Grid, x_t: Float[Array, "b f h w c"], known: Video, mask: Bool[Array, "b f h w"]
 ) -> tuple[Float[Array, "nodes b f h w"], Video]:
-    """The grid and samples with which ``known`` is given clean, at t = 0 all along, where ``mask``.
+    """A grid and samples in which ``known`` is clean, at t = 0 from the start, where ``mask`` is true.
 
     For a model that was trained with clean tokens beside noisy ones; ``mask`` is constant within its
-    patches (``whole_patches``). Give both to ``sample``, and the grid to the guidance rule: what is
+    patches (``whole_patches``). Give both to ``sample``, and the grid to the guidance rule too. What is
     known comes back bit for bit.
     """
     times = grid.reshape(grid.shape + (1,) * (mask.ndim + 1 - grid.ndim))
@@ -58,7 +58,7 @@ def reveal(
 def whole_patches(
     mask: Bool[Array, "b f h w c"], patch: tuple[int, int, int]
 ) -> Bool[Array, "b f h w"]:
-    """True in the patches in which all of ``mask`` is."""
+    """True in the patches that ``mask`` covers completely."""
     sizes = zip(mask.shape[1:4], patch, strict=True)
     sides = [side for size, p in sizes for side in (size // p, p)]
     whole = mask.reshape(len(mask), *sides, -1).all((2, 4, 6, 7))  # b F pt H ph W pw c

@@ -64,9 +64,10 @@ def solve(
     any function ``(x_t, t) -> x0_hat`` with ``t`` of shape ``(b,)``. ``start``: the first step taken,
     with ``x_T`` at ``grid[start]``.
 
-    A grid ``(steps + 1, *prefix)`` has times for each of a prefix of x, which ``t`` is then too: each
-    part goes its own way to 0, may wait (two equal times), and is then left as it is, bit for bit, as
-    is one that is at 0 all along. Parts see each other through the network alone.
+    In a grid ``(steps + 1, *prefix)`` each part of a sample has times of its own, where ``prefix`` is a
+    prefix of x's shape, and ``t`` too has such a shape. A part may wait, by two equal times, and may be
+    at 0 from the start; while it does not move it stays as it is, bit for bit. Parts see each other only
+    through the network.
 
     Raises UserError for a key or grid of another shape, and a ``start`` beyond the grid.
     """
@@ -109,7 +110,7 @@ def solve(
 
 
 def kept(still: Bool[Array, "..."], old: Any, new: Any) -> Any:
-    """``old`` where a part does not move, in every array that has the axes of x; else ``new``."""
+    """``old`` where a part does not move, in every array that has the axes of x; ``new`` elsewhere."""
 
     def one(old, new):
         front = new.ndim - still.ndim

@@ -24,12 +24,11 @@ from dit.diffusion.path import Path
 from dit.diffusion.process import Denoiser
 from dit.types import Key
 
-Grid = Float[
-    Array, "nodes ..."
-]  # steps + 1 falling times, the last 0, or one each of a prefix of x
+# steps + 1 falling times, the last 0: scalars, or arrays with the shape of a prefix of x
+Grid = Float[Array, "nodes ..."]
 Node = Float[Array, "..."]  # a time of a grid: a scalar, or an array with as many axes as x
-# A pytree of arrays that keeps its shapes and dtypes from step to step. Those with as many axes as x, or
-# more in front, belong to its elements.
+# A pytree of arrays that keep their shapes and dtypes from step to step. An array with as many axes as
+# x, or with more in front, has an entry for each element of x.
 State = Any
 Step = Callable[[Denoiser, Path, Array, Node, Node, State, Key], tuple[Array, State]]
 
@@ -92,7 +91,7 @@ def half_logsnr(path: Path, t: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def at(t: Shaped[Array, "..."], x: Float[Array, "b ..."]) -> Shaped[Array, "b ..."]:
-    """The time as the denoiser takes it: one a sample, or the shortest prefix of x that has all."""
+    """The time as the denoiser takes it: one a sample, or as the shortest prefix of x that will do."""
     if t.ndim == 0:
         return jnp.broadcast_to(t, x.shape[:1])
     last = max([1, *(axis + 1 for axis, size in enumerate(t.shape) if size > 1)])
@@ -100,9 +99,9 @@ def at(t: Shaped[Array, "..."], x: Float[Array, "b ..."]) -> Shaped[Array, "b ..
 
 
 def moving(path: Path, t: Node, u: Node) -> tuple[Node, Node]:
-    """``t`` and ``u`` with a whole step, from t_max to 0, in the place of those that do not move.
+    """``t`` and ``u``, with a whole step from t_max to 0 in place of those that do not move.
 
-    So that no coefficient is undefined, in parts whose result is not used.
+    The results of such parts are not used; this keeps their coefficients defined.
     """
     still = t <= u
     return jnp.where(still, path.t_max, t), jnp.where(still, 0, u)
