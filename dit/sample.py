@@ -50,13 +50,7 @@ def read_data(path: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
     """The array ``mask`` of an .npz file as truth values; UserError for other numbers than 0 and 1."""
-    mask = read_data(path, "mask", shape)
-    if not np.isin(mask, (0, 1)).all():
-        raise UserError(
-            f"the mask in {path} holds {mask.dtype} values other than 0 and 1; expected true where "
-            "--init is kept"
-        )
-    return mask.astype(bool)
+    return truth(read_data(path, "mask", shape), path, "--init is kept")
 
 
 def read_conditions(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -66,7 +60,19 @@ def read_conditions(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
         if name not in (*names, "context_mask"):
             raise UserError(f"got {name!r} in {path}; the model takes {', '.join(names) or 'none'}")
         check_finite(array, lambda name=name: f"{name} in {path}")
+    if "context_mask" in found:
+        found["context_mask"] = truth(found["context_mask"], path, "a token of the context is real")
     return found
+
+
+def truth(mask: np.ndarray, path: str, means: str) -> np.ndarray:
+    """``mask`` as truth values; UserError for other numbers than 0 and 1."""
+    if not np.isin(mask, (0, 1)).all():
+        raise UserError(
+            f"the mask in {path} holds {mask.dtype} values other than 0 and 1; expected true where "
+            f"{means}"
+        )
+    return mask.astype(bool)
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -210,6 +210,14 @@ def test_the_command_takes_conditions_and_gives_the_network_what_is_known_clean(
         run(*files[:2])
     with pytest.raises(UserError, match="--known is of no effect without --mask"):
         run(files[0], files[2], "--known=clean")
+    as_numbers = {"context_mask": given["context_mask"].astype(np.float32)}
+    for mask_of, message in ((as_numbers, None), ({"context_mask": np.full((3, 2), 2)}, "0 and 1")):
+        np.savez(tmp_path / "cond.npz", **{n: given[n] for n in CONDITIONS} | mask_of)
+        if message is None:
+            np.testing.assert_array_equal(run(*files, "--known=clean"), clean)
+        else:
+            with pytest.raises(UserError, match=message):
+                run(*files)
     np.savez(tmp_path / "cond.npz", clip=np.zeros(3))
     with pytest.raises(UserError, match="got 'clip' in"):
         run(*files)
