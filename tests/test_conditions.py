@@ -1,5 +1,7 @@
 """Conditions of every kind, from the data to the loss and to the samples."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from saved_run import TINY, save
 
 import dit.data.sources
-from dit import rng, sample
-from dit.draw import Recipe, Sampler, with_conditions
+from dit import evaluate, rng, sample
+from dit.draw import Recipe, Sampler, load_experiment, with_conditions
 from dit.experiment import build
 from dit.training.checkpoint import restore_params
 from dit.training.step import objective as objective_of
@@ -35,7 +37,7 @@ class Told:
         number = lambda *shape: draw.standard_normal(shape).astype(np.float32)
         example = {
             "x": draw.integers(0, 256, (1, 4, 4, 1), np.uint8),
-            "label": i % 3,
+            "label": (i + 1) % 3,
             "context": number(2, 5),
             "context_mask": np.array([True, i % 2 == 0]),
             "pooled": number(3),
@@ -221,6 +223,28 @@ def test_the_command_takes_conditions_and_gives_the_network_what_is_known_clean(
     np.savez(tmp_path / "cond.npz", clip=np.zeros(3))
     with pytest.raises(UserError, match="got 'clip' in"):
         run(*files)
+
+
+def test_samples_are_judged_with_the_conditions_of_held_out_data(tmp_path, monkeypatch):
+    """Under the labels that belong to them, whatever the figures are."""
+    save(tmp_path / "run", {"name": "told"}, model=config()["model"])
+    judged = {}
+
+    class Evaluation:
+        figures, left_out, size = ("nothing",), {}, 4
+
+        def __call__(self, samples, labels):
+            judged.update(samples=samples, labels=labels)
+            return {"nothing": 0.0}
+
+    monkeypatch.setattr(evaluate, "evaluation_of", lambda source, count: Evaluation())
+    assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--num=4"]) == 0
+    experiment = load_experiment(str(tmp_path / "run"))
+    expected = [experiment.source.held_out[i]["label"] for i in range(4)]
+    assert judged["labels"].tolist() == expected
+    assert judged["samples"].shape == (4, *experiment.shape)
+    recipe = json.loads((tmp_path / "run" / "evaluation.json").read_text())["recipe"]
+    assert recipe["labels"] == "4 samples, classes of held-out examples"
 
 
 def test_clean_tokens_are_for_models_that_were_trained_with_them():
