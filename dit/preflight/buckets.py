@@ -22,9 +22,8 @@ def train_steps(experiment: Experiment, where: Topology) -> list[Report]:
     """The report on the step of each shape, the largest first."""
     if len(experiment.shapes) == 1:
         return [programs.train_step(experiment, where)]
-    used = [i for i, share in enumerate(experiment.shares) if share]
     reports = []
-    for i in sorted(used, key=lambda i: -math.prod(experiment.shapes[i])):
+    for i in sorted(experiment.used, key=lambda i: -math.prod(experiment.shapes[i])):
         frames, height, width, _ = experiment.source.shapes[i]
         what = f"train step of {frames}x{height}x{width}, {experiment.shares[i]:.1%} of all"
         found = programs.train_step(experiment.bucket(i), where)
