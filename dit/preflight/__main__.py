@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     step = buckets.mean(rows)
     rows[0] |= cost.cost(step, args.price, args.images)
     if args.sampler and reports[0].fits:
-        reports.append(programs.sampler(experiment, where))
+        reports.append(programs.sampler(experiment.bucket(experiment.used[0]), where))
         rows.append(reports[-1].as_json())
     if not args.json:
         show(reports[0], step, experiment.config, where, args)

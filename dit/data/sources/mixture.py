@@ -42,20 +42,16 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
     if not sources:
         raise UserError("got a mixture of no parts; expected one source or more")
     first = sources[0]
-    for part, source in zip(parts, sources, strict=True):
+    for i, source in enumerate(sources):
         for what, a, b in (
             ("classes", source.num_classes, first.num_classes),
             ("augmentations", source.train.transforms, first.train.transforms),
-            (
-                "end (data.parts with or without a number of examples)",
-                source.streaming,
-                first.streaming,
-            ),
+            ("lengths: endless", source.streaming, first.streaming),
         ):
             if a != b:
                 raise UserError(
-                    f"got parts with different {what}: {a} of {part['name']!r}, {b} of "
-                    f"{parts[0]['name']!r}; expected the same of all"
+                    f"got parts of different {what} is {a} of parts[{i}], {parts[i]['name']!r}, and {b} "
+                    f"of parts[0], {parts[0]['name']!r}; expected the same of all"
                 )
     name = identity("mixture", parts=[source.fingerprint for source in sources])
     shapes = tuple(shape for source in sources for shape in source.shapes)
