@@ -13,6 +13,7 @@ from dit.experiment import build, load_config
 from dit.parallel.mesh import make_mesh
 from dit.sections import complete
 from dit.training import optimizer as optimizers
+from dit.training.workdir import differences
 from dit.types import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -163,6 +164,8 @@ def test_parts_of_a_mixture_are_completed_like_sections():
     first, second = config.data.parts
     assert first == {"name": "digits", "held_out": 297, "split_seed": 0}
     assert (second["name"], second["dataset"], second["flip"]) == ("tfds", "mnist", False)
+    other = complete(mixture({"name": "digits"}, {"name": "tfds:mnist", "size": 9}))
+    assert differences(config.to_dict(), other.to_dict()) == {"data.parts[1].size": [8, 9]}
 
 
 @pytest.mark.parametrize(
