@@ -1,6 +1,6 @@
-"""Of data with examples of several shapes: the programs of all, and the mean time of a step.
+"""The train steps for examples of several shapes, one program each, and their mean time.
 
-A single shape is the case of one program. What has to fit is the step of the largest examples.
+With a single shape there is one program. A run fits if the step of its largest examples does.
 """
 
 from __future__ import annotations

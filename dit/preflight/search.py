@@ -1,8 +1,8 @@
 """The largest batch that fits, and the best mesh: few compilations, each of them of the whole program.
 
 A sweep ranks every mesh, remat policy and batch size by formula (``account.py``), compiles the best, and
-ranks what was compiled by the predicted time to a number of images. What was compiled is kept as rows of
-a file, a JSON object a line, and a sweep that is started again compiles none of them twice.
+ranks what was compiled by the predicted time to a number of images. Reports are kept in a file, one JSON
+object a line, so that a sweep that is started again compiles nothing twice.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from dit.types import UserError
 Row = dict[str, Any]
 SWEPT = ("none", "dots", "full")  # remat policies
 TRIES = 8  # compilations in search of a batch
-CLOSE = 32  # a batch is the largest to one part in this many, or to one more a device
+CLOSE = 32  # the largest batch is found to one part in so many, or to one image a device
 
 
 def largest_batch(
     compiled: Callable[[int], Row], first: int, unit: int
 ) -> tuple[Row | None, Row | None, int]:
-    """The report of the largest batch that fits, that of one that does not, and how many were made.
+    """The reports of the largest batch that fits and of one that does not, and how many were compiled.
 
     ``compiled(batch)``: its report as JSON. ``unit``: batches are multiples of it. Memory grows about
     linearly with the batch, so that two reports predict the third.
@@ -80,9 +80,9 @@ def choices(
 ) -> list[Choice]:
     """What a sweep may compile, the most promising first.
 
-    Left out is what cannot be split that way, and what cannot fit: its state, gradients and activations
-    alone are too large. None: the presets of ``parallel.mesh``, and those of
-    ``SWEPT`` that the network can take.
+    Left out are choices by which a batch cannot be split, and those that cannot fit, because state,
+    gradients and activations alone are too large. ``meshes=None``: the presets of ``parallel.mesh``;
+    ``policies=None``: those of ``SWEPT`` that the network can take.
     """
     n = len(where.devices)
     policies = policies or [p for p in SWEPT if p in account.policies]
@@ -121,7 +121,7 @@ def sweep(
     tries: int,
     say: Callable[[Choice, Row | UserError], None],
 ) -> list[Row]:
-    """Reports as JSON of up to ``tries`` candidates that fit, the best first, then of what did not.
+    """Reports as JSON: of up to ``tries`` candidates that fit, the best first, then of the others.
 
     After one that does not fit, no other is tried that keeps at least as much.
     """

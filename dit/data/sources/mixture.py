@@ -1,7 +1,7 @@
 """Several sources in one run: images beside clips, pictures of several aspect ratios.
 
-Each part is a source, ``{"name": ..., **its options}``, and a bucket, or several if it has several: a
-batch is of one part (``dit.data.plan``). Parts are seen in proportion to their sizes; endless ones,
+Each part is a source, ``{"name": ..., **its options}``, with one bucket or more, and each batch comes
+from one bucket (``dit.data.plan``). Parts are seen in proportion to their sizes; endless ones,
 equally often. Labels mean the same in all of them.
 """
 
@@ -65,7 +65,7 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
 
 
 def mixed(splits: list[Split], fingerprint: str) -> Mixture:
-    """All buckets of ``splits``, after each other; equally long beginnings of endless ones."""
+    """All buckets of ``splits``, in order; of endless ones the beginnings, all of one length."""
     buckets = [Bucket(s, i) for s in splits for i in range(len(bucket_sizes(s)))]
     sizes, streaming = [len(bucket) for bucket in buckets], splits[0].streaming
     if streaming:
@@ -75,7 +75,7 @@ def mixed(splits: list[Split], fingerprint: str) -> Mixture:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
-    """The first so many examples of each of several buckets."""
+    """The first examples of each of several buckets, as many as ``bucket_sizes`` says."""
 
     buckets: tuple[Bucket, ...]
     bucket_sizes: tuple[int, ...]
