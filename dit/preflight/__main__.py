@@ -258,23 +258,23 @@ def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace
     )
     say(args, f"{len(candidates)} could fit by formula; compiling until {args.tries} do")
 
-    def settings(made: Choice) -> dict[str, Any]:
-        return chosen(config, made.mesh, made.batch, made.remat)
+    def settings(choice: Choice) -> dict[str, Any]:
+        return chosen(config, choice.mesh, choice.batch, choice.remat)
 
-    def compiled(made: Choice) -> dict[str, Any]:
-        name = f"--mesh={advice.mesh_text(made)} --remat={made.remat} --batch={made.batch}"
+    def compiled(choice: Choice) -> dict[str, Any]:
+        name = f"--mesh={advice.mesh_text(choice)} --remat={choice.remat} --batch={choice.batch}"
         return {
             "name": name,
-            **programs.train_step(buckets.largest(settings(made)), where).as_json(),
+            **programs.train_step(buckets.largest(settings(choice)), where).as_json(),
         }
 
-    def told(made: Choice, found: dict[str, Any] | UserError) -> None:
+    def told(choice: Choice, found: dict[str, Any] | UserError) -> None:
         text = str(found) if isinstance(found, UserError) else report.one_line(found)
-        say(args, f"{advice.mesh_text(made)}, remat {made.remat}, batch {made.batch}: {text}")
+        say(args, f"{advice.mesh_text(choice)}, remat {choice.remat}, batch {choice.batch}: {text}")
 
     key = functools.partial(search.digest, where=where, what="train step")
     ranked = search.sweep(
-        candidates, compiled, lambda made: key(settings(made)), rows, args.tries, told
+        candidates, compiled, lambda choice: key(settings(choice)), rows, args.tries, told
     )
     ranked = [row | cost.cost(row, args.price, args.images) for row in ranked]
     if args.json:
@@ -292,7 +292,7 @@ def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace
                 Choice(search.sizes(name, where), own.policies[-1], base)
                 for name in ("fsdp", "fsdp+context")
             ),
-            key=lambda made: sum(own.parts(made)),
+            key=lambda choice: sum(own.parts(choice)),
         )
         print(advice.advise(sum(own.parts(least)), least, own, where))
     return 0 if fits else DOES_NOT_FIT

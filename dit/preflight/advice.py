@@ -78,10 +78,10 @@ def changes(
     while batch >= 1:
         for remat in policies:
             for mesh in meshes:
-                made = Choice(mesh, remat, batch)
-                unit = made.size("data", "fsdp") * account.accumulate
-                if batch % unit == 0 and (every or made != tried):
-                    yield made
+                choice = Choice(mesh, remat, batch)
+                unit = choice.size("data", "fsdp") * account.accumulate
+                if batch % unit == 0 and (every or choice != tried):
+                    yield choice
         batch = batch // 2 if batch % 2 == 0 else 0
 
 

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -89,16 +90,16 @@ def choices(
     found: list[Choice] = []
     for mesh in meshes or [sizes(name, where) for name in PRESETS]:
         for remat, batch in itertools.product(policies, batches):
-            made = Choice(mesh, remat, batch)
-            whole = batch % (made.size("data", "fsdp") * account.accumulate) == 0
-            if made.size(*mesh) == n and whole and made not in found:
-                found.append(made)
+            choice = Choice(mesh, remat, batch)
+            whole = batch % (choice.size("data", "fsdp") * account.accumulate) == 0
+            if choice.size(*mesh) == n and whole and choice not in found:
+                found.append(choice)
     if where.hbm is not None:
-        found = [made for made in found if sum(account.parts(made)) <= where.hbm]
+        found = [choice for choice in found if sum(account.parts(choice)) <= where.hbm]
 
-    def promise(made: Choice) -> tuple[float, float]:
-        seconds = account.seconds(made, where)
-        return (seconds / made.batch if seconds else 0.0), sum(account.parts(made))
+    def promise(choice: Choice) -> tuple[float, float]:
+        seconds = account.seconds(choice, where)
+        return (seconds / choice.batch if seconds else 0.0), sum(account.parts(choice))
 
     return sorted(found, key=promise)
 
@@ -106,11 +107,9 @@ def choices(
 def sizes(name: str, where: Topology) -> dict[str, int]:
     """The sizes of a preset's axes, none of them -1."""
     n = len(where.devices)
-    made = PRESETS[name](n, where.slices)
-    fixed = 1
-    for size in made.values():
-        fixed *= size if size != -1 else 1
-    return {axis: n // fixed if size == -1 else size for axis, size in made.items()}
+    preset = PRESETS[name](n, where.slices)
+    fixed = math.prod(size for size in preset.values() if size != -1)
+    return {axis: n // fixed if size == -1 else size for axis, size in preset.items()}
 
 
 def sweep(
@@ -127,25 +126,27 @@ def sweep(
     """
     done: list[Row] = []
     refused: list[Choice] = []
-    for made in candidates:
+    for choice in candidates:
         if sum(row["fits"] for row in done) >= tries:
             break
         if any(
-            made.mesh == other.mesh and made.remat == other.remat and made.batch >= other.batch
+            choice.mesh == other.mesh
+            and choice.remat == other.remat
+            and choice.batch >= other.batch
             for other in refused
         ):
             continue
-        row = rows.get(key(made))
+        row = rows.get(key(choice))
         if row is None:
             try:
-                row = compiled(made)
+                row = compiled(choice)
             except UserError as error:
-                say(made, error)
+                say(choice, error)
                 continue
-            rows.add(key(made), row)
+            rows.add(key(choice), row)
         if not row["fits"]:
-            refused.append(made)
-        say(made, row)
+            refused.append(choice)
+        say(choice, row)
         done.append(row)
     return sorted(done, key=rank)
 
@@ -189,7 +190,7 @@ class Rows:
             yield row
 
     def get(self, key: str) -> Row | None:
-        """The report that was made before, if any."""
+        """The report that was added before, if any."""
         return self._rows.get(key)
 
     def add(self, key: str, row: Row) -> None:
