@@ -1,9 +1,9 @@
-"""Handwritten digits by a U-Net: ``configs/digits.py`` with the network that came before.
+"""Handwritten digits by a U-Net: ``configs/digits.py`` with the network that transformers replaced.
 
 Command:   python -m dit.train --config=configs/digits_unet.py --workdir=runs/digits_unet
 Data:      scikit-learn's 1,797 real digits, embedded in that package; 297 are held out.
 Hardware:  two CPU cores.
-Score:     not yet run.
+Expected:  not yet run.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ Command:   python -m dit.scaling plan --config=configs/shapes.py --dir=DIR --sma
            --lrs=4e-3,8e-3,1.6e-2,3.2e-2 --flops-per-second=1.2e10 --start-seconds=10
            python -m dit.scaling run --dir=DIR, then report
 Expected:  34 runs, 6.3e12 FLOPs, 12 min 22 s on two CPU cores: least losses .338, .297 and .276 at the
-           three budgets, and a run at three times the largest foretold to 1%. Rows and report are in
+           three budgets, and a run at three times the largest predicted to 1%. Rows and report are in
            notebooks/results/06_scaling_laws.
 """
 

@@ -181,7 +181,7 @@ class Experiment:
         Raises UserError if the network, or its parameters, do not fit it.
         """
         other = dataclasses.replace(self, shapes=(tuple(self.codec.encoded_shape(shape)),))
-        ours, theirs = (jax.eval_shape(made.init, rng.root(0)) for made in (self, other))
+        ours, theirs = (jax.eval_shape(each.init, rng.root(0)) for each in (self, other))
         if ours != theirs:
             raise UserError(
                 f"got a shape of {shape}, for which this network has other parameters than it was "
@@ -190,9 +190,14 @@ class Experiment:
         return other
 
     @property
+    def used(self) -> list[int]:
+        """The buckets that have training examples."""
+        return [i for i, size in enumerate(bucket_sizes(self.source.train)) if size]
+
+    @property
     def largest(self) -> int:
-        """The bucket with the largest examples."""
-        return max(range(len(self.shapes)), key=lambda i: math.prod(self.shapes[i]))
+        """The bucket with the largest training examples."""
+        return max(self.used, key=lambda i: math.prod(self.shapes[i]))
 
     @property
     def shares(self) -> list[float]:

@@ -47,6 +47,7 @@ WIRED = {  # keywords that the experiment sets, from other parts of the config
     "objective": ("times", "weight", "patch"),
     "schedule": ("lr", "steps"),
 }
+PARTS = {"data": "parts"}  # keywords whose value is a list of sections of the same room
 
 
 def precision(*, compute: Literal["auto", "float32", "bfloat16"] = "auto") -> str:
@@ -162,7 +163,7 @@ def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
         elif section in PLAIN or field != "name":
             given = _section(out, section)
             name = _name(section, given)[0] if section in ROOMS else None
-            _check_field(section, name, field, given)
+            _check_field(section, name, field)
             out[section] = {**given, field: value}
     return out
 
@@ -181,20 +182,23 @@ def _near(key: str, config: Mapping[str, Any]) -> str:
 
 
 def _section(config: Mapping[str, Any], section: str) -> dict[str, Any]:
-    given = config.get(section, {})
+    return _fields(config.get(section, {}), section)
+
+
+def _fields(given: Any, at: str) -> dict[str, Any]:
     if not isinstance(given, Mapping):
-        raise UserError(
-            f"got config.{section}={given!r}; expected a section, or none for its defaults"
-        )
+        raise UserError(f"got config.{at}={given!r}; expected a section, or none for its defaults")
     return dict(given)
 
 
-def _name(section: str, given: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
+def _name(
+    section: str, given: Mapping[str, Any], at: str = ""
+) -> tuple[str | None, dict[str, str]]:
     """The name in a section and the fields that it implies: ``tfds:mnist`` is tfds of that dataset."""
     name = given.get("name", DEFAULT_NAMES.get(section))
     if not isinstance(name, str | None) or ("name" in given and name is None):
         raise UserError(
-            f"got config.{section}.name={name!r}; expected a name, like those in configs/"
+            f"got config.{at or section}.name={name!r}; expected a name, like those in configs/"
         )
     if section == "data" and name is not None and name.startswith("tfds:"):
         return "tfds", {"dataset": name.removeprefix("tfds:")}
@@ -213,16 +217,17 @@ def fields(section: str, name: str | None) -> list[str] | None:
     return None if open_ended(build) else own
 
 
-def _check_field(section: str, name: str | None, field: str, given: Mapping[str, Any]) -> None:
+def _check_field(section: str, name: str | None, field: str, at: str = "") -> None:
+    """Raise UserError for a field that a section does not take. ``at``: where it is, if not on top."""
     if field in WIRED.get(section, ()):
         raise UserError(f"got config.{section}.{field}; it follows from other sections")
     known = fields(section, name)
     if known is not None and field not in known:
         close = difflib.get_close_matches(field, known, n=1)
-        meant = f"did you mean '{section}.{close[0]}'? " if close else ""
+        meant = f"did you mean '{at or section}.{close[0]}'? " if close else ""
         what = section if name is None else f"{section} {name!r}"
         raise UserError(
-            f"unknown config field '{section}.{field}': {meant}{what} takes "
+            f"unknown config field '{at or section}.{field}': {meant}{what} takes "
             + (", ".join(known) or "nothing")
         )
 
@@ -241,45 +246,73 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     missing = [key for key in required(numbers) if key not in config]
     out: dict[str, Any] = {**defaults(numbers), **{k: config[k] for k in NUMBERS if k in config}}
     for section in ROOMS:
-        given = _section(config, section)
-        name, extra = _name(section, given)
-        given = {**{k: v for k, v in given.items() if k != "name"}, **extra}
-        if name is None:
-            missing.append(f"{section}.name")
-            continue
-        for field in given:
-            _check_field(section, name, field, given)
-        out[section] = {"name": name, **_defaults(section, name), **given}
-        needed = required(builder(ROOMS[section], name))
-        wired = WIRED.get(section, ())
-        missing += [f"{section}.{k}" for k in needed if k not in given and k not in wired]
+        out[section] = _completed(section, _section(config, section), section, missing)
     for section, build in PLAIN.items():
         given = _section(config, section)
         for field in given:
-            _check_field(section, None, field, given)
+            _check_field(section, None, field)
         out[section] = {**defaults(build), **given}
     if missing:
+        flags = " ".join(f"--config.{key}=..." for key in missing if "[" not in key)
         raise UserError(
-            f"the config lacks {', '.join(missing)}: set them in the file, or by "
-            + " ".join(f"--config.{key}=..." for key in missing)
+            f"the config lacks {', '.join(missing)}: set them in the file"
+            + (f", or by {flags}" if flags else "")
         )
     _check_values(out)
     return ConfigDict(out)
 
 
+def _completed(
+    section: str, given: Mapping[str, Any], at: str, missing: list[str]
+) -> dict[str, Any]:
+    """A section with a name, and its parts, with every default. What it lacks goes to ``missing``.
+
+    ``at``: where in the config it is, such as ``data`` or ``data.parts[1]``.
+    """
+    name, extra = _name(section, given, at)
+    if name is None:
+        missing.append(f"{at}.name")
+        return {}
+    given = {**{k: v for k, v in given.items() if k != "name"}, **extra}
+    for field in given:
+        _check_field(section, name, field, at)
+    needed, wired = required(builder(ROOMS[section], name)), WIRED.get(section, ())
+    missing += [f"{at}.{k}" for k in needed if k not in given and k not in wired]
+    parts = {
+        key: tuple(
+            _completed(section, _fields(part, f"{at}.{key}[{i}]"), f"{at}.{key}[{i}]", missing)
+            for i, part in enumerate(given[key])
+        )
+        for key in _parts(section, given)
+    }
+    return {"name": name, **_defaults(section, name), **given, **parts}
+
+
+def _parts(section: str, given: Mapping[str, Any]) -> list[str]:
+    """The keyword of a section that holds others, if it is there."""
+    key = PARTS.get(section)
+    return [key] if isinstance(given.get(key), list | tuple) else []
+
+
 def _check_values(config: Mapping[str, Any]) -> None:
     """Raise UserError for a value of the wrong type, or outside the range of its keyword."""
     checked(numbers, "a config", {k: config[k] for k in NUMBERS})
-    for section, room in ROOMS.items():
-        given = {k: v for k, v in config[section].items() if k != "name"}
-        name, at = config[section]["name"], f"{section}."
-        if section == "optimizer":
-            shared = {k: given.pop(k) for k in keywords(optimizers.common)}
-            checked(optimizers.common, f"{section} {name!r}", shared, at=at)
-        wired = WIRED.get(section, ())
-        checked(builder(room, name), f"{section} {name!r}", given, wired=wired, at=at)
+    for section in ROOMS:
+        _check_section(section, config[section], f"{section}.")
     for section, build in PLAIN.items():
         build(**checked(build, f"section {section!r}", config[section], at=f"{section}."))
+
+
+def _check_section(section: str, given: Mapping[str, Any], at: str) -> None:
+    name, given = given["name"], {k: v for k, v in given.items() if k != "name"}
+    if section == "optimizer":
+        shared = {k: given.pop(k) for k in keywords(optimizers.common)}
+        checked(optimizers.common, f"{section} {name!r}", shared, at=at)
+    wired = WIRED.get(section, ())
+    checked(builder(ROOMS[section], name), f"{section} {name!r}", given, wired=wired, at=at)
+    for key in _parts(section, given):
+        for i, part in enumerate(given[key]):
+            _check_section(section, part, f"{at}{key}[{i}].")
 
 
 def _defaults(section: str, name: str) -> dict[str, Any]:

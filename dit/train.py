@@ -26,6 +26,7 @@ import numpy as np
 
 from dit import cli, media, rng, storage
 from dit.config import parse_spec
+from dit.data.source import digest
 from dit.draw import Sampler, recipe_from, stamped, with_conditions
 from dit.experiment import Experiment, build, load_config
 from dit.parallel import multihost
@@ -122,28 +123,26 @@ def painter(
     if not experiment.codec.pixels or not experiment.config.samples.num:
         return None
     recipe = recipe_from(experiment.config.samples.to_dict(), experiment.num_classes)
-    samplers, given = [], []
-    for shape in dict.fromkeys(experiment.shapes):
-        one = experiment.bucket(experiment.shapes.index(shape))
+    buckets = {experiment.shapes[i]: i for i in reversed(experiment.used)}  # the first of a shape
+    each = []
+    for one in map(experiment.bucket, sorted(buckets.values())):
         told, conditions = with_conditions(one, recipe)
-        samplers.append(Sampler(one, told))
-        given.append(conditions)
-    for sampler, conditions in zip(samplers, given, strict=True):
+        each.append((Sampler(one, told), conditions))
+    for sampler, conditions in each:
         rehearse(sampler, conditions)
 
     def paint(state: TrainState, step: int) -> None:
         taken = taken_from(state)
-        for sampler, conditions in zip(samplers, given, strict=True):
+        for sampler, conditions in each:
             # by all processes: each holds a part of the parameters
             drawn = sampler(taken.params, **conditions)
             if not multihost.is_main():
                 continue
-            stamp, (frames, height, width) = (
-                stamped(sampler.recipe, taken, drawn.nfe),
-                drawn.samples.shape[1:4],
-            )
+            digests = {name: digest(array) for name, array in conditions.items()}
+            stamp = stamped(sampler.recipe, taken, drawn.nfe, digests)
+            frames, height, width = drawn.samples.shape[1:4]
             name = f"step_{step:07d}"
-            if len(samplers) > 1:
+            if len(each) > 1:
                 name += f"_{frames}x{height}x{width}"
                 stamp |= {"size": [frames, height, width]}
             for suffix in (".png", ".gif") if frames > 1 else (".png",):

@@ -10,10 +10,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from saved_run import TINY, save
 
 import dit.data.sources
-from dit import evaluate, rng, sample
-from dit.draw import Recipe, Sampler, load_experiment, with_conditions
+from dit import evaluate, rng, sample, train
+from dit.data.source import digest
+from dit.draw import Drawn, Recipe, Sampler, load_experiment, with_conditions
 from dit.experiment import build
-from dit.training.checkpoint import restore_params
+from dit.media import read_recipe
+from dit.training.checkpoint import Restored, restore_params
+from dit.training.state import TrainState
 from dit.training.step import objective as objective_of
 from dit.types import Cond, UserError
 
@@ -26,6 +29,7 @@ from dit.data.source import Source, generator
 class Told:
     fingerprint: str
     known: bool
+    height: int
     streaming: bool = False
     transforms: tuple = ()
 
@@ -36,20 +40,20 @@ class Told:
         draw = generator(0, self.fingerprint.split("/")[-1], i)
         number = lambda *shape: draw.standard_normal(shape).astype(np.float32)
         example = {
-            "x": draw.integers(0, 256, (1, 4, 4, 1), np.uint8),
+            "x": draw.integers(0, 256, (1, self.height, 4, 1), np.uint8),
             "label": (i + 1) % 3,
             "context": number(2, 5),
             "context_mask": np.array([True, i % 2 == 0]),
             "pooled": number(3),
             "guidance": np.float32(draw.uniform(1, 4)),
-            "concat": number(1, 4, 4, 2),
+            "concat": number(1, self.height, 4, 2),
         }
-        known = np.repeat(np.repeat(draw.random((1, 2, 2)) < 0.5, 2, 1), 2, 2)
+        known = np.repeat(np.repeat(draw.random((1, self.height // 2, 2)) < 0.5, 2, 1), 2, 2)
         return {**example, **({"known": known} if self.known else {})}
 
-def build(*, known: bool = False):
-    splits = (Told(f"told-{known}/{part}", known) for part in ("train", "held_out"))
-    return Source(*splits, shape=(1, 4, 4, 1), num_classes=3, fingerprint=f"told-{known}")
+def build(*, known: bool = False, height: int = 4):
+    splits = (Told(f"told-{known}/{part}", known, height) for part in ("train", "held_out"))
+    return Source(*splits, shape=(1, height, 4, 1), num_classes=3, fingerprint=f"told-{known}")
 """
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 TAKES = {"context_dim": 5, "pooled_dim": 3, "guidance_input": True, "concat_channels": 2}
@@ -184,6 +188,33 @@ def test_a_model_that_takes_more_begins_as_the_one_that_takes_less(name, tmp_pat
     want = quick(less.apply_fn)(before, x, t, Cond(label=cond.label))
     assert jnp.abs(want).max() > 1e-3
     np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_pictures_of_several_shapes_are_drawn_with_the_conditions_of_their_own(
+    tmp_path, monkeypatch
+):
+    """And carry their digests, so that the command asks for the same ones."""
+    parts = ({"name": "told"}, {"name": "told", "height": 8}, {"name": "told"})
+    experiment = build({**config(), "data": {"name": "mixture", "parts": parts}})
+    drawn = []
+
+    def sampler(self, params, **given):
+        drawn.append((self.experiment.shape, self.recipe.labels, given))
+        return Drawn(np.zeros((4, *self.experiment.shape), np.uint8), self.labels, 1, 0.0)
+
+    paint = train.painter(experiment, tmp_path)
+    monkeypatch.setattr(Sampler, "__call__", sampler)
+    monkeypatch.setattr(train, "taken_from", lambda state: Restored({}, 1, "params", "0"))
+    paint(object.__new__(TrainState), 1)
+    assert [shape for shape, _, _ in drawn] == [(1, 4, 4, 1), (1, 8, 4, 1)]
+    for i, (shape, labels, given) in enumerate(drawn):
+        rows = [experiment.source.bucket(i).held_out[k] for k in range(4)]
+        assert labels == tuple(row["label"] for row in rows)
+        assert given["concat"].shape == (4, *shape[:-1], 2)
+        for name, value in given.items():
+            np.testing.assert_array_equal(value, [row[name] for row in rows])
+        stamp = read_recipe(tmp_path / f"samples/step_0000001_1x{shape[1]}x4.png")
+        assert stamp["inputs"]["concat"] == digest(given["concat"])
 
 
 def test_the_command_takes_conditions_and_gives_the_network_what_is_known_clean(tmp_path):

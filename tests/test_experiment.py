@@ -1,6 +1,7 @@
 """Configs become experiments: every shipped one builds, and every mistake is named."""
 
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from dit.experiment import build, load_config
 from dit.parallel.mesh import make_mesh
 from dit.sections import complete
 from dit.training import optimizer as optimizers
+from dit.training.workdir import differences
 from dit.types import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -150,6 +152,45 @@ def test_config_files_that_are_none(tmp_path):
     empty.write_text("x = 1\n")
     with pytest.raises(UserError, match=r"has no get_config\(\)"):
         load_config(str(empty))
+
+
+def mixture(*parts):
+    return {**load_config(DIGITS), "data": {"name": "mixture", "parts": parts}}
+
+
+def test_parts_of_a_mixture_are_completed_like_sections():
+    config = complete(mixture({"name": "digits"}, {"name": "tfds:mnist", "size": 8}))
+    assert config == complete(config)
+    first, second = config.data.parts
+    assert first == {"name": "digits", "held_out": 297, "split_seed": 0}
+    assert (second["name"], second["dataset"], second["flip"]) == ("tfds", "mnist", False)
+    other = complete(mixture({"name": "digits"}, {"name": "tfds:mnist", "size": 9}))
+    assert differences(config.to_dict(), other.to_dict()) == {"data.parts[1].size": [8, 9]}
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            {"name": "moving_digits", "fraems": 2},
+            "field 'data.parts[1].fraems': did you mean 'data",
+        ),
+        ({"name": "moving_digits", "frames": 0}, "got data.parts[1].frames=0; expected a whole"),
+        (
+            {"name": "folder", "size": 8},
+            "the config lacks data.parts[1].path: set them in the file",
+        ),
+        ({"frames": 2}, "the config lacks data.parts[1].name"),
+        ({"name": "moving_digit"}, "did you mean 'moving_digits'"),
+        ({"name": 3}, "got config.data.parts[1].name=3"),
+        (3, "got config.data.parts[1]=3; expected a section"),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_part_of_a_mixture_is_named_with_its_place(part, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        complete(mixture({"name": "digits"}, part))
+    assert "--config.data.parts[" not in str(error.value)
 
 
 def test_wired_keywords_and_unknown_sections_are_refused():

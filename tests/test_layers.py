@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "notebook": BASE | {"media"},
     # commands, and what they share; no other command is imported
     "cli": BASE,
-    "train": COMMAND | {"training", "scaling"},
+    "train": COMMAND | {"data", "training", "scaling"},
     "sample": COMMAND | {"data"},
     "evaluate": COMMAND | {"data", "evaluation"},
     "scaling/__main__": COMMAND | {"training"},

@@ -1,5 +1,6 @@
 """Data of several shapes through the commands: sampled, compared and accounted for by shape."""
 
+import dataclasses
 import json
 
 import jax
@@ -156,6 +157,14 @@ def test_hours_are_those_of_the_mean_step(run):
     assert buckets.mean(rows)["step_seconds"] == 0.25 * 1 + 0.25 * 2 + 0.5 * 3
     assert buckets.mean([{**rows[0], "step_seconds": None}])["step_seconds"] is None
     assert buckets.largest(run[0].config).shape == (2, 12, 12, 1)
+
+
+def test_a_shape_without_training_examples_is_neither_used_nor_the_largest(run):
+    one = experiment.build(run[0].config)
+    train = one.source.train
+    empty = dataclasses.replace(train, bucket_sizes=(0, *train.bucket_sizes[1:2], 0))
+    one.__dict__["source"] = dataclasses.replace(one.source, train=empty)
+    assert (one.used, one.largest) == ([1], 1)
 
 
 @pytest.mark.slow

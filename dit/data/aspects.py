@@ -18,7 +18,7 @@ import numpy as np
 from dit.config import fingerprint
 from dit.data import pictures
 
-THREADS = 16  # headers read at once
+THREADS, CHUNK = 16, 4096  # headers read, and files waiting for it, at once
 Size = tuple[int, int]  # height, width
 
 
@@ -47,9 +47,12 @@ def upright_sizes(root: pathlib.Path, files: Sequence[tuple[str, int]]) -> np.nd
         known = np.load(kept)
         if known.shape == (len(files), 2):
             return known
-    paths = (os.path.join(root, file) for file, _ in files)
+    found = np.empty((len(files), 2), np.int32)
     with ThreadPoolExecutor(THREADS) as pool:
-        found = np.array(list(pool.map(pictures.upright_size, paths)), np.int32)
+        for start in range(0, len(files), CHUNK):
+            part = files[start : start + CHUNK]
+            paths = [os.path.join(root, file) for file, _ in part]
+            found[start : start + len(part)] = list(pool.map(pictures.upright_size, paths))
     with contextlib.suppress(OSError):  # a cache that cannot be written is none
         kept.parent.mkdir(parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=kept.parent, suffix=".npy")

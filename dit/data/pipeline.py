@@ -7,8 +7,8 @@ that needs only some of its rows makes only those. So the whole state is *one gl
 run may resume with another number of processes, workers or another batch size. Positions are the
 examples' ``id``, two words each (``rng.words``): they key the noise and the augmentations.
 
-Where examples have several shapes, each batch is of one: ``plan`` says of which, and which examples
-of it. The state is the same one index, and the batch size belongs to the data it counts in.
+Where examples have several shapes, each batch has one of them: ``plan`` says which, and which examples
+make it up. The state is still one index, but it can only be resumed with the same batch size.
 
 A batch holds every key of its examples, stacked: ``x``, and ``label`` where the data have labels.
 """
@@ -39,13 +39,13 @@ from dit.types import UserError
 Batch = dict[str, np.ndarray]
 log = logging.getLogger(__name__)
 
-RETRIES = 3  # times that killed workers are replaced to make one batch
+RETRIES = 3  # how often a batch is tried when workers are killed
 State = dict[str, int | str]
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 class _Rows(NamedTuple):
-    """Some examples of one bucket: their ``places`` in its stream, and their ``positions`` in all."""
+    """Examples of one bucket: their ``places`` in its stream, and ``positions`` in the whole stream."""
 
     bucket: int
     places: Sequence[int]
@@ -64,7 +64,7 @@ class _Stream:
 
     def __call__(self, rows: _Rows) -> list[Example]:
         start, length = sum(self.sizes[: rows.bucket]), self.sizes[rows.bucket]
-        made = []
+        examples = []
         for place, position in zip(rows.places, rows.positions, strict=True):
             epoch, k = divmod(place, length)
             if self.shuffle and not self.split.streaming:
@@ -74,15 +74,15 @@ class _Stream:
                 own = generator(self.seed, "transforms", position)
                 for transform in self.transforms:
                     example = transform(example, own)
-            made.append(example)
-        return made
+            examples.append(example)
+        return examples
 
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """The batch of given rows; its examples are made by ``threads`` threads (0: by this one).
+    """Makes the batch of given rows with ``threads`` threads (0: in the thread that calls).
 
-    The threads are those of all batches that the process makes at a time.
+    All batches that are under way in a process share these threads.
     """
 
     stream: _Stream
@@ -93,10 +93,10 @@ class _Batch:
         if not self.threads:
             return stacked(self.stream(rows), positions)
         share = -(-len(positions) // self.threads)
-        parts = [slice(i, i + share) for i in range(0, len(positions), share)]
-        shares = [_Rows(bucket, places[part], positions[part]) for part in parts]
-        made = _pool(self.threads).map(self.stream, shares)
-        return stacked([example for part in made for example in part], positions)
+        slices = [slice(i, i + share) for i in range(0, len(positions), share)]
+        shares = [_Rows(bucket, places[part], positions[part]) for part in slices]
+        parts = _pool(self.threads).map(self.stream, shares)
+        return stacked([example for part in parts for example in part], positions)
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def _show(kind: dict[str, tuple[tuple[int, ...], np.dtype]]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Mine:
-    """The rows that this process makes of the ``g``-th batch."""
+    """The rows of the ``g``-th batch that this process makes."""
 
     plan: Plan
     start: int
@@ -177,20 +177,20 @@ class Batches(Iterator[Batch]):
 
     @property
     def bucket(self) -> int:
-        """Of which bucket the next batch is."""
+        """The bucket of the next batch."""
         return self.plan(self._position).bucket
 
     def coming(self, batches: int = 0) -> list[int]:
-        """All buckets with examples; in order those that the next so many ``batches`` use."""
+        """All buckets with examples, in the order in which the next ``batches`` first use them."""
         return self.plan.coming(self._position, batches)
 
     @property
     def endless(self) -> bool:
-        """Whether no example comes twice: they are made, or changed, on demand."""
+        """Whether no example comes twice, because examples are made or augmented on demand."""
         return self._stream.split.streaming or bool(self._stream.transforms)
 
     def look(self, places: Sequence[int], bucket: int = 0) -> Batch:
-        """The examples at these places of a bucket's stream; all streams stay where they are."""
+        """The examples at these places of a bucket's stream; the position does not change."""
         return _Batch(self._stream)(_Rows(bucket, places, places))
 
     def take_rows(self, rows: Sequence[int]) -> None:
@@ -201,7 +201,7 @@ class Batches(Iterator[Batch]):
         self._rows = rows
 
     def shapes(self, bucket: int = 0) -> Shapes:
-        """``{name: (shape, dtype)}`` of a whole batch of a bucket, from one example."""
+        """``{name: (shape, dtype)}`` of a whole batch of a bucket, read off one example."""
         if bucket not in self._shapes:
             here, first = self.plan(self._position)
             one = self.look([first if here == bucket else 0], bucket)
@@ -211,7 +211,7 @@ class Batches(Iterator[Batch]):
 
     @property
     def fingerprint(self) -> str:
-        """Of the data and, where it decides which examples a position stands for, the batch size."""
+        """Identifies the data and, where the meaning of a position depends on it, the batch size."""
         several = f" in batches of {self.batch_size}" if len(self.plan.sizes) > 1 else ""
         return self._stream.split.fingerprint + several
 
@@ -242,8 +242,8 @@ class Batches(Iterator[Batch]):
     def _open(self) -> Iterator[Batch]:
         mine = _Mine(self.plan, self._position, self._rows)
         steps = (STREAM_LENGTH - self._position) // self.batch_size
-        made = _Batch(self._stream, self._threads)
-        dataset = grain.MapDataset.range(steps).map(mine).map(made)  # whole batches
+        make = _Batch(self._stream, self._threads)
+        dataset = grain.MapDataset.range(steps).map(mine).map(make)  # whole batches
         options = grain.ReadOptions(num_threads=self._prefetch, prefetch_buffer_size=self._prefetch)
         if not self._workers:
             return iter(dataset.to_iter_dataset(options))
@@ -271,10 +271,10 @@ def batches(
     """Endless batches of ``split`` from position ``start``, resumable through get/set_state.
 
     ``batch_size`` counts the rows of all processes; ``take_rows`` says which to make here, all by
-    default. ``prefetch`` batches are read ahead (0: read when asked), or so many in each of
-    ``workers`` processes where there are any; ``threads`` threads read and decode the examples, in
-    this process or in each of those. The batches are the same whatever these numbers.
-    ``transforms`` follow the split's own. Raises UserError for a bad argument.
+    default. The examples are read by this process, or by ``workers`` processes if that is not 0. Each
+    of them reads ``prefetch`` batches ahead (0: none), with ``threads`` threads. The batches are the
+    same whatever these numbers. ``transforms`` follow the split's own. Raises UserError for a bad
+    argument.
     """
     if len(split) < 1:
         raise UserError("the data are empty; expected at least one example")
@@ -301,7 +301,7 @@ def eval_batches(split: Split, *, batch_size: int, limit: int | None = None) -> 
     """One pass in order over the first ``limit`` examples, every batch full and of one bucket.
 
     The last batch of a bucket repeats its last example; ``mask`` (bool, ``(b,)``) is false on repeats.
-    Of several buckets each has its share of ``limit``.
+    With several buckets, each gets its share of ``limit``.
     """
     if batch_size < 1:
         raise UserError(f"got batch_size={batch_size}; expected 1 or more")
@@ -318,7 +318,7 @@ def eval_batches(split: Split, *, batch_size: int, limit: int | None = None) -> 
 
 
 def _follow(worker: int, workers: int) -> None:
-    """In a worker: end as soon as the process that started it has, be it killed."""
+    """In a worker: end as soon as the process that started it ends, even if it is killed."""
     started_by = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -10,11 +10,10 @@ Buckets take turns in proportion to their sizes. Of the first ``g`` batches, buc
 
     ``c_0(g) = g - floor(g (N - n_0) / N)``,    N = n_0 + n_1 + ...,
 
-and the rest is shared out among the others in the same way. All of these grow by 0 or 1 from one
-number to the next, and none is ever further from its share than there are buckets. The batches of a
-block, ``BLOCK`` of them, come in a seeded order; at its end each bucket has had what ``c`` says. So the
-epochs of all buckets keep step, and any batch is found from its number at once: nothing has to be
-counted from the start.
+and the rest is shared out among the others in the same way. With each batch one of these counts grows
+by 1 and the others stay; none is ever off its exact share by more than the number of buckets. The
+``BLOCK`` batches of a block come in a seeded order, and at its end the counts are those of ``c``. So the
+epochs of all buckets stay in step, and any batch can be found directly from its number.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ import numpy as np
 from dit.data.source import STREAM_LENGTH, generator
 from dit.types import UserError
 
-BLOCK = 64  # batches whose order is drawn at a time; another number is another stream
+BLOCK = 64  # batches that are shuffled together; another number makes another stream
 TABLE = 2**16  # below this many examples a permutation is stored
 
 
 class Turn(NamedTuple):
-    """A batch: the ``first`` of its positions in the stream of its ``bucket``; the rest follow."""
+    """One batch: its ``bucket``, and the ``first`` of its consecutive positions in that stream."""
 
     bucket: int
     first: int
@@ -43,14 +42,14 @@ class Turn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The batches of ``batch`` examples of buckets of these ``sizes``."""
+    """How batches of ``batch`` examples are taken from buckets of these ``sizes``."""
 
     sizes: tuple[int, ...]
     batch: int
     seed: int
 
     def __call__(self, position: int) -> Turn:
-        """The batch before which ``position`` examples were taken, of all buckets together."""
+        """The batch that comes after ``position`` examples, counted over all buckets."""
         if len(self.sizes) == 1:
             return Turn(0, position)
         block, within = divmod(position // self.batch, BLOCK)
@@ -61,11 +60,11 @@ class Plan:
 
     @property
     def shares(self) -> list[float]:
-        """How much of all batches each bucket has."""
+        """The fraction of all batches that each bucket has."""
         return [size / sum(self.sizes) for size in self.sizes]
 
     def counts(self, batches: int) -> list[int]:
-        """How many of the first ``batches`` each bucket has."""
+        """How many of the first ``batches`` come from each bucket."""
         left, weight, counts = batches, sum(self.sizes), []
         for size in self.sizes[:-1]:
             rest = left * (weight - size) // weight if weight else 0
@@ -88,9 +87,9 @@ class Plan:
             )
 
     def coming(self, position: int, batches: int) -> list[int]:
-        """The buckets that have examples, in the order in which the batches from here use them.
+        """The buckets that have examples, in the order in which the next ``batches`` first use them.
 
-        Those that none of ``batches`` uses come last, and so do rare ones.
+        Buckets that are not used, or not soon, come last.
         """
         if len(self.sizes) == 1:
             return [0]
@@ -114,8 +113,8 @@ def _order(sizes: tuple[int, ...], batch: int, seed: int, block: int) -> np.ndar
 def shuffled(seed: int, epoch: int, k: int, length: int, bucket: int = 0) -> int:
     """Which of ``length`` examples is the ``k``-th of an epoch: a permutation of each epoch's own.
 
-    A large one is computed element by element, by a cipher, with nothing to store; that takes
-    time in inverse proportion to the length below 2**16, where the permutation is stored instead.
+    A large permutation is computed element by element, by a cipher, and not stored. The cipher is
+    slow for short ones, so those of fewer than ``TABLE`` elements are drawn whole and stored.
     """
     if length < TABLE:
         return int(_permutation(seed, epoch, length, bucket)[k])

@@ -7,18 +7,24 @@ The pipeline gives each position of the stream its own ``np.random.Generator``, 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 from dit.data.source import Example
 from dit.types import UserError
 
+PLACED = ("x", "std", "concat", "known")  # arrays (f, h, w, ...), pixel by pixel beside each other
+
+
+def moved(example: Example, move: Callable[[np.ndarray], np.ndarray]) -> Example:
+    """The example with ``move`` applied to all that belongs to single pixels."""
+    return {**example, **{k: move(example[k]) for k in PLACED if k in example}}
+
 
 def random_flip(example: Example, rng: np.random.Generator) -> Example:
     """Mirror left and right with probability one half; every frame of a clip alike."""
-    if rng.random() < 0.5:
-        return example
-    return {**example, "x": example["x"][:, :, ::-1]}
+    return example if rng.random() < 0.5 else moved(example, lambda x: x[:, :, ::-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +38,8 @@ class RandomCrop:
         if min(height, width) < self.size:
             raise UserError(f"got a {height} x {width} image to crop; expected {self.size} or more")
         top, left = (int(rng.integers(side - self.size + 1)) for side in (height, width))
-        return {**example, "x": example["x"][:, top : top + self.size, left : left + self.size]}
+        rows, columns = slice(top, top + self.size), slice(left, left + self.size)
+        return moved(example, lambda x: x[:, rows, columns])
 
 
 def sample_posterior(example: Example, rng: np.random.Generator) -> Example:

@@ -4,7 +4,7 @@ Compiles the real train step (with ``--sampler`` the sampler too) with the real 
 any machine, and prints where its memory goes, what it computes and communicates, how long a step
 should take, and what the run takes to its end: hours, chip-hours, and their cost at ``--price``.
 ``--max-batch`` finds the largest batch that fits; ``--sweep`` the best mesh, remat policy and batch.
-Where examples have several shapes, the step of each is compiled; the hours are of their mean.
+If examples have several shapes, the step of each is compiled, and hours follow from the mean step.
 Nothing is run, no data are read. For a TPU the compiler gets the flags that the launchers set, or what
 ``LIBTPU_INIT_ARGS`` or ``--flags`` says instead.
 
@@ -64,7 +64,7 @@ def arguments() -> argparse.ArgumentParser:
     add(
         "--images",
         type=cli.number(Count),
-        help="to count hours and cost to (default: the config's steps)",
+        help="hours and cost are of training on so many (default: the config's steps)",
     )
     add("--max-batch", action="store_true", help="find the largest batch that fits")
     add("--sweep", action="store_true", help="find the best mesh, remat policy and batch size")
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     step = buckets.mean(rows)
     rows[0] |= cost.cost(step, args.price, args.images)
     if args.sampler and reports[0].fits:
-        reports.append(programs.sampler(experiment, where))
+        reports.append(programs.sampler(experiment.bucket(experiment.used[0]), where))
         rows.append(reports[-1].as_json())
     if not args.json:
         show(reports[0], step, experiment.config, where, args)
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """UserError for options that cannot work, before any work begins."""
+    """Raise UserError for options that cannot work, before any work begins."""
     together = [name for name in ("sweep", "max_batch", "sampler") if getattr(args, name)]
     if len(together) > 1:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in together)
@@ -131,7 +131,7 @@ def set_flags(name: str, text: str | None) -> None:
     """Set the flags that a topology is launched with: libtpu reads them once, when it is loaded.
 
     ``text``: other flags, ``"none"``, or None for what ``LIBTPU_INIT_ARGS`` says, if it is set, or
-    else the launchers'. Raises UserError for flags without a TPU, and for what are no flags.
+    else the launchers'. Raises UserError for flags without a TPU, and for text that is no flags.
     """
     (variable,) = flags.variables("v4")
     chip = name.partition(":")[0]
@@ -167,7 +167,7 @@ def chosen(
     batch: int | None,
     remat: str | None,
 ) -> dict[str, Any]:
-    """The config with what the command line, or a search, says of mesh, batch and remat policy."""
+    """The config with the mesh, batch and remat policy of the command line, or of a search."""
     out = config.to_dict()
     if mesh is not None:
         out["mesh"] = parse_mesh(mesh) if isinstance(mesh, str) else dict(mesh)
@@ -218,8 +218,8 @@ def max_batch(config: ConfigDict, where: topology.Topology, args: argparse.Names
     reports: dict[int, report.Report] = {}
 
     def compiled(batch: int) -> dict[str, Any]:
-        made = buckets.largest(chosen(config, args.mesh, batch, args.remat))
-        reports[batch] = programs.train_step(made, where)
+        experiment = buckets.largest(chosen(config, args.mesh, batch, args.remat))
+        reports[batch] = programs.train_step(experiment, where)
         row = complete(reports[batch], args)
         say(args, f"batch {batch}: {report.one_line(row)}")
         return row
@@ -258,23 +258,23 @@ def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace
     )
     say(args, f"{len(candidates)} could fit by formula; compiling until {args.tries} do")
 
-    def settings(made: Choice) -> dict[str, Any]:
-        return chosen(config, made.mesh, made.batch, made.remat)
+    def settings(choice: Choice) -> dict[str, Any]:
+        return chosen(config, choice.mesh, choice.batch, choice.remat)
 
-    def compiled(made: Choice) -> dict[str, Any]:
-        name = f"--mesh={advice.mesh_text(made)} --remat={made.remat} --batch={made.batch}"
+    def compiled(choice: Choice) -> dict[str, Any]:
+        name = f"--mesh={advice.mesh_text(choice)} --remat={choice.remat} --batch={choice.batch}"
         return {
             "name": name,
-            **programs.train_step(buckets.largest(settings(made)), where).as_json(),
+            **programs.train_step(buckets.largest(settings(choice)), where).as_json(),
         }
 
-    def told(made: Choice, found: dict[str, Any] | UserError) -> None:
+    def told(choice: Choice, found: dict[str, Any] | UserError) -> None:
         text = str(found) if isinstance(found, UserError) else report.one_line(found)
-        say(args, f"{advice.mesh_text(made)}, remat {made.remat}, batch {made.batch}: {text}")
+        say(args, f"{advice.mesh_text(choice)}, remat {choice.remat}, batch {choice.batch}: {text}")
 
     key = functools.partial(search.digest, where=where, what="train step")
     ranked = search.sweep(
-        candidates, compiled, lambda made: key(settings(made)), rows, args.tries, told
+        candidates, compiled, lambda choice: key(settings(choice)), rows, args.tries, told
     )
     ranked = [row | cost.cost(row, args.price, args.images) for row in ranked]
     if args.json:
@@ -292,7 +292,7 @@ def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace
                 Choice(search.sizes(name, where), own.policies[-1], base)
                 for name in ("fsdp", "fsdp+context")
             ),
-            key=lambda made: sum(own.parts(made)),
+            key=lambda choice: sum(own.parts(choice)),
         )
         print(advice.advise(sum(own.parts(least)), least, own, where))
     return 0 if fits else DOES_NOT_FIT

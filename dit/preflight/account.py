@@ -23,10 +23,10 @@ from dit.training.feed import bucket_shapes
 from dit.training.program import program
 from dit.training.step import objective
 
-# From the one that keeps most to the one that keeps least, and what each multiplies computation by.
+# From the policy that keeps most to the one that keeps least, each with its factor on computation.
 POLICIES = {"none": 1.0, "all_dots": 1.05, "dots": 1.1, "attention": 1.3, "full": 4 / 3}
 SHARE_OF_PEAK = 0.5
-GATHERED = 2  # bytes a parameter of what travels: bfloat16
+GATHERED = 2  # bytes that are sent for each parameter: bfloat16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """Of a whole train step, on all devices together.
+    """What a whole train step takes, on all devices together.
 
-    ``parameters``, ``state`` (with the optimizer's and the averages) and ``gradients``: bytes;
-    ``activations``: a policy to bytes an image; ``flops``: an image; ``stream``: elements an image that
-    pass from layer to layer; ``policies``: those of remat that the network can take.
+    ``parameters``, ``state`` (with the optimizer's and the averages) and ``gradients``: bytes.
+    ``activations(policy)``: bytes an image. ``flops``: of an image. ``stream``: elements an image that
+    pass from layer to layer. ``policies``: the remat policies that the network can take.
     """
 
     parameters: int

@@ -1,8 +1,9 @@
 """What to change when a train step does not fit, from the account of its memory.
 
-The compiler says how much is needed. What it needs beside the state is set against gradients and
-activations by formula, and that ratio is taken for other meshes, remat policies and batches too. What is
-advised keeps less on every count than what was tried, so that following it cannot lead back.
+The compiler says how much memory is needed. From that follows the ratio of what is needed besides the
+state to gradients and activations by formula, and other meshes, remat policies and batches are assumed
+to have the same ratio. What is advised keeps less on every count than what was tried, so that following
+the advice never leads in a circle.
 """
 
 from __future__ import annotations
@@ -77,10 +78,10 @@ def changes(
     while batch >= 1:
         for remat in policies:
             for mesh in meshes:
-                made = Choice(mesh, remat, batch)
-                unit = made.size("data", "fsdp") * account.accumulate
-                if batch % unit == 0 and (every or made != tried):
-                    yield made
+                choice = Choice(mesh, remat, batch)
+                unit = choice.size("data", "fsdp") * account.accumulate
+                if batch % unit == 0 and (every or choice != tried):
+                    yield choice
         batch = batch // 2 if batch % 2 == 0 else 0
 
 

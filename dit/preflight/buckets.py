@@ -1,6 +1,6 @@
-"""Of data with examples of several shapes: the programs of all, and the mean time of a step.
+"""The train steps for examples of several shapes, one program each, and their mean time.
 
-A single shape is the case of one program. What has to fit is the step of the largest examples.
+With a single shape there is one program. A run fits if the step of its largest examples does.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ def train_steps(experiment: Experiment, where: Topology) -> list[Report]:
     """The report on the step of each shape, the largest first."""
     if len(experiment.shapes) == 1:
         return [programs.train_step(experiment, where)]
-    used = [i for i, share in enumerate(experiment.shares) if share]
     reports = []
-    for i in sorted(used, key=lambda i: -math.prod(experiment.shapes[i])):
+    for i in sorted(experiment.used, key=lambda i: -math.prod(experiment.shapes[i])):
         frames, height, width, _ = experiment.source.shapes[i]
         what = f"train step of {frames}x{height}x{width}, {experiment.shares[i]:.1%} of all"
         found = programs.train_step(experiment.bucket(i), where)

@@ -1,8 +1,8 @@
 """The largest batch that fits, and the best mesh: few compilations, each of them of the whole program.
 
 A sweep ranks every mesh, remat policy and batch size by formula (``account.py``), compiles the best, and
-ranks what was compiled by the predicted time to a number of images. What was compiled is kept as rows of
-a file, a JSON object a line, and a sweep that is started again compiles none of them twice.
+ranks what was compiled by the predicted time to a number of images. Reports are kept in a file, one JSON
+object a line, so that a sweep that is started again compiles nothing twice.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +25,13 @@ from dit.types import UserError
 Row = dict[str, Any]
 SWEPT = ("none", "dots", "full")  # remat policies
 TRIES = 8  # compilations in search of a batch
-CLOSE = 32  # a batch is the largest to one part in this many, or to one more a device
+CLOSE = 32  # the largest batch is found to one part in so many, or to one image a device
 
 
 def largest_batch(
     compiled: Callable[[int], Row], first: int, unit: int
 ) -> tuple[Row | None, Row | None, int]:
-    """The report of the largest batch that fits, that of one that does not, and how many were made.
+    """The reports of the largest batch that fits and of one that does not, and how many were compiled.
 
     ``compiled(batch)``: its report as JSON. ``unit``: batches are multiples of it. Memory grows about
     linearly with the batch, so that two reports predict the third.
@@ -80,25 +81,25 @@ def choices(
 ) -> list[Choice]:
     """What a sweep may compile, the most promising first.
 
-    Left out is what cannot be split that way, and what cannot fit: its state, gradients and activations
-    alone are too large. None: the presets of ``parallel.mesh``, and those of
-    ``SWEPT`` that the network can take.
+    Left out are choices by which a batch cannot be split, and those that cannot fit, because state,
+    gradients and activations alone are too large. ``meshes=None``: the presets of ``parallel.mesh``;
+    ``policies=None``: those of ``SWEPT`` that the network can take.
     """
     n = len(where.devices)
     policies = policies or [p for p in SWEPT if p in account.policies]
     found: list[Choice] = []
     for mesh in meshes or [sizes(name, where) for name in PRESETS]:
         for remat, batch in itertools.product(policies, batches):
-            made = Choice(mesh, remat, batch)
-            whole = batch % (made.size("data", "fsdp") * account.accumulate) == 0
-            if made.size(*mesh) == n and whole and made not in found:
-                found.append(made)
+            choice = Choice(mesh, remat, batch)
+            whole = batch % (choice.size("data", "fsdp") * account.accumulate) == 0
+            if choice.size(*mesh) == n and whole and choice not in found:
+                found.append(choice)
     if where.hbm is not None:
-        found = [made for made in found if sum(account.parts(made)) <= where.hbm]
+        found = [choice for choice in found if sum(account.parts(choice)) <= where.hbm]
 
-    def promise(made: Choice) -> tuple[float, float]:
-        seconds = account.seconds(made, where)
-        return (seconds / made.batch if seconds else 0.0), sum(account.parts(made))
+    def promise(choice: Choice) -> tuple[float, float]:
+        seconds = account.seconds(choice, where)
+        return (seconds / choice.batch if seconds else 0.0), sum(account.parts(choice))
 
     return sorted(found, key=promise)
 
@@ -106,11 +107,9 @@ def choices(
 def sizes(name: str, where: Topology) -> dict[str, int]:
     """The sizes of a preset's axes, none of them -1."""
     n = len(where.devices)
-    made = PRESETS[name](n, where.slices)
-    fixed = 1
-    for size in made.values():
-        fixed *= size if size != -1 else 1
-    return {axis: n // fixed if size == -1 else size for axis, size in made.items()}
+    preset = PRESETS[name](n, where.slices)
+    fixed = math.prod(size for size in preset.values() if size != -1)
+    return {axis: n // fixed if size == -1 else size for axis, size in preset.items()}
 
 
 def sweep(
@@ -121,31 +120,33 @@ def sweep(
     tries: int,
     say: Callable[[Choice, Row | UserError], None],
 ) -> list[Row]:
-    """Reports as JSON of up to ``tries`` candidates that fit, the best first, then of what did not.
+    """Reports as JSON: of up to ``tries`` candidates that fit, the best first, then of the others.
 
     After one that does not fit, no other is tried that keeps at least as much.
     """
     done: list[Row] = []
     refused: list[Choice] = []
-    for made in candidates:
+    for choice in candidates:
         if sum(row["fits"] for row in done) >= tries:
             break
         if any(
-            made.mesh == other.mesh and made.remat == other.remat and made.batch >= other.batch
+            choice.mesh == other.mesh
+            and choice.remat == other.remat
+            and choice.batch >= other.batch
             for other in refused
         ):
             continue
-        row = rows.get(key(made))
+        row = rows.get(key(choice))
         if row is None:
             try:
-                row = compiled(made)
+                row = compiled(choice)
             except UserError as error:
-                say(made, error)
+                say(choice, error)
                 continue
-            rows.add(key(made), row)
+            rows.add(key(choice), row)
         if not row["fits"]:
-            refused.append(made)
-        say(made, row)
+            refused.append(choice)
+        say(choice, row)
         done.append(row)
     return sorted(done, key=rank)
 
@@ -189,7 +190,7 @@ class Rows:
             yield row
 
     def get(self, key: str) -> Row | None:
-        """The report that was made before, if any."""
+        """The report that was added before, if any."""
         return self._rows.get(key)
 
     def add(self, key: str, row: Row) -> None:

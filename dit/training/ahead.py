@@ -14,9 +14,9 @@ from dit.types import Key
 
 
 class AheadOfTime:
-    """Compiles the programs of the next so many ``steps`` in a thread, in the order of their use.
+    """Compiles the programs of the next ``steps`` steps in a thread, in the order of their use.
 
-    A call of ``run.train_step`` finds done what ``wait`` has waited for. Closed, it begins no other.
+    After ``wait(bucket)``, a call of ``run.train_step`` on such a batch compiles nothing.
     """
 
     def __init__(self, run: Program, batches: Batches, key: Key, steps: int):
@@ -32,21 +32,21 @@ class AheadOfTime:
         return len(self._lowered)
 
     def text(self) -> str:
-        """Of all programs."""
+        """The text of all programs."""
         return "\n".join(lowered.as_text() for lowered in self._lowered.values())
 
     def start(self) -> None:
-        """Begin to compile."""
+        """Begin to compile, and return at once."""
         for bucket, lowered in self._lowered.items():
             self._compiling[bucket] = self._pool.submit(lowered.compile)
 
     def wait(self, bucket: int) -> None:
-        """Until the program of a bucket is compiled, if it is to be."""
+        """Wait until the program of a bucket is compiled. Raises what the compiler raises."""
         if bucket in self._compiling:
             self._compiling.pop(bucket).result()
 
     def close(self) -> None:
-        """Wait for what is being compiled."""
+        """Wait for the program that is being compiled, and begin no other."""
         self._pool.shutdown(cancel_futures=True)
 
 

@@ -31,7 +31,7 @@ class Feed:
 
     @property
     def bucket(self) -> int:
-        """Of which bucket the batch is that ``take`` gives."""
+        """The bucket of the batch that ``take`` will return."""
         return self._ready[0][1] if self._ready else self._batches.bucket
 
     def take(self) -> dict[str, jax.Array]:
@@ -49,7 +49,7 @@ class Feed:
                 k: jax.ShapeDtypeStruct((self._size, *x.shape[1:]), x.dtype)
                 for k, x in rows.items()
             }
-            if whole != self._shapes[bucket]:  # it would be compiled for anew, without a word
+            if whole != self._shapes[bucket]:  # JAX would silently compile another program for it
                 raise UserError(
                     f"got a batch of {_show(whole)}; expected {_show(self._shapes[bucket])}, as the "
                     "first example has"

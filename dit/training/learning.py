@@ -27,9 +27,9 @@ EARLY = 100  # updates before which a run is judged only at its end
 
 
 def moments(batches: Batches, encode: Callable[[Any], Any]) -> Moments:
-    """The moments of encoded training data, of the first examples of the stream: a random sample.
+    """The moments of encoded training data, from a random sample: the first examples of the stream.
 
-    At most 1,024 of a shape, and fewer where they are large.
+    At most 1,024 examples of each shape, fewer where they are large.
     """
     plan = batches.plan
     parts = [(plan.shares[i], _moments(batches, encode, i)) for i in batches.coming()]

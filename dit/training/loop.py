@@ -72,8 +72,8 @@ def train(
     ``experiment``: what ``dit.experiment.build`` makes of a config. ``batches``: its training data.
     ``draw(state, step)`` is called every ``samples.every`` steps. ``flops_per_example``: of a training
     step, forward and backward, for the utilisation. ``compiled``: the ``program`` of an experiment that
-    differs in its seed alone, to compile nothing twice. ``allowed``: keys of the config in which a run
-    that goes on may differ, besides the operational ones (``workdir.OPERATIONAL``). The first SIGINT or
+    differs in its seed alone, to compile nothing twice. ``allowed``: keys in which the config of a
+    resumed run may differ, besides the operational ones (``workdir.OPERATIONAL``). The first SIGINT or
     SIGTERM, to any process, saves and returns. Raises DivergedError, and UserError for a bad config, a
     workdir in use or of another config, and processes that do not run the same.
     """
@@ -120,7 +120,7 @@ def train(
         ahead_of_time = AheadOfTime(run, batches, key, steps - step)
         multihost.agree("the program of a step", ahead_of_time.text)
         stack.callback(ahead_of_time.close)
-        if step < steps:  # meanwhile all else is made ready
+        if step < steps:  # while all else is made ready
             ahead_of_time.start()
         state = restored[0] if given is None else _created(run, key, given.params)
         skipped = int(state.meter.skipped)
@@ -199,11 +199,11 @@ def train(
 
 
 def _nothing() -> None:
-    """Of a process for which another one holds the workdir."""
+    """For processes other than 0: process 0 holds the workdir."""
 
 
 def _look(run: Program, state: TrainState, saved: int | None, workdir: storage.Place) -> dict:
-    """What the device has to report; DivergedError if an update was withheld."""
+    """What the device reports; DivergedError if an update was withheld."""
     row = jax.device_get(run.report(state))
     meter, step = row.pop("meter"), int(row.pop("step"))
     if meter.bad:

@@ -98,7 +98,7 @@ def ratios(transfer: Transfer, axes: Any, shapes: Any) -> tuple[float, float]:
     missing = [name for name, base in bases.items() if base is not None and name not in found]
     if missing:
         raise UserError(
-            f"got mup_base_{'width' if missing == ['embed'] else 'depth'} for a network none of whose "
+            f"got mup_base_{'width' if missing[0] == 'embed' else 'depth'} for a network none of whose "
             f"parameters has an axis {missing[0]!r}; leave it out"
         )
     m, r = (1.0 if base is None else found[name] / base for name, base in bases.items())

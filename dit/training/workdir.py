@@ -174,9 +174,14 @@ def _is_something(trace: storage.Place) -> bool:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """All keys with their values: ``a.b`` of sections, ``a.b[0].c`` of lists of sections."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-        )
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
+            for i, part in enumerate(value):
+                flat |= _flat(part, f"{prefix}{key}[{i}].")
+        else:
+            flat[prefix + key] = value
     return flat

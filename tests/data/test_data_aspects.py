@@ -73,6 +73,7 @@ def test_one_size_is_as_a_square_always_was(root):
 
 
 def test_headers_are_read_once(root, monkeypatch):
+    monkeypatch.setattr(aspects, "CHUNK", 7)
     first, opened = build(root), []
     monkeypatch.setattr(pictures, "upright_size", opened.append)
     assert build(root).train.bucket_sizes == first.train.bucket_sizes

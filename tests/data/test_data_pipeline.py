@@ -321,6 +321,18 @@ def test_crop_is_a_window_of_the_image():
         RandomCrop(7)({"x": x}, rng)
 
 
+@pytest.mark.parametrize("move", [random_flip, RandomCrop(3)], ids=["flip", "crop"])
+def test_what_belongs_to_single_pixels_moves_with_them(move):
+    at = np.arange(30).reshape(1, 5, 6)
+    rest = {"label": 3, "context": np.ones((2, 5))}
+    for seed in range(4):
+        example = {"x": at[..., None], "concat": np.stack([at, -at], -1), "known": at % 2 == 0}
+        out = move({**example, **rest}, np.random.default_rng(seed))
+        np.testing.assert_array_equal(out["concat"][..., :1], out["x"])
+        np.testing.assert_array_equal(out["known"], out["x"][..., 0] % 2 == 0)
+        assert {k: out[k] for k in rest} == rest
+
+
 def test_posterior_samples_have_the_given_moments():
     mean, std = (
         np.full((1, 100, 100, 1), 3.0, np.float32),

@@ -344,7 +344,7 @@ def test_a_ladder_has_sizes_near_those_asked_for():
         largest=1e6,
         count=3,
         head_dim=8,
-        aspect=16,
+        aspect=16.0,
         network="unet",
         **options,
     )

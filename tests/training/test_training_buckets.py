@@ -1,5 +1,8 @@
 """Training on examples of five shapes: one program for each, and a stream that goes on exactly."""
 
+import dataclasses
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from dit.data import pipeline
 from dit.diffusion.times import uniform
 from dit.diffusion.weights import none
 from dit.objectives.constant import best_constant
+from dit.training import checkpoint as checkpoints
 from dit.training import loop
 from dit.training.feed import Feed
 from dit.training.learning import moments
@@ -87,6 +91,40 @@ def test_a_run_goes_on_on_another_number_of_devices(compiled, straight, tmp_path
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(rows[-1][1], straight[1][-1][1], rtol=1e-4)
+
+
+def test_a_program_that_cannot_be_compiled_ends_the_run_where_it_is_saved(compiled, tmp_path):
+    """It is the second, compiled in a thread while steps of the first go on."""
+    names, order = [], mixed.batches().coming(STEPS)
+    first = [mixed.batches().plan(4 * g).bucket == order[0] for g in range(STEPS)].index(False)
+
+    class Lowered:
+        def __init__(self, lowered, good):
+            self.lowered, self.good, self.as_text = lowered, good, lowered.as_text
+
+        def compile(self):
+            names.append(threading.current_thread().name)
+            if not self.good:
+                raise RuntimeError("out of memory")
+            return self.lowered.compile()
+
+    class Step:
+        lowered = 0
+
+        def lower(self, *args):
+            self.lowered += 1
+            return Lowered(compiled.train_step.lower(*args), self.lowered == 1)
+
+        def __call__(self, *args):
+            return compiled.train_step(*args)
+
+    broken = dataclasses.replace(compiled, train_step=Step())
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(tmp_path, compiled=broken, checkpoint={"every": 1, "keep": 1})
+    assert checkpoints.steps(tmp_path) == [first]
+    assert not {thread.name for thread in threading.enumerate()} & set(names)
+    out, _ = run(tmp_path, first + 1, compiled)
+    assert out.step == first + 1
 
 
 def test_moments_of_several_shapes_give_the_mean_of_their_constants(data):

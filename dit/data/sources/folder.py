@@ -1,10 +1,10 @@
 """Any folder of images: sub-folders are classes, in alphabetical order; none means unlabelled.
 
 Files are found in any depth, in an order that does not depend on the file system; links to files and
-folders are followed, names that begin with a dot are not looked at. Each is read when it is asked for,
+folders are followed, and names that begin with a dot are skipped. Each is read when it is asked for,
 made 8 bits without transparency and turned upright (``dit.data.pictures``), resized and cropped to its
 middle (``dit.data.resize``): to a square, or to the one of several sizes that has the nearest aspect
-ratio (``dit.data.aspects``). What is passed over is told in a warning.
+ratio (``dit.data.aspects``). A warning lists what is skipped.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def build(
 ) -> Source:
     """Images under ``path`` as ``size x size``; a fraction ``held_out`` of each class is kept aside.
 
-    ``size``: or several, (height, width) each: the images of one are a bucket. ``flip`` mirrors
-    training images at random. Raises UserError for a folder without images, with images both beside
+    ``size`` may also be several (height, width), each of which has a bucket. ``flip`` mirrors training
+    images at random. Raises UserError for a folder without images, with images both beside
     and inside sub-folders, or, when it is read, for a file that is no image.
     """
     root = pathlib.Path(path).expanduser()
@@ -116,7 +116,7 @@ def build(
 def walk(root: pathlib.Path) -> Iterator[tuple[str, os.DirEntry]]:
     """All files below ``root`` as ``(a/b/c, entry)``, in order of their names; each folder read once.
 
-    A link that leads back to a folder it lies in, or to nothing, is passed over with a warning.
+    A link that leads back to a folder it lies in, or to nothing, is skipped with a warning.
     """
 
     def below(folder: str, prefix: str, above: frozenset[tuple[int, int]]):
@@ -146,7 +146,7 @@ def walk(root: pathlib.Path) -> Iterator[tuple[str, os.DirEntry]]:
 
 
 def tell_skipped(root: pathlib.Path, names: list[str]) -> None:
-    """Warn of files that are no pictures by their suffix: how many of which."""
+    """Warn of files whose suffix is not that of a picture: how many there are of each suffix."""
     if names:
         kinds = collections.Counter(os.path.splitext(name)[1].lower() for name in names)
         listed = ", ".join(f"{n} {kind!r}" for kind, n in kinds.most_common(10))
@@ -161,7 +161,7 @@ def tell_skipped(root: pathlib.Path, names: list[str]) -> None:
 
 
 def tell_classes(root: pathlib.Path, classes: list[str]) -> None:
-    """Warn of folders that look like splits and not like classes, and of those without images."""
+    """Warn of folders that look like splits rather than classes, and of folders without images."""
     if classes and {folder.lower() for folder in classes} <= SPLITS:
         log.warning(
             "the folders of %r are called %s: they are read as %d classes of one set. If they are "
@@ -188,7 +188,7 @@ class Files(Travels):
     root: str
     names: Names
     label: np.ndarray | None  # of all names
-    rows: np.ndarray  # those of one bucket after those of another
+    rows: np.ndarray  # sorted by bucket
     sizes: tuple[aspects.Size, ...]
     bucket_sizes: tuple[int, ...]
     channels: int

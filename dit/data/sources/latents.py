@@ -134,7 +134,7 @@ def read_labels(root: pathlib.Path, names: list[str], counts: tuple[int, ...]) -
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shards:
-    """The rows of all files after each other. A file is mapped when one of its rows is asked for."""
+    """The rows of all files, in order. A file is mapped when one of its rows is first read."""
 
     root: pathlib.Path
     names: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Several sources in one run: images beside clips, pictures of several aspect ratios.
 
-Each part is a source, ``{"name": ..., **its options}``, and a bucket, or several if it has several: a
-batch is of one part (``dit.data.plan``). Parts are seen in proportion to their sizes; endless ones,
+Each part is a source, ``{"name": ..., **its options}``, with one bucket or more, and each batch comes
+from one bucket (``dit.data.plan``). Parts are seen in proportion to their sizes; endless ones,
 equally often. Labels mean the same in all of them.
 """
 
@@ -42,20 +42,16 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
     if not sources:
         raise UserError("got a mixture of no parts; expected one source or more")
     first = sources[0]
-    for part, source in zip(parts, sources, strict=True):
+    for i, source in enumerate(sources):
         for what, a, b in (
             ("classes", source.num_classes, first.num_classes),
             ("augmentations", source.train.transforms, first.train.transforms),
-            (
-                "end (data.parts with or without a number of examples)",
-                source.streaming,
-                first.streaming,
-            ),
+            ("lengths: endless", source.streaming, first.streaming),
         ):
             if a != b:
                 raise UserError(
-                    f"got parts with different {what}: {a} of {part['name']!r}, {b} of "
-                    f"{parts[0]['name']!r}; expected the same of all"
+                    f"got parts of different {what} is {a} of parts[{i}], {parts[i]['name']!r}, and {b} "
+                    f"of parts[0], {parts[0]['name']!r}; expected the same of all"
                 )
     name = identity("mixture", parts=[source.fingerprint for source in sources])
     shapes = tuple(shape for source in sources for shape in source.shapes)
@@ -69,7 +65,7 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
 
 
 def mixed(splits: list[Split], fingerprint: str) -> Mixture:
-    """All buckets of ``splits``, after each other; equally long beginnings of endless ones."""
+    """All buckets of ``splits``, in order; of endless ones the beginnings, all of one length."""
     buckets = [Bucket(s, i) for s in splits for i in range(len(bucket_sizes(s)))]
     sizes, streaming = [len(bucket) for bucket in buckets], splits[0].streaming
     if streaming:
@@ -79,7 +75,7 @@ def mixed(splits: list[Split], fingerprint: str) -> Mixture:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
-    """The first so many examples of each of several buckets."""
+    """The first examples of each of several buckets, as many as ``bucket_sizes`` says."""
 
     buckets: tuple[Bucket, ...]
     bucket_sizes: tuple[int, ...]
