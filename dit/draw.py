@@ -87,7 +87,7 @@ class Sampler:
                 f"got guidance {recipe.guidance!r} for a model without classes, which has nothing to be "
                 "guided towards: give --guidance=1, or autoguidance by a weaker model"
             )
-        if experiment.config.objective.get("condition_dropout") == 0:
+        if objective.get("condition_dropout") == 0:
             raise UserError(
                 f"got guidance {recipe.guidance!r} for a model that was never trained without labels "
                 "(objective.condition_dropout is 0), so that its estimate without them means nothing: "
@@ -187,10 +187,8 @@ class Sampler:
                 raise UserError(f"got a {name} of shape {given[name].shape}; expected {expected}")
         if "mask" in given and given["mask"].dtype != bool:
             raise UserError(f"got a mask of {given['mask'].dtype}; expected truth values (bool)")
-        wanted, conditions = (
-            set(self.experiment.conditions),
-            given.keys() - {"label", "start", "mask"},
-        )
+        wanted = set(self.experiment.conditions)
+        conditions = given.keys() - {"label", "start", "mask"}
         if conditions - {"context_mask"} != wanted:
             raise UserError(
                 f"got the conditions {sorted(conditions)}; the model takes {sorted(wanted)} besides "

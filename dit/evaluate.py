@@ -3,10 +3,9 @@
 Draws samples of every class in turn (for a model that takes more than labels, with the conditions of
 held-out examples) and compares them with real held-out data by a classifier that was trained on the
 real training split (``dit.evaluation``), next to what the real data themselves score. Also the denoising
-loss on held-out data under frozen noise. Prints a table and writes the figures,
-with the recipe they were measured by, to ``evaluation.json`` in the workdir, or to ``--out``. Scores
-that the data do not permit (no labels, a single class, few held-out examples) are named before anything
-is drawn.
+loss on held-out data under frozen noise. Prints a table and writes the figures, with the recipe they
+were measured by, to ``evaluation.json`` in the workdir, or to ``--out``. Scores that the data do not
+permit (no labels, a single class, few held-out examples) are named before anything is drawn.
 
 For scripts and CI, each ``--demand="accuracy>=0.97"`` compares a score with a bound; if one is not met,
 the exit status is 3. Others are ``--demand="frechet_matched<=2*frechet_floor"`` and

@@ -104,7 +104,7 @@ class Experiment:
     def held_out_conditions(self, num: int) -> dict[str, np.ndarray]:
         """Those of the first ``num`` held-out examples, with their labels; empty for labels alone.
 
-        They begin anew where there are fewer. Raises UserError where there are none.
+        Where there are fewer, they repeat. Raises UserError where there are none.
         """
         if not self.conditions:
             return {}
@@ -148,7 +148,7 @@ class Experiment:
         return scale_init(of_section(self.config.optimizer.to_dict()), self.axes, params)
 
     def initial(self, target: Params) -> Given:
-        """What a new run begins with, but for random parameters; shaped and placed as ``target``."""
+        """The parameters that a new run takes from elsewhere, shaped and placed as ``target``."""
         return init_from.read(self.settings("init_from"), target, self.model, self.shape)
 
     @property
@@ -205,9 +205,9 @@ class Experiment:
         sizes = bucket_sizes(self.source.train)
         return [size / sum(sizes) for size in sizes]
 
-    def mean(self, of: Callable[[tuple[int, int, int, int]], float]) -> float:
-        """``of(shape)``, averaged over the training examples."""
-        return sum(n * of(s) for n, s in zip(self.shares, self.shapes, strict=True))
+    def mean(self, value: Callable[[tuple[int, int, int, int]], float]) -> float:
+        """``value(shape)``, averaged over the training examples."""
+        return sum(n * value(s) for n, s in zip(self.shares, self.shapes, strict=True))
 
     def settings(self, section: str) -> Any:
         """A section without a name, as the value that ``PLAIN`` makes of it."""
@@ -240,7 +240,7 @@ def build(
     best = functools.partial(best_constant, process, times, weight)
     experiment = Experiment(config, example, codec, model, process, loss, best, shapes)
     if source is not None:
-        experiment.__dict__["source"] = source  # which has just been made: not to be made again
+        experiment.__dict__["source"] = source  # has just been built: not to be built again
         experiment.check_conditions()
     return experiment
 

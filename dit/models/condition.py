@@ -46,6 +46,30 @@ class Condition:
     rotary: Rotary | None = None
 
 
+def example(model: Any, shape: tuple[int, ...]) -> tuple[Array, Array, Cond]:
+    """Zeros for the data and every condition that the model takes; the context has one token."""
+    sizes = {
+        "context": (1, model.context_dim) if model.context_dim else None,
+        "pooled": (model.pooled_dim,) if model.pooled_dim else None,
+        "r": () if model.second_time else None,
+        "guidance": () if model.guidance_input else None,
+        "concat": (*shape[:3], model.concat_channels) if model.concat_channels else None,
+    }
+    given = {name: jnp.zeros((1, *size)) for name, size in sizes.items() if size is not None}
+    if model.num_classes is not None:
+        given["label"] = jnp.zeros((1,), jnp.int32)
+    return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(**given)
+
+
+def check_data(model: Any, x: Array) -> None:
+    """Raise UserError unless ``x`` is a batch of clips with the model's channels."""
+    if x.ndim != 5 or x.shape[-1] != model.in_channels:
+        raise UserError(
+            f"got x of shape {x.shape}; expected (batch, frames, height, width, {model.in_channels}): "
+            "an image has one frame"
+        )
+
+
 def check_time(t: Array, x: Array) -> None:
     """Raise UserError unless ``t`` has the shape of a prefix of ``x``."""
     if not is_prefix(t, x):

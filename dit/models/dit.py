@@ -134,11 +134,7 @@ class DiT(Transformer):
         self, x: Float[Array, "..."], t: Float[Array, "..."], cond: Cond
     ) -> Float[Array, "b f h w c_out"]:
         """Raises UserError for shapes that do not fit and for conditions missing or not expected."""
-        if x.ndim != 5 or x.shape[-1] != self.in_channels:
-            raise UserError(
-                f"got x of shape {x.shape}; expected (batch, frames, height, width, "
-                f"{self.in_channels}): an image has one frame"
-            )
+        condition_module.check_data(self, x)
         _, h, w = patches.grid(x.shape[1:4], self.patch)
         condition_module.check_time(t, x)
         condition_module.check(self, t, vars(cond), (*x.shape[:4], self.concat_channels))

@@ -44,7 +44,10 @@ class Network(nn.Module):
     of modules that see a sample once and not at every position.
     """
 
-    no_input_gradient: ClassVar[tuple[str, ...]] = ("embed", "time/in")
+    no_input_gradient: ClassVar[tuple[str, ...]] = (
+        *("embed", "concat"),
+        *("time/in", "r/in", "guidance/in"),
+    )
     once: ClassVar[tuple[str, ...]] = (
         *("time", "r", "guidance", "label", "pooled", "context"),
         *("modulation", "kv"),

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from dit import config
+from dit.models import condition
 from dit.models.embeddings import FREQUENCIES
 from dit.models.network import Level, Network, Shape
 from dit.models.patchify import grid
-from dit.types import Cond, Params
+from dit.types import Params
 
 
 class Transformer(Network):
     """A network of ``depth`` blocks of one ``width``. The fields are those of ``models/dit.py``."""
 
-    no_input_gradient: ClassVar[tuple[str, ...]] = (
-        *("embed", "concat"),
-        *("time/in", "r/in", "guidance/in"),
-    )
-
     def example(self, shape: Shape):
         """Zeros for the data and every condition that the model takes; the context has one token."""
-        cond = {
-            "label": None if self.num_classes is None else jnp.zeros((1,), jnp.int32),
-            "context": None if self.context_dim is None else jnp.zeros((1, 1, self.context_dim)),
-            "pooled": None if self.pooled_dim is None else jnp.zeros((1, self.pooled_dim)),
-            "r": jnp.zeros((1,)) if self.second_time else None,
-            "guidance": jnp.zeros((1,)) if self.guidance_input else None,
-            "concat": jnp.zeros((1, *shape[:3], self.concat_channels))
-            if self.concat_channels is not None
-            else None,
-        }
-        return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(**cond)
+        return condition.example(self, shape)
 
     def cell(self) -> tuple[int, int, int]:
         """A patch."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -49,11 +48,6 @@ EMBEDDING = 4  # channels of the condition's vector, in widths
 
 class UNet(Network):
     """A description of the network (hashable, no arrays). Made and checked by ``build``."""
-
-    no_input_gradient: ClassVar[tuple[str, ...]] = (
-        *("embed", "concat"),
-        *("time/in", "r/in", "guidance/in"),
-    )
 
     width: int
     layers: tuple[Layer, ...]
@@ -115,11 +109,7 @@ class UNet(Network):
 
     def check(self, x: Array, t: Array, cond: Cond) -> None:
         """Raise UserError for inputs that this network does not take."""
-        if x.ndim != 5 or x.shape[-1] != self.in_channels:
-            raise UserError(
-                f"got x of shape {x.shape}; expected (batch, frames, height, width, "
-                f"{self.in_channels}): an image has one frame"
-            )
+        condition_module.check_data(self, x)
         halvings = max(layer.level for layer in self.layers)
         if any(side % 2**halvings for side in x.shape[2:4]):
             raise UserError(
@@ -151,17 +141,7 @@ class UNet(Network):
 
     def example(self, shape: Shape) -> tuple[Array, Array, Cond]:
         """Zeros, with what the network is conditioned on; the context is one token long."""
-        sizes = {
-            "context": self.context_dim and (1, self.context_dim),
-            "pooled": self.pooled_dim and (self.pooled_dim,),
-            "r": () if self.second_time else None,
-            "guidance": () if self.guidance_input else None,
-            "concat": self.concat_channels and (*shape[:3], self.concat_channels),
-        }
-        given = {name: jnp.zeros((1, *size)) for name, size in sizes.items() if size is not None}
-        if self.num_classes is not None:
-            given["label"] = jnp.zeros((1,), jnp.int32)
-        return jnp.zeros((1, *shape)), jnp.zeros((1,)), Cond(**given)
+        return condition_module.example(self, shape)
 
     def macs(self, shape: Shape, context_len: int = 0, level: Level = "sample") -> dict[str, int]:
         """See ``Network``; the layers' parts are of all layers together."""

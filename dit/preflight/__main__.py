@@ -198,12 +198,12 @@ def show(
     if found.fits:
         print(f"\n{cost.line(row, args.price, args.images)}", flush=True)
         return
-    own = account(made_with(config), where)
+    own = account(experiment_with(config), where)
     tried = Choice(found.mesh, found.remat, found.images)
     print(advice.advise(found.memory["needed"], tried, own, where), flush=True)
 
 
-def made_with(config: ConfigDict) -> Any:
+def experiment_with(config: ConfigDict) -> Any:
     """``f(policy)``: the experiment with another remat policy."""
     return lambda policy: buckets.largest(chosen(config, None, None, policy))
 
@@ -245,7 +245,7 @@ def max_batch(config: ConfigDict, where: topology.Topology, args: argparse.Names
 def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace) -> int:
     """Compile the most promising meshes, policies and batches and rank them; status 3 if none fits."""
     rows = search.Rows(args.out)
-    own = account(made_with(config), where)
+    own = account(experiment_with(config), where)
     base = args.batch or config.batch_size
     given = parse_mesh(args.mesh) if args.mesh else None
     mesh = dict(make_mesh(given, where.devices).shape) if given else None

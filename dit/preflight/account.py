@@ -93,9 +93,9 @@ def _share(members: int) -> float:
     return (members - 1) / members
 
 
-def account(made_with: Callable[[str], Any], where: Topology) -> Account:
-    """The account of an experiment. ``made_with(policy)``: the experiment with a remat policy."""
-    experiment = made_with("none")
+def account(experiment_with: Callable[[str], Any], where: Topology) -> Account:
+    """The account of an experiment. ``experiment_with(policy)``: the experiment with a remat policy."""
+    experiment = experiment_with("none")
     batches = experiment.batches()
     try:
         shapes = bucket_shapes(batches)[0]
@@ -106,7 +106,7 @@ def account(made_with: Callable[[str], Any], where: Topology) -> Account:
 
     @functools.cache
     def kept(policy: str) -> float:
-        other = made_with(policy)
+        other = experiment_with(policy)
         with jax.default_device(where.devices[0]):  # it decides which attention kernel is taken
             return activations(other, run.abstract.params, shapes) / images
 

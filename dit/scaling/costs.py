@@ -32,14 +32,14 @@ class Costs:
     training: int
 
 
-def one_shape(made: Any) -> tuple[int, ...]:
+def one_shape(experiment: Any) -> tuple[int, ...]:
     """The shape of the examples of an experiment; UserError where they have several."""
-    if len(made.shapes) > 1:
+    if len(experiment.shapes) > 1:
         raise UserError(
-            f"got examples of {len(made.shapes)} shapes; expected one, as budgets are counted in what "
-            "an example costs: take a single source for this"
+            f"got examples of {len(experiment.shapes)} shapes; expected one, since budgets count what "
+            "an example costs: take a single source"
         )
-    return made.shape
+    return experiment.shape
 
 
 def costs(
@@ -47,7 +47,7 @@ def costs(
 ) -> Costs:
     """The costs of ``model`` on data of ``shape = (f, h, w, c)``; arguments as of ``forward_parts``.
 
-    Training is three forward passes less the gradients that nobody asks for: with respect to the data
+    Training is three forward passes less the gradients that nothing needs: with respect to the data
     and to the sinusoids of time. Recomputation by remat is not in it.
     """
     shapes = jax.eval_shape(lambda key: models.init(model, key, shape), rng.root(0))

@@ -231,8 +231,8 @@ def test_endless_parts_take_turns():
     [
         ((), "no parts"),
         (({"size": 8},), r"parts\[0\]"),
-        ((part(), part(clips=None)), r"endless is True of parts\[1\], 'moving_digits'"),
-        ((part(), {"name": "noise", "shape": (1, 8, 8, 1), "num_classes": 3}), "different classes"),
+        ((part(), part(clips=None)), r"differ in being endless: True in parts\[1\]"),
+        ((part(), {"name": "noise", "shape": (1, 8, 8, 1), "num_classes": 3}), "differ in classes"),
         (
             (
                 {"name": "noise", "shape": (1, 8, 8, 1), "num_classes": 5},

@@ -46,12 +46,12 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
         for what, a, b in (
             ("classes", source.num_classes, first.num_classes),
             ("augmentations", source.train.transforms, first.train.transforms),
-            ("lengths: endless", source.streaming, first.streaming),
+            ("being endless", source.streaming, first.streaming),
         ):
             if a != b:
                 raise UserError(
-                    f"got parts of different {what} is {a} of parts[{i}], {parts[i]['name']!r}, and {b} "
-                    f"of parts[0], {parts[0]['name']!r}; expected the same of all"
+                    f"got parts that differ in {what}: {a} in parts[{i}] ({parts[i]['name']!r}), {b} in "
+                    f"parts[0] ({parts[0]['name']!r}); expected the same in all: change or drop one"
                 )
     name = identity("mixture", parts=[source.fingerprint for source in sources])
     shapes = tuple(shape for source in sources for shape in source.shapes)
