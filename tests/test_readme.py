@@ -1,4 +1,4 @@
-"""The README's examples run, and do what it says of them."""
+"""The examples of the READMEs run, and do what they say of them."""
 
 import pathlib
 import re
@@ -18,8 +18,9 @@ from dit.training.program import program
 from dit.training.step import objective
 from dit.types import Cond
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-EXAMPLES = dict(re.findall(r"<!-- executed:? ?(\S*) -->\n```python\n(.*?)```", README, re.DOTALL))
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = "".join((ROOT / name).read_text() for name in ("README.md", "dit/README.md"))
+EXAMPLES = dict(re.findall(r"<!-- executed:? ?(\S*) -->\n```python\n(.*?)```", PAGES, re.DOTALL))
 
 
 @pytest.fixture
