@@ -1,7 +1,9 @@
 """``python -m dit.NAME`` in a process of its own, as a person starts it."""
 
+import contextlib
 import os
 import pathlib
+import random
 import socket
 import subprocess
 import sys
@@ -31,7 +33,10 @@ def start(module, *args, **env):
     )
 
 
-def wait_for(condition, process, seconds=240, every=0.05):
+HANGS = 900  # seconds: a limit against hanging, which says nothing of how fast a machine must be
+
+
+def wait_for(condition, process, seconds=HANGS, every=0.05):
     """Until ``condition()`` holds; fails with what the process wrote, should it end before."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -41,7 +46,9 @@ def wait_for(condition, process, seconds=240, every=0.05):
 
 
 def free_port():
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nothing listens on, below those that systems give to connections."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 32000)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port

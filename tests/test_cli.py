@@ -160,7 +160,7 @@ def test_a_platform_that_is_not_there_is_one_line(tmp_path):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

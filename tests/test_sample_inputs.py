@@ -240,7 +240,7 @@ def test_two_processes_draw_the_picture_of_one(tmp_path, mesh):
             )
             for i in range(2)
         ]
-        said = [p.communicate(timeout=500) for p in processes]
+        said = [p.communicate(timeout=900) for p in processes]
         assert [p.returncode for p in processes] == [0, 0], said
         assert said_once in said[0][0]
         assert said_once not in said[1][0]

@@ -5,7 +5,7 @@ import signal
 
 import commands
 import pytest
-from commands import SMALL, wait_for
+from commands import HANGS, SMALL, wait_for
 
 from dit import media, train
 from dit.types import UserError
@@ -23,7 +23,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, sent):
     metrics = workdir / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, process)
     process.send_signal(sent)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=HANGS)
     assert process.returncode == 0, err
     assert "Traceback" not in err
     assert sent.name in out
@@ -33,7 +33,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, sent):
     if sent == signal.SIGTERM:
         return
     process = start(workdir, f"--config.steps={saved + 5}")
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=HANGS)
     assert process.returncode == 0, err
     assert f"going on from step {saved}" in err + out
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -49,7 +49,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, sent):
 @pytest.mark.slow  # the loop's own tests cover it too
 def test_a_run_that_diverges_exits_with_one_message(tmp_path):
     process = start(tmp_path / "run", "--config.steps=50", "--config.optimizer.lr=1e12")
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=HANGS)
     assert process.returncode == 2
     assert "Traceback" not in err
     assert "is not finite after 10 batches that were skipped; that update was not made" in err

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 
+HANGS = 300  # seconds: a limit against hanging, not on how slow a machine may be
 LAUNCH = pathlib.Path(__file__).parent.parent.parent / "launch"
 COMMAND = [
     "python",
@@ -37,7 +38,7 @@ NASTY = {
 }
 
 
-def launch(script, *args, env=None, timeout=120, cwd=None):
+def launch(script, *args, env=None, timeout=HANGS, cwd=None):
     """Run ``launch/SCRIPT``: the finished process, with its output as text."""
     return subprocess.run(
         [sys.executable, str(LAUNCH / script), *args],

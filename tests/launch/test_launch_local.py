@@ -9,7 +9,7 @@ import time
 
 import pytest
 from compiling import devices
-from launch_tools import LAUNCH, NASTY, dry, launch
+from launch_tools import HANGS, LAUNCH, NASTY, dry, launch
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -99,12 +99,10 @@ def test_each_process_knows_its_number_and_its_lines_say_so():
 def test_when_one_fails_its_last_lines_are_shown_and_the_rest_end(tmp_path):
     script = (
         f'if [ "$DIT_PROCESS_ID" = 1 ]; then for i in $(seq 50); do echo "line $i"; done; exit 7; fi; '
-        f"sleep 300 & sleep 300; touch {tmp_path}/survived"
+        f"sleep 9999 & sleep 9999; touch {tmp_path}/survived"
     )
-    start = time.monotonic()
     done = launch("local.py", "-n", "3", "--", "bash", "-c", script)
     assert done.returncode == 7
-    assert time.monotonic() - start < 30
     assert "worker 1 was the first to fail, with status 7" in done.stderr
     assert "  line 50" in done.stderr
     assert "  line 20\n" not in done.stderr
@@ -130,10 +128,9 @@ def test_signals_go_on_to_all(sent, tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    while len(list(tmp_path.iterdir())) < 2:
-        time.sleep(0.05)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2, process)
     process.send_signal(sent)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 75
     assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]
 
@@ -144,7 +141,7 @@ def start(*args):
 
 
 def wait_for(what, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while not what():
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -161,7 +158,7 @@ def gone(pid):
 
 def test_a_second_ctrl_c_kills_whoever_does_not_stop(tmp_path):
     script = f"trap 'touch {tmp_path}/got-$DIT_PROCESS_ID' TERM; trap '' INT; "
-    script += f"sleep 1000 & echo $$ $! >{tmp_path}/$DIT_PROCESS_ID.new; "
+    script += f"sleep 9999 & echo $$ $! >{tmp_path}/$DIT_PROCESS_ID.new; "
     script += f"mv {tmp_path}/$DIT_PROCESS_ID.new {tmp_path}/$DIT_PROCESS_ID; "
     script += "while true; do sleep 0.1; done"
     process = start("-n", "2", "--", "bash", "-c", script)
@@ -172,7 +169,7 @@ def test_a_second_ctrl_c_kills_whoever_does_not_stop(tmp_path):
         for file in tmp_path.glob("got-*"):
             file.unlink()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANGS)
     assert process.returncode == 137
     pids = " ".join((tmp_path / name).read_text() for name in "01").split()
     assert all(map(gone, pids))
@@ -218,7 +215,7 @@ def test_training_runs_stops_as_one_and_goes_on(tmp_path):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=240)
+    out, _ = process.communicate(timeout=900)
     assert process.returncode == 75, out
     assert out.count("SIGTERM: step ") == 1  # process 0 speaks for both
     (saved,) = (int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from launch_tools import LAUNCH, NASTY, launch, load, shellcheck
+from launch_tools import HANGS, LAUNCH, NASTY, launch, load, shellcheck
 
 from dit.parallel import flags as shared
 
@@ -151,7 +151,7 @@ def test_a_worker_waits_for_its_command_to_save(tmp_path):
     inner = int((tmp_path / "0.pid").read_text())
     process.terminate()  # as a scheduler does, to both
     os.kill(inner, 15)
-    assert process.wait(timeout=20) == 75
+    assert process.wait(timeout=HANGS) == 75
     assert "saved" in (tmp_path / "0.log").read_text()
 
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from launch_tools import COMMAND, NASTY, directives, dry, launch, shellcheck, stand_in
+from launch_tools import COMMAND, HANGS, NASTY, directives, dry, launch, shellcheck, stand_in
 
 SRUN = """
 while [[ $1 == --* ]]; do shift; done  # srun's own options
@@ -22,7 +22,7 @@ def run(tmp_path, script, *options, state="RUNNING", requeue=0, before=""):
     env = {**os.environ, **env, "SLURM_JOB_ID": "17"}
     env.pop("JAX_COMPILATION_CACHE_DIR", None)
     done = subprocess.run(
-        ["bash", "-c", text], env=env, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", text], env=env, capture_output=True, text=True, timeout=HANGS, check=False
     )
     queued = tmp_path / "queued"
     return done, queued.read_text().strip() if queued.exists() else None
@@ -64,7 +64,7 @@ def test_any_argument_reaches_the_tasks_as_it_is(word, tmp_path):
         "slurm.py", f"--logs={tmp_path}/a 'b'", *options, "--", "bash", "-c", show, "x", word
     )
     env = {**os.environ, **stand_in(tmp_path / "bin", "srun", SRUN), "SLURM_JOB_ID": "17"}
-    subprocess.run(["bash", "-c", text], env=env, check=True, timeout=60)
+    subprocess.run(["bash", "-c", text], env=env, check=True, timeout=HANGS)
     log = (tmp_path / "a 'b'" / "17" / "0.log").read_bytes().decode()
     assert log.split("\0")[:-1] == [word, word, f"{word}/x"]
 
@@ -124,7 +124,8 @@ def test_a_job_that_cannot_be_queued_again_says_so(tmp_path):
 
 
 def test_a_job_that_fails_shows_the_first_worker_that_did(tmp_path):
-    script = 'if [ "$SLURM_PROCID" = 1 ]; then echo the cause; exit 3; fi; sleep 1; exit 1'
+    script = 'if [ "$SLURM_PROCID" = 1 ]; then echo the cause; exit 3; fi; '
+    script += f'until [ -e "{tmp_path}/logs/17/1.status" ]; do sleep 0.1; done; sleep 1; exit 1'
     done, queued = run(tmp_path, script)
     assert (done.returncode, queued) == (3, None)
     assert "worker 1 on " in done.stdout

@@ -4,7 +4,7 @@ import subprocess
 import tarfile
 
 import pytest
-from launch_tools import LAUNCH, load, stand_in
+from launch_tools import HANGS, LAUNCH, load, stand_in
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_the_mount_script_installs_and_mounts_once(tmp_path):
     command = ["bash", str(LAUNCH / "mount.sh"), "data", "some/part", str(tmp_path / "m")]
     for _ in range(2):  # the second time it is there
         env["MADE"] = str(tmp_path)
-        subprocess.run(command, env=env, check=True, timeout=30)
+        subprocess.run(command, env=env, check=True, timeout=HANGS)
     asked = (tmp_path / "fuse").read_text().split()
     assert asked == ["--implicit-dirs", "--only-dir", "some/part", "data", str(tmp_path / "m")]
     assert "gcsfuse-jammy main" in (tmp_path / "apt").read_text()

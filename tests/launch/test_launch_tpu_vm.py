@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from launch_tools import COMMAND, LAUNCH, NASTY, dry, launch, load, shellcheck, stand_in
+from launch_tools import COMMAND, HANGS, LAUNCH, NASTY, dry, launch, load, shellcheck, stand_in
 
 POD = ["--name=dit", "--zone=us-east5-b"]
 V5E = [*POD, "--type=v5litepod-256"]
@@ -48,7 +48,7 @@ def pod(tmp_path, monkeypatch):
 def run(*command, options=()):
     # The files of whoever runs the tests need not be committed.
     options = ["--poll=0.1", "--uncommitted", *options, "--", *command]
-    return launch("tpu_vm.py", "run", *V5E, *options, timeout=60)
+    return launch("tpu_vm.py", "run", *V5E, *options, timeout=HANGS)
 
 
 def calls(pod, verb):
@@ -248,7 +248,7 @@ def test_a_run_stopped_by_hand_stays_stopped(pod):
     assert second.returncode == 1
     assert "a command runs on dit" in second.stderr
     assert launch("tpu_vm.py", "stop", *POD).returncode == 0
-    assert process.wait(timeout=60) == 75
+    assert process.wait(timeout=HANGS) == 75
     assert len(calls(pod, "create")) == 1
 
 
@@ -262,13 +262,13 @@ def test_a_run_stopped_by_another_signal_goes_on(pod):
 
 
 def test_ctrl_c_says_what_goes_on(pod):
-    args = ["run", *V5E, "--poll=0.1", "--uncommitted", "--", "sleep", "1000"]
+    args = ["run", *V5E, "--poll=0.1", "--uncommitted", "--", "sleep", "9999"]
     process = subprocess.Popen(
         [sys.executable, str(LAUNCH / "tpu_vm.py"), *args], stderr=subprocess.PIPE, text=True
     )
     wait_for(lambda: list((pod / "home").glob("dit-run/*.pid")), process)
     process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=60)
+    _, text = process.communicate(timeout=HANGS)
     assert process.returncode == 130
     assert "dit goes on, and is paid for" in text
     assert "Traceback" not in text
@@ -276,7 +276,7 @@ def test_ctrl_c_says_what_goes_on(pod):
 
 
 def wait_for(what, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while not what():
         assert process.poll() is None
         assert time.monotonic() < deadline

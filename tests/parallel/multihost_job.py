@@ -8,7 +8,7 @@ import sys
 import time
 
 import compiling
-from commands import free_port
+from commands import HANGS, free_port
 
 from dit.training.logging import TIMING, read_metrics
 
@@ -53,7 +53,7 @@ class Job:
                 )
             )
 
-    def wait(self, seconds=240):
+    def wait(self, seconds=HANGS):
         """The exit status and stderr of each."""
         deadline = time.monotonic() + seconds
         try:

@@ -32,12 +32,12 @@ class Fault:
 
     def __init__(self, workdir, fault, at=None):
         self.workdir, self.fault, self.at = workdir, fault, at
-        self._count, self._struck = iter(range(1_000_000)), False
+        self._count, self._struck = iter(range(1_000_000)), threading.Event()
 
     def strike(self):
-        if self._struck:
+        if self._struck.is_set():
             return
-        self._struck = True
+        self._struck.set()
         (self.workdir / "failed").write_text(str(time.time()))
         if self.fault == "raise":
             raise RuntimeError("the disk is on fire")
@@ -48,11 +48,13 @@ class Fault:
 
     @contextlib.contextmanager
     def within(self, place):
-        """Strike from another thread soon after the main one has come to the place."""
-        if self.at == place and not self._struck:
+        """Strike from another thread soon after the main one has come to the place, which it leaves
+        after that."""
+        if self.at == place and not self._struck.is_set():
             threading.Timer(0.05, self.strike).start()
         yield
-        if self.at == place and self._struck:
+        if self.at == place:
+            self._struck.wait()
             (self.workdir / "left").write_text(str(time.time()))
 
     def batch(self):

@@ -117,7 +117,7 @@ def test_what_grows_here_grows_there(bucket, monkeypatch, tmp_path):
     with open(files.folder / "log", "a") as stream:
         stream.write("one\n")
         stream.flush()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 300
         while (bucket / "log").read_text() != "before\none\n":
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -132,7 +132,8 @@ def test_what_grows_here_grows_there(bucket, monkeypatch, tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    for name, seconds in (("BEAT", 0.1), ("LEASE", 1.0), ("LOOK", 0.05)):
+    """Holders show that they live ten times a second; the dead are given a minute, or as a test says."""
+    for name, seconds in (("BEAT", 0.1), ("LOOK", 0.05)):
         monkeypatch.setattr(lease, name, seconds)
 
 
@@ -150,22 +151,22 @@ def test_a_place_is_for_one_job(bucket, quick):
         pass
 
 
-def test_a_dead_job_holds_nothing_for_long(bucket, quick):
+def test_a_dead_job_holds_nothing_for_long(bucket, quick, monkeypatch):
+    monkeypatch.setattr(lease, "LEASE", 0.5)
     (bucket / ".lock").write_text('{"holder": "process 1 on a", "token": "x"}')
     start = time.monotonic()
     with lease.hold(bucket / ".lock") as held:
-        assert 1.0 < time.monotonic() - start < 5
+        assert time.monotonic() - start > 0.5
         held.sure()
 
 
-def test_a_job_that_lets_go_lets_the_next_one_in_at_once(bucket, quick, monkeypatch):
-    monkeypatch.setattr(lease, "LEASE", 60.0)
-    monkeypatch.setattr(lease, "BEAT", 60.0)
+def test_a_job_that_lets_go_lets_the_next_one_in_at_once(bucket, quick, monkeypatch, caplog):
+    monkeypatch.setattr(lease, "LEASE", 300.0)
     (bucket / ".lock").write_text("{}")
     threading.Timer(0.3, (bucket / ".lock").unlink).start()
-    start = time.monotonic()
     with lease.hold(bucket / ".lock"):
-        assert time.monotonic() - start < 10
+        assert "seeing for up to 300 s whether that lives" in caplog.text
+        assert "taking its place" not in caplog.text  # of one that is taken for dead
 
 
 def test_who_was_thought_dead_finds_out(bucket, quick):
