@@ -21,10 +21,15 @@ SMALL = (
 )
 
 
-def start(module, *args, **env):
-    """The process, on one device; ``env`` is added to the environment."""
+def start(module, *args, before="", **env):
+    """The process, on one device; ``env`` is added to the environment; it does ``before`` first."""
+    run = f"import runpy; runpy.run_module('dit.{module}', run_name='__main__', alter_sys=True)"
     return subprocess.Popen(
-        [sys.executable, "-m", f"dit.{module}", *args],
+        [
+            sys.executable,
+            *(("-c", f"{before}\n{run}") if before else ("-m", f"dit.{module}")),
+            *args,
+        ],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": devices(), **env},
         stdout=subprocess.PIPE,

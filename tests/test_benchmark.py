@@ -6,6 +6,7 @@ import pytest
 
 from dit.benchmark import __main__ as benchmark
 from dit.benchmark import report
+from dit.models import sizes
 from dit.types import UserError
 
 
@@ -63,11 +64,19 @@ def test_bad_arguments_are_refused_before_anything_is_compiled(argument):
 
 
 @pytest.mark.torch
-def test_the_whole_of_it_beside_torch(tmp_path, capsys):
+def test_the_whole_of_it_beside_torch(tmp_path, capsys, monkeypatch):
     pytest.importorskip("torch")
+    monkeypatch.setitem(sizes.SIZES, "tiny", (1, 64, 2))  # torch compiles layer by layer
     out = tmp_path / "cpu.json"
-    sizes = ["--size=S/8", "--side=16", "--batch=8", "--sample-batch=1", "--steps=2", "--runs=2"]
-    benchmark.main([*sizes, "--torch", f"--out={out}"])
+    options = [
+        "--size=tiny/8",
+        "--side=16",
+        "--batch=8",
+        "--sample-batch=1",
+        "--steps=2",
+        "--runs=2",
+    ]
+    benchmark.main([*options, "--torch", f"--out={out}"])
     made = json.loads(out.read_text())
     assert len(made["rows"]) == 6
     assert len(made["ratios"]) == 4

@@ -202,8 +202,10 @@ def test_threads_give_the_same_stream(split, threads):
     )
 
 
-@pytest.mark.parametrize("edge", [2**31, 2**32, 2**40])
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("workers", "edge"),
+    [(0, 2**31), (0, 2**32), (0, 2**40), pytest.param(2, 2**32, marks=pytest.mark.slow)],
+)
 def test_a_stream_goes_on_beyond_what_one_word_holds(split, edge, workers):
     """Endless data and epochs of finite ones, ids, shuffling and resuming."""
     for source in (noise.build(shape=(1, 2, 2, 1)).train, split):

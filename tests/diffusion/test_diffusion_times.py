@@ -80,8 +80,9 @@ def test_frames_are_independent_of_each_other(name, kwargs, strata):
     assert np.abs(off).max() < 4 / np.sqrt(N)
 
 
-@pytest.mark.parametrize("levels", [(), (3,), (1, 2, 3)])
-@pytest.mark.parametrize("strata", [32, 33, 1])
+@pytest.mark.parametrize(
+    ("strata", "levels"), [(32, ()), (33, (3,)), (33, (1, 2, 3)), (1, (3,))], ids=str
+)
 def test_each_level_fills_every_stratum_once(levels, strata):
     path, quantile = resolve("diffusion.paths", "linear"), resolve("diffusion.times", "uniform")
     whole = range(7 * strata, 8 * strata)  # a batch of the stream

@@ -6,7 +6,7 @@ several shapes) and what goes wrong: ``fault`` (a signal's name, ``raise`` or ``
 process that reads data) and ``at``: the number of a batch, ``compile``, ``draw``, or ``write`` or
 ``commit`` of the checkpoint of step 10. Or it holds what this process ``says`` to the others, one
 number a call, instead of training; the workdir ``elsewhere`` that this process is given; a step whose
-checkpoint is ``unreadable`` to it.
+checkpoint is ``unreadable`` to it; the ``seconds`` for which it looks for a workdir that all share.
 """
 
 import contextlib
@@ -86,6 +86,7 @@ def main(workdir: pathlib.Path, given: dict) -> None:
         (workdir / f"heard-{jax.process_index()}.json").write_text(json.dumps(heard))
         return
 
+    multihost.SHARED_SECONDS = given.get("seconds", multihost.SHARED_SECONDS)
     fault = Fault(workdir, given.get("fault"), given.get("at"))
     model, data = (mixed.MODEL, mixed) if given.get("mixed") else (tiny, tiny)
     batches = data.batches(size=16, workers=given.get("workers", 0))

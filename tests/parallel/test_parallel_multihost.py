@@ -38,10 +38,18 @@ def two(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The state after twelve steps on the two processes of ``two``."""
+    workdir = tmp_path_factory.mktemp("straight")
+    job = Job(workdir, 2, devices=2, config={"steps": 12, "mesh": GRID})
+    return job.outcomes()["digest"]
+
+
 @pytest.mark.parametrize(
     ("count", "devices", "mesh"),
-    [(2, 1, DP), (4, 1, DP), (4, 1, {"data": 2, "tensor": 2}), (2, 2, {"tensor": 2})],
-    ids=["2", "4", "4-half-the-rows-twice", "2-tensor"],
+    [(2, 1, DP), (4, 1, {"data": 2, "tensor": 2}), (2, 2, {"tensor": 2})],
+    ids=["2", "4-half-the-rows-twice", "2-tensor"],
 )
 def test_losses_do_not_depend_on_the_processes(alone, tmp_path, count, devices, mesh):
     mesh = {"data": -1, "fsdp": 1, **mesh}
@@ -50,26 +58,21 @@ def test_losses_do_not_depend_on_the_processes(alone, tmp_path, count, devices, 
 
 
 @pytest.mark.parametrize(("count", "devices"), [(1, 4), (4, 1)])
-def test_two_processes_resume_on_another_number(alone, two, tmp_path, count, devices):
+def test_two_processes_resume_on_another_number(alone, two, straight, tmp_path, count, devices):
+    """The losses are those of one device; on as many devices the state is the same, bit for bit."""
     workdir = tmp_path / "run"
     subprocess.run(["cp", "-r", two, workdir], check=True)
-    Job(workdir, count, devices=devices, config={"steps": 12, "mesh": GRID}).outcomes()
+    job = Job(workdir, count, devices=devices, config={"steps": 12, "mesh": GRID})
+    changed = job.outcomes()
     np.testing.assert_allclose(losses(workdir), alone, rtol=1e-5)
     assert steps(workdir)[-1] == 12
-
-
-def test_the_final_state_is_that_of_a_run_that_never_changed_its_processes(two, tmp_path):
-    """From 2 processes x 2 devices to 4 x 1 on the same mesh, bit for bit."""
-    workdir = tmp_path / "run"
-    subprocess.run(["cp", "-r", two, workdir], check=True)
-    changed = Job(workdir, 4, config={"steps": 12, "mesh": GRID}).outcomes()
-    straight = Job(tmp_path / "straight", 2, devices=2, config={"steps": 12, "mesh": GRID})
-    assert straight.outcomes()["digest"] == changed["digest"]
+    if count == 4:  # collectives within a process add up in another order
+        assert changed["digest"] == straight
 
 
 def test_examples_of_several_shapes_go_on_on_another_number_of_processes(tmp_path):
     """In the middle of an epoch of each; the losses are those of a single process."""
-    for workdir, count, last in (("one", 1, 12), ("many", 2, 7), ("many", 1, 9), ("many", 4, 12)):
+    for workdir, count, last in (("one", 1, 12), ("many", 2, 7), ("many", 4, 12)):
         given = {"mixed": True, "config": {"steps": last, "mesh": DP}}
         Job(tmp_path / workdir, count, **given).outcomes()
     np.testing.assert_allclose(losses(tmp_path / "many"), losses(tmp_path / "one"), rtol=1e-5)
@@ -94,10 +97,11 @@ def test_a_process_with_another_config_is_named(tmp_path):
 
 def test_a_workdir_that_is_not_shared_ends_all_by_name(tmp_path):
     """Each process has a directory of its own under the same name, as hosts have without a share."""
-    job = Job(tmp_path / "one", 2, odd={"elsewhere": str(tmp_path / "two")}, config={"steps": 6})
+    odd = {"elsewhere": str(tmp_path / "two")}
+    job = Job(tmp_path / "one", 2, odd=odd, seconds=2, config={"steps": 6})
     status, errors = job.wait()
     assert status == [2, 2]
-    assert multihost.SHARED_SECONDS < 60
+    assert multihost.SHARED_SECONDS < 60  # but for the test
     for text in errors:
         assert "is not one directory for all processes: process 1 on" in text
         assert "Traceback" not in text

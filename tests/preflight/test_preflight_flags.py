@@ -13,7 +13,7 @@ from dit.preflight import __main__ as command
 from dit.types import UserError
 
 VARIABLE = "LIBTPU_INIT_ARGS"
-CONFIG = pathlib.Path(__file__).parents[2] / "configs/imagenet256_dit_s2.py"
+CONFIG = pathlib.Path(__file__).parents[2] / "configs/digits.py"
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,8 @@ def test_the_compiler_hears_them(tmp_path):
 
     def preflight(*given):
         options = [f"--config={CONFIG}", "--topology=v5e:2x2", "--mesh=fsdp", "--batch=32"]
-        options += ["--config.model.depth=1", f"--out={out}", *given]
+        options += ["--config.model.depth=1", "--config.model.width=64"]
+        options += ["--config.model.heads=2", f"--out={out}", *given]
         command = [sys.executable, "-m", "dit.preflight", *options]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -1,5 +1,8 @@
 """What the shipped programs of configs compute, and the plain ``jax.jit`` of the same functions.
 
+The plain ones are compiled with next to no optimisation, as programs are that run once: in a third of
+the time, and whatever an optimisation got wrong would not be wrong in both.
+
     python programs_worker.py OUT.npz CONFIG [CONFIG ...]
 
 ``OUT.npz`` holds ``config|shipped|leaf`` and ``config|plain|leaf``: the loss and the optimizer's moments
@@ -20,6 +23,7 @@ from shrunken import CONFIGS, shrunken
 
 from dit.draw import Sampler, recipe_from
 from dit.experiment import build
+from dit.parallel import compiler
 from dit.training.program import program
 
 
@@ -34,6 +38,11 @@ def flat(tree):
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in paths}
 
 
+def plain(fn, **kwargs):
+    """``jax.jit``, with what is left of XLA's passes where least is to be optimised."""
+    return jax.jit(fn, compiler_options=compiler.options("cpu", once=True), **kwargs)
+
+
 def train_step(experiment):
     """``(shipped, plain)``: the loss and the moments after one step from the same state."""
     batches = experiment.batches()
@@ -42,9 +51,9 @@ def train_step(experiment):
     batches.close()
     key = jax.random.key(experiment.config.seed)
     results = []
-    state = jax.jit(parts.create, out_shardings=parts.shardings)(key)
+    state = plain(parts.create, out_shardings=parts.shardings)(key)
     first = jax.device_get(state.replace(params=stirred(state.params)))
-    for step in (parts.train_step, jax.jit(parts.train_step.__wrapped__)):
+    for step in (parts.train_step, plain(parts.train_step.__wrapped__)):
         state = jax.device_put(first, parts.shardings)
         after, metrics = step(state, batch, key)
         moments = [
@@ -64,11 +73,11 @@ def samples(experiment):
         "guidance": 2,
     }
     sampler = Sampler(experiment, recipe_from(settings, experiment.num_classes))
-    params = stirred(experiment.init(jax.random.key(0)))
+    params = stirred(plain(experiment.init)(jax.random.key(0)))
     batch = {"id": np.arange(4), "label": sampler.labels}
     shipped = sampler.jitted(None)(params, None, batch)[0]
-    plain = jax.jit(sampler.run)(params, None, batch)[0]
-    return [{"samples": np.asarray(x, np.float32)} for x in (shipped, plain)]
+    expected = plain(sampler.run)(params, None, batch)[0]
+    return [{"samples": np.asarray(x, np.float32)} for x in (shipped, expected)]
 
 
 def main():

@@ -13,7 +13,7 @@ OPTIONS = {
     "dpmpp_3m": [{}, {"third_order": True}],
     "dpmpp_sde": [{}, {"order": 1}, {"variant": "heun"}],
     "euler_maruyama": [{}, {"diffusion": "variance"}],
-    "unipc": [{}, {"variant": "bh1"}, {"order": 3}, {"order": 3, "variant": "bh1"}],
+    "unipc": [{}, {"variant": "bh1"}, {"order": 3}],
 }
 CASES = [
     (name, kwargs)

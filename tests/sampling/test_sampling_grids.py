@@ -80,6 +80,9 @@ def test_discrete_spacings(kwargs, steps, timesteps):
     assert t[-1] == 0
 
 
+MANY = [*range(2, 1001, 3), 999, 1000]  # each is a program of its own
+
+
 def timesteps(spacing, steps):
     times = config.resolve("sampling.grids", "ddpm", spacing=spacing)(PATHS["ddpm"], steps)
     times = np.asarray(times, np.float64)[:-1]  # on the host: a slice of each length is a program
@@ -87,10 +90,10 @@ def timesteps(spacing, steps):
 
 
 @pytest.mark.slow
-def test_respacing_is_that_of_the_original_code_for_every_number_of_steps():
+def test_respacing_is_that_of_the_original_code_for_many_numbers_of_steps():
     """A running sum of the stride, rounded: both ends are taken."""
     differ = 0
-    for steps in range(2, 1001):
+    for steps in MANY:
         taken, at, stride = [], 0.0, 999 / (steps - 1)
         for _ in range(steps):
             taken.append(round(at))
@@ -98,19 +101,19 @@ def test_respacing_is_that_of_the_original_code_for_every_number_of_steps():
         found = timesteps("respaced", steps)
         np.testing.assert_array_equal(found, taken[::-1])
         differ += not np.array_equal(found, timesteps("linspace", steps))
-    assert differ == 278
+    assert differ == 65
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("spacing", ["linspace", "trailing", "leading"])
-def test_spacings_are_those_of_diffusers_for_every_number_of_steps(spacing):
+def test_spacings_are_those_of_diffusers_for_many_numbers_of_steps(spacing):
     """But for one step of ``linspace`` and ``leading``, which start from data there.
 
-    For 59 numbers of steps ``trailing`` of diffusers gives one step too many, to timestep -1.
+    For some numbers of steps ``trailing`` of diffusers gives one step too many, to timestep -1.
     """
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, timestep_spacing=spacing)
-    for steps in range(1 if spacing == "trailing" else 2, 1001):
+    for steps in [1] * (spacing == "trailing") + MANY:
         scheduler.set_timesteps(steps)
         expected = scheduler.timesteps.numpy()
         assert len(expected) == steps or (len(expected) == steps + 1 and expected[-1] == -1)

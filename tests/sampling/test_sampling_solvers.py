@@ -41,14 +41,19 @@ def grids(path_name):
     return made
 
 
-@pytest.mark.parametrize("alone", [("linear",), pytest.param(PATHS, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("case", cases())
-def test_finite_at_both_ends_of_every_path(case, dtype, alone, cheap_noise):
-    """From noise at t_max to data at 0, on every grid; and about where the data are.
+def each_and_where():
+    """The solvers, and the paths tried with those that need a compilation for each: all is slow."""
+    for made in cases():
+        (case,) = made.values
+        yield pytest.param(case, ("linear",), id=made.id, marks=made.marks)
+        if case[0] in NEED_TIMES:
+            yield pytest.param(case, tuple(PATHS), id=f"{made.id}-all", marks=pytest.mark.slow)
 
-    ``alone``: the paths tried with the solvers that need a compilation for each.
-    """
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("case", "alone"), each_and_where())
+def test_finite_at_both_ends_of_every_path(case, alone, dtype, cheap_noise):
+    """From noise at t_max to data at 0, on every grid; and about where the data are."""
     built = solver(*case)
 
     def run(path, x, grid):

@@ -1,5 +1,7 @@
 """muP: multipliers by the paper's table, equality at the base size, and the coordinate check."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,12 +176,12 @@ def test_depth_does_not_make_the_stream_grow_when_branches_are_scaled():
     assert scaled == pytest.approx(shallow, rel=0.2)
 
 
-def check(name, base, widths=(32, 64, 128, 256), seeds=3):
+def check(name, base, widths=(32, 256), seeds=2):
     draw = np.random.default_rng(0)
     batch = {
-        "x": draw.standard_normal((16, *SHAPE)).astype(np.float32),
-        "label": (np.arange(16) % 10).astype(np.int32),
-        "id": np.arange(16, dtype=np.int32),
+        "x": draw.standard_normal((8, *SHAPE)).astype(np.float32),
+        "label": np.arange(8).astype(np.int32),
+        "id": np.arange(8, dtype=np.int32),
     }
     loss = resolve(
         "objectives",
@@ -191,7 +193,7 @@ def check(name, base, widths=(32, 64, 128, 256), seeds=3):
         resolve("diffusion.paths", "linear"), resolve("diffusion.predictions", "velocity")
     )
     return mup.coordinate_check(
-        make,
+        functools.partial(make, depth=1),
         loss=loss,
         process=process,
         batch=batch,
@@ -202,7 +204,6 @@ def check(name, base, widths=(32, 64, 128, 256), seeds=3):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_coordinates_grow_with_the_width_in_the_standard_parametrisation_only(name, tmp_path):
     standard, scaled = check(name, None), check(name, 32)

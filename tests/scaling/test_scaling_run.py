@@ -142,12 +142,13 @@ def test_a_row_alone_waits_for_its_probes(root, made_plan):
 
 
 @pytest.mark.slow
-def test_the_report_finds_what_was_planted(root, capsys):
+def test_the_report_finds_what_was_planted(root, monkeypatch):
     path, _ = root
     run.sweep(path, build, say=lambda text: None)
+    write, written = report.write_report, []
+    monkeypatch.setattr(report, "write_report", lambda *a, **k: written.append(write(*a, **k)))
     assert command.main(["report", f"--dir={path}"]) == 0
-    text = (path / "report/report.md").read_text()
-    found = report.write_report(run.read_registry(path), path / "report")
+    text, (found,) = (path / "report/report.md").read_text(), written
     assert found.surface.alpha == pytest.approx(TRUTH.alpha, rel=0.05)
     assert found.surface.beta == pytest.approx(TRUTH.beta, rel=0.05)
     beyond = report.held_out(run.read_registry(path), found, "params")
