@@ -51,7 +51,7 @@ def each_and_where():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("case", "alone"), each_and_where())
+@pytest.mark.parametrize(("case", "alone"), list(each_and_where()))
 def test_finite_at_both_ends_of_every_path(case, alone, dtype, cheap_noise):
     """From noise at t_max to data at 0, on every grid; and about where the data are."""
     built = solver(*case)
