@@ -21,7 +21,7 @@ from dit import config
 from dit.models import attention as attention_module
 from dit.models import condition as condition_module
 from dit.models import unet_sizes
-from dit.models.activations import constrain, shards
+from dit.models.activations import constrain
 from dit.models.dit import DTYPES, GUIDANCE_SCALE
 from dit.models.embeddings import (
     ContextEmbedding,
@@ -121,11 +121,6 @@ class UNet(Network):
                 f"got t of shape {t.shape} for x of shape {x.shape}; expected ({x.shape[0]},), or "
                 f"{x.shape[:2]} for one noise level a frame: a U-Net has none a pixel, so train it with "
                 "objective.level 'sample' or 'frame' and without objective.known"
-            )
-        if shards("act_length") > 1:
-            raise UserError(
-                "a mesh with context > 1 splits the tokens of a transformer; a U-Net has frames: "
-                "use data, fsdp and tensor"
             )
         condition_module.check(self, t, vars(cond), (*x.shape[:4], self.concat_channels))
 

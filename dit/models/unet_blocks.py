@@ -1,7 +1,8 @@
 """The layers of a U-Net: convolutions, group norm, residual blocks, attention in space and time.
 
 Every layer takes ``b f h w c`` and treats each frame as an image; only attention along time looks at
-several frames. Norms and activations run in float32, convolutions in the compute ``dtype``.
+several frames. Norms and activations run in float32, convolutions in the compute ``dtype``. On a mesh
+with ``context`` only attention is split over that axis; its devices repeat the convolutions.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from models_cases import abstract, params_of, quick
 
 from dit import config, models
 from dit.models import unet_blocks, unet_sizes
-from dit.parallel.mesh import batch_sharding, make_mesh
+from dit.parallel.mesh import PRESETS, batch_sharding, make_mesh
 from dit.parallel.rules import in_force, shardings
 from dit.scaling.costs import costs
 from dit.scaling.jaxpr_flops import count_flops
@@ -181,9 +181,16 @@ def test_gradients_are_finite_reach_every_parameter_and_survive_remat(gradient):
     equal_trees(again, grads, 1e-4)
 
 
+MESHES = [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "context": 4}]
+MESHES += [{"preset": name} for name in PRESETS]
+
+
 @pytest.mark.parametrize(
     "sizes",
-    [{"data": 2, "fsdp": 2, "tensor": 2}, pytest.param({"preset": "hsdp"}, marks=pytest.mark.slow)],
+    [
+        {"fsdp": 2, "context": 2, "tensor": 2},  # a ring of two devices for three frames
+        *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in MESHES),
+    ],
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore:.*does not divide")
@@ -202,15 +209,6 @@ def test_a_mesh_gives_the_numbers_of_one_device(gradient, sizes):
     got, grads = jitted(jax.device_put(params, where), *data)
     assert abs(float(got) - float(want)) <= 1e-5 * float(want)
     equal_trees(grads, want_grads, 1e-4)
-
-
-def test_a_mesh_that_splits_tokens_is_refused():
-    params, (x, t, cond) = params_of(SMALL, SHAPE), clips()
-    with (
-        in_force(make_mesh({"fsdp": 2, "context": 4}, jax.devices()[:8])),
-        pytest.raises(UserError, match="use data, fsdp and tensor"),
-    ):
-        jax.eval_shape(models.apply_fn(SMALL), params, x, t, cond.replace(concat=None))
 
 
 @pytest.mark.parametrize(
