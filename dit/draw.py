@@ -70,13 +70,11 @@ class Sampler:
         self._grid = self._rules.grid(experiment.process.path, recipe.steps)
         self._compiled: dict[Any, Any] = {}
         objective = experiment.config.objective
-        if recipe.known == "clean" and not (
-            objective.get("known") or objective.get("level") == "token"
-        ):
+        if recipe.known == "clean" and experiment.level == "sample":
             raise UserError(
-                "got known='clean' for a model that was never trained with clean tokens beside noisy "
-                "ones (objective.level is not 'token' and objective.known is 0), so that what it makes "
-                "of them means nothing: give --known=noised"
+                "got known='clean' for a model that was never trained with clean tokens or frames "
+                "beside noisy ones (objective.level is 'sample' and objective.known is 0), so that what "
+                "it makes of them means nothing: give --known=noised"
             )
         if self._rules.guidance.evaluations == 1 or self._rules.autoguided:
             return
@@ -185,8 +183,19 @@ class Sampler:
         for name in {"start", "mask"} & given.keys():
             if given[name].shape != expected:
                 raise UserError(f"got a {name} of shape {given[name].shape}; expected {expected}")
-        if "mask" in given and given["mask"].dtype != bool:
-            raise UserError(f"got a mask of {given['mask'].dtype}; expected truth values (bool)")
+        if "mask" in given:
+            if given["mask"].dtype != bool:
+                raise UserError(
+                    f"got a mask of {given['mask'].dtype}; expected truth values (bool)"
+                )
+            parts = given["mask"].reshape(*expected[:2], -1)
+            cut = np.argwhere(parts.any(-1) & ~parts.all(-1))
+            if self.recipe.known == "clean" and self.experiment.level == "frame" and len(cut):
+                raise UserError(
+                    f"got a mask that keeps a part of frame {cut[0][1]} of sample {cut[0][0]}, and "
+                    "known='clean' for a model that was trained with a noise level a frame: keep whole "
+                    "frames, or give --known=noised"
+                )
         wanted = set(self.experiment.conditions)
         conditions = given.keys() - {"label", "start", "mask"}
         if conditions - {"context_mask"} != wanted:
@@ -244,7 +253,8 @@ class Sampler:
         else:
             x = initial_noise(keys, experiment.shape, path)
         if recipe.known == "clean":
-            clean = whole_patches(batch["mask"], experiment.model.cell())
+            mask, frames = batch["mask"], experiment.level == "frame"
+            clean = mask.all((2, 3, 4)) if frames else whole_patches(mask, experiment.model.cell())
             grid, x = reveal(grid, x, known, clean)
         denoise = denoiser(experiment.process, experiment.apply_fn, params, cond)
         if self._rules.autoguided:

@@ -108,7 +108,7 @@ def arguments() -> argparse.ArgumentParser:
         "--known",
         choices=("noised", "clean"),
         help="how the network sees what --mask keeps: noised with the rest, or clean, for a model "
-        "trained with tokens that are (objective.known, or objective.level=token)",
+        "trained with tokens or frames that are (objective.known; objective.level=token or frame)",
     )
     add(
         "--cond",

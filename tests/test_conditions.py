@@ -1,5 +1,6 @@
 """Conditions of every kind, from the data to the loss and to the samples."""
 
+import dataclasses
 import json
 
 import jax
@@ -148,24 +149,70 @@ def test_a_model_that_takes_what_the_data_have_not_is_refused_when_it_is_built(t
         build({**TINY, "model": {**TINY["model"], **taken}, "data": data})
 
 
-@pytest.mark.parametrize("objective", [{"level": "token"}, {"known": 0.5}], ids=str)
-def test_a_unet_has_no_noise_level_a_pixel(objective):
-    sizes = {"width": 8, "multipliers": (1, 2), "depth": 1, "head_size": 8, "norm_groups": 4}
-    model = {"name": "unet", **sizes}
-    data = {"name": "told"}
-    experiment = build(config(**objective) | {"model": model, "data": data})
-    batch = {k: jax.ShapeDtypeStruct(*v) for k, v in experiment.batches().shapes().items()}
+UNET = {
+    "name": "unet",
+    "width": 8,
+    "multipliers": (1,),
+    "depth": 1,
+    "head_size": 8,
+    "norm_groups": 4,
+}
+
+
+def test_a_unet_learns_from_pixels_of_which_half_are_clean():
+    """Their loss does not count, and what they are changes that of the others."""
+    experiment = build({**config(known="data", condition_dropout=0.0), "model": UNET})
+    batch = next(experiment.batches())
+    batch = {k: jnp.asarray(batch[k]) for k in {"x", "id", "label", "known"} & batch.keys()}
     parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
-    params = jax.eval_shape(experiment.init, rng.root(0))
-    with pytest.raises(UserError, match=r"'sample' or 'frame' and without objective\.known"):
-        jax.eval_shape(objective_of(*parts), params, batch, rng.root(1))
+    params = moved(experiment)
+    value = quick(jax.value_and_grad(objective_of(*parts), has_aux=True))
+    (loss, _), grads = value(params, batch, rng.root(1))
+    assert jnp.isfinite(loss)
+    assert all(jnp.isfinite(g).all() and g.any() for g in jax.tree.leaves(grads))
+    for change in (
+        {"x": jnp.where(batch["known"][..., None], 255 - batch["x"], batch["x"])},
+        {"known": ~batch["known"]},
+    ):
+        assert abs(value(params, batch | change, rng.root(1))[0][0] - loss) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("level", "model"),
+    [
+        ("frame", TINY["model"]),
+        ("token", UNET),
+        pytest.param("frame", {**UNET, "temporal": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_frames_and_pixels_are_given_clean(level, model):
+    """A mask that cuts a frame is refused where a frame has one noise level."""
+    data = {"name": "noise", "shape": (2, 4, 4, 1), "num_classes": 3}
+    objective = {"name": "denoise", "level": level}
+    experiment = build({**TINY, "data": data, "model": model, "objective": objective})
+    recipe = Recipe(labels=(0, 1), solver="euler", steps=2, known="clean")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 2, 4, 4, 1), np.uint8)
+    mask = np.zeros(pixels.shape, bool)
+    mask[:, 0] = True
+    if level == "token":
+        mask[:, 1, :, 2:] = True
+    params, outputs = moved(experiment), []
+    for known in ("clean", "noised"):
+        sampler = Sampler(experiment, dataclasses.replace(recipe, known=known))
+        outputs.append(sampler(params, start=pixels, mask=mask).samples)
+        np.testing.assert_array_equal(outputs[-1][mask], pixels[mask])
+    assert (outputs[0] != outputs[1])[~mask].any()
+    if level == "frame":
+        mask[1, 1, 0] = True
+        with pytest.raises(UserError, match="keeps a part of frame 1 of sample 1"):
+            Sampler(experiment, recipe)(params, start=pixels, mask=mask)
 
 
 @pytest.mark.parametrize("name", ["dit", "unet"])
 def test_a_model_that_takes_more_begins_as_the_one_that_takes_less(name, tmp_path):
     """With the parameters of its checkpoint, and with its outputs, whatever the conditions are."""
-    unet = {"width": 8, "multipliers": (1,), "depth": 1, "head_size": 8, "norm_groups": 4}
-    model = {**TINY["model"], "positions": "sincos"} if name == "dit" else {"name": name, **unet}
+    model = {**TINY["model"], "positions": "sincos"} if name == "dit" else UNET
     less = save(tmp_path / "run", {"name": "told"}, model=model)
     more = {k: v for k, v in TAKES.items() if k != "context_dim"}
     params = jax.eval_shape(less.init, rng.root(0))
@@ -281,7 +328,7 @@ def test_samples_are_judged_with_the_conditions_of_held_out_data(tmp_path, monke
 def test_clean_tokens_are_for_models_that_were_trained_with_them():
     experiment = build(config())
     recipe = Recipe(labels=(0,), solver="euler", steps=2, known="clean")
-    with pytest.raises(UserError, match="never trained with clean tokens"):
+    with pytest.raises(UserError, match="never trained with clean tokens or frames"):
         Sampler(experiment, recipe)
     sampler = Sampler(build(config(level="token")), recipe)
     with pytest.raises(UserError, match="no mask"):

@@ -42,13 +42,13 @@ class Stopwatch:
     def program(self, make: Callable) -> Callable:
         """``make``, the loop's ``program``, whose steps are counted and timed."""
 
-        def made(*args: Any, **kwargs: Any) -> Any:
+        def watched(*args: Any, **kwargs: Any) -> Any:
             self.mark("config and data")
             run = make(*args, **kwargs)
             self.mark("program")
             return dataclasses.replace(run, train_step=self._watched(run.train_step))
 
-        return made
+        return watched
 
     def _watched(self, train_step: Callable) -> Callable:
         def step(state: Any, batch: Any, key: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures from files of many kinds, as uint8 grey or RGB; and never silently wrong.
+"""Pictures from files of many kinds, as uint8 grey or RGB, never silently wrong.
 
 - 16-bit grey values are scaled to 8 bits. 32-bit integers and floating point numbers do not say what is
   white, so they are refused.

@@ -1,7 +1,7 @@
 """Resize and centre crop of images of any size to a given one, as ADM prepares ImageNet.
 
-Halve with a box filter while both sides are at least twice what is asked for, scale with a bicubic
-filter until one of them is met and the other covered, cut out the middle (Dhariwal & Nichol 2021).
+An image is halved with a box filter while both its sides are at least twice the target's, scaled with a
+bicubic filter until it just covers the target, and cropped at its centre (Dhariwal & Nichol 2021).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LONG = 16  # aspect ratio beyond which only the middle is scaled
 def fill(image: Image, height: int, width: int) -> UInt8[np.ndarray, "h w c"]:
     """The middle ``height x width`` of a Pillow image, scaled so that it just covers these.
 
-    A picture of 20,000 x 1 pixels would grow to gigabytes. So of one that is ``LONG`` only what is left
-    of it is computed; the same but for rounding between the two passes of the filter.
+    A picture of 20,000 x 1 pixels would grow to gigabytes. So of one that is ``LONG``, only the part
+    that is not cropped away is computed; it differs by the rounding between the filter's two passes.
     """
     from PIL.Image import Resampling
 

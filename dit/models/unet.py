@@ -4,7 +4,8 @@ Residual blocks with group norm work at several resolutions, first going down an
 output on the way down is also an input on the way up (Ronneberger et al. 2015). There is attention at
 chosen levels and in the middle, as in DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). For clips,
 attention inside each frame is followed by attention along time (Ho et al. 2022). Inputs and outputs have
-the shapes of ``models/dit.py``, with a time for each sample or frame.
+the shapes of ``models/dit.py``. There is one time a sample, a frame or a pixel. Times of pixels modulate
+each pixel by its own embedding, and at coarser levels by the mean embedding of the pixels it stands for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dit import config
 from dit.models import attention as attention_module
 from dit.models import condition as condition_module
 from dit.models import unet_sizes
-from dit.models.activations import constrain, shards
+from dit.models.activations import constrain
 from dit.models.dit import DTYPES, GUIDANCE_SCALE
 from dit.models.embeddings import (
     ContextEmbedding,
@@ -39,6 +40,7 @@ from dit.models.unet_blocks import (
     Layer,
     LayerModule,
     Style,
+    halve,
     layer_macs,
 )
 from dit.types import Cond, Count, Tiny, UserError, Whole
@@ -67,6 +69,11 @@ class UNet(Network):
         """The type in which convolutions and products are computed."""
         return self.style.dtype
 
+    @property
+    def halvings(self) -> int:
+        """How often height and width are halved."""
+        return max(layer.level for layer in self.layers)
+
     def setup(self):
         channels, dtype = EMBEDDING * self.width, str(wide(self.dtype))
         waves = {"frequencies": self.width}
@@ -89,6 +96,9 @@ class UNet(Network):
         """Raises UserError for shapes that do not fit and for conditions missing or not expected."""
         self.check(x, t, cond)
         vector, context, mask = self.embed_condition(t, cond)
+        vectors = [vector]  # of each level
+        for _ in range(self.halvings if t.ndim == 4 else 0):
+            vectors.append(halve(vectors[-1]))
         h = Conv(self.width, ("patch", "embed"), self.dtype, name="embed")(x)
         if cond.concat is not None:
             axes, silent = ("patch", "embed"), {"kernel_init": zeros, "bias": False}
@@ -100,6 +110,7 @@ class UNet(Network):
         for layer in self.layers:
             if layer.skip:
                 h = jnp.concatenate([h, kept.pop()], axis=-1)
+            vector = vectors[layer.level_out if len(vectors) > 1 else 0]
             h = module(layer, self.style, name=layer.name)(h, vector, context, mask)
             if layer.keep:
                 kept.append(h)
@@ -110,34 +121,32 @@ class UNet(Network):
     def check(self, x: Array, t: Array, cond: Cond) -> None:
         """Raise UserError for inputs that this network does not take."""
         condition_module.check_data(self, x)
-        halvings = max(layer.level for layer in self.layers)
+        halvings = self.halvings
         if any(side % 2**halvings for side in x.shape[2:4]):
             raise UserError(
                 f"got frames of {x.shape[2]}x{x.shape[3]}; a U-Net of {halvings + 1} levels halves them "
                 f"{halvings} times: give sides that {2**halvings} divides, or fewer multipliers"
             )
-        if t.shape not in ((x.shape[0],), x.shape[:2]):
+        if t.shape not in (x.shape[:1], x.shape[:2], x.shape[:4]):
             raise UserError(
                 f"got t of shape {t.shape} for x of shape {x.shape}; expected ({x.shape[0]},), or "
-                f"{x.shape[:2]} for one noise level a frame: a U-Net has none a pixel, so train it with "
-                "objective.level 'sample' or 'frame' and without objective.known"
-            )
-        if shards("act_length") > 1:
-            raise UserError(
-                "a mesh with context > 1 splits the tokens of a transformer; a U-Net has frames: "
-                "use data, fsdp and tensor"
+                f"{x.shape[:2]} for one noise level a frame, or {x.shape[:4]} for one a pixel"
             )
         condition_module.check(self, t, vars(cond), (*x.shape[:4], self.concat_channels))
 
     def embed_condition(self, t: Array, cond: Cond):
-        """The vector of times, label and pooled, ``b k e``, and the context with its mask, or None."""
+        """The vector of times, label and pooled, and the context with its mask, or None.
+
+        The vector is ``b f h w e``, with axes of size 1 where it is the same all along them.
+        """
         vector = condition_module.embed_time(self, t.reshape(t.shape[0], -1), cond)
         if cond.label is not None:
             vector = vector + self.label(cond.label[:, None], cond.drop)
         context, mask = None, None
         if cond.context is not None:
             context, mask = self.context(cond.context, cond.context_mask, cond.drop)
-        return constrain(vector, "act_batch", None, "act_embed"), context, mask
+        vector = vector.reshape(*t.shape, *[1] * (4 - t.ndim), vector.shape[-1])
+        return constrain(vector, *PIXELS), context, mask
 
     def example(self, shape: Shape) -> tuple[Array, Array, Cond]:
         """Zeros, with what the network is conditioned on; the context is one token long."""
@@ -163,7 +172,8 @@ class UNet(Network):
             context = (context_len, channels)
             macs["context"] = context_len * self.context_dim * channels
         for layer in self.layers:
-            parts = layer_macs(layer, self.style, shape[:3], rows, channels, context)
+            vectors = rows >> 2 * layer.level_out if level == "token" else rows
+            parts = layer_macs(layer, self.style, shape[:3], vectors, channels, context)
             for part, count in parts.items():
                 macs[f"layers/{part}"] = macs.get(f"layers/{part}", 0) + count
         return macs

@@ -1,7 +1,8 @@
 """The layers of a U-Net: convolutions, group norm, residual blocks, attention in space and time.
 
 Every layer takes ``b f h w c`` and treats each frame as an image; only attention along time looks at
-several frames. Norms and activations run in float32, convolutions in the compute ``dtype``.
+several frames. Norms and activations run in float32, convolutions in the compute ``dtype``. On a mesh
+with ``context`` only attention is split over that axis; its devices repeat the convolutions.
 """
 
 from __future__ import annotations
@@ -160,7 +161,8 @@ class ResidualBlock(nn.Module):
 
     The condition enters at the second norm: adaptive group norm, ``norm(h) (1 + scale) + shift``
     (Dhariwal & Nichol 2021, section 3), or without ``scale_shift`` ``norm(h + shift)`` (Ho et al.
-    2020, appendix B). A block that resamples does so after the first activation, and to ``x``.
+    2020, appendix B). The condition's ``vector`` has the block's output's frames, height and width, or
+    1 in their place. A block that resamples does so after the first activation, and to ``x``.
     """
 
     layer: Layer
@@ -168,7 +170,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b f h w c"], vector: Float[Array, "b k e"]
+        self, x: Float[Array, "b f h w c"], vector: Float[Array, "b _ _ _ e"]
     ) -> Float[Array, "b f h2 w2 d"]:
         style, features = self.style, self.layer.outputs
         resample = {"": lambda x: x, "down": halve, "up": double}[self.layer.resample]
@@ -182,7 +184,7 @@ class ResidualBlock(nn.Module):
             style.dtype,
             name="modulation",
         )(nn.silu(vector))
-        parts = parts.astype(wide(style.dtype))[:, :, None, None]  # b k 1 1 parts d
+        parts = parts.astype(wide(style.dtype))  # b f h w parts d, or 1 in place of f, h and w
         norm = GroupNorm(style.groups, style.eps, name="norm_out")
         if style.scale_shift:
             h = norm(h) * (1 + parts[..., 0, :]) + parts[..., 1, :]
@@ -258,7 +260,7 @@ class LayerModule(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b f h w c"],
-        vector: Float[Array, "b k e"],
+        vector: Float[Array, "b _ _ _ e"],
         context: Float[Array, "b m e"] | None,
         mask: Bool[Array, "b m"] | None,
     ) -> Float[Array, "b f h2 w2 d"]:
@@ -289,7 +291,7 @@ def layer_macs(
     """Multiply-adds of one layer by part.
 
     ``frame``: frames, height and width of the data. The condition's vector has ``rows`` rows of
-    ``vector`` channels. ``context``: the number of its tokens and of their channels.
+    ``vector`` channels at this layer. ``context``: the number of its tokens and of their channels.
     """
     f, h, w = frame[0], *(side >> layer.level_out for side in frame[1:])
     n, c, d = f * h * w, layer.inputs, layer.outputs

@@ -180,12 +180,6 @@ def chosen(
     return out
 
 
-def complete(found: report.Report, args: argparse.Namespace) -> dict[str, Any]:
-    """A report as JSON, with hours and cost for a train step."""
-    row = found.as_json()
-    return row | (cost.cost(row, args.price, args.images) if found.within else {})
-
-
 def show(
     found: report.Report,
     row: dict[str, Any],
@@ -220,24 +214,20 @@ def max_batch(config: ConfigDict, where: topology.Topology, args: argparse.Names
     def compiled(batch: int) -> dict[str, Any]:
         experiment = buckets.largest(chosen(config, args.mesh, batch, args.remat))
         reports[batch] = programs.train_step(experiment, where)
-        row = complete(reports[batch], args)
+        row = reports[batch].as_json()
         say(args, f"batch {batch}: {report.one_line(row)}")
         return row
 
     best, worst, tried = search.largest_batch(compiled, config.batch_size, unit)
-    final = best or worst
-    batch = final["images"]
+    batch = (best or worst)["images"]
+    settled = chosen(config, args.mesh, batch, args.remat)
+    final = buckets.averaged(settled, where, reports[batch])
+    final |= cost.cost(final, args.price, args.images)
     if not args.json:
         if best is not None:
             more = f"; {worst['images']} does not" if worst else ""
             print(f"the largest batch that fits is {batch}{more} ({tried} compiled)\n")
-        show(
-            reports[batch],
-            final,
-            ConfigDict(chosen(config, args.mesh, batch, args.remat)),
-            where,
-            args,
-        )
+        show(reports[batch], final, ConfigDict(settled), where, args)
     write(args, [final])
     return 0 if best else DOES_NOT_FIT
 
@@ -263,10 +253,8 @@ def sweep(config: ConfigDict, where: topology.Topology, args: argparse.Namespace
 
     def compiled(choice: Choice) -> dict[str, Any]:
         name = f"--mesh={advice.mesh_text(choice)} --remat={choice.remat} --batch={choice.batch}"
-        return {
-            "name": name,
-            **programs.train_step(buckets.largest(settings(choice)), where).as_json(),
-        }
+        first = programs.train_step(buckets.largest(settings(choice)), where)
+        return {"name": name, **buckets.averaged(settings(choice), where, first)}
 
     def told(choice: Choice, found: dict[str, Any] | UserError) -> None:
         text = str(found) if isinstance(found, UserError) else report.one_line(found)

@@ -18,15 +18,20 @@ from dit.preflight import programs
 from dit.preflight.report import Report
 
 
-def train_steps(experiment: Experiment, where: Topology) -> list[Report]:
-    """The report on the step of each shape, the largest first."""
+def train_steps(
+    experiment: Experiment, where: Topology, first: Report | None = None
+) -> list[Report]:
+    """The report on the step of each shape, the largest first.
+
+    That is ``first``, if it has been compiled already.
+    """
     if len(experiment.shapes) == 1:
-        return [programs.train_step(experiment, where)]
+        return [first or programs.train_step(experiment, where)]
     reports = []
     for i in sorted(experiment.used, key=lambda i: -math.prod(experiment.shapes[i])):
         frames, height, width, _ = experiment.source.shapes[i]
         what = f"train step of {frames}x{height}x{width}, {experiment.shares[i]:.1%} of all"
-        found = programs.train_step(experiment.bucket(i), where)
+        found = first if first and not reports else programs.train_step(experiment.bucket(i), where)
         reports.append(dataclasses.replace(found, what=what, share=experiment.shares[i]))
     return reports
 
@@ -37,6 +42,18 @@ def mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if None in times:
         return {**rows[0], "step_seconds": None}
     return {**rows[0], "step_seconds": sum(row["share"] * row["step_seconds"] for row in rows)}
+
+
+def averaged(
+    config: ConfigDict | Mapping[str, Any], where: Topology, first: Report
+) -> dict[str, Any]:
+    """``first``, on the step of the largest examples, as JSON with the mean time of the steps of all.
+
+    The others are compiled for it only if ``first`` fits.
+    """
+    if not first.fits:
+        return first.as_json()
+    return mean([found.as_json() for found in train_steps(build(config), where, first)])
 
 
 def largest(config: ConfigDict | Mapping[str, Any]) -> Experiment:

@@ -42,16 +42,17 @@ def first_step(steps: int, strength: float) -> int:
 
 
 def reveal(
-    grid: Grid, x_t: Float[Array, "b f h w c"], known: Video, mask: Bool[Array, "b f h w"]
-) -> tuple[Float[Array, "nodes b f h w"], Video]:
+    grid: Grid, x_t: Float[Array, "b f h w c"], known: Video, mask: Bool[Array, "b f ..."]
+) -> tuple[Float[Array, "nodes b f ..."], Video]:
     """A grid and samples in which ``known`` is clean, at t = 0 from the start, where ``mask`` is true.
 
-    For a model that was trained with clean tokens beside noisy ones; ``mask`` is constant within its
-    patches (``whole_patches``). Give both to ``sample``, and the grid to the guidance rule too. What is
-    known comes back bit for bit.
+    For a model that was trained with clean frames (a ``mask`` of ``b f``) or tokens (``b f h w``,
+    constant within their patches, as ``whole_patches`` makes it) beside noisy ones. Give both to
+    ``sample``, and the grid to the guidance rule too. What is known comes back bit for bit.
     """
     times = grid.reshape(grid.shape + (1,) * (mask.ndim + 1 - grid.ndim))
-    x_t = jnp.where(mask[..., None], known.astype(x_t.dtype), x_t)
+    each = mask.reshape(mask.shape + (1,) * (x_t.ndim - mask.ndim))
+    x_t = jnp.where(each, known.astype(x_t.dtype), x_t)
     return jnp.where(mask[None], 0, times), x_t
 
 

@@ -38,9 +38,11 @@ def arguments() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str):
-        made = commands.add_parser(name, help=text)
-        made.add_argument("--dir", required=True, help="where plan, registry and runs are kept")
-        return made.add_argument
+        subparser = commands.add_parser(name, help=text)
+        subparser.add_argument(
+            "--dir", required=True, help="where plan, registry and runs are kept"
+        )
+        return subparser.add_argument
 
     add = command("plan", "from a budget to runs")
     add("--config", required=True, help="a Python file with get_config()")
@@ -201,7 +203,7 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
     else:
         raise UserError("give the speed: --chip, or a measured --flops-per-second")
     total = machine.budget(args.device_hours) if args.device_hours else args.total
-    made_plan = plan.plan(
+    result = plan.plan(
         sizes,
         machine,
         total=total,
@@ -218,12 +220,12 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         most_epochs=args.most_epochs,
     )
     check_weights(args.weights, experiment)
-    run.check_schedules(made_plan, plain(config))
+    run.check_schedules(result, plain(config))
     examples = min(args.examples, len(experiment.source.held_out))
     evaluation = {"examples": examples, "draws": max(args.draws, examples), "seed": 0}
     options = {"evaluation": evaluation, "weights": args.weights}
-    plan_file.save_plan(root / "plan.json", made_plan, plain(config), options)
-    return made_plan
+    plan_file.save_plan(root / "plan.json", result, plain(config), options)
+    return result
 
 
 def keep_compiled(root: pathlib.Path) -> None:

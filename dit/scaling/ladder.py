@@ -122,8 +122,8 @@ def ladder(
 def _costs(depth, width, heads, shape, context_len, level, network, model) -> Costs:
     takes = config.keywords(config.builder("models", network))
     given = {"depth": depth, "width": width} | ({"heads": heads} if "heads" in takes else {})
-    made = config.resolve("models", network, **given, **dict(model))
-    return costs(made, shape, context_len, level)
+    built = config.resolve("models", network, **given, **dict(model))
+    return costs(built, shape, context_len, level)
 
 
 def _polynomials(by, head_dim, *options) -> tuple[np.poly1d, np.poly1d]:

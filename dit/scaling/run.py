@@ -183,20 +183,20 @@ class Kept:
     """Compiled programs of the latest runs, by the part of the config that each depends on."""
 
     def __init__(self, limit: int = 32):
-        self._limit, self._made = limit, {}
+        self._limit, self._found = limit, {}
 
     def values(self) -> tuple[Any, ...]:
         """All kept values, the latest last."""
-        return tuple(self._made.values())
+        return tuple(self._found.values())
 
     def get(self, what: str, experiment: Any, free: Sequence[str], make: Callable[[], Any]) -> Any:
-        """What ``make`` made for this config, or for one that differs from it in ``free`` only."""
+        """What ``make`` returned for this config, or for one that differs from it in ``free`` only."""
         config = {k: v for k, v in plain(experiment.config).items() if k not in free}
         key = configs.fingerprint({"what": what, "data": experiment.source.fingerprint, **config})
-        found = self._made.pop(key) if key in self._made else make()
-        self._made[key] = found  # the latest comes last
-        while len(self._made) > self._limit:
-            self._made.pop(next(iter(self._made)))
+        found = self._found.pop(key) if key in self._found else make()
+        self._found[key] = found  # the latest comes last
+        while len(self._found) > self._limit:
+            self._found.pop(next(iter(self._found)))
         return found
 
 

@@ -39,8 +39,8 @@ class Trained:
 class Trainer:
     """``trainer(batches, lr=..., seed=...) -> Trained`` for one model and objective.
 
-    ``made``: the experiment; its ``steps`` are used, its ``seed`` and ``optimizer.lr`` are not. The
-    first call compiles.
+    The experiment's ``steps`` are used, its ``seed`` and ``optimizer.lr`` are not. The first call
+    compiles.
     """
 
     def __init__(self, experiment: Any):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 import dit
@@ -149,13 +150,16 @@ def train(
         fed.fill()
         ahead_of_time.wait(fed.bucket)
         rate = Rate(batch_size, flops_per_example, run.mesh)
+        by_shape = LossByShape(feed.bucket_shapes(batches))
 
         while step < steps and not (stopped := highest(stop.number)):
             if len(ahead_of_time) > 1:
                 with rate.paused():
                     ahead_of_time.wait(fed.bucket)
+            bucket = fed.bucket
             state, metrics = run.train_step(state, fed.take(), key)
             fed.fill()
+            by_shape.note(bucket, metrics["loss"])
             step += 1
             rate.count()
             bar.advance()
@@ -174,7 +178,7 @@ def train(
                 bar.say(_skipped(step, row["skipped"] - skipped, row["skipped"]))
             skipped = row["skipped"]
             if log_now:
-                row = {**row, **learning.row, **rate.measure()}
+                row = {**row, **by_shape.means(), **learning.row, **rate.measure()}
                 learning.note(row)
                 if metrics_log is not None:
                     metrics_log.write(row)
@@ -209,6 +213,29 @@ def _look(run: Program, state: TrainState, saved: int | None, workdir: storage.P
     if meter.bad:
         raise DivergedError(_diverged(step + 1, int(meter.skipped), saved, workdir))
     return {"step": step, **means(meter), **row, "skipped": int(meter.skipped)}
+
+
+class LossByShape:
+    """``loss/1x16x24``: the mean loss of the batches of each shape between two rows of the log.
+
+    Nothing where all examples have one shape. The losses stay on the device until a row is written. They
+    are not saved: in the first row after a resume, they are those of the steps since.
+    """
+
+    def __init__(self, shapes: dict[int, feed.Shapes]):
+        self._names = {i: "x".join(map(str, s["x"].shape[1:4])) for i, s in shapes.items()}
+        self._losses: dict[str, list[jax.Array]] = {}
+
+    def note(self, bucket: int, loss: jax.Array) -> None:
+        """The loss of a step on a batch of this bucket, still under way."""
+        if len(self._names) > 1:
+            self._losses.setdefault(f"loss/{self._names[bucket]}", []).append(loss)
+
+    def means(self) -> dict[str, float]:
+        """The means since the last call, without batches whose loss is not finite (skipped)."""
+        losses, self._losses = jax.device_get(self._losses), {}
+        finite = {name: [x for x in row if np.isfinite(x)] for name, row in losses.items()}
+        return {name: float(np.mean(row)) for name, row in sorted(finite.items()) if row}
 
 
 class Rate:

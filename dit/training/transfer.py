@@ -161,7 +161,7 @@ def scale_init(transfer: Transfer, axes: Any, params: Params) -> Params:
 def scale_rates(transfer: Transfer, axes: Any, powers: Any = 1.0) -> optax.GradientTransformation:
     """Multiply updates by ``rate_multipliers``, between an optimizer's direction and its decay.
 
-    Weight decay so remains the rate times the decay at every width.
+    So weight decay remains the rate times the decay at every width.
     """
 
     def update(updates, state, params=None):

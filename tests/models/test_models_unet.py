@@ -1,5 +1,6 @@
 """The U-Net: what frames, time and conditions do to it, what it costs, and what it refuses."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,7 @@ from models_cases import abstract, params_of, quick
 
 from dit import config, models
 from dit.models import unet_blocks, unet_sizes
-from dit.parallel.mesh import batch_sharding, make_mesh
+from dit.parallel.mesh import PRESETS, batch_sharding, make_mesh
 from dit.parallel.rules import in_force, shardings
 from dit.scaling.costs import costs
 from dit.scaling.jaxpr_flops import count_flops
@@ -117,6 +118,41 @@ def test_attention_along_time_joins_frames_and_leaves_an_image_alone():
     close(run(CLIP)(params, *image), run(IMAGE)(image_params(params), *image))
 
 
+def test_levels_agree_where_they_coincide():
+    """Times a frame and a pixel that are the same, in value and gradient; other ones are not."""
+    params, (x, t, cond) = params_of(SMALL, SHAPE), clips()
+    cond = cond.replace(concat=None)
+
+    @quick
+    def value(params, x, t):
+        out, pull = jax.vjp(lambda *a: models.apply_fn(SMALL)(*a, cond), params, x, t)
+        grads = pull(jnp.sin(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
+        return out, grads[:2], grads[2].reshape(*SHAPE[:1], -1).sum(1) if t.ndim == 4 else grads[2]
+
+    each = jnp.broadcast_to(t[:, :, None, None], x.shape[:4])
+    by_frame, by_pixel = value(params, x, t), value(params, x, each)
+    close(by_pixel[0], by_frame[0])
+    equal_trees(by_pixel[1], by_frame[1], 1e-4)
+    other = value(params, x, each.at[:, :, :2].add(0.3))
+    assert different(other[0], by_frame[0])
+
+
+def test_a_pixel_is_modulated_by_its_own_vector():
+    """Two halves of a frame: away from their border, what each is where all of the frame is as it."""
+    x = clips()[0][:, :1]
+    vector = jnp.asarray(np.random.default_rng(3).standard_normal((2, 1, 1, 2, 5)), jnp.float32)
+    block = unet_blocks.ResidualBlock(
+        unet_blocks.Layer("", 0, 2, 4), dataclasses.replace(SMALL.style, groups=2)
+    )
+    params = block.init(jax.random.key(0), x, vector[..., :1, :])
+    params = jax.tree.map(lambda p: p + 0.3 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
+    halves = block.apply(params, x, jnp.repeat(jnp.repeat(vector, 4, axis=3), 4, axis=2))
+    for side, columns in ((0, slice(0, 3)), (1, slice(5, 8))):
+        whole = block.apply(params, x, vector[..., side : side + 1, :])
+        close(halves[..., columns, :], whole[..., columns, :])
+        assert different(halves[..., 3:5, :], whole[..., 3:5, :])
+
+
 def test_at_first_nothing_is_added_along_time_and_the_output_is_zero():
     fresh = models.init(CLIP, jax.random.key(0), SHAPE)
     of_image = models.init(CLIP, jax.random.key(0), (1, *SHAPE[1:]))
@@ -181,9 +217,16 @@ def test_gradients_are_finite_reach_every_parameter_and_survive_remat(gradient):
     equal_trees(again, grads, 1e-4)
 
 
+MESHES = [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "context": 4}]
+MESHES += [{"preset": name} for name in PRESETS]
+
+
 @pytest.mark.parametrize(
     "sizes",
-    [{"data": 2, "fsdp": 2, "tensor": 2}, pytest.param({"preset": "hsdp"}, marks=pytest.mark.slow)],
+    [
+        {"fsdp": 2, "context": 2, "tensor": 2},  # a ring of two devices for three frames
+        *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in MESHES),
+    ],
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore:.*does not divide")
@@ -204,21 +247,12 @@ def test_a_mesh_gives_the_numbers_of_one_device(gradient, sizes):
     equal_trees(grads, want_grads, 1e-4)
 
 
-def test_a_mesh_that_splits_tokens_is_refused():
-    params, (x, t, cond) = params_of(SMALL, SHAPE), clips()
-    with (
-        in_force(make_mesh({"fsdp": 2, "context": 4}, jax.devices()[:8])),
-        pytest.raises(UserError, match="use data, fsdp and tensor"),
-    ):
-        jax.eval_shape(models.apply_fn(SMALL), params, x, t, cond.replace(concat=None))
-
-
 @pytest.mark.parametrize(
     ("f", "level", "options"),
     [
         (4, "frame", {"temporal": True, "context_dim": 7, "concat_channels": 3}),
         (4, "sample", {"temporal": (0,), "resblock_updown": False, "scale_shift": False}),
-        (1, "sample", {"multipliers": (1, 2, 2), "attention_levels": (), "learn_sigma": True}),
+        (1, "token", {"multipliers": (1, 2, 2), "attention_levels": (), "learn_sigma": True}),
         (4, "frame", {"pooled_dim": 6, "second_time": True, "guidance_input": True}),
     ],
     ids=str,
@@ -227,8 +261,8 @@ def test_macs_equal_those_of_the_program(f, level, options):
     model = tiny(num_classes=5, attention="xla", **options)
     shape, context = (f, 4, 8, 2), 3 if model.context_dim else 0
     x, t, cond = model.example(shape)
-    if level == "frame":
-        t = jnp.zeros((1, f))
+    if level != "sample":
+        t = jnp.zeros({"frame": (1, f), "token": (1, *shape[:3])}[level])
         cond = cond.replace(r=t if model.second_time else None)
     if context:
         cond = cond.replace(context=jnp.zeros((1, context, 7)))
@@ -319,8 +353,8 @@ def test_inputs_that_do_not_fit_are_refused():
     cases = [
         (x[..., :1], t, cond, "expected \\(batch, frames"),
         (x[:, :, :3], t, cond, "2 levels halves them 1 times"),
-        (x, t[:, :2], cond, "one noise level a frame"),
-        (x, t[..., None], cond, "one noise level a frame"),
+        (x, t[:, :2], cond, "for one a pixel"),
+        (x, t[..., None], cond, "for one a pixel"),
         (x, t, cond.replace(label=None), "Cond.label is missing"),
         (x, t, cond.replace(guidance=t[:, 0]), "without guidance_input"),
         (x, t, cond.replace(context=cond.context[..., :3]), "expected \\(2, length, 7"),

@@ -1,6 +1,7 @@
 """The searches of the command line, whole but for the compiler: on a TPU that needs only its table."""
 
 import json
+import math
 import pathlib
 import re
 
@@ -14,7 +15,8 @@ from dit.preflight.report import Report
 
 pytest.importorskip("libtpu")
 
-CONFIG = f"--config={pathlib.Path(__file__).parents[2] / 'configs/digits.py'}"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+CONFIG = f"--config={CONFIGS / 'digits.py'}"
 MIB = 2**20
 
 
@@ -22,12 +24,14 @@ MIB = 2**20
 def compiler(monkeypatch):
     """Instead of a compiler: memory that grows with the images of a device, half of it without remat.
 
-    ``compiler.each``: bytes an image; ``compiler.made``: what was compiled.
+    ``compiler.each``: bytes an image; ``compiler.made``: what was compiled; ``compiler.slowness``: of
+    the step of a shape.
     """
 
     class Fake:
         each = 100 * MIB
         made = ()
+        slowness = staticmethod(lambda shape: 1.0)
 
         def __call__(self, experiment, where):
             config = experiment.config
@@ -36,6 +40,7 @@ def compiler(monkeypatch):
             needed = images * self.each // (1 if experiment.model.remat == "none" else 2) + 5 * MIB
             self.made = (*self.made, (str(mesh), experiment.model.remat, config.batch_size))
             slow = 2.0 if experiment.model.remat == "full" else 1.0
+            slow *= self.slowness(experiment.shape)
             return Report(
                 what="train step", topology=where.name, mesh=mesh, devices=len(where.devices),
                 chips=where.chips, images=config.batch_size, steps=config.steps, tokens=1,
@@ -62,6 +67,21 @@ def test_the_largest_batch_is_found_and_shown(compiler, capsys, tmp_path):
     assert f"the largest batch that fits is {found['images']}" in capsys.readouterr().out
     assert found["cost"] == pytest.approx(found["chip_hours"] * 2)
     assert len(compiler.made) <= 6
+
+
+@pytest.mark.parametrize("search", ["--max-batch", "--sweep"])
+def test_hours_of_several_shapes_are_of_their_mean_step(compiler, capsys, search):
+    """By their shares; all shapes are compiled for what fits, the largest alone for what does not."""
+    compiler.slowness = lambda shape: math.prod(shape)
+    options = [f"--config={CONFIGS / 'mixed.py'}", "--topology=v5e:2x2", "--mesh=fsdp"]
+    assert command.main([*options, "--remat=none", search, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    pixels = {256: 8000, 384: 12000, 1024: 5000, 2048: 3000}
+    mean = sum(size * n for size, n in pixels.items()) / 28000
+    assert row["step_seconds"] == pytest.approx(row["images"] / 100 * mean)
+    assert row["hours"] == pytest.approx(row["steps_to_end"] * row["step_seconds"] / 3600)
+    batches = [batch for *_, batch in compiler.made]
+    assert batches.count(row["images"]) == 5
 
 
 def test_no_batch_fits(compiler, capsys):

@@ -146,6 +146,15 @@ def test_the_network_sees_what_is_known_clean(case, cheap_noise):
     assert len(calls) == int(solution.evaluations)
 
 
+def test_clean_frames_are_tokens_that_are_clean_all_over():
+    mask = jnp.asarray([[True, False]])
+    by_frame = reveal(EVEN, NOISE, 3 + NOISE, jnp.broadcast_to(mask, SHAPE[:2]))
+    each = reveal(EVEN, NOISE, 3 + NOISE, jnp.broadcast_to(mask[..., None, None], SHAPE[:4]))
+    assert by_frame[0].shape == (len(EVEN), *SHAPE[:2])
+    np.testing.assert_array_equal(by_frame[0][..., None, None] + 0 * each[0], each[0])
+    np.testing.assert_array_equal(by_frame[1], each[1])
+
+
 @pytest.mark.parametrize("prediction", config.names("diffusion.predictions"))
 @pytest.mark.parametrize("path", PATHS)
 def test_the_estimate_of_clean_data_is_itself(path, prediction):

@@ -62,16 +62,30 @@ def straight(compiled, tmp_path_factory):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        out = run(tmp_path_factory.mktemp("straight"), compiled=compiled)
+        workdir = tmp_path_factory.mktemp("straight")
+        out = run(workdir, compiled=compiled)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    return *out, [event for event, name in seen if "train_step" in name]
+    return *out, [event for event, name in seen if "train_step" in name], workdir
 
 
 def test_there_are_as_many_programs_as_shapes(straight):
     events = straight[2]
     assert events.count("jaxpr_trace_duration") == len(mixed.SHAPES)
     assert events.count("backend_compile_duration") == len(mixed.SHAPES), events
+
+
+def test_the_log_has_the_loss_of_each_shape(straight):
+    """Weighted by their batches, they are the loss of all."""
+    every = fake.DEFAULTS["log"]["every"]
+    order = [mixed.batches().plan(4 * g).bucket for g in range(STEPS)]
+    names = ["loss/" + "x".join(map(str, mixed.SHAPES[i])) for i in order]
+    assert len(set(names)) == len(mixed.SHAPES)
+    for i, row in enumerate(read_metrics(straight[3])):
+        found = {name: value for name, value in row.items() if name.startswith("loss/")}
+        here = names[i * every : (i + 1) * every]
+        assert set(found) == set(here)
+        assert sum(found[name] for name in here) / every == pytest.approx(row["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("stop", [7, 13])

@@ -63,12 +63,19 @@ def _ids(visible, q: Array, k: Array) -> list[Ids]:
 
 
 def _pad(x: Array, ids: Ids, size: int, hidden: int) -> tuple[Array, Ids]:
-    """Pad to whole blocks on every device; the segment of padding is ``hidden``."""
+    """Pad to whole blocks on every device; the segment of padding is ``hidden``.
+
+    All padding is with zeros, and ``hidden`` is put in afterwards. Where one array is padded twice and
+    then split over devices, XLA takes the first pad's value for both: two equal arrays of ids gave
+    visible padding.
+    """
     n = x.shape[1]
     unit = size * min(BLOCK, -(-n // size))
     extra = -n % unit
-    pads = {"segment": hidden, "frame": 0}
-    ids = {k: jnp.pad(i, ((0, 0), (0, extra)), constant_values=pads[k]) for k, i in ids.items()}
+    ids = {k: jnp.pad(i, ((0, 0), (0, extra))) for k, i in ids.items()}
+    if extra:
+        real = (jnp.arange(n + extra) < n)[None]
+        ids["segment"] = jnp.where(real, ids["segment"], hidden)
     return jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0))), ids
 
 
