@@ -23,8 +23,13 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 @functools.cache
-def built(build, settings):
-    return build(json.loads(settings))
+def once(function, *settings):
+    """``function`` of settings as JSON: configs are the same for every slice."""
+    return function(*map(json.loads, settings))
+
+
+def cached(function):
+    return lambda *settings: once(function, *map(json.dumps, settings))
 
 
 @pytest.fixture
@@ -48,8 +53,8 @@ def compiler(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", libtpu := types.ModuleType("libtpu"))
     monkeypatch.setattr(libtpu, "__spec__", importlib.machinery.ModuleSpec("libtpu", None))
     monkeypatch.setattr(topology.topologies, "get_topology_desc", devices)
-    build = command.build
-    monkeypatch.setattr(command, "build", lambda settings: built(build, json.dumps(settings)))
+    for name in ("build", "load_config"):
+        monkeypatch.setattr(command, name, cached(getattr(command, name)))
     monkeypatch.setattr(programs, "train_step", train_step)
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
 
