@@ -2,8 +2,11 @@
 
 Command:   python -m dit.train --config=configs/imagenet256_dit_xl2_pod.py --workdir=DIR
 Check:     python -m dit.preflight --config=configs/imagenet256_dit_xl2_pod.py --topology=v5e:16x16
+           python -m dit.preflight --config=configs/imagenet256_dit_xl2_pod.py --topology=v6e:16x16
+           python -m dit.preflight --config=configs/imagenet256_dit_xl2_pod.py --topology=v5p:4x4x4 \\
+               --config.batch_size=1024
 Hardware:  v5e:16x16, v6e:16x16, and v5p:4x4x4 with --config.batch_size=1024: it compiles for all three
-           and fits them (README). Not yet run.
+           and fits them (launch/README.md). Not yet run.
 Expected:  the recipe of imagenet256_dit_xl2 at eight times its batch; the rate grows with the square
            root of that. Not yet run.
 """

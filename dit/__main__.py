@@ -25,6 +25,10 @@ COMMANDS = {  # name -> (module, what it is for)
         "dit.preflight.__main__",
         "does a config fit a pod, how fast will it be, what will it cost",
     ),
+    "preflight.predicted": (
+        "dit.preflight.predicted",
+        "what training with the shipped configs should take and cost, as a table",
+    ),
     "scaling": ("dit.scaling.__main__", "plan, run and fit a scaling-law sweep"),
     "benchmark": (
         "dit.benchmark.__main__",

@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "evaluate": COMMAND | {"data", "evaluation"},
     "scaling/__main__": COMMAND | {"training"},
     "preflight/__main__": COMMAND,
+    "preflight/predicted": COMMAND | {"benchmark", "config_file"},  # tables look alike
     "benchmark": COMMAND | {"models", "sections", "training", "scaling"},
     "benchmark/stopwatch": COMMAND | {"training", "train"},  # runs a training command
     "__main__": {"cli", "config"},

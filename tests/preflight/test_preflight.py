@@ -210,3 +210,8 @@ def test_two_slices_reduce_their_gradients_between_them(tmp_path):
     # 8 or 16, as the compiler sees fit: a half or a quarter. Those of embeddings are float32.
     assert 0.2 < total["slices"] / found["memory"]["parameters"] < 0.6
     assert total["other"] < 0.01 * sum(total.values())
+    # A sum over two slices sends each byte once, at 25 Gbit/s a chip.
+    made = [Collective(**{**c, "axes": tuple(c["axes"])}) for c in found["collectives"]]
+    within = sum(collective_seconds(c, TPU) for c in made if c.axes != ("slices",))
+    charged = found["time"]["collectives_async"] + found["time"]["collectives_sync"]
+    np.testing.assert_allclose(charged - within, total["slices"] / (25e9 / 8), rtol=1e-6)

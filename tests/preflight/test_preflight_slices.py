@@ -1,0 +1,113 @@
+"""The whole command on every slice of every chip: answered, or refused in one line."""
+
+import functools
+import importlib.machinery
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import pytest
+
+from dit.parallel import chips, topology
+from dit.parallel.estimate import StepTime
+from dit.preflight import __main__ as command
+from dit.preflight import programs
+from dit.preflight.report import Report
+from dit.types import UserError
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+@functools.cache
+def once(function, *settings):
+    """``function`` of settings as JSON: configs are the same for every slice."""
+    return function(*map(json.loads, settings))
+
+
+def cached(function):
+    return lambda *settings: once(function, *map(json.dumps, settings))
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Instead of libtpu: devices in the right number, and programs that take a second and a GiB."""
+
+    def devices(topology_name, num_slices=1, **_):
+        chip, _, shape = topology_name.partition(":")
+        n = math.prod(map(int, shape.split("x"))) * chips.TPUS[chip].devices * num_slices
+        return types.SimpleNamespace(devices=[jax.devices()[0]] * n)
+
+    def train_step(experiment, where):
+        return Report(
+            what="train step", topology=where.name, mesh={}, devices=len(where.devices),
+            chips=where.chips, images=experiment.config.batch_size, steps=3600, tokens=1,
+            model_flops=10**9, program_flops=10**9, peak_flops=1e12, hbm=where.hbm,
+            remat="none", advice=[], expected_sizes=frozenset(), within={}, fits=True,
+            memory={"needed": 2**30}, time=StepTime(1.0, 0.0, 0.0, 0.0),
+        )  # fmt: skip
+
+    monkeypatch.setitem(sys.modules, "libtpu", libtpu := types.ModuleType("libtpu"))
+    monkeypatch.setattr(libtpu, "__spec__", importlib.machinery.ModuleSpec("libtpu", None))
+    monkeypatch.setattr(topology.topologies, "get_topology_desc", devices)
+    for name in ("build", "load_config"):
+        monkeypatch.setattr(command, name, cached(getattr(command, name)))
+    monkeypatch.setattr(programs, "train_step", train_step)
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
+
+
+@pytest.mark.parametrize("chip", chips.TPUS)
+def test_every_slice_is_answered_with_its_chip_hours(chip, compiler, capsys):
+    for shape in chips.shapes(chip):
+        name, n = f"{chip}:{chips.name_of(shape)}", math.prod(shape)
+        options = [f"--topology={name}", "--price=2", "--config.model.depth=1"]
+        assert command.main([f"--config={CONFIGS / 'digits.py'}", *options]) == 0
+        said = capsys.readouterr().out
+        assert f"on {name}: {n * chips.TPUS[chip].devices} devices" in said
+        assert f"1 h, {n:,} chip-hours, {2 * n:,} at 2 a chip-hour (predicted" in said.replace(
+            f"{n:.3g} ", f"{n} "
+        )
+
+
+@pytest.mark.parametrize("chip", chips.TPUS)
+def test_slices_of_several_are_paid_for_together(chip, compiler, capsys):
+    shape = chips.shapes(chip)[-1]
+    name, n = f"{chip}:{chips.name_of(shape)}", 3 * math.prod(shape)
+    options = [f"--topology={name}", "--slices=3", "--config.model.depth=1"]
+    assert command.main([f"--config={CONFIGS / 'digits.py'}", *options]) == 0
+    assert f"1 h, {n:,} chip-hours (predicted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("chip", chips.TPUS)
+@pytest.mark.parametrize("shape", ["", "0x4", "17x17", "3x3x3", "4x4x4x4", "24x24x32", "a"])
+def test_no_other_slice_is(chip, shape, compiler):
+    with pytest.raises(UserError, match=f"no topology '{chip}:{shape}': {chip} has no slice") as no:
+        command.main([f"--config={CONFIGS / 'digits.py'}", f"--topology={chip}:{shape}"])
+    assert "\n" not in str(no.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
+def test_the_compiler_of_each_chip_answers(name, tmp_path):
+    """In a process of its own: libtpu reads the flags of a chip only once."""
+    pytest.importorskip("libtpu")
+    options = [f"--topology={name}", "--mesh=fsdp", "--batch=32", "--config.model.depth=1"]
+    config = f"--config={CONFIGS / 'imagenet256_dit_s2.py'}"
+    done = subprocess.run(
+        [sys.executable, "-m", "dit.preflight", config, *options, "--price=3", "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (found,) = json.loads(done.stdout)
+    made = chips.TPUS[name.partition(":")[0]]
+    assert (found["chips"], found["devices"]) == (4, 4 * made.devices)
+    assert 0 < found["memory"]["needed"] < found["hbm"] == made.hbm
+    if found["unread"] is None:  # jaxlib cannot read every chip's programs
+        assert 0 < found["utilisation"] < 1
+        assert found["cost"] == pytest.approx(3 * 4 * found["hours"])
+    else:
+        assert name.startswith("tpu7x")
+        assert found["time"] is None
