@@ -14,13 +14,16 @@ On several hosts the same command runs on each of them, as for ``dit.train``; th
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
 
 from dit import cli, media, storage
 from dit.config import parse_spec, resolve
@@ -29,9 +32,7 @@ from dit.parallel import compiler, multihost
 from dit.parallel.mesh import OPTION, batch_shards, make_mesh, parse_mesh, replicated
 from dit.parallel.rules import in_force, shardings
 from dit.text.pretrained.encoder import Encoded, Encoder, join
-from dit.types import Count, UserError
-
-ARRAYS = ("context", "context_mask", "pooled")
+from dit.types import Count, Params, UserError
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -116,55 +117,52 @@ def run(args: argparse.Namespace, texts: Sequence[str]) -> None:
                 file=sys.stderr,
             )
     params = [e.load(shardings(e.abstract(), e.axes(), mesh)) for e in encoders]
-
-    def embed(params, tokens):
-        with in_force(mesh):
-            parts = [e.encode(p, **t) for e, p, t in zip(encoders, params, tokens, strict=True)]
-        beside = [p for e, p in zip(encoders, parts, strict=True) if e.model.beside]
-        return join(beside, [p for e, p in zip(encoders, parts, strict=True) if not e.model.beside])
-
     shards = batch_shards(mesh)
     size = -(-min(args.batch, len(texts)) // shards) * shards
     starts = range(0, len(texts), size)
     rows = [np.minimum(np.arange(i, i + size), len(texts) - 1) for i in starts]  # the last repeats
-    first = [placed({k: v[rows[0]] for k, v in t.items()}, mesh) for t in tokens]
+
+    def batch(r):
+        return [placed({k: v[r] for k, v in t.items()}, mesh) for t in tokens]
+
     step = jax.jit(
-        embed,
+        functools.partial(embed, encoders, mesh),
         out_shardings=replicated(mesh),
         compiler_options=compiler.options(mesh.devices.flat[0].platform),
     )
-    compiled = step.lower(params, first).compile()
+    step = step.lower(params, batch(rows[0])).compile()
     since = time.perf_counter()
-    batches = [
-        jax.device_get(
-            compiled(params, [placed({k: v[r] for k, v in t.items()}, mesh) for t in tokens])
-        )
-        for r in rows
-    ]
+    parts = [jax.device_get(step(params, batch(r))) for r in rows]
     seconds = time.perf_counter() - since
-    arrays = gather(batches, len(texts))
+    arrays = {k: np.concatenate([part[k] for part in parts])[: len(texts)] for k in parts[0]}
+    check(arrays)
     if multihost.is_main():
         media.save_arrays(args.out, arrays)
     shown = ", ".join(f"{name} {'x'.join(map(str, x.shape))}" for name, x in arrays.items())
     multihost.say(f"{len(texts)} texts in {seconds:.2f} s after compilation: {shown} in {args.out}")
 
 
-def gather(batches: Sequence[Encoded], count: int) -> dict[str, np.ndarray]:
-    """The arrays that there are, of ``count`` texts; UserError for numbers that are not finite."""
-    arrays = {}
-    for name in ARRAYS:
-        parts = [getattr(batch, name) for batch in batches]
-        if parts[0] is None:
-            continue
-        arrays[name] = np.concatenate(parts)[:count]
-        if not np.isfinite(arrays[name]).all():
-            raise UserError(
-                f"the {name} holds values that are not finite: the weights are damaged, or the states "
-                "too large for --dtype=bfloat16"
-            )
+def embed(
+    encoders: Sequence[Encoder], mesh: Mesh, params: Params, tokens: Sequence[dict[str, Array]]
+) -> dict[str, Array]:
+    """What the encoders together make of one batch of texts; to be jitted."""
+    with in_force(mesh):
+        encoded = [e.encode(p, **t) for e, p, t in zip(encoders, params, tokens, strict=True)]
+    groups: dict[bool, list[Encoded]] = {True: [], False: []}
+    for encoder, part in zip(encoders, encoded, strict=True):
+        groups[encoder.model.beside].append(part)
+    return {k: x for k, x in vars(join(groups[True], groups[False])).items() if x is not None}
+
+
+def check(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise UserError for no arrays at all, and for numbers that are not finite."""
     if not arrays:
-        raise UserError("no encoder gives anything: a T5 has no pooled vector; leave use= out")
-    return arrays
+        raise UserError(
+            "the encoders give nothing: a T5 has no pooled vector, leave use=pooled out"
+        )
+    for name, x in arrays.items():
+        if not np.isfinite(x).all():
+            raise UserError(f"the {name} has values that are not finite: are the weights damaged?")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,9 @@ def _value(state: Mapping[str, np.ndarray], entry: Entry, shape: tuple[int, ...]
         if any(not np.array_equal(parts[0], part) for part in parts[1:]):
             raise UserError(f"{entry.names[0]} and its copies differ; this model has only one")
         parts = parts[:1]
+    odd = [name for name, x in zip(entry.names, parts, strict=False) if x.shape != parts[0].shape]
+    if odd:
+        raise UserError(f"{odd[0]} is not shaped like {entry.names[0]}: it does not fit the model")
     value = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if entry.kind == "linear":
         value = value.T

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from dit.config import call
@@ -23,7 +24,7 @@ from dit.models.multihead import SelfAttention
 from dit.text.pretrained import weights
 from dit.text.pretrained.encoder import Encoder, Options, Pretrained
 from dit.text.pretrained.layers import Mlp, Table, check_activation, choose
-from dit.types import Count, Tiny, Whole
+from dit.types import Count, Tiny, UserError, Whole
 
 OLD_END = 2  # what configs of before 2023 say that the end token is: it is the highest there
 ELSEWHERE = ("vision_model.", "visual_projection.", "logit_scale")  # of a whole CLIP
@@ -138,6 +139,14 @@ class ClipText(Pretrained):
             project = Linear((self.projection,), ("embed", None), dtype, bias=False, name="project")
             pooled = project(pooled)
         return context, pooled
+
+    def check_tokens(self, ids: Int[np.ndarray, "b n"]) -> None:
+        """UserError for a text without the end token."""
+        if self.end != OLD_END and not (ids == self.end).any(axis=1).all():
+            raise UserError(
+                f"the vocabulary gives texts without the token {self.end}, which ends them for this "
+                "CLIP: they belong to different models, give tokenizer=DIR"
+            )
 
     def entries(self, names: Collection[str]) -> Iterator[Entry]:
         """See ``Pretrained``."""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -78,11 +79,19 @@ class Pretrained(nn.Module):
     width: int
     depth: int
 
+    def __init_subclass__(cls, **kwargs):
+        for name in {"check_tokens", "entries"} & vars(cls).keys():
+            nn.nowrap(vars(cls)[name])  # answered from the description alone
+        super().__init_subclass__(**kwargs)
+
     def __call__(
         self, ids: Int[Array, "b n"], mask: Bool[Array, "b n"] | None
     ) -> tuple[Float[Array, "b n e"], Float[Array, "b p"] | None]:
         """``(context, pooled)``; ``mask``: true on real tokens, None where all count."""
         raise NotImplementedError
+
+    def check_tokens(self, ids: Int[np.ndarray, "b n"]) -> None:
+        """Raise UserError for texts without a token that the network cannot do without."""
 
     def entries(self, names: Collection[str]) -> Iterator[mapping.Entry]:
         """The table of parameters and of their names among those of a file, ``names``."""
@@ -110,6 +119,7 @@ class Encoder:
                 f"the vocabulary gives the token {found.ids.max()}; the network knows "
                 f"{self.model.vocabulary}: they belong to different models, give tokenizer=DIR"
             )
+        self.model.check_tokens(found.ids)
         return found
 
     @functools.cached_property

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from dit.config import fits
 from dit.text.pretrained.folder import find, read_json
-from dit.types import UserError
+from dit.types import UserError, Whole
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
+EXTRA = 100  # of T5's tokens <extra_id_0>, <extra_id_1>, ... that its vocabulary does not hold
 FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 # A special token, an English contraction, letters, one digit, or other signs: CLIP's words.
 WORD = (
@@ -80,15 +82,17 @@ def read(folder: pathlib.Path, pad: str) -> Tokenizer:
         raise UserError(f"cannot read the vocabulary in {str(folder)!r}: {error}") from error
 
 
-def _special(folder: pathlib.Path) -> dict[str, str | dict[str, Any]]:
-    """The special tokens that the files beside a vocabulary name, by their role."""
-    found: dict[str, str | dict[str, Any]] = {}
+def _special(folder: pathlib.Path) -> dict[str, Any]:
+    """The special tokens that the files beside a vocabulary name, by their role, and ``extra_ids``."""
+    found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the latter decides
         given = read_json(folder / name) if (folder / name).exists() else {}
         for role in ROLES:
             token = given.get(role)
             if isinstance(token, str) or (isinstance(token, dict) and "content" in token):
                 found[role] = token
+        if fits(given.get("extra_ids"), Whole):
+            found["extra_ids"] = given["extra_ids"]
     return found
 
 
@@ -103,7 +107,8 @@ def _fast(folder: pathlib.Path, special: Mapping[str, Any], file: str) -> Tokeni
         tokenizer = library.Tokenizer.from_file(str(folder / file))
     else:
         tokenizer = _clip(library, folder, special)
-    known = [token for token in special.values() if tokenizer.token_to_id(_text(token)) is not None]
+    given = [token for role, token in special.items() if role in ROLES]
+    known = [token for token in given if tokenizer.token_to_id(_text(token)) is not None]
     tokenizer.add_special_tokens([_added(library, token) for token in known])
     tokenizer.no_padding()
     pad = tokenizer.token_to_id(_text(special["pad_token"]))
@@ -170,8 +175,11 @@ def _sentencepiece(file: pathlib.Path, special: Mapping[str, Any]) -> Tokenizer:
         model.piece_to_id(_text(special.get(role, token)))
         for role, token in (("pad_token", "<pad>"), ("eos_token", "</s>"))
     )
-    named = {model.id_to_piece(i): i for i in range(model.get_piece_size()) if model.is_control(i)}
+    size = model.get_piece_size()
+    named = {model.id_to_piece(i): i for i in range(size) if model.is_control(i)}
     named |= {model.id_to_piece(model.unk_id()): model.unk_id()}
+    extra = special.get("extra_ids", EXTRA)  # after the vocabulary, the last one first
+    named |= {f"<extra_id_{i}>": size + extra - 1 - i for i in range(extra)}
     return Pieces(model, pad, end, named)
 
 
