@@ -9,8 +9,9 @@ import pytest
 from text_cases import KINDS, save, write_json, write_safetensors
 
 from dit import config
-from dit.text.pretrained import t5
-from dit.text.pretrained.encoder import Encoded, join
+from dit.models import count_params
+from dit.text.pretrained import clip, t5
+from dit.text.pretrained.encoder import Encoded, Options, join
 from dit.text.pretrained.layers import choose
 from dit.types import UserError
 
@@ -174,6 +175,38 @@ def test_buckets_are_single_near_by_and_wider_far_away():
     assert (found[0, 128:] == 31).all()
     assert (found[299, :171] == 15).all()
     assert sorted(set(found.flat)) == [*range(16), *range(17, 32)]
+
+
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20}
+XXL = {
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+
+
+@pytest.mark.parametrize(
+    ("room", "settings", "depth", "names", "count"),
+    [
+        (clip, CLIP_L, 12, [], 123_060_480),
+        (clip, CLIP_G, 32, ["text_projection.weight"], 694_659_840),
+        (t5, XXL | {"vocab_size": 32128}, 24, [], 4_762_310_656),
+        (t5, XXL | {"vocab_size": 256384, "model_type": "umt5"}, 24, [], 5_680_910_336),
+    ],
+)
+def test_published_encoders_have_their_numbers_of_parameters(room, settings, depth, names, count):
+    def parameters(layers):
+        key = "num_layers" if room is t5 else "num_hidden_layers"
+        projected = {"projection_dim": settings.get("hidden_size"), key: layers}
+        model = room.make(settings | projected, names, Options())
+        ids = jnp.zeros((1, 2), jnp.int32)
+        return count_params(jax.eval_shape(model.init, jax.random.key(0), ids, None))
+
+    one = parameters(1)
+    assert one + (depth - 1) * (parameters(2) - one) == count
 
 
 def test_join_is_that_of_stable_diffusion_3():

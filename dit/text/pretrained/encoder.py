@@ -1,7 +1,7 @@
 """What all text encoders with weights of their own have in common, and how several are joined.
 
-``build`` of ``text/clip.py``, ``t5.py``, ``bert.py`` and ``minilm.py`` opens an ``Encoder``: a network,
-its weights on disk and its vocabulary. ``tokens`` runs on the host, ``load`` reads the weights, and
+``build`` of ``clip.py``, ``t5.py``, ``bert.py`` and ``minilm.py`` opens an ``Encoder``: a network, its
+weights on disk and its vocabulary. ``tokens`` runs on the host, ``load`` reads the weights, and
 ``encode`` is a pure function of parameters and tokens, for use under ``jit``.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ from dit.models.layers import Linear, Norm
 from dit.text.pretrained import weights
 from dit.text.pretrained.encoder import Encoder, Options, Pretrained
 from dit.text.pretrained.layers import Mlp, Table, check_activation, choose
-from dit.types import Count, Tiny
+from dit.types import Count, Range, Tiny, UserError
 
 ELSEWHERE = ("decoder.", "lm_head.")  # of a whole T5
 TOKENS = ("shared.weight", "encoder.embed_tokens.weight")  # two names of one table
@@ -65,12 +65,17 @@ def sizes(
     d_ff: Count,
     num_layers: Count,
     num_heads: Count,
-    relative_attention_num_buckets: Count = 32,
+    relative_attention_num_buckets: Annotated[int, Range(4, 2**16)] = 32,
     relative_attention_max_distance: Count = 128,
     layer_norm_epsilon: Tiny = 1e-6,
     feed_forward_proj: str = "relu",
 ) -> dict[str, Any]:
     """The fields of the encoder from those of ``config.json``."""
+    if 4 * relative_attention_max_distance <= relative_attention_num_buckets:
+        raise UserError(
+            f"got relative_attention_max_distance={relative_attention_max_distance} in config.json; "
+            f"expected more than {relative_attention_num_buckets // 4}, a quarter of the buckets"
+        )
     gated = feed_forward_proj.startswith("gated-")
     activation = feed_forward_proj.removeprefix("gated-")
     return {

@@ -42,6 +42,11 @@ def open_encoder(
         if not name.startswith(elsewhere) and name.rpartition(".")[2] not in BUFFERS
     }
     model = make(settings, state.keys(), options)
+    if model.depth > len(state):
+        raise UserError(
+            f"config.json of {str(folder)!r} says {model.depth} layers; the weights hold {len(state)} "
+            "arrays: they belong to different models"
+        )
     wrong = [i for i in options.layers if not -model.depth - 1 <= i <= model.depth]
     if wrong:
         raise UserError(
