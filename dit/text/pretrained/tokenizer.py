@@ -13,17 +13,17 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from dit.config import fits
 from dit.text.pretrained.folder import find, read_json
-from dit.types import UserError, Whole
+from dit.types import Range, UserError
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
-EXTRA = 100  # of T5's tokens <extra_id_0>, <extra_id_1>, ... that its vocabulary does not hold
+EXTRA, MOST_EXTRA = 100, 1000  # of T5's tokens <extra_id_0>, ... that its vocabulary does not hold
 FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 # A special token, an English contraction, letters, one digit, or other signs: CLIP's words.
 WORD = (
@@ -55,7 +55,8 @@ def place(folder: pathlib.Path, tokenizer: str | None) -> pathlib.Path:
     """
     if tokenizer is not None:
         return pathlib.Path(tokenizer)
-    beside = folder.parent / folder.resolve().name.replace("text_encoder", "tokenizer")
+    whole = folder.resolve()
+    beside = whole.with_name(whole.name.replace("text_encoder", "tokenizer"))
     here = any((folder / name).exists() for name in FILES)
     return folder if here or not beside.is_dir() else beside
 
@@ -91,7 +92,7 @@ def _special(folder: pathlib.Path) -> dict[str, Any]:
             token = given.get(role)
             if isinstance(token, str) or (isinstance(token, dict) and "content" in token):
                 found[role] = token
-        if fits(given.get("extra_ids"), Whole):
+        if fits(given.get("extra_ids"), Annotated[int, Range(0, MOST_EXTRA)]):
             found["extra_ids"] = given["extra_ids"]
     return found
 
