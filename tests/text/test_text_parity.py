@@ -132,9 +132,13 @@ def test_clip_words(transformers, tmp_path, pad, whole):
     same_words(tokenizer.read(tmp_path, "<|endoftext|>"), there, 77, texts)
 
 
-def test_t5_words(transformers, tmp_path):
+@pytest.mark.parametrize("whole", [False, True])
+def test_t5_words(transformers, tmp_path, whole):
     spiece_file(tmp_path)
     there = transformers.T5Tokenizer.from_pretrained(tmp_path)
+    if whole:  # tokenizer.json, which is preferred
+        there.save_pretrained(tmp_path)
+        assert (tmp_path / "tokenizer.json").exists()
     texts = (
         *AWKWARD,
         "a </s>b<pad>",
