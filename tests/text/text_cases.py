@@ -50,14 +50,14 @@ def write_json(path, content):
 
 
 def write_safetensors(path, state):
-    header, data = {}, b""
+    header, end = {}, 0
     for name, x in state.items():
-        ends = [len(data), len(data) + x.nbytes]
+        ends = [end, end := end + x.nbytes]
         dtype = {"float32": "F32", "float16": "F16", "int64": "I64"}[str(x.dtype)]
         header[name] = {"dtype": dtype, "shape": x.shape, "data_offsets": ends}
-        data += x.tobytes()
     text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    parts = [len(text).to_bytes(8, "little"), text, *(x.tobytes() for x in state.values())]
+    path.write_bytes(b"".join(parts))
 
 
 def save(folder, name, prefix="", projected=False, seed=0):
