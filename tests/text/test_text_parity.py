@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from text_cases import AWKWARD, BERT, CLIP, T5, bert_file, bpe_files, spiece_file
+from text_cases import AWKWARD, BERT, CLIP, T5, bert_file, bpe_files, save, spiece_file
 
 from dit import config
 from dit.text.pretrained import minilm, t5, tokenizer
@@ -100,6 +100,24 @@ def test_states_of_all_layers_and_the_pooled_vector(case, torch, padding):
         real = (np.ones_like(mask) if padding == "real" else mask)[..., None]
         pooled = (out.last_hidden_state.numpy() * real).sum(1) / real.sum(1)
     np.testing.assert_allclose(found.pooled, pooled, atol=1e-4, rtol=1e-4)
+
+
+def test_files_of_torch_hold_the_same(torch, transformers, tmp_path):
+    """As older directories have them, T5 v1.1's among them."""
+    save(tmp_path, "t5")
+    state = opened_state(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    tensors = {name: torch.from_numpy(x.copy()) for name, x in state.items()}
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    again = opened_state(tmp_path)
+    assert set(again) == set(state)
+    for name, x in state.items():
+        np.testing.assert_array_equal(again[name], x)
+
+
+def opened_state(folder):
+    encoder = config.resolve("text.pretrained", "t5", path=str(folder))
+    return encoder.to_state(encoder.load())
 
 
 @pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (32, 100), (16, 40), (8, 200)])

@@ -14,7 +14,7 @@ from dit.text.pretrained.encoder import Encoder, Options, Pretrained
 from dit.text.pretrained.folder import find, read_json
 from dit.types import UserError
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+WHOLE = ("model.safetensors", "pytorch_model.bin")  # each may be in parts, with an index
 BUFFERS = ("position_ids",)  # whole numbers from 0, which old files hold beside the weights
 
 
@@ -67,20 +67,28 @@ def text_length(model: Pretrained) -> int:
 
 
 def read(folder: pathlib.Path) -> State:
-    """The weights in a directory, of one file or of several with an index, mapped and not read."""
-    if (folder / WHOLE).exists() or not (folder / INDEX).exists():
-        return dict(files.read(find(folder, WHOLE)))
-    index = read_json(folder / INDEX).get("weight_map")
+    """The weights in a directory, of one file or of several with an index, mapped where they can be."""
+    for name in WHOLE:
+        if (folder / name).exists():
+            return dict(files.read(folder / name))
+        if (folder / f"{name}.index.json").exists():
+            return _parts(folder / f"{name}.index.json")
+    return dict(files.read(find(folder, WHOLE[0])))
+
+
+def _parts(file: pathlib.Path) -> State:
+    """The weights of the files that an index names."""
+    index = read_json(file).get("weight_map")
     named = isinstance(index, dict) and all(isinstance(name, str) for name in index.values())
     if not named or any(pathlib.Path(name).name != name for name in index.values()):
-        raise UserError(f"{str(folder / INDEX)!r} has no weight_map of names to files beside it")
+        raise UserError(f"{str(file)!r} has no weight_map of names to files beside it")
     state: State = {}
     for name in sorted(set(index.values())):
-        state |= files.read(find(folder, name))
+        state |= files.read(find(file.parent, name))
     differ = sorted(set(index) ^ set(state))
     if differ:
         raise UserError(
-            f"the index and the files in {str(folder)!r} differ in {len(differ)} names, such as "
+            f"{str(file)!r} and the files that it names differ in {len(differ)} names, such as "
             f"{differ[0]!r}: is a file missing, or of another model?"
         )
     return state
