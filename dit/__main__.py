@@ -17,6 +17,7 @@ import dit
 COMMANDS = {  # name -> (module, what it is for)
     "train": ("dit.train", "train a model from a config, or resume a run"),
     "sample": ("dit.sample", "draw samples from a run, or edit pictures with it"),
+    "embed": ("dit.embed", "embed texts by frozen encoders, for models conditioned on them"),
     "evaluate": (
         "dit.evaluate",
         "score a run's samples against real data, and fail below a given score",

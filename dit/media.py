@@ -226,6 +226,12 @@ def npz_writer(
                 np.lib.format.write_array(member, np.asarray(labels), allow_pickle=False)
 
 
+def save_arrays(path: Address, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name to an .npz file."""
+    with _atomic(path) as file:
+        np.savez(file, **arrays)
+
+
 def plot_curve(metrics: Address, out: Address, *, key: str = "loss") -> None:
     """Plot ``key`` against ``step`` from a JSONL file: every value, and a smoothed line.
 

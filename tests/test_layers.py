@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "training": BASE | {"objectives", "parallel", "data"},
     "evaluation": BASE | {"parallel"},
     "interop": BASE | {"models", "codecs"},
+    "text": BASE | {"models", "interop"},
     "scaling": BASE | {"models", "diffusion", "training", "parallel"},
     "media": BASE,
     # what joins them
@@ -46,6 +47,7 @@ MAY_IMPORT = {
     "cli": BASE,
     "train": COMMAND | {"data", "training", "scaling"},
     "sample": COMMAND | {"data"},
+    "embed": COMMAND | {"text"},
     "evaluate": COMMAND | {"data", "evaluation"},
     "scaling/__main__": COMMAND | {"training"},
     "preflight/__main__": COMMAND,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dit import models, rng
 from dit.models import Network
@@ -25,7 +27,7 @@ class Entry:
 
     ``kind``: ``linear`` (rows are outputs there), ``conv`` (a convolution of patches of ``window``,
     channels first there) or ``same``. Several ``names`` are its parts along the outputs, or, if
-    ``copies``, equal copies.
+    ``copies``, equal copies. ``inputs``: how many axes of a kernel are inputs, where no bias tells.
     """
 
     path: tuple[str, ...]
@@ -34,6 +36,7 @@ class Entry:
     layer: int | None = None
     copies: bool = False
     window: tuple[int, int] | None = None
+    inputs: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,33 +84,70 @@ def to_params(
     state: Mapping[str, np.ndarray], entries: list[Entry], model: Network, shape: tuple[int, ...]
 ) -> Params:
     """Read a state into JAX arrays; UserError unless its names are exactly those of the table."""
+    check_names(state, entries, "depth, patch and classes")
+    abstract = jax.eval_shape(lambda key: models.init(model, key, shape), rng.root(0))
+    params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
+    for entry in entries:
+        leaf, at = _leaf(params, entry)
+        leaf[at] = _value(state, entry, leaf[at].shape)
+    return jax.tree.map(jnp.asarray, params)
+
+
+def placed(
+    state: Mapping[str, np.ndarray], entries: list[Entry], abstract: Params, shardings: Any | None
+) -> Params:
+    """Read a state, one parameter at a time, where every parameter has an entry of its own.
+
+    ``abstract``: shapes and types; ``shardings``: a tree like it, None for the first device. Each
+    process reads what its devices hold. UserError as for ``to_params``.
+    """
+    check_names(state, entries, "its config.json")
+    wanted = flatten_dict(abstract)
+    where = {} if shardings is None else flatten_dict(shardings)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    params = {}
+    for entry in entries:
+        leaf = wanted[entry.path]
+        value = _value(state, entry, leaf.shape)
+
+        def part(index, value=value, dtype=leaf.dtype):
+            return np.ascontiguousarray(value[index], dtype)
+
+        params[entry.path] = jax.make_array_from_callback(
+            leaf.shape, where.get(entry.path, here), part
+        )
+    return unflatten_dict(params)
+
+
+def check_names(state: Mapping[str, np.ndarray], entries: list[Entry], check: str) -> None:
+    """Raise UserError, which says what to ``check``, unless a state's names are those of the table."""
     known = {name for entry in entries for name in entry.names}
     missing, unused = sorted(known - set(state)), sorted(set(state) - known)
     if missing or unused:
         raise UserError(
             f"the weights do not fit the model: missing {missing[:5]} ({len(missing)} in all), not "
-            f"used {unused[:5]} ({len(unused)} in all); check depth, patch and classes"
+            f"used {unused[:5]} ({len(unused)} in all); check {check}"
         )
-    abstract = jax.eval_shape(lambda key: models.init(model, key, shape), rng.root(0))
-    params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
-    for entry in entries:
-        leaf, at = _leaf(params, entry)
-        parts = [np.asarray(state[name]) for name in entry.names]
-        if entry.copies:
-            if any(not np.array_equal(parts[0], part) for part in parts[1:]):
-                raise UserError(f"{entry.names[0]} and its copies differ; this model has only one")
-            parts = parts[:1]
-        value = np.concatenate(parts)
-        if entry.kind == "linear":
-            value = value.T
-        elif entry.kind == "conv":
-            value = value.transpose(2, 3, 1, 0)
-        if value.size != leaf[at].size:
-            raise UserError(
-                f"{entry.names[0]} has shape {parts[0].shape}; it does not fit the model"
-            )
-        leaf[at] = value.reshape(leaf[at].shape)
-    return jax.tree.map(jnp.asarray, params)
+
+
+def _value(state: Mapping[str, np.ndarray], entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
+    """The parameter of an entry: a view of the state, where it has one part."""
+    parts = [np.asarray(state[name]) for name in entry.names]
+    if entry.copies:
+        if any(not np.array_equal(parts[0], part) for part in parts[1:]):
+            raise UserError(f"{entry.names[0]} and its copies differ; this model has only one")
+        parts = parts[:1]
+    odd = [name for name, x in zip(entry.names, parts, strict=False) if x.shape != parts[0].shape]
+    if odd:
+        raise UserError(f"{odd[0]} is not shaped like {entry.names[0]}: it does not fit the model")
+    value = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if entry.kind == "linear":
+        value = value.T
+    elif entry.kind == "conv":
+        value = value.transpose(2, 3, 1, 0)
+    if value.size != math.prod(shape):
+        raise UserError(f"{entry.names[0]} has shape {parts[0].shape}; it does not fit the model")
+    return value.reshape(shape)
 
 
 def to_state(params: Params, entries: list[Entry]) -> State:
@@ -117,7 +157,7 @@ def to_state(params: Params, entries: list[Entry]) -> State:
         leaf, at = _leaf(params, entry)
         value = np.asarray(leaf[at])
         if entry.kind == "linear":
-            n_in = value.ndim - len(_outputs(params, entry, at))
+            n_in = entry.inputs or value.ndim - len(_outputs(params, entry, at))
             value = value.reshape(int(np.prod(value.shape[:n_in])), -1).T
         elif entry.kind == "conv":
             value = value.reshape(*entry.window, -1, value.shape[-1]).transpose(3, 2, 0, 1)

@@ -1,0 +1,1 @@
+"""Text encoders, one a file: from a caption to what a network is conditioned on."""
