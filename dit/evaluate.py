@@ -1,11 +1,11 @@
 """Evaluate a trained model: ``python -m dit.evaluate --workdir=DIR``.
 
-Draws samples of every class in turn (for a model that takes more than labels, with the conditions of
-held-out examples) and compares them with real held-out data by a classifier that was trained on the
-real training split (``dit.evaluation``), next to what the real data themselves score. Also the denoising
-loss on held-out data under frozen noise. Prints a table and writes the figures, with the recipe they
-were measured by, to ``evaluation.json`` in the workdir, or to ``--out``. Scores that the data do not
-permit (no labels, a single class, few held-out examples) are named before anything is drawn.
+Draws samples of every class in turn (for a model that takes more than labels, with the conditions and
+captions of held-out examples) and compares them with real held-out data by a classifier that was trained
+on the real training split (``dit.evaluation``), next to what the real data themselves score. Also the
+denoising loss on held-out data under frozen noise. Prints a table and writes the figures, with the
+recipe they were measured by, to ``evaluation.json`` in the workdir, or to ``--out``. Scores that the
+data do not permit (no labels, a single class, few held-out examples) are named before anything is drawn.
 
 For scripts and CI, each ``--demand="accuracy>=0.97"`` compares a score with a bound; if one is not met,
 the exit status is 3. Others are ``--demand="frechet_matched<=2*frechet_floor"`` and
@@ -30,12 +30,9 @@ import numpy as np
 from dit import cli, media, rng, storage
 from dit.data.pipeline import eval_batches
 from dit.draw import (
-    Recipe,
     Sampler,
     load_experiment,
     load_params,
-    recipe_from,
-    rules,
     stamped,
     with_conditions,
 )
@@ -45,6 +42,7 @@ from dit.evaluation.full import evaluation_of
 from dit.experiment import Experiment
 from dit.parallel import multihost
 from dit.parallel.mesh import OPTION, mesh_of, replicated
+from dit.recipe import Recipe, recipe_from, rules
 from dit.types import Count, Params, Seed, UserError, Whole
 
 LOSS_SAMPLES, LOSS_BATCH = 1024, 128
@@ -89,6 +87,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--grid")
     add("--steps", type=cli.number(Count))
     add("--guidance")
+    add("--negative", help="a text that guidance leads away from")
     add("--seed", type=cli.number(Seed))
     add("--batch", type=cli.number(Count))
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
@@ -116,10 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     demanded = [demands.parse(text) for text in args.demand]
     names = ("solver", "grid", "steps", "guidance", "seed", "batch")
     given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+    negative = {} if args.negative is None else {"negative": (args.negative,)}
     rules(Recipe(num=args.num, **given))
     multihost.connect(args)
     with multihost.guard(storage.workdir(args.workdir), writes=False), cli.full_disk():
-        return run(args, given, demanded)
+        return run(args, given | negative, demanded)
 
 
 def chosen_bucket(experiment: Experiment, args: argparse.Namespace) -> Experiment:
@@ -148,9 +148,10 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     if multihost.is_main():
         media.check_place(out, (".json",))
     one = chosen_bucket(experiment, args)
-    settings = {**experiment.config.samples.to_dict(), "num": args.num}
+    settings = {**experiment.config.samples.to_dict(), "num": args.num, "prompts": ()}
     recipe = recipe_from(settings, experiment.num_classes)
-    recipe, conditions = with_conditions(one, dataclasses.replace(recipe, **given))
+    recipe, conditions = with_conditions(one, recipe)
+    recipe = dataclasses.replace(recipe, **given)
     sampler = Sampler(one, recipe)
     evaluation = evaluation_of(one.source, args.num)
     others = ("sampling_seconds", "nfe", "held_out_loss", "held_out_loss_error")
@@ -179,9 +180,11 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         print(f"{name:24} {value:.5g}")
     report = {"figures": figures, "not_measured": evaluation.left_out}
     report["recipe"] = stamped(recipe, restored, drawn.nfe)
-    classes = "of held-out examples" if conditions else "in turn"
+    classes = "of held-out examples" if one.conditions else "in turn"
     classes = "without labels" if experiment.num_classes is None else f"classes {classes}"
     report["recipe"]["labels"] = f"{args.num} samples, {classes}"
+    if recipe.prompts:
+        report["recipe"]["prompts"] = f"the captions of {args.num} held-out examples"
     report["recipe"]["shape"] = list(one.source.shape)
     report["recipe"]["judged_at"] = evaluation.size
     storage.write(out, json.dumps(report, indent=2) + "\n")
