@@ -41,10 +41,10 @@ class Quality:
             if recipe.guidance.startswith("autoguidance"):
                 raise UserError(f"recipe {name!r}: there is no weaker model here for autoguidance")
             sampler = self._samplers[arm, name] = Sampler(experiment, recipe)
-            batch = {"id": np.arange(1), "label": np.array(recipe.labels[:1], np.int32)}
-            jax.eval_shape(
-                sampler.run, params, None, batch if recipe.labels else {"id": batch["id"]}
-            )
+            batch = {"id": np.arange(1), **{k: v[:1] for k, v in sampler.words.items()}}
+            if recipe.labels:
+                batch["label"] = np.array(recipe.labels[:1], np.int32)
+            jax.eval_shape(sampler.run, params, None, batch)
 
     def __call__(self, arm: str, experiment: Any, trained: Any) -> dict[str, float]:
         """Figures of the samples that ``trained`` draws by each recipe."""

@@ -256,9 +256,10 @@ def choose(args: argparse.Namespace, experiment: Experiment, stamp: Mapping[str,
     if args.labels is not None:
         labels = tuple(cli.parse_labels(args.labels, experiment.num_classes))
         num = len(labels)
-    if num is not None or args.negative:
-        given = {**fields, "num": num or recipe.count}
-        recipe = recipe_from(given, experiment.num_classes)
+    if num is None:
+        recipe = Recipe(**fields)
+    else:
+        recipe = recipe_from({**fields, "num": num}, experiment.num_classes)
     if labels is not None:
         recipe = dataclasses.replace(recipe, labels=labels)
     return dataclasses.replace(recipe, **chosen(args))
