@@ -88,11 +88,11 @@ def recipe_from(settings: Mapping[str, Any], num_classes: int | None) -> Recipe:
     """The recipe of a config's ``samples`` section: its ``num`` samples, classes and prompts in turn."""
     kept = {f.name for f in dataclasses.fields(Recipe)}
     given = {k: v for k, v in settings.items() if k in kept}
-    num = given["num"]
+    num, prompts, negative = given["num"], given.get("prompts", ()), given.get("negative", ())
     given["labels"] = in_turn(range(num_classes or 0), num)
-    given["prompts"] = in_turn(given.get("prompts", ()), num)
-    if len(given.get("negative", ())) > 1:
-        given["negative"] = in_turn(given["negative"], num)
+    given["prompts"] = in_turn(prompts, num)
+    if len(negative) == len(prompts) > 1:  # they belong together
+        given["negative"] = in_turn(negative, num)
     return Recipe(**{**given, "guidance": str(given["guidance"])})
 
 

@@ -186,7 +186,7 @@ def settings(name):
     }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*PLAIN, READ + "dit"])
 def test_it_trains_and_preflight_accounts_for_it(name):
     experiment = build_experiment(settings(name) | {"mesh": {"preset": "fsdp"}})
     batches = experiment.batches()
