@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "config": {"types"},
     "storage": {"types"},
     # rooms
-    "data": BASE,
+    "scenes": BASE,
+    "data": BASE | {"scenes"},
     "codecs": BASE,
     "models": BASE,
     "text": BASE | {"models"},
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "sampling": BASE | {"diffusion"},
     "parallel": BASE,
     "training": BASE | {"objectives", "parallel", "data"},
-    "evaluation": BASE | {"parallel"},
+    "evaluation": BASE | {"parallel", "scenes"},
     "interop": BASE | {"models", "codecs"},
     "scaling": BASE | {"models", "diffusion", "training", "parallel"},
     "tiles": BASE,
