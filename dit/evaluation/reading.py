@@ -1,8 +1,8 @@
 """Read a picture of ``dit.scenes`` back, in closed form: nothing here is learned.
 
 A picture is what it can best be drawn as. Pixels nearer to some colour than to the ground are joined
-into regions; each is compared with every shape of its area and centroid, drawn by the code that draws the
-data, and the whole picture with words in the letters of the data. A drawing ``T`` in its best colour
+into regions; each is compared with every shape of its area and centroid, drawn by the code that draws
+the data, and the whole picture with words in the letters of the data. A drawing ``T`` in its best colour
 explains
 
     ``|sum T x|^2 / sum T^2``
@@ -74,7 +74,9 @@ def read(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[Found, ...]:
     return tuple(sorted((found for found, _ in shapes), key=lambda found: found.middle[1]))
 
 
-def reduced(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[Ink, float]:
+def reduced(
+    picture: UInt8[np.ndarray, "h w 3"],
+) -> tuple[Float[np.ndarray, "rows columns 3"], float]:
     """The picture in [0, 1] at one pixel a stroke, and the pixels of a unit; UserError if too small."""
     height, width = picture.shape[:2]
     if min(height, width) < UNITS:

@@ -42,7 +42,7 @@ class Shapes(Stream):
         radius = self.size * (0.18 + 0.2 * u[0])
         middle = radius + (self.size - 2 * radius) * u[1:3]
         at = np.arange(self.size) + 0.5
-        dy, dx = at[:, None] - middle[0], at - middle[1]
+        dy, dx = at[:, None] - middle[0], at[None] - middle[1]
         inside = np.clip(0.5 - distance(CLASSES[label], dy, dx, radius), 0, 1)[..., None]
         ground, colour = u[3:6], u[6:9]
         x = np.rint(255 * (inside * colour + (1 - inside) * ground)).astype(np.uint8)

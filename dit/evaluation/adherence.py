@@ -1,4 +1,4 @@
-"""Whether pictures of ``dit.scenes`` show what their prompts ask for, question by question.
+"""Prompt adherence: do pictures of ``dit.scenes`` show what they were asked for, question by question?
 
     colour    every thing is of a colour asked for, and every colour asked for is there
     shape     the same of shapes;  ``word``: of the word, read letter by letter
@@ -22,6 +22,7 @@ from jaxtyping import Float, UInt8
 from dit.evaluation import Real
 from dit.evaluation.parts import Figures, Part
 from dit.evaluation.reading import Found, read
+from dit.scenes.draw import UNITS
 from dit.scenes.grammar import Scene, Thing, parse
 from dit.types import UserError
 
@@ -85,6 +86,12 @@ def score(
     return _shares(scenes, _table(scenes, [read(x) for x in pictures]))
 
 
+def asked(prompts: Sequence[str]) -> tuple[str, ...]:
+    """The names of the figures that ``score`` has of these prompts; UserError as there."""
+    scenes = [parse(prompt) for prompt in prompts]
+    return tuple(_shares(scenes, _table(scenes, [()] * len(scenes))))
+
+
 def chance(
     prompts: Sequence[str], pictures: Sequence[UInt8[np.ndarray, "h w 3"]], ways: int = 20
 ) -> dict[str, float]:
@@ -102,12 +109,13 @@ def chance(
 def _table(scenes: Sequence[Scene], found: Sequence[tuple[Found, ...]]) -> Answers:
     """The answers to the ``QUESTIONS``: 1 for yes, 0 for no, NaN where a scene does not ask."""
     rows = [answers(scene, one) for scene, one in zip(scenes, found, strict=True)]
-    return np.array([[row.get(question, np.nan) for question in QUESTIONS] for row in rows], float)
+    given = [[row.get(question, np.nan) for question in QUESTIONS] for row in rows]
+    return np.array(given, float).reshape(-1, len(QUESTIONS))
 
 
 def _shares(scenes: Sequence[Scene], given: Answers) -> dict[str, float]:
     """The figures of ``score``."""
-    unseen = np.array([scene.unseen for scene in scenes])
+    unseen = np.array([scene.unseen for scene in scenes], bool)
     figures = {}
     for question, column in zip(QUESTIONS, given.T, strict=True):
         for end, of in (("", np.ones_like(unseen)), ("_seen", ~unseen), ("_unseen", unseen)):
@@ -132,26 +140,24 @@ def parts(source: Real, captions: Sequence[str]) -> tuple[Part, ...]:
 
     The figures of ``score``; those ending in ``_real`` are of these held-out pictures themselves, and
     those in ``_chance`` of training pictures under these prompts: what a model scores that draws the
-    data and does not read. Nothing where the captions are no sentences of ``dit.scenes``.
+    data and does not read. No part where the captions are no sentences of ``dit.scenes``.
     """
+    few = captions[:REAL]
     try:
-        scenes = [parse(caption) for caption in captions]
+        names, names_of_few = asked(captions), asked(few)
     except UserError:
         return ()
-    if not scenes:
+    if not names or min(source.shape[1:3]) < UNITS or source.shape[3] != 3:
         return ()
-    few = captions[:REAL]
-    asked, asked_few = (_shares(s, _table(s, [()] * len(s))) for s in (scenes, scenes[: len(few)]))
-    real = [f"{q}{end}" for q in QUESTIONS if q in asked_few for end in ("_real", "_chance")]
+    repeated = [captions[i % len(captions)] for i in range(REAL)]
+    real = [f"{question}_real" for question in QUESTIONS if question in names_of_few]
+    free = [f"{question}_chance" for question in QUESTIONS if question in names]
 
     def measure(samples: UInt8[np.ndarray, "n f h w 3"], labels: np.ndarray | None) -> Figures:
-        held_out, train = (
-            [split[i % len(split)]["x"][0] for i in range(len(few))]
-            for split in (source.held_out, source.train)
-        )
-        theirs, free = score(few, held_out), chance(few, train)
+        held_out = [source.held_out[i % len(source.held_out)]["x"][0] for i in range(len(few))]
+        train = [source.train[i % len(source.train)]["x"][0] for i in range(REAL)]
         found = score(captions, [x[0] for x in samples])
-        found |= {f"{q}_real": v for q, v in theirs.items() if q in QUESTIONS}
-        return found | {f"{q}_chance": v for q, v in free.items()}
+        found |= {f"{k}_real": v for k, v in score(few, held_out).items()}
+        return found | {f"{k}_chance": v for k, v in chance(repeated, train).items()}
 
-    return (Part(dict.fromkeys((*asked, *real), ""), measure),)
+    return (Part(dict.fromkeys((*names, *real, *free), ""), measure),)
