@@ -180,8 +180,10 @@ def test_training_draws_its_prompts_beneath_the_pictures(tmp_path, monkeypatch, 
     assert (np.asarray(Image.open(file)) > 200).any()  # letters, as the pictures are black
 
 
-def test_samples_are_judged_by_the_captions_of_held_out_data(workdir, tmp_path, monkeypatch):
-    judged = {}
+@pytest.mark.parametrize("blank", [False, True])
+def test_samples_are_judged_by_the_captions_of_held_out_data(workdir, tmp_path, monkeypatch, blank):
+    """With ``--blank`` too, but those are not what they were drawn by."""
+    judged, given = {}, []
 
     class Evaluation:
         figures, left_out, size = ("nothing",), {}, 4
@@ -190,12 +192,21 @@ def test_samples_are_judged_by_the_captions_of_held_out_data(workdir, tmp_path, 
             judged["samples"] = samples
             return {"nothing": 0.0}
 
-    monkeypatch.setattr(evaluate, "evaluation_of", lambda source, count: Evaluation())
+    def sampler(experiment, recipe):
+        given.append(recipe.prompts)
+        return Sampler(experiment, recipe)
+
+    monkeypatch.setattr(evaluate, "Sampler", sampler)
+    monkeypatch.setattr(evaluate, "evaluation_of", lambda *of: judged.update(by=of) or Evaluation())
     out = tmp_path / "e.json"
-    options = [f"--workdir={workdir}", "--num=4", f"--out={out}"]
+    options = [f"--workdir={workdir}", "--num=4", f"--out={out}", *["--blank"] * blank]
     assert evaluate.main([*options, "--guidance=2", "--negative=black"]) == 0
     recipe = json.loads(out.read_text())["recipe"]
-    assert recipe["prompts"] == "the captions of 4 held-out examples"
+    captions = load_experiment(str(workdir)).held_out_captions(4)
+    assert judged["by"][1:] == (4, captions)
+    assert given == [("",) * 4 if blank else captions]
+    said = "the captions of 4 held-out examples"
+    assert recipe["prompts"] == (f"empty, and judged by {said}" if blank else said)
     assert recipe["negative"] == ["black"]
     made = load_experiment(str(workdir))
     asked = recipe_from({**made.config.samples, "num": 4, "guidance": 2.0}, None)
@@ -204,6 +215,12 @@ def test_samples_are_judged_by_the_captions_of_held_out_data(workdir, tmp_path, 
     )
     assert Sampler(made, asked).n == 4
     assert judged["samples"].shape == (4, 1, 4, 4, 1)
+
+
+def test_only_a_model_that_is_given_prompts_can_go_without(tmp_path):
+    save(tmp_path / "run", {"name": "digits"})
+    with pytest.raises(UserError, match="got --blank for a model that is given no prompts"):
+        evaluate.main([f"--workdir={tmp_path}/run", "--num=4", "--blank"])
 
 
 def test_preflight_reports_on_a_sampler_of_prompts():

@@ -1,15 +1,23 @@
 """Pictures are read back right, noisy ones too, and prompts that were not given are not found."""
 
+import dataclasses
 import warnings
 
+import jax
 import numpy as np
 import pytest
+from saved_run import TINY
 
 from dit.data.sources import shapes, shapes_text
+from dit.evaluate import lines
 from dit.evaluation import adherence
 from dit.evaluation.adherence import QUESTIONS, chance, interval, score
 from dit.evaluation.full import evaluation_of
 from dit.evaluation.reading import Found, read
+from dit.experiment import build
+from dit.quality import Quality
+from dit.recipe import Recipe
+from dit.scaling.short import Trained
 from dit.scenes.draw import draw
 from dit.scenes.grammar import KINDS, Thing, parse
 from dit.types import UserError
@@ -175,3 +183,32 @@ def test_captions_of_another_world_are_left_alone(monkeypatch):
     assert adherence.parts(shapes.build(), ["a red circle"]) == ()  # 8 pixels
     with pytest.raises(UserError, match="a cat on a mat"):
         score(["a cat on a mat"], [draw(parse("a red ring"), np.random.default_rng(0), (32, 32))])
+
+
+def test_figures_are_printed_with_their_intervals_beside_them():
+    figures = {"pair": 0.75, "pair_low": 0.5, "pair_high": 0.9, "pair_seen_low": 1.0, "nfe": 3.0}
+    names = [line.split()[0] for line in lines(figures)]
+    assert names == ["pair", "pair_seen_low", "nfe"]
+    assert next(lines(figures)).endswith("0.75  (0.5 to 0.9)")
+
+
+def test_arms_of_an_ablation_are_compared_by_what_their_prompts_ask_for():
+    experiment = build(
+        {
+            **TINY,
+            "data": {"name": "shapes_text", "kinds": ("one",), "held_out": 8},
+            "text": {"name": "bytes", "width": 8, "depth": 1, "heads": 2},
+            "model": {**TINY["model"], "patch": 8, "block": "cross_attention"},
+            "codec": {"name": "pixel"},
+        }
+    )
+    params = jax.jit(experiment.init)(jax.random.key(0))
+    recipe = Recipe(prompts=experiment.held_out_captions(4), solver="euler", steps=1)
+    quality = Quality({"": recipe}, "params")
+    figures = quality("arm", experiment, Trained(params, {}, np.zeros(1)))
+    assert tuple(figures) == adherence.asked(recipe.prompts)
+    drawn = [x[0] for x in quality.drawn["arm", ""].samples]
+    assert figures == score(recipe.prompts, drawn)
+    other = Quality({"": dataclasses.replace(recipe, prompts=("a cat", "a dog"))}, "params")
+    with pytest.raises(UserError, match="got the sentence 'a cat'"):
+        other.check("arm", experiment)
