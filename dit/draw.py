@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 import dit
-from dit import media, models, rng
+from dit import media, models, prompts, rng
 from dit.diffusion.process import denoiser
 from dit.experiment import Experiment, build
 from dit.parallel import compiler, multihost
@@ -28,13 +28,14 @@ from dit.parallel.mesh import (
     replicated,
 )
 from dit.parallel.rules import in_force, shardings
-from dit.recipe import Recipe, rules
-from dit.sampling.denoisers import pair, paired
+from dit.prompts import NEGATIVE, TOLD
+from dit.recipe import LATER, Recipe, rules
+from dit.sampling.denoisers import GUIDING, pair, paired
 from dit.sampling.edit import first_step, image_to_image, inpaint, reveal, whole_patches
 from dit.sampling.nfe import nfe
 from dit.sampling.sample import initial_noise, solve
 from dit.training.checkpoint import Restored, read_meta, restore_params
-from dit.types import Cond, Params, UserError
+from dit.types import MASKS, Cond, Params, UserError
 
 AHEAD = 2  # batches under way at once
 
@@ -69,6 +70,8 @@ class Sampler:
         self.experiment, self.recipe, self._rules = experiment, recipe, rules(recipe)
         self._grid = self._rules.grid(experiment.process.path, recipe.steps)
         self._compiled: dict[Any, Any] = {}
+        guided = self._rules.guidance.evaluations != 1 and not self._rules.autoguided
+        prompts.check(experiment, recipe, guided)
         objective = experiment.config.objective
         if recipe.known == "clean" and experiment.level == "sample":
             raise UserError(
@@ -76,11 +79,9 @@ class Sampler:
                 "beside noisy ones (objective.level is 'sample' and objective.known is 0), so that what "
                 "it makes of them means nothing: give --known=noised"
             )
-        if self._rules.guidance.evaluations == 1 or self._rules.autoguided:
+        if not guided:
             return
-        if experiment.num_classes is None and not {"context", "pooled"} & set(
-            experiment.conditions
-        ):
+        if experiment.num_classes is None and not {*GUIDING} & {*experiment.conditions}:
             raise UserError(
                 f"got guidance {recipe.guidance!r} for a model without classes, which has nothing to be "
                 "guided towards: give --guidance=1, or autoguidance by a weaker model"
@@ -91,6 +92,11 @@ class Sampler:
                 "(objective.condition_dropout is 0), so that its estimate without them means nothing: "
                 "give --guidance=1, or train with 0.1"
             )
+
+    @functools.cached_property
+    def words(self) -> dict[str, np.ndarray]:
+        """The tokens of each sample's prompt, and of its negative one; empty for a model without."""
+        return prompts.words(self.experiment.text, self.recipe)
 
     @property
     def autoguided(self) -> bool:
@@ -133,7 +139,7 @@ class Sampler:
         for inputs that do not fit together, and for samples that are not finite.
         """
         mesh = mesh_of(params)
-        given = {"label": self.labels, **inputs}
+        given = {"label": self.labels, **self.words, **inputs}
         given = {k: v for k, v in given.items() if v is not None}
         self.check(weak is not None, given)
         parts = list(self._parts(batch_shards(mesh) if mesh else 1))
@@ -196,9 +202,9 @@ class Sampler:
                     "known='clean' for a model that was trained with a noise level a frame: keep whole "
                     "frames, or give --known=noised"
                 )
-        wanted = set(self.experiment.conditions)
-        conditions = given.keys() - {"label", "start", "mask"}
-        if conditions - {"context_mask"} != wanted:
+        wanted = set(self.experiment.arrays)
+        conditions = given.keys() - {"label", "start", "mask", *TOLD, *NEGATIVE}
+        if conditions - {*MASKS} != wanted:
             raise UserError(
                 f"got the conditions {sorted(conditions)}; the model takes {sorted(wanted)} besides "
                 "labels: give them in an .npz file, --cond"
@@ -246,7 +252,8 @@ class Sampler:
             None if p is None else models.unstack(experiment.model, p) for p in (params, weak)
         )
         keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
-        cond, start = Cond.of(batch), 0
+        asked, start = Cond.of(batch), 0
+        cond = models.told(experiment.model, params, asked)
         if "start" in batch:
             known = experiment.codec.encode(batch["start"])
             x, start = image_to_image(keys, path, grid, known, recipe.strength)
@@ -258,10 +265,15 @@ class Sampler:
             grid, x = reveal(grid, x, known, clean)
         denoise = denoiser(experiment.process, experiment.apply_fn, params, cond)
         if self._rules.autoguided:
-            weaker = denoiser(experiment.process, experiment.apply_fn, weak, cond)
+            told = models.told(experiment.model, weak, asked)
+            weaker = denoiser(experiment.process, experiment.apply_fn, weak, told)
             denoise = guidance(pair(denoise, weaker), path, grid)
         elif guidance.evaluations != 1:
-            both = paired(experiment.process, experiment.apply_fn, params, cond)
+            negative = None
+            if NEGATIVE[0] in batch:
+                tokens = {to: batch[name] for to, name in zip(TOLD, NEGATIVE, strict=True)}
+                negative = models.told(experiment.model, params, asked.replace(**tokens))
+            both = paired(experiment.process, experiment.apply_fn, params, cond, negative)
             denoise = guidance(both, path, grid)
         if "mask" in batch:
             denoise = inpaint(denoise, known, batch["mask"])
@@ -343,21 +355,20 @@ def load_params(
     return restore_params(workdir, target, which=which, step=step)
 
 
-def recipe_from(settings: Mapping[str, Any], num_classes: int | None) -> Recipe:
-    """The recipe of a config's ``samples`` section: its ``num`` samples, with the classes in turn."""
-    kept = {f.name for f in dataclasses.fields(Recipe)}
-    given = {k: v for k, v in settings.items() if k in kept}
-    labels = tuple(i % num_classes for i in range(given["num"])) if num_classes else ()
-    return Recipe(**{**given, "labels": labels, "guidance": str(given["guidance"])})
-
-
 def with_conditions(experiment: Experiment, recipe: Recipe) -> tuple[Recipe, dict[str, np.ndarray]]:
     """What a model that takes more than labels is given: the conditions of held-out examples.
 
-    The recipe then has their labels, which belong to them; for other models it stays as it is.
+    The recipe then has their labels, which belong to them, and their captions unless it has prompts;
+    for other models it stays as it is.
     """
+    if recipe.prompts and not experiment.arrays:
+        return recipe, {}
     given = experiment.held_out_conditions(recipe.count)
     label = given.pop("label", None)
+    if experiment.text is not None:
+        given = {k: v for k, v in given.items() if k not in TOLD}
+        captions = recipe.prompts or experiment.held_out_captions(recipe.count)
+        recipe = dataclasses.replace(recipe, labels=(), prompts=captions)
     if label is None:
         return recipe, given
     return dataclasses.replace(recipe, labels=tuple(label.tolist())), given
@@ -370,8 +381,9 @@ def stamped(
 
     ``inputs``: digests of what else went in, such as ``init``, the data that an edit began with.
     """
+    fields = {k: v for k, v in dataclasses.asdict(recipe).items() if v or k not in LATER}
     return {
-        **dataclasses.asdict(recipe),
+        **fields,
         "inputs": dict(inputs or {}),
         "nfe": nfe,
         "ema": restored.which,

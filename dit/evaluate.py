@@ -1,11 +1,16 @@
 """Evaluate a trained model: ``python -m dit.evaluate --workdir=DIR``.
 
-Draws samples of every class in turn (for a model that takes more than labels, with the conditions of
-held-out examples) and compares them with real held-out data by a classifier that was trained on the
-real training split (``dit.evaluation``), next to what the real data themselves score. Also the denoising
-loss on held-out data under frozen noise. Prints a table and writes the figures, with the recipe they
-were measured by, to ``evaluation.json`` in the workdir, or to ``--out``. Scores that the data do not
-permit (no labels, a single class, few held-out examples) are named before anything is drawn.
+Draws samples of every class in turn (for a model that takes more than labels, with the conditions and
+captions of held-out examples) and compares them with real held-out data by a classifier that was trained
+on the real training split (``dit.evaluation``), next to what the real data themselves score. Also the
+denoising loss on held-out data under frozen noise. Prints a table and writes the figures, with the
+recipe they were measured by, to ``evaluation.json`` in the workdir, or to ``--out``. Scores that the
+data do not permit (no labels, a single class, few held-out examples) are named before anything is drawn.
+
+Where the captions are those of ``shapes_text``, each sample is read back in closed form: whether it has
+the colours, shapes, number, order and letters that were asked for, of pairs that occur in training and
+of pairs that do not. With ``--blank`` the samples are drawn without their prompts, and judged as if with
+them: the same figures, by chance.
 
 For scripts and CI, each ``--demand="accuracy>=0.97"`` compares a score with a bound; if one is not met,
 the exit status is 3. Others are ``--demand="frechet_matched<=2*frechet_floor"`` and
@@ -21,7 +26,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,12 +35,9 @@ import numpy as np
 from dit import cli, media, rng, storage
 from dit.data.pipeline import eval_batches
 from dit.draw import (
-    Recipe,
     Sampler,
     load_experiment,
     load_params,
-    recipe_from,
-    rules,
     stamped,
     with_conditions,
 )
@@ -45,6 +47,7 @@ from dit.evaluation.full import evaluation_of
 from dit.experiment import Experiment
 from dit.parallel import multihost
 from dit.parallel.mesh import OPTION, mesh_of, replicated
+from dit.recipe import Recipe, recipe_from, rules
 from dit.types import Count, Params, Seed, UserError, Whole
 
 LOSS_SAMPLES, LOSS_BATCH = 1024, 128
@@ -89,6 +92,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--grid")
     add("--steps", type=cli.number(Count))
     add("--guidance")
+    add("--negative", help="a text that guidance leads away from")
+    add(
+        "--blank",
+        action="store_true",
+        help="draw with the empty prompt, and judge as if with captions: what chance would score",
+    )
     add("--seed", type=cli.number(Seed))
     add("--batch", type=cli.number(Count))
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
@@ -116,10 +125,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     demanded = [demands.parse(text) for text in args.demand]
     names = ("solver", "grid", "steps", "guidance", "seed", "batch")
     given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+    negative = {} if args.negative is None else {"negative": (args.negative,)}
     rules(Recipe(num=args.num, **given))
     multihost.connect(args)
     with multihost.guard(storage.workdir(args.workdir), writes=False), cli.full_disk():
-        return run(args, given, demanded)
+        return run(args, given | negative, demanded)
 
 
 def chosen_bucket(experiment: Experiment, args: argparse.Namespace) -> Experiment:
@@ -148,11 +158,17 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     if multihost.is_main():
         media.check_place(out, (".json",))
     one = chosen_bucket(experiment, args)
-    settings = {**experiment.config.samples.to_dict(), "num": args.num}
+    settings = {**experiment.config.samples.to_dict(), "num": args.num, "prompts": ()}
     recipe = recipe_from(settings, experiment.num_classes)
-    recipe, conditions = with_conditions(one, dataclasses.replace(recipe, **given))
+    recipe, conditions = with_conditions(one, recipe)
+    recipe = dataclasses.replace(recipe, **given)
+    captions = recipe.prompts
+    if args.blank and not captions:
+        raise UserError("got --blank for a model that is given no prompts; leave it out")
+    if args.blank:
+        recipe = dataclasses.replace(recipe, prompts=("",) * args.num)
     sampler = Sampler(one, recipe)
-    evaluation = evaluation_of(one.source, args.num)
+    evaluation = evaluation_of(one.source, args.num, captions)
     others = ("sampling_seconds", "nfe", "held_out_loss", "held_out_loss_error")
     for demand in demanded:
         demand.check((*evaluation.figures, *others), evaluation.left_out)
@@ -175,13 +191,15 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         return 0
     figures = evaluation(drawn.samples, drawn.labels)
     figures |= {"sampling_seconds": drawn.seconds, "nfe": float(drawn.nfe)} | loss
-    for name, value in figures.items():
-        print(f"{name:24} {value:.5g}")
+    print("\n".join(lines(figures)))
     report = {"figures": figures, "not_measured": evaluation.left_out}
     report["recipe"] = stamped(recipe, restored, drawn.nfe)
-    classes = "of held-out examples" if conditions else "in turn"
+    classes = "of held-out examples" if one.conditions else "in turn"
     classes = "without labels" if experiment.num_classes is None else f"classes {classes}"
     report["recipe"]["labels"] = f"{args.num} samples, {classes}"
+    if captions:
+        asked = f"the captions of {args.num} held-out examples"
+        report["recipe"]["prompts"] = f"empty, and judged by {asked}" if args.blank else asked
     report["recipe"]["shape"] = list(one.source.shape)
     report["recipe"]["judged_at"] = evaluation.size
     storage.write(out, json.dumps(report, indent=2) + "\n")
@@ -190,6 +208,16 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     for failure in unmet:
         print(f"unmet demand {failure}", file=sys.stderr)
     return UNMET if unmet else 0
+
+
+def lines(figures: Mapping[str, float]) -> Iterator[str]:
+    """A line a figure; one with ``_low`` and ``_high`` has them beside it."""
+    bounds = {f"{name}{end}": name for name in figures for end in ("_low", "_high")}
+    for name, value in figures.items():
+        if name not in bounds:
+            ends = [figures.get(f"{name}{end}") for end in ("_low", "_high")]
+            between = "" if None in ends else "  ({:.4g} to {:.4g})".format(*ends)
+            yield f"{name:24} {value:.5g}{between}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from dit import config_file, init_from, models, rng
 from dit.codecs import Codec
 from dit.config import builder, call, keywords, open_ended, resolve
-from dit.data import pipeline
+from dit.data import captions, pipeline
 from dit.data.pipeline import Batches
 from dit.data.source import Source, bucket_sizes
 from dit.diffusion.process import Process
@@ -24,11 +24,13 @@ from dit.diffusion.weights import Weight
 from dit.init_from import Given
 from dit.objectives import LossFn
 from dit.objectives.constant import Constant, Moments, best_constant
-from dit.sections import PLAIN, ROOMS, complete, override, precision
+from dit.sections import HOW, PLAIN, ROOMS, complete, override, precision
+from dit.text import TextEncoder
+from dit.text.network import TextConditioned
 from dit.training.learning import moments
 from dit.training.transfer import of_section, scale_init
 from dit.training.workdir import of_today
-from dit.types import ApplyFn, Key, Params, UserError
+from dit.types import MASKS, ApplyFn, Key, Params, UserError
 
 
 def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -76,7 +78,7 @@ class Experiment:
     @functools.cached_property
     def source(self) -> Source:
         """The data, which must be there now; UserError if they are other data than the model's."""
-        source = _section(self.config, "data")
+        source = _source(self.config, self.text)
         if _example(source) != dict(self.example):
             raise UserError(
                 f"the data have changed since the model was trained: got {_example(source)}; expected "
@@ -84,10 +86,20 @@ class Experiment:
             )
         return source
 
+    @property
+    def text(self) -> TextEncoder | None:
+        """The encoder of a model that reads text."""
+        return self.model.text if isinstance(self.model, TextConditioned) else None
+
     @functools.cached_property
     def conditions(self) -> tuple[str, ...]:
         """What the model is conditioned on besides labels: names of ``Cond``'s fields."""
         return tuple(name for name in models.conditions(self.model, self.shape) if name != "label")
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Those conditions that are not text, and are given as they are."""
+        return tuple(name for name in self.conditions if self.text is None or name != "tokens")
 
     def check_conditions(self) -> None:
         """Raise UserError where the data do not have what the model is conditioned on."""
@@ -100,6 +112,11 @@ class Experiment:
                 f"the model takes {', '.join(missing)}, and the examples of the data have only "
                 f"{', '.join(example)}: take other data, or another model"
             )
+
+    def held_out_captions(self, num: int) -> tuple[str, ...]:
+        """Of the first ``num`` held-out examples, those whose conditions ``held_out_conditions`` has."""
+        split = self.source.held_out
+        return tuple(split.caption(i % len(split)) for i in range(num))
 
     def held_out_conditions(self, num: int) -> dict[str, np.ndarray]:
         """Those of the first ``num`` held-out examples, with their labels; empty for labels alone.
@@ -115,13 +132,14 @@ class Experiment:
                 "samples could be given: hold some out, or set samples.num=0"
             )
         rows = [split[i % len(split)] for i in range(num)]
-        names = {*self.conditions, "label", "context_mask"} & rows[0].keys()
+        names = {*self.conditions, "label", *MASKS} & rows[0].keys()
         return {name: np.stack([row[name] for row in rows]) for name in sorted(names)}
 
     @functools.cached_property
     def context_len(self) -> int:
-        """Tokens of an example's context; 0 for a model that takes none."""
-        return len(self.source.train[0]["context"]) if "context" in self.conditions else 0
+        """Tokens of an example's context or text; 0 for a model that takes none."""
+        names = [name for name in ("context", "tokens") if name in self.conditions]
+        return len(self.source.train[0][names[0]]) if names else 0
 
     @property
     def level(self) -> str:
@@ -224,9 +242,10 @@ def build(
     """
     config = complete(config if example is None else of_today(config))
     section = functools.partial(_section, config)
+    text = section("text", **wired_to_text(config)) if "text" in config else None
     source = None
     if example is None:
-        source = section("data")
+        source = _source(config, text)
         example = _example(source)
     codec = section("codec")
     found = example.get("shapes", [example["shape"]])
@@ -234,7 +253,8 @@ def build(
     process = Process(section("path"), section("prediction"))
     weight = section("weight")
     check_weight(weight, process, config.weight.name)
-    model = section("model", **wired_to_model(config, shapes[0][-1], example["classes"]))
+    model = section("model", **wired_to_model(config, shapes[0][-1], example["classes"], text))
+    model = model if text is None else TextConditioned(text, model)
     times = section("times")
     loss = section("objective", times=times, weight=weight, patch=model.cell())
     best = functools.partial(best_constant, process, times, weight)
@@ -245,16 +265,40 @@ def build(
     return experiment
 
 
-def wired_to_model(config: ConfigDict, channels: int, classes: int | None) -> dict[str, Any]:
-    """What a network is told of the data and the precision, in the keywords that its ``build`` has.
+def wired_to_text(config: ConfigDict) -> dict[str, Any]:
+    """What a text encoder is told of the precision, and of how the network is run."""
+    how = {k: config.model[k] for k in HOW if k in config.model}
+    wired = {"dtype": precision(**config.precision), **how}
+    build = builder(ROOMS["text"], config.text.name)
+    return {k: v for k, v in wired.items() if k in keywords(build)}
+
+
+def wired_to_model(
+    config: ConfigDict, channels: int, classes: int | None, text: TextEncoder | None = None
+) -> dict[str, Any]:
+    """What a network is told of the data, the text and the precision, in the keywords of its ``build``.
 
     Raises UserError where it has none for what it would have to be told.
     """
     name, dtype = config.model.name, precision(**config.precision)
     wired = {"in_channels": channels, "num_classes": classes, "dtype": dtype}
+    for key in () if text is None else ("context_dim", "pooled_dim"):
+        if config.model.get(key) is not None:
+            raise UserError(
+                f"got config.model.{key}={config.model[key]}; it follows from the section text: leave "
+                "one of them out"
+            )
+        if getattr(text, key) is not None:
+            wired[key] = getattr(text, key)
     build = builder(ROOMS["model"], name)
     if not open_ended(build):
         wired = {k: v for k, v in wired.items() if k in keywords(build)}
+    for key in ("context_dim", "pooled_dim"):
+        if text is not None and getattr(text, key) is not None and key not in wired:
+            raise UserError(
+                f"network {name!r} takes no {key}, by which it would be told what a text says; take "
+                "another, or --config.text.name=none"
+            )
     if classes is not None and "num_classes" not in wired:
         raise UserError(
             f"the data have {classes} classes, and network {name!r} takes no num_classes; give its "
@@ -265,6 +309,12 @@ def wired_to_model(config: ConfigDict, channels: int, classes: int | None) -> di
             f"got precision.compute='bfloat16', and network {name!r} takes no dtype; expected 'auto'"
         )
     return wired
+
+
+def _source(config: ConfigDict, text: TextEncoder | None) -> Source:
+    """The data, with tokens in place of captions for a model that reads them."""
+    source = _section(config, "data")
+    return source if text is None else captions.tokenized(source, text.tokenizer())
 
 
 def _section(config: ConfigDict, name: str, **wired) -> Any:

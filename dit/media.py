@@ -1,9 +1,8 @@
 """Pictures of samples and of training: PNG grids and filmstrips, GIFs, .npz arrays, loss curves.
 
-Samples are uint8 ``(n, f, h, w, c)``; an image is a clip of one frame. Small pictures are enlarged by
-a whole factor, a lower one where there are many. A drawing has a maximum size, and what would not fit
-is refused. A PNG carries its recipe, the JSON of how it was made, in a text chunk. Files are written
-under a temporary name and then renamed, so that nobody ever reads half of one.
+Samples are uint8 ``(n, f, h, w, c)``; an image is a clip of one frame. They are laid out by ``tiles``,
+their captions beneath them. A PNG carries its recipe, the JSON of how it was made, in a text chunk.
+Files are written under a temporary name and then renamed, so that nobody ever reads half of one.
 """
 
 from __future__ import annotations
@@ -25,24 +24,17 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image, PngImagePlugin
 
 from dit import storage
+from dit.tiles import Clips, Picture, enlargement, rows_of, strips_of, tile
 from dit.types import UserError
 
 RECIPE = "dit-recipe"  # keyword of the PNG text chunk
-CELL = 64  # pixels that a picture is enlarged to, at least
-GAP = 1  # between pictures, in their own pixels
-MOST_SIDE = 32_767  # pixels of a side, which every viewer can show
-MOST_PIXELS = 89_478_485  # of all pages; Pillow refuses larger pictures as an attack
-LONG = 4  # how many times wider than high a picture may be before its rows are wrapped
 SUFFIXES = (".png", ".gif", ".npz")
 LATENTS = (
     "these samples are latents and not pixels, so they cannot be drawn: write them with an --out "
     "ending in .npz and decode them with the autoencoder they came from"
 )
-GREY = 96  # of the gap
 CONSTANT = "best constant prediction"
 Address = str | os.PathLike | storage.Place
-Clips = UInt8[np.ndarray, "n f h w c"]
-Picture = UInt8[np.ndarray, "rows columns c"]
 
 
 def to_uint8(decoded: Float[Array, "*shape"], codec: Any) -> UInt8[Array, "*shape"]:
@@ -55,17 +47,21 @@ def to_uint8(decoded: Float[Array, "*shape"], codec: Any) -> UInt8[Array, "*shap
     return jnp.rint(127.5 * (jnp.clip(decoded, -1, 1) + 1)).astype(jnp.uint8)
 
 
-def grid(clips: Clips, labels: Int[np.ndarray, "n"] | None = None) -> Picture:
+def grid(
+    clips: Clips, labels: Int[np.ndarray, "n"] | None = None, captions: Sequence[str] = ()
+) -> Picture:
     """First frames side by side: one row per label, in order, or a near-square block without labels.
 
     Rows are wrapped where the picture would be more than four times as wide as high.
     """
-    return _tile(clips[:, :1], _rows(len(clips), labels))
+    return tile(clips[:, :1], rows_of(len(clips), labels), captions)
 
 
-def filmstrip(clips: Clips, labels: Int[np.ndarray, "n"] | None = None) -> Picture:
+def filmstrip(
+    clips: Clips, labels: Int[np.ndarray, "n"] | None = None, captions: Sequence[str] = ()
+) -> Picture:
     """One row per clip, ordered by label, one column per frame. Many short clips share a row."""
-    return _tile(clips, _strips(clips.shape[:2], labels))
+    return tile(clips, strips_of(clips.shape[:2], labels), captions)
 
 
 def check_place(path: Address, suffixes: tuple[str, ...] = SUFFIXES) -> None:
@@ -97,7 +93,11 @@ def check_place(path: Address, suffixes: tuple[str, ...] = SUFFIXES) -> None:
 
 
 def check_drawable(
-    path: Address, shape: tuple[int, ...], labels: Int[np.ndarray, "n"] | None, pixels: bool
+    path: Address,
+    shape: tuple[int, ...],
+    labels: Int[np.ndarray, "n"] | None,
+    pixels: bool,
+    captions: Sequence[str] = (),
 ) -> None:
     """Raise UserError unless ``save_samples`` can write samples of ``shape``, ``(n, f, h, w, c)``.
 
@@ -111,9 +111,10 @@ def check_drawable(
     n, frames, *picture = shape
     _check_channels(picture[-1], "uint8")
     if suffix == ".gif":
-        _enlargement(_rows(n, labels), picture, pages=frames)
+        enlargement(rows_of(n, labels), picture, captions, pages=frames)
     else:
-        _enlargement(_rows(n, labels) if frames == 1 else _strips((n, frames), labels), picture)
+        rows = rows_of(n, labels) if frames == 1 else strips_of((n, frames), labels)
+        enlargement(rows, picture, captions)
 
 
 def save_samples(
@@ -121,21 +122,24 @@ def save_samples(
     samples: np.ndarray,
     labels: Int[np.ndarray, "n"] | None,
     recipe: Mapping[str, Any],
+    captions: Sequence[str] = (),
 ) -> None:
     """Write samples as the suffix of ``path`` says.
 
     .png: a grid, or a filmstrip of clips, with its recipe; .gif: an animated grid; .npz: arrays.
-    Raises UserError for another suffix, or for latents (floating point) in anything but .npz.
+    ``captions``: of each sample, if any. Raises UserError for another suffix, or for latents (floating
+    point) in anything but .npz.
     """
     suffix = storage.place(path).suffix.lower()
     if suffix in (".png", ".gif") and samples.dtype != np.uint8:
         raise UserError(LATENTS)
     if suffix == ".png":
-        save_png(path, (grid if samples.shape[1] == 1 else filmstrip)(samples, labels), recipe)
+        lay_out = grid if samples.shape[1] == 1 else filmstrip
+        save_png(path, lay_out(samples, labels, captions), recipe)
     elif suffix == ".gif":
-        save_gif(path, samples, labels)
+        save_gif(path, samples, labels, captions)
     elif suffix == ".npz":
-        with npz_writer(path, len(samples), labels) as write:
+        with npz_writer(path, len(samples), labels, captions) as write:
             write(samples)
     else:
         check_place(path)
@@ -177,13 +181,14 @@ def save_gif(
     path: Address,
     clips: Clips,
     labels: Int[np.ndarray, "n"] | None = None,
+    captions: Sequence[str] = (),
     *,
     frames_per_second: float = 8.0,
 ) -> None:
     """Write clips side by side, as ``grid`` lays them out, as one GIF that loops."""
-    rows = _rows(len(clips), labels)
-    frames = range(clips.shape[1])
-    pages = [_picture(_tile(clips[:, k : k + 1], rows, pages=len(frames))) for k in frames]
+    rows, count = rows_of(len(clips), labels), clips.shape[1]
+    each = (clips[:, k : k + 1] for k in range(count))
+    pages = [_picture(tile(clip, rows, captions, pages=count)) for clip in each]
     with _atomic(path) as file:
         pages[0].save(
             file,
@@ -197,12 +202,16 @@ def save_gif(
 
 @contextlib.contextmanager
 def npz_writer(
-    path: Address, count: int, labels: Int[np.ndarray, "n"] | None
+    path: Address,
+    count: int,
+    labels: Int[np.ndarray, "n"] | None,
+    captions: Sequence[str] = (),
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield ``write(samples)``, which appends a batch to an .npz file of ``count`` samples in all.
 
-    The file holds ``samples``, ``n h w c`` for images and ``n f h w c`` for clips, and ``labels`` where
-    there are any. It gets its name once all are written. Raises ValueError if their number differs.
+    The file holds ``samples``, ``n h w c`` for images and ``n f h w c`` for clips, and ``labels`` and
+    ``captions`` where there are any. It gets its name once all are written. Raises ValueError if their
+    number differs.
     """
     with _atomic(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         written = 0
@@ -221,9 +230,10 @@ def npz_writer(
             yield write
         if written != count:
             raise ValueError(f"got {written} samples for {str(path)!r}; expected {count}")
-        if labels is not None:
-            with archive.open("labels.npy", "w") as member:
-                np.lib.format.write_array(member, np.asarray(labels), allow_pickle=False)
+        for name, column in (("labels", labels), ("captions", captions or None)):
+            if column is not None:
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, np.asarray(column), allow_pickle=False)
 
 
 def save_arrays(path: Address, arrays: Mapping[str, np.ndarray]) -> None:
@@ -276,68 +286,6 @@ def _read_metric(path: Address, key: str) -> dict[int, float]:
             if isinstance(row.get(key), float) and math.isfinite(row[key]):
                 points[row["step"]] = row[key]
     return points
-
-
-Places = list[list[tuple[int, int] | None]]  # (clip, frame) in each place of each row, or nothing
-
-
-def _rows(n: int, labels: np.ndarray | None) -> Places:
-    """The first frames of ``n`` clips, in rows of equal length."""
-    rows: list[list[int]] = [[i] for i in range(n)]
-    if labels is not None:
-        rows = [list(np.flatnonzero(labels == c)) for c in np.unique(labels)]
-    square = math.ceil(math.sqrt(n))
-    width = max(map(len, rows))
-    if width == 1:  # nothing to line up under a label
-        rows, width = [[row[0] for row in rows]], square
-    elif width > LONG * len(rows):
-        width = square
-    rows = [row[i : i + width] for row in rows for i in range(0, len(row), width)]
-    return [[(int(i), 0) for i in row] + [None] * (width - len(row)) for row in rows]
-
-
-def _strips(shape: tuple[int, int], labels: np.ndarray | None) -> Places:
-    """The frames of each clip side by side; ``shape``: (clips, frames)."""
-    n, frames = shape
-    order = np.arange(n) if labels is None else np.argsort(labels, kind="stable")
-    beside = 1 if n <= LONG * frames else math.ceil(math.sqrt(n / frames))
-    rows: Places = []
-    for first in range(0, n, beside):
-        row: list[tuple[int, int] | None] = []
-        for i in order[first : first + beside]:
-            row += [*([None] if row else []), *((int(i), k) for k in range(frames))]
-        rows.append(row + [None] * (beside * (frames + 1) - 1 - len(row)))
-    return rows
-
-
-def _enlargement(rows: Places, picture: Sequence[int], pages: int = 1) -> int:
-    """The factor to enlarge pictures by; UserError if they would not fit even without."""
-    height = len(rows) * (picture[0] + GAP) + GAP
-    width = len(rows[0]) * (picture[1] + GAP) + GAP
-    by_side = MOST_SIDE // max(height, width)
-    by_area = math.isqrt(MOST_PIXELS // (height * width * pages))
-    factor = min(max(1, math.ceil(CELL / picture[0])), by_side, by_area)
-    if factor < 1:
-        raise UserError(
-            f"{sum(p is not None for row in rows for p in row)} pictures of {picture[0]} x {picture[1]} "
-            f"make one of {height} x {width} pixels{f' and {pages} frames' if pages > 1 else ''}; at "
-            f"most {MOST_SIDE} a side and {MOST_PIXELS} in all can be drawn: ask for fewer, or write "
-            "an .npz file"
-        )
-    return factor
-
-
-def _tile(clips: Clips, rows: Places, pages: int = 1) -> Picture:
-    """Pictures of one size on a grey ground, enlarged; None leaves a place empty."""
-    height, width, channels = picture = clips.shape[2:]
-    factor = _enlargement(rows, picture, pages)
-    y, x = height + GAP, width + GAP
-    canvas = np.full((len(rows) * y + GAP, len(rows[0]) * x + GAP, channels), GREY, np.uint8)
-    for r, row in enumerate(rows):
-        for k, place in enumerate(row):
-            if place is not None:
-                canvas[r * y + GAP : (r + 1) * y, k * x + GAP : (k + 1) * x] = clips[place]
-    return canvas.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _picture(image: Picture) -> Image.Image:

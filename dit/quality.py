@@ -10,6 +10,7 @@ import numpy as np
 
 from dit import rng
 from dit.draw import Drawn, Recipe, Sampler
+from dit.evaluation import adherence
 from dit.evaluation.judge import Judge, judge_of
 from dit.scaling.evaluate import check_weights
 from dit.types import UserError
@@ -19,9 +20,10 @@ class Quality:
     """``quality(arm, experiment, trained) -> figures``: what ``scaling.ablate`` takes as ``measure``.
 
     Draws samples by every recipe and judges them. Figures are called ``accuracy NAME`` and ``frechet
-    NAME`` after the recipe's name (which may be empty). With one seed in a recipe, all arms start from
-    the same noise. ``weights``: ``params``, or the name of an average. Compiled samplers and the
-    ``judge`` are kept from arm to arm; ``drawn`` has the latest samples of each ``(arm, NAME)``.
+    NAME`` after the recipe's name (which may be empty). A recipe with prompts and no labels has those of
+    ``evaluation.adherence.score`` instead. With one seed in a recipe, all arms start from the same
+    noise. ``weights``: ``params``, or the name of an average. Compiled samplers and the ``judge`` are
+    kept from arm to arm; ``drawn`` has the latest samples of each ``(arm, NAME)``.
     """
 
     def __init__(self, recipes: Mapping[str, Recipe], weights: str = "params"):
@@ -32,19 +34,21 @@ class Quality:
 
     def check(self, arm: str, experiment: Any) -> None:
         """Raise UserError where an arm's samples cannot be drawn or judged for some recipe."""
-        self.judge = judge_of(experiment.source) if self.judge is None else self.judge
+        if self.judge is None and not all(map(_prompted, self.recipes.values())):
+            self.judge = judge_of(experiment.source)
         check_weights(self.weights, experiment)
         params = jax.eval_shape(experiment.init, rng.root(0))
         for name, recipe in self.recipes.items():
-            if len(recipe.labels or range(recipe.num)) < 2:
+            if recipe.count < 2:
                 raise UserError(f"recipe {name!r} draws one sample; expected two or more to judge")
             if recipe.guidance.startswith("autoguidance"):
                 raise UserError(f"recipe {name!r}: there is no weaker model here for autoguidance")
             sampler = self._samplers[arm, name] = Sampler(experiment, recipe)
-            batch = {"id": np.arange(1), "label": np.array(recipe.labels[:1], np.int32)}
-            jax.eval_shape(
-                sampler.run, params, None, batch if recipe.labels else {"id": batch["id"]}
-            )
+            if _prompted(recipe):
+                adherence.asked(recipe.prompts)
+            given = {"label": sampler.labels, **sampler.words, "id": np.arange(1)}
+            batch = {k: v[:1] for k, v in given.items() if v is not None}
+            jax.eval_shape(sampler.run, params, None, batch)
 
     def __call__(self, arm: str, experiment: Any, trained: Any) -> dict[str, float]:
         """Figures of the samples that ``trained`` draws by each recipe."""
@@ -54,8 +58,16 @@ class Quality:
         found = {}
         for name in self.recipes:
             drawn = self.drawn[arm, name] = self._samplers[arm, name](params)
-            if drawn.labels is None:
+            if _prompted(self.recipes[name]):
+                figures = adherence.score(self.recipes[name].prompts, list(drawn.samples[:, 0]))
+            elif drawn.labels is None:
                 raise UserError("got a recipe without labels; the judge of images asks for labels")
-            figures = self.judge(drawn.samples, drawn.labels)
+            else:
+                figures = self.judge(drawn.samples, drawn.labels)
             found |= {f"{figure} {name}".strip(): value for figure, value in figures.items()}
         return found
+
+
+def _prompted(recipe: Recipe) -> bool:
+    """Whether samples are judged by what their prompts ask for."""
+    return bool(recipe.prompts) and not recipe.labels

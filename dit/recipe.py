@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from dit import rng
@@ -14,6 +15,7 @@ from dit.sampling.nfe import check_countable
 from dit.sampling.solver import Solver
 from dit.types import UserError
 
+LATER = ("known", "prompts", "negative")  # fields that older recipes lack
 RANGES = {"num": (0, 10**7), "steps": (1, 10**5), "batch": (1, 10**6)}
 
 
@@ -34,8 +36,10 @@ class Recipe:
     ``labels`` is empty for a model without classes, which makes ``num`` samples. Sample i draws from
     its own key, a function of ``seed`` and i; ``batch`` are made at once. ``strength``: how much of the
     way to noise the data go that an edit starts from. ``known``: whether what its mask keeps is
-    ``noised`` with the rest, or given to the network ``clean``, with t = 0. Raises UserError for numbers
-    out of range.
+    ``noised`` with the rest, or given to the network ``clean``, with t = 0. ``prompts``: each sample's
+    text, for a model that reads one; the empty text is the null condition. ``negative``: what guidance
+    leads away from in place of the null condition, one text for all or one for each. Raises UserError
+    for numbers out of range, or that differ.
     """
 
     labels: tuple[int, ...] = ()
@@ -48,24 +52,53 @@ class Recipe:
     batch: int = 250
     strength: float = 1.0
     known: Literal["noised", "clean"] = "noised"
+    prompts: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """The fields as plain values; ``known`` only where it is not the default.
+        """The fields as plain values; those that were added later only where not the default.
 
-        So the settings of a recipe from before ``known`` existed, by which results are stored, stay.
+        So the settings of a recipe from before they existed, by which results are stored, stay.
         """
-        fields = dataclasses.asdict(self)
-        return {k: v for k, v in fields.items() if (k, v) != ("known", "noised")}
+        usual = {f.name: f.default for f in dataclasses.fields(self) if f.name in LATER}
+        return {k: v for k, v in dataclasses.asdict(self).items() if usual.get(k, ...) != v}
 
     @property
     def count(self) -> int:
         """How many samples there are."""
-        return len(self.labels) or self.num
+        return len(self.labels) or len(self.prompts) or self.num
 
     def __post_init__(self):
+        if self.labels and self.prompts and len(self.labels) != len(self.prompts):
+            raise UserError(
+                f"got {len(self.labels)} labels and {len(self.prompts)} prompts; expected one of each "
+                "for every sample"
+            )
+        if len(self.negative) not in (0, 1, len(self.prompts)):
+            raise UserError(
+                f"got {len(self.negative)} negative prompts for {len(self.prompts)} prompts; expected "
+                "one for all, or one for each"
+            )
         check_numbers(num=self.num, steps=self.steps, batch=self.batch)
         rng.check_seed(self.seed)
         first_step(self.steps, self.strength)
+
+
+def recipe_from(settings: Mapping[str, Any], num_classes: int | None) -> Recipe:
+    """The recipe of a config's ``samples`` section: its ``num`` samples, classes and prompts in turn."""
+    kept = {f.name for f in dataclasses.fields(Recipe)}
+    given = {k: v for k, v in settings.items() if k in kept}
+    num, prompts, negative = given["num"], given.get("prompts", ()), given.get("negative", ())
+    given["labels"] = in_turn(range(num_classes or 0), num)
+    given["prompts"] = in_turn(prompts, num)
+    if len(negative) == len(prompts) > 1:  # they belong together
+        given["negative"] = in_turn(negative, num)
+    return Recipe(**{**given, "guidance": str(given["guidance"])})
+
+
+def in_turn(values: Sequence[Any], num: int) -> tuple[Any, ...]:
+    """``num`` of the values, from the first again after the last; none of none."""
+    return tuple(values[i % len(values)] for i in range(num if values else 0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,9 @@
 """Draw samples from a trained model: ``python -m dit.sample --workdir=DIR --labels=0,1,2``.
 
+A model that reads text takes ``--prompt="a red circle"``, which may be repeated, or ``--prompts=FILE``,
+one a line; ``--negative`` says what guidance is to lead away from. The prompts are drawn beneath the
+pictures.
+
 The suffix of ``--out`` decides what is written: a ``.png`` grid (a filmstrip for clips) that carries
 its recipe, a moving ``.gif``, or ``.npz`` arrays. ``--like=grid.png`` reads the recipe of a PNG and
 makes the same picture again, bit for bit on the same machine; what an edit began with must be given
@@ -22,17 +26,16 @@ from dit.config import call
 from dit.data.npy import npz_names, read_npz
 from dit.data.source import check_finite, digest
 from dit.draw import (
-    Recipe,
     Sampler,
     load_experiment,
     load_params,
-    recipe_from,
-    rules,
     stamped,
 )
 from dit.experiment import Experiment
 from dit.parallel import multihost
 from dit.parallel.mesh import OPTION
+from dit.prompts import read_prompts
+from dit.recipe import LATER, Recipe, recipe_from, rules
 from dit.types import Count, Seed, Share, UserError, Whole
 
 
@@ -84,7 +87,16 @@ def arguments() -> argparse.ArgumentParser:
     add(
         "--num",
         type=cli.number(Count),
-        help="how many samples: in place of --labels, cycling through the classes",
+        help="how many samples: in place of --labels, cycling through the classes, or the prompts",
+    )
+    add("--prompt", action="append", metavar="TEXT", help="what to draw; may be repeated")
+    add("--prompts", metavar="FILE", help="a text file of prompts, one a line")
+    add(
+        "--negative",
+        action="append",
+        metavar="TEXT",
+        help="what guidance leads away from, in place of the null condition: one for all, or one for "
+        "each prompt",
     )
     add("--solver", help="name or name:key=value,... of a solver, such as heun or ddim:eta=0.5")
     add("--grid", help="of a time grid, such as uniform or karras:rho=7")
@@ -134,6 +146,8 @@ def check(args: argparse.Namespace) -> None:
     """Raise UserError for options that cannot work, whatever the model is."""
     if args.num is not None and args.labels is not None:
         raise UserError("got both --labels and --num; expected one of them: labels have a number")
+    if args.prompt and args.prompts is not None:
+        raise UserError("got both --prompt and --prompts; expected one of them")
     if args.known is not None and args.mask is None:
         raise UserError("--known is of no effect without --mask: which part of --init is kept")
     for option in ("mask", "strength"):
@@ -159,16 +173,18 @@ def run(args: argparse.Namespace) -> None:
     sampler = Sampler(experiment, recipe)
     start = read_data(args.init, "samples", experiment.shape) if args.init else None
     mask = read_mask(args.mask, experiment.shape) if args.mask else None
-    conditions = read_conditions(args.cond, experiment.conditions) if args.cond else {}
+    conditions = read_conditions(args.cond, experiment.arrays) if args.cond else {}
     given = {"init": start, "mask": mask, **conditions}
     inputs = {k: digest(v) for k, v in given.items() if v is not None}
-    check_inputs(args, stamp, inputs, ("init", "mask", *experiment.conditions))
+    check_inputs(args, stamp, inputs, ("init", "mask", *experiment.arrays))
     weak_name = args.weak or (stamp.get("weak") if sampler.autoguided else None)
     arrays = {"start": start, "mask": mask, **conditions}
     arrays = {k: v for k, v in arrays.items() if v is not None}
     sampler.check(weak_name is not None, arrays)
     shape = (sampler.n, *experiment.shape)
-    media.check_drawable(args.out, shape, sampler.labels, experiment.codec.pixels)
+    media.check_drawable(
+        args.out, shape, sampler.labels, experiment.codec.pixels, sampler.recipe.prompts
+    )
     weak = None
     if weak_name is not None:
         loaded = load_params(experiment, args.workdir, weak_name, step, args.mesh)
@@ -184,7 +200,7 @@ def run(args: argparse.Namespace) -> None:
         )
     given = {"weak": weak, **arrays}
     if storage.place(args.out).suffix.lower() == ".npz" and multihost.is_main():
-        with media.npz_writer(args.out, sampler.n, sampler.labels) as write:
+        with media.npz_writer(args.out, sampler.n, sampler.labels, recipe.prompts) as write:
             nfe, seconds = sampler.draw(restored.params, write, **given)
     else:
         drawn = sampler(restored.params, **given)
@@ -192,7 +208,9 @@ def run(args: argparse.Namespace) -> None:
         if multihost.is_main():
             used |= {} if weak_name is None else {"weak": weak_name}
             recipe_of = {**stamped(recipe, restored, nfe, inputs), **used}
-            media.save_samples(args.out, drawn.samples, drawn.labels, recipe_of)
+            media.save_samples(
+                args.out, drawn.samples, drawn.labels, recipe_of, captions=recipe.prompts
+            )
     multihost.say(
         f"{sampler.n} samples in {seconds:.2f} s after compilation, {nfe} network evaluations each, "
         f"from {restored.which} at step {restored.step}: {args.out}"
@@ -224,18 +242,26 @@ def choose(args: argparse.Namespace, experiment: Experiment, stamp: Mapping[str,
     recipe = recipe_from(experiment.config.samples.to_dict(), experiment.num_classes)
     if stamp:
         names = [f.name for f in dataclasses.fields(Recipe)]
-        missing = [name for name in names if name not in stamp and name != "known"]
+        missing = [name for name in names if name not in stamp and name not in LATER]
         if missing:
             raise UserError(f"the recipe in {args.like} lacks {', '.join(missing)}; was it edited?")
-        fields = {name: stamp[name] for name in names if name in stamp}  # older ones lack known
+        fields = {name: stamp[name] for name in names if name in stamp}
         recipe = call(Recipe, f"the recipe in {args.like}", **fields)
-    if args.num is not None:
-        recipe = recipe_from(
-            {**dataclasses.asdict(recipe), "num": args.num}, experiment.num_classes
-        )
+    fields, num, labels = dataclasses.asdict(recipe), args.num, None
+    prompts = args.prompt if args.prompts is None else read_prompts(args.prompts)
+    if prompts:
+        fields["prompts"], num = prompts, num or len(prompts)
+    if args.negative:
+        fields["negative"] = tuple(args.negative)
     if args.labels is not None:
         labels = tuple(cli.parse_labels(args.labels, experiment.num_classes))
-        recipe = dataclasses.replace(recipe, labels=labels, num=len(labels))
+        num = len(labels)
+    if num is None:
+        recipe = Recipe(**fields)
+    else:
+        recipe = recipe_from({**fields, "num": num}, experiment.num_classes)
+    if labels is not None:
+        recipe = dataclasses.replace(recipe, labels=labels)
     return dataclasses.replace(recipe, **chosen(args))
 
 

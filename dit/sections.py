@@ -25,6 +25,7 @@ from dit.types import Count, Range, Scale, Seed, UserError, Whole
 ROOMS = {
     "data": "data.sources",
     "codec": "codecs",
+    "text": "text",
     "model": "models",
     "path": "diffusion.paths",
     "prediction": "diffusion.predictions",
@@ -42,7 +43,12 @@ DEFAULT_NAMES = {
     "optimizer": "adamw",
     "schedule": "constant",
 }
+OPTIONAL = (
+    "text",
+)  # sections that are left out of a config, or named "none", for nothing of the kind
+HOW = ("remat", "unroll", "attention")  # keywords of a network that say how it is run
 WIRED = {  # keywords that the experiment sets, from other parts of the config
+    "text": ("dtype", *HOW),
     "model": ("in_channels", "num_classes", "dtype"),
     "objective": ("times", "weight", "patch"),
     "schedule": ("lr", "steps"),
@@ -95,8 +101,9 @@ class LogSettings:
 class SampleSettings:
     """How samples are drawn. ``solver``, ``grid`` and ``guidance`` as on the command line.
 
-    In training: a grid of ``num`` (0: none), cycling through the classes, every ``every`` steps
-    (0: never) and at the end.
+    In training: a grid of ``num`` (0: none), cycling through the classes, or of a model that reads text
+    through the ``prompts`` (none: captions of held-out data), every ``every`` steps (0: never) and at
+    the end.
     """
 
     every: Whole = 1000
@@ -107,6 +114,7 @@ class SampleSettings:
     guidance: str | Scale = 1.0
     seed: Seed = 0
     batch: Count = 250
+    prompts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,7 +153,9 @@ def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
     """
     out = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
     for section in ROOMS:
-        if f"{section}.name" in overrides:
+        if _is_none(section, overrides.get(f"{section}.name", "")):
+            out.pop(section, None)
+        elif f"{section}.name" in overrides:
             name, extra = _name(section, {"name": overrides[f"{section}.name"]})
             before = _section(out, section)
             if name != _name(section, before)[0] or extra:
@@ -166,6 +176,11 @@ def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
             _check_field(section, name, field)
             out[section] = {**given, field: value}
     return out
+
+
+def _is_none(section: str, name: Any) -> bool:
+    """Whether a section of this name is one that is left out."""
+    return section in OPTIONAL and name in (None, "none")
 
 
 def _near(key: str, config: Mapping[str, Any]) -> str:
@@ -246,7 +261,10 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     missing = [key for key in required(numbers) if key not in config]
     out: dict[str, Any] = {**defaults(numbers), **{k: config[k] for k in NUMBERS if k in config}}
     for section in ROOMS:
-        out[section] = _completed(section, _section(config, section), section, missing)
+        given = _section(config, section)
+        if section in OPTIONAL and (not given or _is_none(section, given.get("name", ""))):
+            continue
+        out[section] = _completed(section, given, section, missing)
     for section, build in PLAIN.items():
         given = _section(config, section)
         for field in given:
@@ -297,7 +315,7 @@ def _parts(section: str, given: Mapping[str, Any]) -> list[str]:
 def _check_values(config: Mapping[str, Any]) -> None:
     """Raise UserError for a value of the wrong type, or outside the range of its keyword."""
     checked(numbers, "a config", {k: config[k] for k in NUMBERS})
-    for section in ROOMS:
+    for section in filter(config.__contains__, ROOMS):
         _check_section(section, config[section], f"{section}.")
     for section, build in PLAIN.items():
         build(**checked(build, f"section {section!r}", config[section], at=f"{section}."))

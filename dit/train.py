@@ -27,9 +27,10 @@ import numpy as np
 from dit import cli, media, rng, storage
 from dit.config import parse_spec
 from dit.data.source import digest
-from dit.draw import Sampler, recipe_from, stamped, with_conditions
+from dit.draw import Sampler, stamped, with_conditions
 from dit.experiment import Experiment, build, load_config
 from dit.parallel import multihost
+from dit.recipe import recipe_from
 from dit.scaling.flops import training_flops
 from dit.training.checkpoint import taken_from
 from dit.training.loop import train
@@ -147,7 +148,8 @@ def painter(
                 stamp |= {"size": [frames, height, width]}
             for suffix in (".png", ".gif") if frames > 1 else (".png",):
                 out = workdir / "samples" / f"{name}{suffix}"
-                media.save_samples(out, drawn.samples, drawn.labels, stamp)
+                captions = sampler.recipe.prompts
+                media.save_samples(out, drawn.samples, drawn.labels, stamp, captions=captions)
 
     return paint
 
@@ -160,7 +162,8 @@ def rehearse(sampler: Sampler, conditions: Mapping[str, np.ndarray]) -> None:
             f"got samples.guidance={recipe.guidance!r}, which needs a weaker model, and training has "
             "one model: set samples.guidance=1, and give --guidance and --weak to dit.sample"
         )
-    two = {k: np.resize(v, (2, *v.shape[1:])) for k, v in conditions.items()}
+    given = {**sampler.words, **conditions}
+    two = {k: np.resize(v, (2, *v.shape[1:])) for k, v in given.items()}
     batch = {"id": np.arange(2), **two}
     if recipe.labels:
         batch["label"] = np.zeros(2, np.int32)

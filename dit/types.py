@@ -83,6 +83,8 @@ class Cond:
     ``label``: class index in ``[0, num_classes)``; ``num_classes`` itself is the null class.
     ``context``: a sequence of embeddings (text, say), with ``context_mask`` true on real tokens.
     ``pooled``: one embedding of the whole condition (of a text, say).
+    ``tokens``: a text as integers, with ``tokens_mask`` true on those that are not padding: for a
+    network with a text encoder (``dit.text``), which makes ``context`` or ``pooled`` of them.
     ``r``: a second time, shaped like the first: where a flow map ends, in the network's units of time.
     ``guidance``: a guidance scale that the network is given as an input.
     ``concat``: known channels beside those of x (a reference frame, a mask).
@@ -95,6 +97,8 @@ class Cond:
     context: Float[Array, "b m e"] | None = None
     context_mask: Bool[Array, "b m"] | None = None
     pooled: Float[Array, "b p"] | None = None
+    tokens: Int[Array, "b l"] | None = None
+    tokens_mask: Bool[Array, "b l"] | None = None
     r: Times | None = None
     guidance: Float[Array, "b"] | None = None
     concat: Float[Array, "b f h w k"] | None = None
@@ -109,6 +113,9 @@ class Cond:
     def null(self, batch: int) -> Cond:
         """The same condition with every sample dropped."""
         return self.replace(drop=jnp.ones((batch,), bool))
+
+
+MASKS = ("context_mask", "tokens_mask")  # fields that say which parts of another are real
 
 
 @struct.dataclass

@@ -9,8 +9,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 # What any room may import. Names are files or folders of ``dit``; all may import their own folder.
 BASE = {"types", "rng", "config", "storage"}
-MODEL = {"models", "codecs", "diffusion", "objectives"}  # what a config's loss is made of
-LIBRARY = BASE | {"experiment", "draw", "media"}
+MODEL = {"models", "codecs", "text", "diffusion", "objectives"}  # what a config's loss is made of
+LIBRARY = BASE | {"experiment", "recipe", "draw", "media"}
 COMMAND = LIBRARY | {"cli", "parallel"}
 MAY_IMPORT = {
     "__init__": set(),
@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "config": {"types"},
     "storage": {"types"},
     # rooms
-    "data": BASE,
+    "scenes": BASE,
+    "data": BASE | {"scenes"},
     "codecs": BASE,
     "models": BASE,
     "diffusion": BASE,
@@ -27,26 +28,29 @@ MAY_IMPORT = {
     "sampling": BASE | {"diffusion"},
     "parallel": BASE,
     "training": BASE | {"objectives", "parallel", "data"},
-    "evaluation": BASE | {"parallel"},
+    "evaluation": BASE | {"parallel", "scenes"},
     "interop": BASE | {"models", "codecs"},
     "text": BASE | {"models", "interop"},
     "scaling": BASE | {"models", "diffusion", "training", "parallel"},
-    "media": BASE,
+    "tiles": BASE,
+    "media": BASE | {"tiles"},
     # what joins them
     "config_file": BASE,
     "init_from": BASE | {"training", "interop"},
     "sections": BASE | {"training", "config_file", "init_from"},
     "experiment": BASE | MODEL | {"data", "training", "config_file", "init_from", "sections"},
     "recipe": BASE | {"sampling"},
+    "prompts": BASE | {"experiment", "recipe", "text"},
     "draw": BASE
-    | {"recipe", "experiment", "media", "models", "diffusion", "sampling", "parallel", "training"},
+    | {"prompts", "recipe", "experiment", "media", "models", "diffusion", "sampling"}
+    | {"parallel", "training"},
     "quality": LIBRARY | {"evaluation", "scaling"},
     "preflight": LIBRARY | {"models", "parallel", "training", "scaling"},
     "notebook": BASE | {"media"},
     # commands, and what they share; no other command is imported
     "cli": BASE,
     "train": COMMAND | {"data", "training", "scaling"},
-    "sample": COMMAND | {"data"},
+    "sample": COMMAND | {"data", "prompts"},
     "embed": COMMAND | {"text"},
     "evaluate": COMMAND | {"data", "evaluation"},
     "scaling/__main__": COMMAND | {"training"},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit import media
+from dit import media, tiles
 from dit.codecs import latent, pixel
 from dit.data.npy import read_npz
 from dit.types import UserError
@@ -24,9 +24,9 @@ def clips(n=5, f=1, c=1, size=8):
 
 def cell(image, row, column, size=8):
     """The pixels of one picture of a grid, of any enlargement."""
-    factor = -(-media.CELL // size)
-    pitch = (size + media.GAP) * factor
-    top, left = (media.GAP * factor + k * pitch for k in (row, column))
+    factor = -(-tiles.CELL // size)
+    pitch = (size + tiles.GAP) * factor
+    top, left = (tiles.GAP * factor + k * pitch for k in (row, column))
     return image[top : top + size * factor, left : left + size * factor]
 
 
@@ -49,7 +49,7 @@ def test_grid_has_one_row_a_label_in_order():
     for row, members in enumerate([[1, 3], [0, 2, 4]]):
         for column, i in enumerate(members):
             assert (cell(image, row, column) == 10 * i).all()
-    assert (cell(image, 0, 2) == media.GREY).all()  # no third one
+    assert (cell(image, 0, 2) == tiles.GREY).all()  # no third one
 
 
 def test_grid_without_rows_to_fill_is_near_square():
@@ -71,9 +71,9 @@ def test_pictures_of_many_samples_are_no_ribbons(tmp_path, labels, suffix, frame
     """At most about four times as long as high, or as high as long, whatever the labels are."""
     x = clips(n=500, f=frames)
     media.check_drawable(tmp_path / f"x{suffix}", x.shape, labels, pixels=True)
-    rows = media._rows(500, labels)
+    rows = tiles.rows_of(500, labels)
     if suffix == ".png" and frames > 1:
-        rows = media._strips((500, frames), labels)
+        rows = tiles.strips_of((500, frames), labels)
     height, width = len(rows), len(rows[0])
     assert 1 / 5 < width / height < 5 or (width / height < 10 and labels is not None)
     taken = [place for row in rows for place in row if place is not None]
@@ -82,7 +82,7 @@ def test_pictures_of_many_samples_are_no_ribbons(tmp_path, labels, suffix, frame
 
 def test_a_label_starts_its_own_row_where_rows_are_folded():
     labels = np.arange(50) % 2
-    for row in media._rows(50, labels):
+    for row in tiles.rows_of(50, labels):
         assert len({labels[place[0]] for place in row if place is not None}) == 1
 
 
@@ -114,7 +114,7 @@ def test_what_is_too_large_is_refused_before_it_is_there(tmp_path, shape, suffix
 
 def test_the_largest_picture_can_be_read_again(tmp_path):
     """Pillow refuses larger ones as an attack."""
-    assert media.MOST_PIXELS <= Image.MAX_IMAGE_PIXELS
+    assert tiles.MOST_PIXELS <= Image.MAX_IMAGE_PIXELS
     media.save_gif(tmp_path / "x.gif", clips(n=300, f=2))
     with Image.open(tmp_path / "x.gif") as image:
         assert max(image.size) < 65_536

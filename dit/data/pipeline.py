@@ -31,6 +31,7 @@ import grain
 import numpy as np
 
 from dit import rng
+from dit.data.captions import Tokenized
 from dit.data.plan import Plan, shuffled
 from dit.data.source import STREAM_LENGTH, Example, Split, Transform, bucket_sizes, generator
 from dit.types import UserError
@@ -69,13 +70,19 @@ class _Stream:
             epoch, k = divmod(place, length)
             if self.shuffle and not self.split.streaming:
                 k = shuffled(self.seed, epoch, k, length, rows.bucket)
-            example = self.split[start + k]
+            example = self._read(start + k, position)
             if self.transforms:
                 own = generator(self.seed, "transforms", position)
                 for transform in self.transforms:
                     example = transform(example, own)
             examples.append(example)
         return examples
+
+    def _read(self, i: int, position: int) -> Example:
+        """Example ``i``, with a caption chosen by its position where it has several."""
+        if isinstance(self.split, Tokenized):
+            return self.split.read(i, generator(self.seed, "captions", position))
+        return {k: v for k, v in self.split[i].items() if k != "caption"}
 
 
 @dataclasses.dataclass(frozen=True)

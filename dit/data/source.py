@@ -2,8 +2,9 @@
 
 An example is a dict: ``x``, an array ``(f, h, w, c)``, uint8 in [0, 255] (pixels) or floating point
 (latents); and what the example is conditioned on, by the names of ``Cond``'s fields: ``label``, an int,
-for classes. Unlabelled data have no ``label`` at all. Asking twice for example ``i`` gives the same
-example, so a position in the data is one integer, and resuming is exact.
+for classes. Unlabelled data have no ``label`` at all. Captioned data have a ``caption``, a str or a list
+of them: ``data.captions`` makes tokens of it, and it enters no batch. Asking twice for example ``i``
+gives the same example, so a position in the data is one integer, and resuming is exact.
 """
 
 from __future__ import annotations
@@ -113,6 +114,10 @@ class Bucket:
     def __getitem__(self, i: int) -> Example:
         check_index(i, self._length)
         return self._split[self._start + i]
+
+    def caption(self, i: int) -> str:
+        """See ``captions.Tokenized``."""
+        return self._split.caption(self._start + i)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ __all__ = [
     "count_params",
     "init",
     "logical_axes",
+    "told",
     "unstack",
 ]
 
@@ -59,6 +60,11 @@ def apply_fn(model: Network) -> ApplyFn:
             return model.apply({"params": params}, x, t, Cond() if cond is None else cond)
 
     return apply
+
+
+def told(model: Network, params: Params, cond: Cond) -> Cond:
+    """``cond`` as a loop that runs ``model`` many times should give it; see ``Network``."""
+    return model.apply({"params": params}, cond, method="told")
 
 
 def logical_axes(model: Network, shape: tuple[int, ...]) -> Any:

@@ -93,6 +93,10 @@ def check(
         "guidance": (len(t),),
         "concat": known,
     }
+    if given.get("tokens") is not None:
+        raise UserError(
+            "got Cond.tokens, but the network has no text encoder: give the config a section text"
+        )
     for name, option in OPTIONS.items():
         value, asked = given[name], getattr(model, option)
         if asked in (None, False):

@@ -13,7 +13,6 @@ import math
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -22,9 +21,8 @@ from dit.models import attention as attention_module
 from dit.models import condition as condition_module
 from dit.models import patchify as patches
 from dit.models import positions as position_module
-from dit.models import sizes
+from dit.models import sizes, stack
 from dit.models.activations import constrain
-from dit.models.attention import platform
 from dit.models.condition import Condition
 from dit.models.embeddings import (
     ContextEmbedding,
@@ -41,9 +39,9 @@ from dit.models.layers import (
     wide,
     zeros,
 )
-from dit.models.remat import check_remat, remat_layer, remat_scanned
+from dit.models.remat import check_remat
 from dit.models.transformer import Transformer, make_block
-from dit.types import Cond, Count, Params, Positive, Tiny, Tokens, UserError, Whole
+from dit.types import Cond, Count, Positive, Tiny, Tokens, UserError, Whole
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 POSITIONS = ("sincos", "rope", "sincos+rope")
@@ -193,60 +191,10 @@ class DiT(Transformer):
             time = time.reshape(t.shape[0], -1, self.patch[0], self.width).mean(2)
         x, condition = condition_module.prepare(self, x, time, cond, tokens, rotary, frame_size)
         x = constrain(x.astype(self.dtype), "act_batch", "act_length", "act_embed")
-        x = self.run(x, condition)
+        x = stack.run(self, x, condition)
         if self.uses == "prefix":
             x = x[:, x.shape[1] - n :]
         return self.final(x, condition)
-
-    def run(self, x: Float[Array, "b n d"], condition: Condition) -> Float[Array, "b n d"]:
-        """All blocks in turn. Their parameters are stacked, whether the loop is unrolled or not.
-
-        Unrolled in full it is a Python loop over slices of them, or over the parameters of each
-        layer if ``models.unstack`` took them apart: no loop carries what the backward pass needs.
-        """
-        layers = self.variables.get("params", {}).get("blocks", {})
-        unroll = platform() == "cpu" if self.unroll == "auto" else self.unroll
-        unroll = {True: self.depth, False: 1}[unroll] if isinstance(unroll, bool) else unroll
-        if "0" in layers:
-            layers = [layers[str(i)] for i in range(self.depth)]
-        if layers and (isinstance(layers, list) or unroll >= self.depth):
-            block = self.blocks.clone(parent=None)
-
-            def layer(params, x, condition):
-                x = constrain(x, "act_batch", "act_length", "act_embed")
-                return block.apply({"params": params}, x, condition)
-
-            layer = remat_layer(layer, self.remat)
-            each = layers if isinstance(layers, list) else split(layers, self.depth)
-            for params in each:
-                x = layer(params, x, condition)
-            return x
-
-        def body(block, x, condition):
-            x = constrain(x, "act_batch", "act_length", "act_embed")
-            return block(x, condition), None
-
-        body = remat_scanned(body, self.remat, unrolled=unroll > 1)
-        scan = nn.scan(
-            body,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        return scan(self.blocks, x, condition)[0]
-
-
-def split(stacked: Params, depth: int) -> list[Params]:
-    """The parameters of each layer; the gradient of it all is one concatenation an array."""
-    parts = [
-        [part[0] for part in jax.lax.split(array, (1,) * depth)]
-        for array in jax.tree.leaves(stacked)
-    ]
-    tree = jax.tree.structure(stacked)
-    return [jax.tree.unflatten(tree, layer) for layer in zip(*parts, strict=True)]
 
 
 def build(

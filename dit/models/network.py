@@ -67,6 +67,13 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    def told(self, cond: Cond) -> Cond:
+        """``cond`` with all that does not depend on ``x`` and ``t`` computed: ``__call__`` takes it too.
+
+        A sampler asks once for what it would compute at every step.
+        """
+        return cond
+
     def example(self, shape: Shape) -> tuple[Array, Array, Cond]:
         """Inputs ``(x, t, cond)`` for a batch of one, all zero, to initialise parameters with.
 

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from dit import rng
-from dit.draw import Sampler, recipe_from
+from dit.draw import Sampler
 from dit.experiment import Experiment
 from dit.parallel import hlo
 from dit.parallel.estimate import kernel_flops, step_time
@@ -22,10 +22,12 @@ from dit.parallel.rules import is_axes
 from dit.parallel.topology import Topology
 from dit.preflight.account import activations
 from dit.preflight.report import Report
+from dit.recipe import recipe_from
 from dit.scaling.flops import forward_flops, training_flops
 from dit.scaling.jaxpr_flops import count
 from dit.training.feed import bucket_shapes
 from dit.training.program import Program, program
+from dit.types import MASKS
 
 OVERFLOW = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -77,6 +79,8 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
     run, shapes = program(experiment, batches, where.devices), batches.shapes()
     batches.close()
     settings = {**experiment.config.samples.to_dict(), "num": experiment.config.samples.batch}
+    if experiment.text is not None:
+        settings["prompts"] = ("",)
     draw = Sampler(experiment, recipe_from(settings, experiment.num_classes))
     shards = batch_shards(run.mesh)
     size = -(-draw.n // shards) * shards
@@ -84,7 +88,7 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
     ids = {"id": jax.ShapeDtypeStruct((size,), "int32")}
     if experiment.num_classes:
         ids["label"] = jax.ShapeDtypeStruct((size,), "int32")
-    for name in shapes.keys() & {*experiment.conditions, "context_mask"}:
+    for name in shapes.keys() & {*experiment.conditions, *MASKS}:
         shape, dtype = shapes[name]
         ids[name] = jax.ShapeDtypeStruct((size, *shape[1:]), dtype)
     batch = placed(ids, jax.tree.map(lambda _: run.batch_sharding, ids))

@@ -19,6 +19,7 @@ from dit.diffusion.process import Denoiser, Process, denoiser
 from dit.sampling.solver import Node, at
 from dit.types import ApplyFn, Cond, Params, Times, UserError
 
+GUIDING = ("label", "context", "pooled", "tokens")  # fields that guidance can guide towards
 Memory = Any
 Estimate = tuple[Array, Array | None]  # x0_hat and the learned variance, as in Denoiser.full
 
@@ -165,13 +166,16 @@ def pair(conditional: Callable, unconditional: Callable) -> Pair:
     return Pair(lambda x, t: (first.full(x, t), second.full(x, t)), first)
 
 
-def paired(process: Process, apply_fn: ApplyFn, params: Params, cond: Cond) -> Pair:
+def paired(
+    process: Process, apply_fn: ApplyFn, params: Params, cond: Cond, negative: Cond | None = None
+) -> Pair:
     """Both estimates of one network in a single call of batch ``2 b``.
 
-    The two copies of a sample lie side by side, so that a batch sharded over devices stays where
+    ``negative``: the condition of the second, with the same fields; by default the null one. The two
+    copies of a sample lie side by side, so that a batch sharded over devices stays where
     it is. Raises UserError for a ``cond`` that conditions on nothing.
     """
-    if cond.label is None and cond.context is None and cond.pooled is None:
+    if all(getattr(cond, name) is None for name in GUIDING):
         raise UserError(
             "got a condition without label or context; guidance needs one to guide towards: give a "
             "label, a context or a pooled embedding, or sample without guidance"
@@ -180,8 +184,17 @@ def paired(process: Process, apply_fn: ApplyFn, params: Params, cond: Cond) -> P
     def both(x: Float[Array, "b ..."], t: Times) -> tuple[Estimate, Estimate]:
         b = x.shape[0]
         kept = jnp.zeros((b,), bool) if cond.drop is None else cond.drop
-        halves = jnp.stack([kept, jnp.ones((b,), bool)], axis=1).reshape(2 * b)
-        twice = jax.tree.map(lambda a: jnp.repeat(a, 2, axis=0), cond.replace(drop=None))
+        null = jnp.ones((b,), bool)
+        if negative is not None:
+            null = jnp.zeros((b,), bool) if negative.drop is None else negative.drop
+        halves = jnp.stack([kept, null], axis=1).reshape(2 * b)
+        if negative is None:
+            twice = jax.tree.map(lambda a: jnp.repeat(a, 2, axis=0), cond.replace(drop=None))
+        else:
+            twice = jax.tree.map(
+                lambda a, n: jnp.stack([a, n], axis=1).reshape(2 * b, *a.shape[1:]),
+                *(each.replace(drop=None) for each in (cond, negative)),
+            )
         full = denoiser(process, apply_fn, params, twice.replace(drop=halves)).full
         x_0, v = full(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2, axis=0))
         split = [None if a is None else a.reshape(b, 2, *a.shape[1:]) for a in (x_0, v)]

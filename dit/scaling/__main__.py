@@ -175,6 +175,11 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
     """The plan that the arguments ask for, written to ``root``."""
     config = load_config(args.config, overrides)
     experiment = build(config)
+    if experiment.text is not None:
+        raise UserError(
+            "got a config with a section text, whose encoder a plan neither varies nor counts: plan for "
+            "labels, or for no condition (--config.text.name=none)"
+        )
     model = config.model.to_dict()
     network = model.pop("name")
     for key in ("size", "depth", "width", "heads"):

@@ -71,7 +71,8 @@ def freeze(
         )
     rows = [split[i] for i in range(examples)]
     label = np.array([row["label"] for row in rows], np.int32) if "label" in rows[0] else None
-    others = {k: np.stack([r[k] for r in rows]) for k in rows[0] if k not in ("x", "label")}
+    apart = ("x", "label", "caption")  # words are no condition; their tokens are
+    others = {k: np.stack([r[k] for r in rows]) for k in rows[0] if k not in apart}
     return EvaluationSet(np.stack([row["x"] for row in rows]), label, draws, seed, others)
 
 

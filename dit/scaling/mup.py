@@ -120,7 +120,7 @@ def coordinate_check(
             x, time = network_input(
                 process, corrupt(process, batch["x"], rng.normal(keys, shape), t), t
             )
-            cond = Cond(label=batch.get("label"))
+            cond = Cond.of(batch)
             before = activations(model, params, x, time, cond)
 
             def step(state, _):

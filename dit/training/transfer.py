@@ -15,6 +15,7 @@ Muon's update has the same size in every direction, so at a given root mean squa
 ``r = depth / base_depth``, each branch is multiplied by ``r^-p`` (Dey et al. 2025, "CompleteP": p = 1).
 The factor is folded into the initial spread and the rate of the branch's last linear map; the other
 rates of the blocks are multiplied by ``r^(p - 1)``. At the base width and depth all multipliers are 1.
+What lies in a module named ``text``, an encoder, keeps its size, and has none.
 """
 
 from __future__ import annotations
@@ -83,6 +84,11 @@ def is_branch_end(path: tuple[Any, ...]) -> bool:
     return "blocks" in names and "out" in names
 
 
+def is_text(path: tuple[Any, ...]) -> bool:
+    """Whether a parameter belongs to a text encoder, which does not grow with the network."""
+    return any(part.key == "text" for part in path[:1])
+
+
 def ratios(transfer: Transfer, axes: Any, shapes: Any) -> tuple[float, float]:
     """``m`` and ``r``: the width and depth over those that were tuned at, 1 where none are given.
 
@@ -90,8 +96,10 @@ def ratios(transfer: Transfer, axes: Any, shapes: Any) -> tuple[float, float]:
     Raises UserError for a network without such an axis.
     """
     found: dict[str | None, int] = {}
-    leaves = jax.tree.leaves(axes, is_leaf=is_axes), jax.tree.leaves(shapes)
-    for names, array in zip(*leaves, strict=True):
+    leaves = jax.tree.leaves(axes, is_leaf=is_axes), jax.tree_util.tree_leaves_with_path(shapes)
+    for names, (path, array) in zip(*leaves, strict=True):
+        if is_text(path):
+            continue
         for name, size in zip(names, array.shape, strict=True):
             found[name] = min(size, found.get(name, size))
     bases = {"embed": transfer.base_width, "layers": transfer.base_depth}
@@ -110,6 +118,8 @@ def init_multipliers(transfer: Transfer, axes: Any, shapes: Any) -> Any:
     m, r = ratios(transfer, axes, shapes)
 
     def one(path, names, array):
+        if is_text(path):
+            return 1.0
         factor = _branch(transfer, r, path)
         if kind(names) == "hidden" and any(part.key == "time" for part in path):
             return factor / math.sqrt(m)  # time's embedding has a fixed initial spread
@@ -132,6 +142,8 @@ def rate_multipliers(transfer: Transfer, axes: Any, shapes: Any, powers: Any = 1
         powers = jax.tree.map(lambda _: powers, axes, is_leaf=is_axes)
 
     def one(path, names, power):
+        if is_text(path):
+            return 1.0
         factor = m**-power if kind(names) in ("hidden", "output") else 1.0
         if "layers" in names:
             factor *= r ** (transfer.depth_power - 1) * _branch(transfer, r, path)

@@ -55,6 +55,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
         [missing, None],
         [None, missing],
         [missing, False],
+        [missing, []],
     )  # another version's, without effect
     return {k: p for k, p in pairs.items() if p[0] != p[1] and p not in later}
 

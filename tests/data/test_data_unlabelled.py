@@ -44,6 +44,7 @@ UNLABELLED = {  # None: has labels always
     "digits": None,
     "moving_digits": None,
     "shapes": None,
+    "shapes_text": lambda root: {"held_out": 20},
     "noise": lambda root: {"shape": (1, 8, 8, 3)},
     "mixture": lambda root: {
         "parts": tuple({"name": "noise", "shape": (1, 8, 8, 3), "seed": i} for i in range(2))
@@ -80,13 +81,14 @@ def test_no_label_is_in_examples_or_batches(data, name):
     source = config.resolve("data.sources", **data(name))
     assert source.num_classes is None
     for split in (source.train, source.held_out):
-        assert split[0].keys() == {"x"}
+        assert split[0].keys() - {"caption"} == {"x"}
         assert next(batches(split, batch_size=2, seed=0)).keys() == {"x", "id"}
         assert next(eval_batches(split, batch_size=2)).keys() == {"x", "id", "mask"}
 
 
 def section(name, data):
-    codec = {"name": "pixel"} if name in ("folder", "tfds") else {"name": "latent", "scale": 1.0}
+    pixels = name in ("folder", "tfds", "shapes_text")
+    codec = {"name": "pixel"} if pixels else {"name": "latent", "scale": 1.0}
     return {**RUN, "data": data(name), "codec": codec}
 
 

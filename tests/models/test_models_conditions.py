@@ -10,7 +10,7 @@ from models_cases import BLOCKS, abstract, inputs, params_of, quick, run, tiny
 
 from dit import models
 from dit.models.condition import OPTIONS
-from dit.types import Cond, UserError
+from dit.types import MASKS, Cond, UserError
 
 SHAPE = (2, 4, 4, 3)
 MORE = {"pooled_dim": 5, "second_time": True, "guidance_input": True, "concat_channels": 2}
@@ -31,7 +31,7 @@ def times(t):
 
 def test_every_field_has_a_keyword():
     names = {field.name for field in dataclasses.fields(Cond)}
-    assert set(OPTIONS) == names - {"context_mask", "drop"}
+    assert set(OPTIONS) == names - {*MASKS, "tokens", "drop"}
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -92,6 +92,14 @@ def test_conditions_missing_or_not_expected_are_refused(name):
     model = tiny(**more)
     with pytest.raises(UserError, match=rf"got Cond\.{name}, but .* without {OPTIONS[name]}"):
         jax.eval_shape(models.apply_fn(model), abstract(model, SHAPE), x, t, full)
+
+
+def test_a_text_is_refused_by_a_network_without_an_encoder():
+    x, t, cond = inputs(shape=SHAPE)
+    model = tiny()
+    cond = cond.replace(tokens=jnp.zeros((2, 3), jnp.int32))
+    with pytest.raises(UserError, match=r"got Cond\.tokens, but .* give the config a section text"):
+        jax.eval_shape(models.apply_fn(model), abstract(model, SHAPE), x, t, cond)
 
 
 @pytest.mark.parametrize("name", ["pooled", "r", "concat"])

@@ -4,6 +4,7 @@ import functools
 import importlib
 import pathlib
 
+import captions
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,11 +23,16 @@ from dit.preflight.account import POLICIES, Choice, account
 from dit.scaling.costs import costs
 from dit.scaling.jaxpr_flops import count_flops
 from dit.scaling.ladder import ladder
+from dit.sections import HOW
+from dit.text.network import TextConditioned
 from dit.training.program import program
 from dit.training.transfer import Transfer, init_multipliers, kind
 from dit.types import UserError
 
-NETWORKS = [*config.names("models"), "toy"]
+READ = "text and "  # a network behind a text encoder
+PLAIN = [*config.names("models"), "toy"]
+NETWORKS = [*PLAIN, *(READ + name for name in config.names("models"))]
+TEXT = {"name": "bytes", "length": 8, "width": 16, "depth": 2, "heads": 2, "gives": "both"}
 SHAPE = (2, 8, 8, 3)
 SMALL = {"depth": 1, "width": 32, "heads": 2, "multipliers": (1, 2), "num_classes": 3}
 LEAST = SMALL | {"multipliers": (1,)}  # to be compiled
@@ -34,23 +40,29 @@ LEAST = SMALL | {"multipliers": (1,)}  # to be compiled
 
 @pytest.fixture(scope="module", autouse=True)
 def toy():
-    """Makes ``networks/toy.py`` a file of the package."""
+    """Makes ``networks/toy.py`` a file of the package, and a source of captions."""
     package = importlib.import_module("dit.models")
     package.__path__.append(str(pathlib.Path(__file__).parent / "networks"))
-    yield
+    with captions.installed():
+        yield
     package.__path__.pop()
 
 
 def taken(name, **given):
     """The keywords that a network's ``build`` has."""
-    takes = config.keywords(config.builder("models", name))
+    takes = config.keywords(config.builder("models", name.removeprefix(READ)))
     return {k: v for k, v in given.items() if k in takes}
 
 
 @functools.cache
 def build(name, **more):
     given = taken(name, in_channels=SHAPE[-1], **(SMALL | more))
-    return config.resolve("models", name, **given)
+    if not name.startswith(READ):
+        return config.resolve("models", name, **given)
+    text = config.resolve("text", **TEXT, **{k: v for k, v in more.items() if k in HOW})
+    told = {"context_dim": text.context_dim, "pooled_dim": text.pooled_dim}
+    model = config.resolve("models", name.removeprefix(READ), **given, **told)
+    return TextConditioned(text, model)
 
 
 @functools.cache
@@ -66,6 +78,9 @@ def batch_of(model, n, shape=SHAPE, level="sample"):
     """The network's own example with ``n`` random samples at different times."""
     x, _, cond = model.example(shape)
     cond = jax.tree.map(lambda a: jnp.repeat(a, n, axis=0), cond)
+    if cond.tokens is not None:
+        tokens = jnp.arange(cond.tokens.size, dtype=jnp.int32).reshape(cond.tokens.shape)
+        cond = cond.replace(tokens=tokens, tokens_mask=tokens % TEXT["length"] < 5)
     times = (n, shape[0]) if level == "frame" else (n,)
     t = jax.random.uniform(jax.random.key(2), times)
     return jax.random.normal(jax.random.key(1), (n, *x.shape[1:])), t, cond
@@ -143,7 +158,11 @@ def test_its_initial_spread_obeys_mup(name):
         params, axes = params_of(model), models.logical_axes(model, SHAPE)
         factors = init_multipliers(Transfer(base_width=32), axes, params)
         found.append(jax.tree.map(lambda p, f: float(p.std()) * f, params, factors))
-    kinds = jax.tree.map(kind, axes, is_leaf=is_axes)
+    kinds = jax.tree_util.tree_map_with_path(
+        lambda path, names: "input" if path[0].key == "text" else kind(names),  # of one size
+        axes,
+        is_leaf=is_axes,
+    )
     for what, sizes, a, b in zip(*map(jax.tree.leaves, (kinds, params, *found)), strict=True):
         if a and what in ("hidden", "input") and sizes.size > 1000:
             assert b / a == pytest.approx(0.5**0.5 if what == "hidden" else 1.0, rel=0.1)
@@ -151,6 +170,11 @@ def test_its_initial_spread_obeys_mup(name):
 
 def settings(name):
     given = taken(name, **LEAST)
+    if name.startswith(READ):
+        classes = given.pop("num_classes", None)
+        data = {"name": "captioned", "shape": SHAPE, "num_classes": classes}
+        more = {"data": data, "text": TEXT, "model": {"name": name.removeprefix(READ), **given}}
+        return {**settings("toy"), "codec": {"name": "pixel"}, **more}
     return {
         "steps": 1,
         "batch_size": 8,
@@ -162,7 +186,7 @@ def settings(name):
     }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*PLAIN, READ + "dit"])
 def test_it_trains_and_preflight_accounts_for_it(name):
     experiment = build_experiment(settings(name) | {"mesh": {"preset": "fsdp"}})
     batches = experiment.batches()
@@ -185,7 +209,7 @@ def test_it_trains_and_preflight_accounts_for_it(name):
     assert {p.size for p in jax.tree.leaves(run.abstract.params)} <= sizes
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_ladder_makes_it_larger_or_says_what_its_build_lacks(name):
     given = {"smallest": 3e4, "largest": 3e6, "count": 2, "head_dim": 32}
     own = taken(name, multipliers=(1, 2), num_classes=3)
@@ -200,9 +224,10 @@ def test_a_ladder_makes_it_larger_or_says_what_its_build_lacks(name):
 
 @pytest.mark.parametrize("format", config.names("interop"))
 def test_weights_of_another_network_are_refused(format):
-    model = build("toy")
-    with pytest.raises(UserError, match="got a Toy for weights of a DiT"):
-        config.resolve("interop", format).to_state(abstract(model), model, SHAPE)
+    for name, known in (("toy", "Toy"), (READ + "dit", "TextConditioned")):
+        model = build(name)
+        with pytest.raises(UserError, match=f"got a {known} for weights of a DiT"):
+            config.resolve("interop", format).to_state(abstract(model), model, SHAPE)
 
 
 def test_a_network_is_wired_by_its_signature():

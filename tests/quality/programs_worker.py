@@ -21,9 +21,10 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from shrunken import CONFIGS, shrunken
 
-from dit.draw import Sampler, recipe_from
+from dit.draw import Sampler
 from dit.experiment import build
 from dit.parallel import compiler
+from dit.recipe import recipe_from
 from dit.training.program import program
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import numpy as np
 
 from dit.data.source import STREAM_LENGTH, Example, Source, Stream, identity
+from dit.scenes.outline import distance
 from dit.types import Count, Seed, UserError
 
 CLASSES = ("disc", "square", "diamond", "ring", "cross")
@@ -40,21 +41,9 @@ class Shapes(Stream):
         u = rng.random(9)
         radius = self.size * (0.18 + 0.2 * u[0])
         middle = radius + (self.size - 2 * radius) * u[1:3]
-        inside = np.clip(0.5 - distance(CLASSES[label], self.size, middle, radius), 0, 1)[..., None]
+        at = np.arange(self.size) + 0.5
+        dy, dx = at[:, None] - middle[0], at[None] - middle[1]
+        inside = np.clip(0.5 - distance(CLASSES[label], dy, dx, radius), 0, 1)[..., None]
         ground, colour = u[3:6], u[6:9]
         x = np.rint(255 * (inside * colour + (1 - inside) * ground)).astype(np.uint8)
         return {"x": x[None], "label": label}
-
-
-def distance(shape: str, size: int, middle: np.ndarray, radius: float) -> np.ndarray:
-    """The approximate signed distance, in pixels, of each pixel to the shape; negative inside."""
-    at = np.arange(size) + 0.5
-    y, x = np.abs(at - middle[0])[:, None], np.abs(at - middle[1])[None, :]
-    if shape == "square":
-        return np.maximum(y, x) - 0.85 * radius
-    if shape == "diamond":
-        return 0.75 * (y + x - 1.1 * radius)
-    if shape == "cross":
-        return np.maximum(np.minimum(y, x) - 0.35 * radius, np.maximum(y, x) - radius)
-    r = np.sqrt(y * y + x * x)
-    return r - radius if shape == "disc" else np.abs(r - 0.7 * radius) - 0.3 * radius

@@ -1,0 +1,67 @@
+"""Coloured shapes from a sentence, 32x32: text-to-image at the smallest scale that shows it.
+
+A caption such as "a small red circle left of a blue square" is read byte by byte by an encoder that is
+trained with the network, whose blocks attend to what it gives.
+
+Command:   python -m dit.train --config=configs/shapes_text.py --workdir=/tmp/shapes_text
+           python -m dit.sample --workdir=/tmp/shapes_text --guidance=4 --prompt="two green stars"
+           python -m dit.evaluate --workdir=/tmp/shapes_text --num=500
+Expected:  not yet run; sized for half an hour on two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "seed": 0,
+            "steps": 4000,
+            "batch_size": 64,
+            "data": {"name": "shapes_text"},
+            "codec": {"name": "pixel"},
+            "text": {"name": "bytes", "length": 64, "width": 64, "depth": 2, "heads": 2},
+            "model": {
+                "name": "dit",
+                "depth": 6,
+                "width": 96,
+                "heads": 3,
+                "patch": 4,
+                "block": "cross_attention",
+            },
+            "path": {"name": "linear", "time_scale": 1000.0},
+            "prediction": {"name": "velocity"},
+            "times": {"name": "logit_normal"},
+            "objective": {"name": "denoise", "condition_dropout": 0.1},
+            "optimizer": {"name": "adamw", "lr": 2e-3, "betas": (0.9, 0.99), "clip": 1.0},
+            "schedule": {"name": "wsd", "warmup": 200, "decay": 0.3},
+            "ema": {"half_lives": (200.0,), "rampup": 0.1},
+            "checkpoint": {"every": 500, "keep": 1},
+            "log": {"every": 50},
+            "samples": {
+                "every": 1000,
+                "num": 16,
+                "solver": "heun",
+                "steps": 20,
+                "guidance": 4.0,
+                "prompts": (
+                    "a small red circle",
+                    "a large blue square",
+                    "a green triangle",
+                    "a large yellow star",
+                    "two purple rings",
+                    "three white crosses",
+                    "four orange squares",
+                    "five pink circles",
+                    "a red star left of a blue square",
+                    "a small green ring above a large pink circle",
+                    "a white triangle right of an orange cross",
+                    "a large purple circle below a small yellow square",
+                    "the word CAT in white",
+                    "the word DOG in orange",
+                    "the word SUN in yellow",
+                    "the word KEY in green",
+                ),
+            },
+        }
+    )
