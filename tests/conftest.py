@@ -29,6 +29,8 @@ jax.devices()  # reads XLA_FLAGS, once and for all
 os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace(XLA_FLAGS, "")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("dit", "beartype.beartype")
+gc.freeze()  # what is imported stays, and tracing makes many small objects and little garbage
+gc.set_threshold(100_000, 50, 50)
 
 # A shell starts what it puts in the background with SIGINT ignored, which its children inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
