@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import pathlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -49,8 +48,12 @@ def arguments() -> argparse.ArgumentParser:
         metavar="NAME:KEY=VALUE,...",
         help="an encoder: minilm, clip, t5 (umT5 too) or bert, and how it is used; may be repeated",
     )
-    add("--prompt", action="append", default=[], help="a text; may be repeated")
-    add("--prompts", metavar="FILE", help="a UTF-8 file of more texts, one a line")
+    add("--prompt", action="append", default=[], help="a text, perhaps empty; may be repeated")
+    add(
+        "--prompts",
+        metavar="FILE",
+        help="a UTF-8 file of more texts, one a line; blank lines count for nothing",
+    )
     add(
         "--layers",
         type=cli.number(int, several=True),
@@ -78,15 +81,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(args, texts)
 
 
-def read_prompts(path: str) -> list[str]:
-    """The lines of a file, an empty one the empty text; UserError if it is not UTF-8."""
+def read_prompts(path: str) -> tuple[str, ...]:
+    """The lines of a UTF-8 file that are not blank; UserError for none, or no such file."""
+    place = storage.place(path)
+    if not place.is_file():
+        raise UserError(f"no file {path!r}; expected one with a text a line")
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"no file {path!r}; expected one with a text on each line") from error
+        lines = place.read_bytes().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path!r} is not UTF-8 ({error}); convert it") from error
-    return text.removesuffix("\n").split("\n") if text else []
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise UserError(f"{path!r} holds no texts; expected one a line")
+    return found
 
 
 def open_encoders(args: argparse.Namespace) -> list[Encoder]:
