@@ -30,7 +30,9 @@ from dit.draw import placed
 from dit.parallel import compiler, multihost
 from dit.parallel.mesh import OPTION, batch_shards, make_mesh, parse_mesh, replicated
 from dit.parallel.rules import in_force, shardings
-from dit.text.pretrained.encoder import Encoded, Encoder, join
+from dit.prompts import read_prompts
+from dit.text import Encoded
+from dit.text.pretrained.encoder import Encoder, join
 from dit.types import Count, Params, UserError
 
 
@@ -79,21 +81,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     multihost.connect(args)
     with multihost.guard(storage.place(args.out).parent, writes=False), cli.full_disk():
         run(args, texts)
-
-
-def read_prompts(path: str) -> tuple[str, ...]:
-    """The lines of a UTF-8 file that are not blank; UserError for none, or no such file."""
-    place = storage.place(path)
-    if not place.is_file():
-        raise UserError(f"no file {path!r}; expected one with a text a line")
-    try:
-        lines = place.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path!r} is not UTF-8 ({error}); convert it") from error
-    found = tuple(line.strip() for line in lines if line.strip())
-    if not found:
-        raise UserError(f"{path!r} holds no texts; expected one a line")
-    return found
 
 
 def open_encoders(args: argparse.Namespace) -> list[Encoder]:
