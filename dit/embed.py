@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import pathlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,9 @@ from dit.draw import placed
 from dit.parallel import compiler, multihost
 from dit.parallel.mesh import OPTION, batch_shards, make_mesh, parse_mesh, replicated
 from dit.parallel.rules import in_force, shardings
-from dit.text.pretrained.encoder import Encoded, Encoder, join
+from dit.prompts import read_prompts
+from dit.text import Encoded
+from dit.text.pretrained.encoder import Encoder, join
 from dit.types import Count, Params, UserError
 
 
@@ -49,8 +50,12 @@ def arguments() -> argparse.ArgumentParser:
         metavar="NAME:KEY=VALUE,...",
         help="an encoder: minilm, clip, t5 (umT5 too) or bert, and how it is used; may be repeated",
     )
-    add("--prompt", action="append", default=[], help="a text; may be repeated")
-    add("--prompts", metavar="FILE", help="a UTF-8 file of more texts, one a line")
+    add("--prompt", action="append", default=[], help="a text, perhaps empty; may be repeated")
+    add(
+        "--prompts",
+        metavar="FILE",
+        help="a UTF-8 file of more texts, one a line; blank lines count for nothing",
+    )
     add(
         "--layers",
         type=cli.number(int, several=True),
@@ -76,17 +81,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     multihost.connect(args)
     with multihost.guard(storage.place(args.out).parent, writes=False), cli.full_disk():
         run(args, texts)
-
-
-def read_prompts(path: str) -> list[str]:
-    """The lines of a file, an empty one the empty text; UserError if it is not UTF-8."""
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"no file {path!r}; expected one with a text on each line") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path!r} is not UTF-8 ({error}); convert it") from error
-    return text.removesuffix("\n").split("\n") if text else []
 
 
 def open_encoders(args: argparse.Namespace) -> list[Encoder]:

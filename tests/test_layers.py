@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "cli": BASE,
     "train": COMMAND | {"data", "training", "scaling"},
     "sample": COMMAND | {"data", "prompts"},
-    "embed": COMMAND | {"text"},
+    "embed": COMMAND | {"prompts", "text"},
     "evaluate": COMMAND | {"data", "evaluation"},
     "scaling/__main__": COMMAND | {"training"},
     "preflight/__main__": COMMAND,

@@ -36,7 +36,7 @@ class Told:
 def build():
     return Source(Told("a"), Told("b"), shape=(1, 4, 4, 1), num_classes=None, fingerprint="told")
 """
-PROMPTS = ("a red circle", "", "the cat", "red", "a", "circle circle", "x", "a red cat", "z")
+PROMPTS = ("a red circle", "the cat", "é", "red", "a", "circle circle", "x", "a red cat", "z")
 
 
 @pytest.fixture(scope="module")
@@ -75,35 +75,51 @@ def test_near_sentences_are_near_and_far_ones_far(tmp_path):
     assert np.abs(cosine[~near]).max() < 0.15
 
 
-def test_conditions_of_several_encoders_draw_a_sample(folders, tmp_path, monkeypatch):
-    """The pooled vectors, 10 and 24 wide, and the contexts, 48 and 24 wide, joined."""
-    clips = [f"--text=clip:path={folders / name}" for name in ("small", "large")]
-    texts = [f"--prompt={text}" for text in PROMPTS[:2]]
+def joined(folders, out, *texts):
+    """Conditions of two CLIPs, whose contexts are 24 wide and pooled vectors 10 and 24, and of a T5."""
+    clips = (f"--text=clip:path={folders / name}" for name in ("small", "large"))
+    prompts = (f"--prompt={text}" for text in texts)
+    return run(out, *clips, f"--text=t5:path={folders / 't5'},length=9", "--layers=-2", *prompts)
+
+
+def test_several_encoders_are_joined_in_one_file(folders, tmp_path):
     out = tmp_path / "cond.npz"
-    found = run(out, *clips, f"--text=t5:path={folders / 't5'},length=9", "--layers=-2", *texts)
+    found = joined(folders, out, *PROMPTS[:2])
     assert {k: x.shape for k, x in found.items()} == {
         **{"context": (2, 17 + 9, 48), "context_mask": (2, 17 + 9), "pooled": (2, 34)}
     }
     assert not found["context"][:, 17:, 24:].any()
-    model = {**TINY["model"], "block": "cross_attention", "context_dim": 48, "pooled_dim": 34}
-    (tmp_path / "told.py").write_text(SOURCE)
-    monkeypatch.setattr(dit.data.sources, "__path__", [*dit.data.sources.__path__, str(tmp_path)])
-    save_run(tmp_path / "run", {"name": "told"}, model=model)
-    drawn = [f"--workdir={tmp_path / 'run'}", "--num=2", f"--out={tmp_path / 'x.npz'}"]
-    sample.main([*drawn, f"--cond={out}"])
-    assert np.load(tmp_path / "x.npz")["samples"].shape == (2, 4, 4, 1)
-    single = run(out, clips[1] + ",use=context,layers=-2", *texts)
+    assert set(sample.read_conditions(str(out), ("context", "pooled"))) == set(found)
+    options = f"--text=clip:path={folders / 'large'},use=context,layers=-2"
+    single = run(out, options, *(f"--prompt={text}" for text in PROMPTS[:2]))
     assert set(single) == {"context", "context_mask"}
     np.testing.assert_allclose(single["context"], found["context"][:, :17, 24:], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_samples_are_drawn_by_the_texts(folders, tmp_path, monkeypatch):
+    (tmp_path / "told.py").write_text(SOURCE)
+    monkeypatch.setattr(dit.data.sources, "__path__", [*dit.data.sources.__path__, str(tmp_path)])
+    model = {**TINY["model"], "block": "cross_attention", "context_dim": 48, "pooled_dim": 34}
+    save_run(tmp_path / "run", {"name": "told"}, model=model)
+    drawn = []
+    for texts in (("red", "red"), ("red", "the cat")):
+        joined(folders, tmp_path / "cond.npz", *texts)
+        out = tmp_path / "x.npz"
+        argv = [f"--workdir={tmp_path / 'run'}", f"--cond={tmp_path / 'cond.npz'}", "--num=2"]
+        sample.main([*argv, f"--out={out}"])
+        drawn.append(np.load(out)["samples"].astype(int))
+    np.testing.assert_array_equal(drawn[0][0], drawn[1][0])
+    assert (drawn[0][1] != drawn[1][1]).any()
 
 
 def test_meshes_batches_and_files_of_prompts_change_nothing(folders, tmp_path):
     options = (
         f"--text=t5:path={folders / 't5'},length=12",
-        f"--text=clip:path={folders / 'small'}",
+        f"--text=clip:path={folders / 'small'},length=16",
     )
     alone = run(tmp_path / "a.npz", *options, *(f"--prompt={text}" for text in PROMPTS))
-    (tmp_path / "p.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    (tmp_path / "p.txt").write_text("\n\n ".join(PROMPTS) + "\n", encoding="utf-8")
     file = (f"--prompts={tmp_path / 'p.txt'}", "--batch=4", "--mesh=fsdp=2,tensor=2,context=2")
     shared = run(tmp_path / "b.npz", *options, *file)
     for name, x in alone.items():

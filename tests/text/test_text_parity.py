@@ -172,7 +172,7 @@ def test_minilm_words_and_states(transformers, torch):
     encoder = config.resolve("text.pretrained", "minilm", length=40, layers=(-2, -1))
     there = transformers.AutoTokenizer.from_pretrained(minilm.folder())
     texts = (*AWKWARD, "[SEP] in [MASK] it", "[sep]")
-    same_words(encoder.tokenizer, there, 40, texts)
+    same_words(encoder.vocabulary, there, 40, texts)
     other = transformers.BertModel.from_pretrained(minilm.folder()).eval()
     ids, mask, _ = encoder.tokens(AWKWARD)
     found = jax.jit(encoder.encode)(encoder.load(), ids, mask)

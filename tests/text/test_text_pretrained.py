@@ -10,8 +10,9 @@ from text_cases import KINDS, save, write_json, write_safetensors
 
 from dit import config
 from dit.models import count_params
+from dit.text import Encoded
 from dit.text.pretrained import clip, t5
-from dit.text.pretrained.encoder import Encoded, Options, join
+from dit.text.pretrained.encoder import Options, join
 from dit.text.pretrained.layers import choose
 from dit.types import UserError
 

@@ -16,11 +16,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from dit.interop import mapping
-from dit.text.pretrained.tokenizer import Tokenizer, Tokens
+from dit.text import Encoded
+from dit.text.pretrained.tokenizer import Tokens, Vocabulary
 from dit.types import Count, Params, UserError
 
 
@@ -52,15 +52,6 @@ class Options:
             raise UserError(
                 "got layers=(); expected one number or more, such as -1: the last layer"
             )
-
-
-@struct.dataclass
-class Encoded:
-    """What an encoder makes of a batch of texts: the fields of ``Cond`` with these names."""
-
-    context: Float[Array, "b m e"] | None = None
-    context_mask: Bool[Array, "b m"] | None = None
-    pooled: Float[Array, "b p"] | None = None
 
 
 class Pretrained(nn.Module):
@@ -103,7 +94,7 @@ class Encoder:
     """A text encoder whose weights, ``state``, are not read yet."""
 
     model: Pretrained
-    tokenizer: Tokenizer
+    vocabulary: Vocabulary
     state: mapping.State
     length: int
 
@@ -113,7 +104,7 @@ class Encoder:
         Raises UserError for a text that is not Unicode, and a vocabulary of more tokens than the
         network knows.
         """
-        found = self.tokenizer(texts, self.length)
+        found = self.vocabulary(texts, self.length)
         if found.ids.size and found.ids.max() >= self.model.vocabulary:
             raise UserError(
                 f"the vocabulary gives the token {found.ids.max()}; the network knows "

@@ -39,7 +39,7 @@ class Tokens(NamedTuple):
     cut: list[int]
 
 
-class Tokenizer:
+class Vocabulary:
     """Texts to ``length`` tokens each, padded on the right; cut ones keep their end token."""
 
     def __call__(self, texts: Sequence[str], length: int) -> Tokens:
@@ -61,7 +61,7 @@ def place(folder: pathlib.Path, tokenizer: str | None) -> pathlib.Path:
     return folder if here or not beside.is_dir() else beside
 
 
-def read(folder: pathlib.Path, pad: str) -> Tokenizer:
+def read(folder: pathlib.Path, pad: str) -> Vocabulary:
     """The tokenizer of a vocabulary; ``pad``: the token that pads, if no file there names it.
 
     Raises UserError where there is none or it is damaged, and without the libraries.
@@ -101,7 +101,7 @@ def _text(token: str | Mapping[str, Any]) -> str:
     return token if isinstance(token, str) else str(token["content"])
 
 
-def _fast(folder: pathlib.Path, special: Mapping[str, Any], file: str) -> Tokenizer:
+def _fast(folder: pathlib.Path, special: Mapping[str, Any], file: str) -> Vocabulary:
     """The tokenizer of ``tokenizer.json`` or of ``vocab.json`` and ``merges.txt``."""
     library = _library("tokenizers")
     if file == "tokenizer.json":
@@ -155,21 +155,21 @@ def _clip(library: ModuleType, folder: pathlib.Path, special: Mapping[str, Any])
 
 
 @dataclasses.dataclass(frozen=True)
-class Fast(Tokenizer):
-    """A ``Tokenizer`` of the library ``tokenizers``."""
+class Fast(Vocabulary):
+    """A ``Vocabulary`` of the library ``tokenizers``."""
 
     tokenizer: Any
     pad: int
 
     def __call__(self, texts: Sequence[str], length: int) -> Tokens:
-        """See ``Tokenizer``."""
+        """See ``Vocabulary``."""
         self.tokenizer.enable_truncation(length)
         found = self.tokenizer.encode_batch(_unicode(texts))
         cut = [i for i, text in enumerate(found) if text.overflowing]
         return _padded([text.ids for text in found], length, self.pad, cut)
 
 
-def _sentencepiece(file: pathlib.Path, special: Mapping[str, Any]) -> Tokenizer:
+def _sentencepiece(file: pathlib.Path, special: Mapping[str, Any]) -> Vocabulary:
     """The tokenizer of ``spiece.model``."""
     model = _library("sentencepiece").SentencePieceProcessor(model_file=str(file))
     pad, end = (
@@ -185,8 +185,8 @@ def _sentencepiece(file: pathlib.Path, special: Mapping[str, Any]) -> Tokenizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces(Tokenizer):
-    """A ``Tokenizer`` of the library ``sentencepiece``. ``named``: tokens that a text may spell out."""
+class Pieces(Vocabulary):
+    """A ``Vocabulary`` of the library ``sentencepiece``. ``named``: tokens that a text may spell out."""
 
     model: Any
     pad: int
@@ -194,7 +194,7 @@ class Pieces(Tokenizer):
     named: Mapping[str, int]
 
     def __call__(self, texts: Sequence[str], length: int) -> Tokens:
-        """See ``Tokenizer``."""
+        """See ``Vocabulary``."""
         found = [self._ids(text) for text in _unicode(texts)]
         cut = [i for i, ids in enumerate(found) if len(ids) >= length]
         rows = [[*ids[: length - 1], self.end] for ids in found]
