@@ -111,6 +111,7 @@ RED, BLUE = ("red", "circle", "small"), ("blue", "square", "large")
         ("a red circle above a blue square", [(RED, (3, 0)), (BLUE, (0, 9))], "relation overall"),
         ("a blue square left of a red circle", [(RED, (3, 0)), (BLUE, (0, 9))], "relation overall"),
         ("a red circle above a small blue square", [(RED, (0, 0)), (BLUE, (9, 1))], "size overall"),
+        ("a red circle above a blue square", [(RED, (0, 0)), (BLUE, (5, 9))], "relation overall"),
         ("a red square above a blue circle", [(RED, (0, 0)), (BLUE, (9, 1))], "pair relation overall"),
         ("a red circle above a blue square", [(RED, (0, 0))], "colour shape pair relation overall"),
     ],

@@ -156,6 +156,10 @@ def test_letters_differ_and_a_word_is_its_letters():
     glyphs = np.stack(list(letters.GLYPHS.values()))
     apart = np.abs(glyphs[:, None] - glyphs[None]).sum((2, 3)) + 99 * np.eye(26)
     assert apart.min() >= 3
+    t = np.zeros((7, 5))
+    t[0] = t[:, 2] = 1
+    np.testing.assert_array_equal(letters.GLYPHS["T"], t)
+    assert letters.GLYPHS["L"].sum() == 7 + 4
     ink = letters.written("CAT")
     assert ink.shape == (7, 17)
     np.testing.assert_array_equal(ink[:, 6:11], letters.GLYPHS["A"])
