@@ -76,7 +76,7 @@ def _layout(
     low, high = edge[0], room[along] - edge[1]
     least = REACH * radii.sum() + GAP
     step = rng.uniform(min(least, high - low), high - low)
-    first = rng.uniform(low, high - step)
+    first = rng.uniform(low, max(low, high - step))  # which rounding can make the lesser
     across = rng.uniform(edge[0], room[1 - along] - edge[0])
     other = np.clip(across + 0.6 * step * rng.uniform(-1, 1), edge[1], room[1 - along] - edge[1])
     middles = np.array([[across, first], [other, first + step]])

@@ -7,7 +7,7 @@ import pytest
 
 from dit.data.sources import shapes_text
 from dit.scenes import letters
-from dit.scenes.draw import COLOURS, RADII, draw
+from dit.scenes.draw import COLOURS, RADII, UNITS, _layout, draw
 from dit.scenes.grammar import (
     KINDS,
     NUMBERS,
@@ -183,3 +183,13 @@ def test_a_picture_has_the_area_the_colours_and_the_order_that_were_said(size):
             assert 0.6 * low < around.sum() / ink < 1.02 * high
         assert np.argwhere(white).mean(0)[0] < np.argwhere(blue).mean(0)[0]
         assert (ground < 0.2).all()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 56), (45, 45)])
+def test_two_of_the_largest_things_always_find_room(size):
+    """There they leave each other no freedom, and one number in ten thousand rounds to less than none."""
+    scene = parse("a large red circle left of a large blue square")
+    room = tuple(side / (min(size) / UNITS) for side in size)
+    for seed in range(20_000):
+        radii, middles = _layout(scene, np.random.default_rng(seed), room)
+        assert ((middles > radii[:, None]) & (middles < np.array(room) - radii[:, None])).all()
