@@ -187,7 +187,7 @@ def test_a_picture_has_the_area_the_colours_and_the_order_that_were_said(size):
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 56), (45, 45)])
 def test_two_of_the_largest_things_always_find_room(size):
-    """There they leave each other no freedom, and one number in ten thousand rounds to less than none."""
+    """They leave each other no freedom: one number in ten thousand rounded to less than none."""
     scene = parse("a large red circle left of a large blue square")
     room = tuple(side / (min(size) / UNITS) for side in size)
     for seed in range(20_000):
