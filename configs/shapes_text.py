@@ -3,9 +3,9 @@
 A caption such as "a small red circle left of a blue square" is read byte by byte by an encoder that is
 trained with the network, whose blocks attend to what it gives.
 
-Command:   python -m dit.train --config=configs/shapes_text.py --workdir=/tmp/shapes_text
-           python -m dit.sample --workdir=/tmp/shapes_text --guidance=4 --prompt="two green stars"
-           python -m dit.evaluate --workdir=/tmp/shapes_text --num=500
+Command:   python -m dit.train --config=configs/shapes_text.py --workdir=runs/shapes_text
+           python -m dit.sample --workdir=runs/shapes_text --guidance=4 --prompt="two green stars"
+           python -m dit.evaluate --workdir=runs/shapes_text --num=500
 Expected:  not yet run; sized for half an hour on two CPU cores.
 """
 
