@@ -7,6 +7,7 @@ a resume the rows past the restored step are dropped, so no step occurs twice.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import pathlib
@@ -35,16 +36,21 @@ class MetricsLog:
         config: dict[str, Any],
         wandb: bool = False,
     ):
-        from tensorboardX import SummaryWriter
-
         keep_until(workdir / "metrics.jsonl", step)
         self._files = Growing(workdir)
         folder = self._files.folder
         self._stream = open(folder / "metrics.jsonl", "a")  # noqa: SIM115 (closed by close)
-        purge = step + 1 if step else None
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        self._purge = step + 1 if step else None
+        (folder / "tensorboard").mkdir(parents=True, exist_ok=True)
         home = pathlib.Path(tempfile.gettempdir()) if self._files.remote else folder
         self._wandb = _start_wandb(home, workdir, step, config) if wandb else None
+
+    @functools.cached_property
+    def _board(self) -> Any:
+        """TensorBoard's files, from the first row on: the first step need not wait for their library."""
+        from tensorboardX import SummaryWriter
+
+        return SummaryWriter(str(self._files.folder / "tensorboard"), purge_step=self._purge)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row, and pass it to the boards."""
@@ -60,13 +66,15 @@ class MetricsLog:
     def flush(self) -> None:
         """Flush before a checkpoint, so that its rows are stored (in a bucket, too) when it is."""
         if self._files.remote:
-            self._board.flush()
+            if "_board" in vars(self):
+                self._board.flush()
             self._files.flush()
 
     def close(self) -> None:
         """Flush everything to disk, or to the bucket."""
         self._stream.close()
-        self._board.close()
+        if "_board" in vars(self):
+            self._board.close()
         self._files.close()
         if self._wandb is not None:
             self._wandb.finish()
