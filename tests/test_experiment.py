@@ -14,7 +14,7 @@ from dit.parallel.mesh import make_mesh
 from dit.sections import complete
 from dit.training import optimizer as optimizers
 from dit.training.workdir import differences
-from dit.types import UserError
+from dit.types import MASKS, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 PARAMETERS = {  # with the paper's fixed position table (tokens x width) left out
@@ -39,6 +39,12 @@ def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
         "label": abstract((4,), jnp.int32),
         "id": abstract((4,), jnp.int32),
     }
+    if experiment.num_classes is None:
+        del batch["label"]
+    if experiment.conditions:
+        example = experiment.source.train[0]
+        names = {*experiment.conditions, *MASKS} & example.keys()
+        batch |= {name: abstract((4, *example[name].shape), example[name].dtype) for name in names}
     loss, metrics = jax.eval_shape(
         lambda p, b: experiment.loss(
             jax.random.key(0), p, experiment.apply_fn, experiment.process, b

@@ -50,6 +50,7 @@ LARGE = {  # a source of data that are large, or as large as they come
     "digits": lambda root, patch: {},
     "moving_digits": lambda root, patch: {},
     "shapes": lambda root, patch: {},
+    "shapes_text": lambda root, patch: {},
     "noise": lambda root, patch: {"shape": (1, 64, 64, 4), "num_classes": 7},
     "folder": large_folder,
     "latents": lambda root, patch: {"path": latents_in(root / "z", [MANY])},

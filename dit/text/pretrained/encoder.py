@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from dit import rng
 from dit.interop import mapping
 from dit.text import Encoded
 from dit.text.pretrained.tokenizer import Tokens, Vocabulary
@@ -117,7 +118,7 @@ class Encoder:
     def _boxed(self) -> Params:
         ids = jax.ShapeDtypeStruct((1, self.length), jnp.int32)
         mask = jax.ShapeDtypeStruct((1, self.length), jnp.bool_)
-        return jax.eval_shape(self.model.init, jax.random.key(0), ids, mask)["params"]
+        return jax.eval_shape(self.model.init, rng.root(0), ids, mask)["params"]
 
     def abstract(self) -> Params:
         """The shapes and types of the parameters."""
