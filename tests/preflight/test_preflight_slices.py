@@ -5,8 +5,6 @@ import importlib.machinery
 import json
 import math
 import pathlib
-import subprocess
-import sys
 import types
 
 import jax
@@ -87,27 +85,3 @@ def test_no_other_slice_is(chip, shape, compiler):
     with pytest.raises(UserError, match=f"no topology '{chip}:{shape}': {chip} has no slice") as no:
         command.main([f"--config={CONFIGS / 'digits.py'}", f"--topology={chip}:{shape}"])
     assert "\n" not in str(no.value)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
-def test_the_compiler_of_each_chip_answers(name, tmp_path):
-    """In a process of its own: libtpu reads the flags of a chip only once."""
-    pytest.importorskip("libtpu")
-    options = [f"--topology={name}", "--mesh=fsdp", "--batch=32", "--config.model.depth=1"]
-    config = f"--config={CONFIGS / 'imagenet256_dit_s2.py'}"
-    done = subprocess.run(
-        [sys.executable, "-m", "dit.preflight", config, *options, "--price=3", "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    (found,) = json.loads(done.stdout)
-    made = chips.TPUS[name.partition(":")[0]]
-    assert (found["chips"], found["devices"]) == (4, 4 * made.devices)
-    assert 0 < found["memory"]["needed"] < found["hbm"] == made.hbm
-    if found["unread"] is None:  # jaxlib cannot read every chip's programs
-        assert 0 < found["utilisation"] < 1
-        assert found["cost"] == pytest.approx(3 * 4 * found["hours"])
-    else:
-        assert name.startswith("tpu7x")
-        assert found["time"] is None
