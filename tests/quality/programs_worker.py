@@ -75,7 +75,8 @@ def samples(experiment):
     }
     sampler = Sampler(experiment, recipe_from(settings, experiment.num_classes))
     params = stirred(plain(experiment.init)(jax.random.key(0)))
-    batch = {"id": np.arange(4), "label": sampler.labels}
+    batch = {"id": np.arange(4), "label": sampler.labels, **sampler.words}
+    batch = {name: x for name, x in batch.items() if x is not None}
     shipped = sampler.jitted(None)(params, None, batch)[0]
     expected = plain(sampler.run)(params, None, batch)[0]
     return [{"samples": np.asarray(x, np.float32)} for x in (shipped, expected)]
