@@ -6,7 +6,7 @@ trained with the network, whose blocks attend to what it gives.
 Command:   python -m dit.train --config=configs/shapes_text.py --workdir=runs/shapes_text
            python -m dit.sample --workdir=runs/shapes_text --guidance=4 --prompt="two green stars"
            python -m dit.evaluate --workdir=runs/shapes_text --num=500
-Expected:  not yet run; sized for half an hour on two CPU cores.
+Expected:  not yet run to the end.
 """
 
 from ml_collections import ConfigDict
