@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import ctypes
 import errno
-import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +37,6 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     launchers that they may start the run again.
     """
     keep_freed_memory()
-    collect_rarely()
     try:
         with full_disk():
             status = main(None)
@@ -110,16 +108,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1)):
             mallopt(option, value)
-
-
-def collect_rarely() -> None:
-    """Let Python look for cyclic garbage less often, and never among what has been imported.
-
-    JAX traces a program with millions of small objects and little garbage. By default, the search
-    for it takes a tenth of the time until the first step.
-    """
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
 
 
 class Parser(argparse.ArgumentParser):
