@@ -48,7 +48,7 @@ def to_uint8(decoded: Float[Array, "*shape"], codec: Any) -> UInt8[Array, "*shap
 
 
 def grid(
-    clips: Clips, labels: Int[np.ndarray, "n"] | None = None, captions: Sequence[str] = ()
+    clips: Clips, labels: Int[np.ndarray, " n"] | None = None, captions: Sequence[str] = ()
 ) -> Picture:
     """First frames side by side: one row per label, in order, or a near-square block without labels.
 
@@ -58,7 +58,7 @@ def grid(
 
 
 def filmstrip(
-    clips: Clips, labels: Int[np.ndarray, "n"] | None = None, captions: Sequence[str] = ()
+    clips: Clips, labels: Int[np.ndarray, " n"] | None = None, captions: Sequence[str] = ()
 ) -> Picture:
     """One row per clip, ordered by label, one column per frame. Many short clips share a row."""
     return tile(clips, strips_of(clips.shape[:2], labels), captions)
@@ -95,7 +95,7 @@ def check_place(path: Address, suffixes: tuple[str, ...] = SUFFIXES) -> None:
 def check_drawable(
     path: Address,
     shape: tuple[int, ...],
-    labels: Int[np.ndarray, "n"] | None,
+    labels: Int[np.ndarray, " n"] | None,
     pixels: bool,
     captions: Sequence[str] = (),
 ) -> None:
@@ -120,7 +120,7 @@ def check_drawable(
 def save_samples(
     path: Address,
     samples: np.ndarray,
-    labels: Int[np.ndarray, "n"] | None,
+    labels: Int[np.ndarray, " n"] | None,
     recipe: Mapping[str, Any],
     captions: Sequence[str] = (),
 ) -> None:
@@ -180,7 +180,7 @@ def read_recipe(path: Address) -> dict[str, Any]:
 def save_gif(
     path: Address,
     clips: Clips,
-    labels: Int[np.ndarray, "n"] | None = None,
+    labels: Int[np.ndarray, " n"] | None = None,
     captions: Sequence[str] = (),
     *,
     frames_per_second: float = 8.0,
@@ -204,7 +204,7 @@ def save_gif(
 def npz_writer(
     path: Address,
     count: int,
-    labels: Int[np.ndarray, "n"] | None,
+    labels: Int[np.ndarray, " n"] | None,
     captions: Sequence[str] = (),
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield ``write(samples)``, which appends a batch to an .npz file of ``count`` samples in all.

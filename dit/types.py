@@ -93,19 +93,19 @@ class Cond:
     (Ho & Salimans 2022). It leaves ``r``, ``guidance`` and ``concat`` as they are.
     """
 
-    label: Int[Array, "b"] | None = None
+    label: Int[Array, " b"] | None = None
     context: Float[Array, "b m e"] | None = None
     context_mask: Bool[Array, "b m"] | None = None
     pooled: Float[Array, "b p"] | None = None
     tokens: Int[Array, "b l"] | None = None
     tokens_mask: Bool[Array, "b l"] | None = None
     r: Times | None = None
-    guidance: Float[Array, "b"] | None = None
+    guidance: Float[Array, " b"] | None = None
     concat: Float[Array, "b f h w k"] | None = None
-    drop: Bool[Array, "b"] | None = None
+    drop: Bool[Array, " b"] | None = None
 
     @classmethod
-    def of(cls, batch: Mapping[str, Array], drop: Bool[Array, "b"] | None = None) -> Cond:
+    def of(cls, batch: Mapping[str, Array], drop: Bool[Array, " b"] | None = None) -> Cond:
         """The conditions among the arrays of a batch, which bear the names of the fields."""
         names = (field.name for field in dataclasses.fields(cls))
         return cls(**{n: batch[n] for n in names if n in batch and n != "drop"}, drop=drop)

@@ -63,7 +63,7 @@ def _areas(side: int) -> np.ndarray | None:
 
 def gather(
     split: Split, limit: int, keep: Callable[[np.ndarray], np.ndarray] = reduced
-) -> tuple[np.ndarray, Int[np.ndarray, "n"] | None]:
+) -> tuple[np.ndarray, Int[np.ndarray, " n"] | None]:
     """``keep(x)`` of at most ``limit`` examples, ``(n, ...)``, and their labels ``(n,)`` if any.
 
     The examples are the whole split or, in order, ``limit`` of it chosen at random (always the same

@@ -27,11 +27,11 @@ class Classifier:
     perceptron: Any
     scale: float
 
-    def predict(self, images: Shaped[np.ndarray, "n ..."]) -> Int[np.ndarray, "n"]:
+    def predict(self, images: Shaped[np.ndarray, "n ..."]) -> Int[np.ndarray, " n"]:
         """The most likely class of each image."""
         return self.machine.predict(_flat(images))
 
-    def accuracy(self, images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, "n"]) -> float:
+    def accuracy(self, images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"]) -> float:
         """The share of ``images`` that are classified as ``labels``."""
         return float(np.mean(self.predict(images) == labels))
 
@@ -40,7 +40,7 @@ class Classifier:
         return self.scale * _hidden(self.perceptron, _flat(images))
 
 
-def fit(images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, "n"]) -> Classifier:
+def fit(images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"]) -> Classifier:
     """Fit both machines to real images in 0..255; a few seconds for some thousand small images.
 
     Raises UserError for fewer than two classes.
@@ -64,7 +64,7 @@ def fit(images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, "n"]) -> Cl
     return Classifier(machine, perceptron, float(1 / np.sqrt(variance)))
 
 
-def one_class(labels: Int[np.ndarray, "n"]) -> str:
+def one_class(labels: Int[np.ndarray, " n"]) -> str:
     """Why no classifier can be fitted to images with these labels; empty if one can."""
     if len(np.unique(labels)) > 1:
         return ""

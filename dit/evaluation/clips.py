@@ -78,8 +78,8 @@ def _motion(real: Seen) -> Part:
 
 def _identity(
     lacks: str,
-    train: tuple[Seen, Int[np.ndarray, "_"] | None],
-    real: tuple[Seen, Int[np.ndarray, "_"] | None],
+    train: tuple[Seen, Int[np.ndarray, " _"] | None],
+    real: tuple[Seen, Int[np.ndarray, " _"] | None],
     count: int,
 ) -> Part:
     """What the objects are."""

@@ -17,9 +17,9 @@ from dit.types import UserError
 
 
 def distance(
-    mean_1: Float[np.ndarray, "d"],
+    mean_1: Float[np.ndarray, " d"],
     cov_1: Float[np.ndarray, "d d"],
-    mean_2: Float[np.ndarray, "d"],
+    mean_2: Float[np.ndarray, " d"],
     cov_2: Float[np.ndarray, "d d"],
 ) -> float:
     """The squared Frechet distance of two Gaussians; never below zero."""
@@ -33,7 +33,7 @@ def distance(
 
 def moments(
     features: Float[np.ndarray, "n d"],
-) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d d"]]:
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
     """Mean and unbiased covariance, in float64. UserError for fewer than two rows."""
     if len(features) < 2:
         raise UserError(f"got {len(features)} samples; expected 2 or more for a covariance")

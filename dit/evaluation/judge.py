@@ -29,7 +29,7 @@ class Judge:
     features: Float[np.ndarray, "m d"]
 
     def __call__(
-        self, samples: UInt8[np.ndarray, "n f h w c"], labels: Int[np.ndarray, "n"]
+        self, samples: UInt8[np.ndarray, "n f h w c"], labels: Int[np.ndarray, " n"]
     ) -> dict[str, float]:
         """Raises UserError for samples that are not shaped like the data."""
         check_samples(samples, labels, self.source)

@@ -19,7 +19,7 @@ ENOUGH = 100  # fewer held-out examples than this make "nearer than 99% of them"
 
 def distances(
     images: Shaped[np.ndarray, "n ..."], train: Shaped[np.ndarray, "m ..."]
-) -> Float[np.ndarray, "n"]:
+) -> Float[np.ndarray, " n"]:
     """Root-mean-square pixel difference (in 0..255) to the nearest of ``train``; 0 for a copy."""
     x, y = images.reshape(len(images), -1), train.reshape(len(train), -1)
     rows = max(1, min(1024, BLOCK // x.shape[1]))

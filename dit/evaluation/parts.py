@@ -51,7 +51,7 @@ class Evaluation:
         return f"{height} x {width}"
 
     def __call__(
-        self, samples: UInt8[np.ndarray, "n f h w c"], labels: Int[np.ndarray, "n"] | None
+        self, samples: UInt8[np.ndarray, "n f h w c"], labels: Int[np.ndarray, " n"] | None
     ) -> Figures:
         """``labels``: None where the data have none.
 
@@ -75,7 +75,7 @@ def counts(train: np.ndarray, real: np.ndarray) -> Part:
     )
 
 
-def no_classifier(source: Real, labels: Int[np.ndarray, "n"] | None) -> str:
+def no_classifier(source: Real, labels: Int[np.ndarray, " n"] | None) -> str:
     """Why no classifier can be fitted to training examples with these labels; empty if one can."""
     if source.num_classes is None or labels is None:
         return "the data have no labels"

@@ -139,7 +139,7 @@ def _shape(
 
 def _explained(
     drawn: Float[np.ndarray, "n h w"], ink: Ink
-) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n"]]:
+) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
     """The best colours of drawings, over the ground, and how much of the ink they explain."""
     square = np.maximum((drawn**2).sum((1, 2)), 1e-9)[:, None]
     colours = drawn.reshape(len(drawn), -1) @ ink.reshape(-1, 3) / square

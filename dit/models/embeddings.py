@@ -61,7 +61,7 @@ class PooledEmbedding(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pooled: Float[Array, "b p"], drop: Bool[Array, "b"] | None
+        self, pooled: Float[Array, "b p"], drop: Bool[Array, " b"] | None
     ) -> Float[Array, "b 1 d"]:
         null = nn.with_logical_partitioning(normal, ("context",))
         null = self.param("null", null, pooled.shape[-1:])
@@ -81,7 +81,7 @@ class LabelEmbedding(nn.Module):
 
     @nn.compact
     def __call__(
-        self, label: Int[Array, "b k"], drop: Bool[Array, "b"] | None
+        self, label: Int[Array, "b k"], drop: Bool[Array, " b"] | None
     ) -> Float[Array, "b k d"]:
         table = self.param(
             "table",
@@ -112,7 +112,7 @@ class ContextEmbedding(nn.Module):
         self,
         context: Float[Array, "b m e"],
         mask: Bool[Array, "b m"] | None,
-        drop: Bool[Array, "b"] | None,
+        drop: Bool[Array, " b"] | None,
     ) -> tuple[Float[Array, "b _ d"], Bool[Array, "b m"] | None]:
         null = self.param(
             "null", nn.with_logical_partitioning(normal, ("context",)), (self.context_dim,)

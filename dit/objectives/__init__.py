@@ -12,4 +12,4 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-LossFn = Callable[..., tuple[Float[Array, ""], dict[str, Float[Array, "b"]]]]
+LossFn = Callable[..., tuple[Float[Array, ""], dict[str, Float[Array, " b"]]]]

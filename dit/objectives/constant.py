@@ -87,8 +87,8 @@ def best_constant(
 
 
 def _coefficients(
-    process: Process, times: Quantile, weight: Weight, z: Float[Array, "n"]
-) -> tuple[Float[Array, "n"], ...]:
+    process: Process, times: Quantile, weight: Weight, z: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], ...]:
     """``w``, ``p`` and ``q`` at the times of the normal quantiles ``z``.
 
     Normal quantiles, and not the uniform ones that they stand for, since times of noise levels that

@@ -68,7 +68,7 @@ def build(
 
     def loss(
         key: Key, params: Params, apply_fn: ApplyFn, process: Process, batch: dict[str, Array]
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, "b"]]]:
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, " b"]]]:
         x_0, ids = batch["x"], batch["id"]
         streams = {n: rng.stream(key, n) for n in ("noise", "time", "dropout")}
         eps = rng.normal(rng.per_sample(streams["noise"], ids), x_0.shape[1:], x_0.dtype)
@@ -124,7 +124,7 @@ def _tokens(x: Video, patch: tuple[int, int, int]) -> tuple[int, ...]:
     return tuple(s // p for s, p in zip(x.shape[1:4], patch, strict=True))
 
 
-def _mean(x: Video, where: Bool[Array, "b f h w 1"] | None = None) -> Float[Array, "b"]:
+def _mean(x: Video, where: Bool[Array, "b f h w 1"] | None = None) -> Float[Array, " b"]:
     if where is None:
         return x.reshape(x.shape[0], -1).mean(1)
     numbers = where.reshape(x.shape[0], -1).sum(1) * x.shape[-1]
@@ -139,7 +139,7 @@ def variational_bound(
     v: Video,
     times: Times,
     where: Bool[Array, "b f h w 1"] | None = None,
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
     """One term of the variational bound, in bits a dimension, with the mean held fixed.
 
     The KL divergence between the true and the learned posterior of the step from t to the timestep

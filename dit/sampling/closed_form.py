@@ -30,7 +30,7 @@ END = 1e-5  # where the reference flow stops, an angle: what is left changes x_0
 class Mixture:
     """``sum_k weights_k N(means_k, covariances_k)`` in d dimensions."""
 
-    weights: Float[np.ndarray, "k"]
+    weights: Float[np.ndarray, " k"]
     means: Float[np.ndarray, "k d"]
     covariances: Float[np.ndarray, "k d d"]
 
@@ -81,7 +81,7 @@ class Mixture:
         solution = solve_ivp(slope, ends, start, method="DOP853", rtol=1e-11, atol=1e-12)
         return solution.y[:, -1].reshape(x_T.shape)
 
-    def moments(self) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d d"]]:
+    def moments(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
         """Mean and covariance of the data."""
         mean = self.weights @ self.means
         square = self.covariances + self.means[:, :, None] * self.means[:, None]
@@ -111,7 +111,7 @@ def one_of(paths: Sequence[Path], which: Array) -> Path:
     return Path(switch([p.alpha for p in paths]), switch([p.sigma for p in paths]), 0.0, 1.0)
 
 
-def smooth_grid(path: Path, steps: int, last: float = 0.0) -> Float[np.ndarray, "nodes"]:
+def smooth_grid(path: Path, steps: int, last: float = 0.0) -> Float[np.ndarray, " nodes"]:
     """Nodes that crowd smoothly towards both ends, in the angle ``arctan(sigma / alpha)``; float64.
 
     At both ends log-SNR is infinite, and with equal steps in t some steps are never small in it,
@@ -147,7 +147,7 @@ def reference(
 
 def errors(
     solver: Solver, paths: Mapping[str, Path], steps: Sequence[int], mixture: Mixture = THREE
-) -> dict[str, Float[np.ndarray, "s"]]:
+) -> dict[str, Float[np.ndarray, " s"]]:
     """For each path, the root-mean-square error of ``solver`` after so many steps of ``smooth_grid``.
 
     In float64, for a deterministic solver: the error of order p falls as ``steps^-p``.

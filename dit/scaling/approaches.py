@@ -64,7 +64,7 @@ def parabola(x, y) -> Minimum:
     return Minimum(float(np.exp(at + middle)), float(a * at * at + b * at + c), interior)
 
 
-def budgets(C, tolerance: float = 0.1) -> list[Int[Array, "m"]]:
+def budgets(C, tolerance: float = 0.1) -> list[Int[Array, " m"]]:
     """The rows of each budget, cheapest first: its costs differ by at most ``tolerance`` in log."""
     (C,) = terms.positive(C=C)
     order = np.argsort(C, kind="stable")

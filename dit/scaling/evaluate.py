@@ -36,7 +36,7 @@ class EvaluationSet:
     """
 
     x: Array
-    label: Int[Array, "n"] | None
+    label: Int[Array, " n"] | None
     draws: int
     seed: int
     others: Mapping[str, Array] = dataclasses.field(default_factory=dict)
@@ -97,9 +97,9 @@ def check_weights(name: str, experiment: Any) -> None:
 class Losses:
     """The loss of every draw, with its time, example and place in the time distribution."""
 
-    loss: Float[Array, "n"]
-    t: Float[Array, "n"]
-    example: Int[Array, "n"]
+    loss: Float[Array, " n"]
+    t: Float[Array, " n"]
+    example: Int[Array, " n"]
     set_hash: str
 
     @property
@@ -128,7 +128,9 @@ class Losses:
         ]
 
 
-def mean_error(values: Float[Array, "n"], t: Float[Array, "n"], example: Int[Array, "n"]) -> float:
+def mean_error(
+    values: Float[Array, " n"], t: Float[Array, " n"], example: Int[Array, " n"]
+) -> float:
     """The standard error of a mean of draws whose times are stratified.
 
     The larger of two estimates: from the variance at nearly equal times, and from that between examples.

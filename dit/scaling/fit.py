@@ -27,12 +27,12 @@ Array = np.ndarray
 class Runs:
     """Columns of equal length: ``N``, ``D``, ``C``, ``loss``, and the tuned settings, if recorded."""
 
-    N: Float[Array, "n"]
-    D: Float[Array, "n"]
-    C: Float[Array, "n"]
-    loss: Float[Array, "n"]
-    lr: Float[Array, "n"] | None = None
-    batch: Float[Array, "n"] | None = None
+    N: Float[Array, " n"]
+    D: Float[Array, " n"]
+    C: Float[Array, " n"]
+    loss: Float[Array, " n"]
+    lr: Float[Array, " n"] | None = None
+    batch: Float[Array, " n"] | None = None
 
     def __post_init__(self):
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

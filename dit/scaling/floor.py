@@ -37,8 +37,8 @@ class Floor:
 def posterior_mean(
     data: Float[Array, "n d"],
     x_t: Float[Array, "m d"],
-    alpha: Float[Array, "m"],
-    sigma: Float[Array, "m"],
+    alpha: Float[Array, " m"],
+    sigma: Float[Array, " m"],
     allowed: Array | None = None,
 ) -> Float[Array, "m d"]:
     """``E[x_0 | x_t]`` for x_0 uniform over the rows of ``data``, in float64.
@@ -60,10 +60,10 @@ def optimal_errors(
     data: Float[Array, "n d"],
     x_0: Float[Array, "m d"],
     eps: Float[Array, "m d"],
-    t: Float[Array, "m"],
-    labels: tuple[Int[Array, "n"], Int[Array, "m"]] | None = None,
+    t: Float[Array, " m"],
+    labels: tuple[Int[Array, " n"], Int[Array, " m"]] | None = None,
     batch: int = 1024,
-) -> Float[Array, "m"]:
+) -> Float[Array, " m"]:
     """The mean squared error of the best output for given draws, to be paired with a network's.
 
     ``labels``: of the data and of the draws, for networks that are given them.
@@ -92,7 +92,7 @@ def floor(
     *,
     times: Quantile,
     weight: Weight,
-    label: Int[Array, "n"] | None = None,
+    label: Int[Array, " n"] | None = None,
     condition_dropout: float = 0.0,
     draws: int = 20_000,
     seed: int = 0,
@@ -127,7 +127,7 @@ def floor(
 
 
 def optimal_network(
-    process: Process, x: Float[Array, "n f h w c"], label: Int[Array, "n"] | None = None
+    process: Process, x: Float[Array, "n f h w c"], label: Int[Array, " n"] | None = None
 ) -> tuple[Process, ApplyFn]:
     """The best network for data that are uniform over ``x``, and the process to run it with.
 
@@ -162,7 +162,7 @@ def optimal_network(
     return known, apply
 
 
-def stratified_error(values: Float[Array, "n"], by: Float[Array, "n"], strata: int = 50) -> float:
+def stratified_error(values: Float[Array, " n"], by: Float[Array, " n"], strata: int = 50) -> float:
     """The standard error of a mean over draws stratified in ``by``, from the variance within strata."""
     ordered = np.asarray(values, np.float64)[np.argsort(by, kind="stable")]
     parts = np.array_split(ordered, max(1, min(strata, len(ordered) // 2)))

@@ -28,11 +28,11 @@ def _objective(theta: Array, design: Array, y: Array, delta: float) -> tuple[flo
 
 def minimise(
     design: Float[Array, "n k p"],
-    y: Float[Array, "n"],
+    y: Float[Array, " n"],
     starts: Float[Array, "s p"],
     delta: float,
     polish: int = 3,
-) -> tuple[Float[Array, "p"], float]:
+) -> tuple[Float[Array, " p"], float]:
     """The minimum of the sum of Huber's function and where it is, by L-BFGS from every start."""
     unit = delta * np.abs(np.mean(y)) + delta  # so that the tolerances are relative ones
 
@@ -61,7 +61,7 @@ def normaliser(delta: float) -> float:
     return float(inside + 2 * np.exp(-0.5 * delta**2) / delta)
 
 
-def negative_log_likelihood(r: Float[Array, "n"], sigma: float, delta: float) -> float:
+def negative_log_likelihood(r: Float[Array, " n"], sigma: float, delta: float) -> float:
     """``sum_i -log p(r_i)`` of the Huber density of scale ``sigma``."""
     total = terms.cost(r / sigma, delta).sum()
     return float(total + len(r) * np.log(normaliser(delta) * sigma))
@@ -69,10 +69,10 @@ def negative_log_likelihood(r: Float[Array, "n"], sigma: float, delta: float) ->
 
 def likelihood(
     design: Float[Array, "n k p"],
-    y: Float[Array, "n"],
+    y: Float[Array, " n"],
     starts: Float[Array, "s p"],
     delta: float,
-) -> tuple[Float[Array, "p"], float, float]:
+) -> tuple[Float[Array, " p"], float, float]:
     """``(theta, sigma, negative log likelihood)`` at the largest likelihood.
 
     For a given scale this is Huber's objective with threshold ``sigma delta``. Scale and ``theta`` are

@@ -42,9 +42,9 @@ def _check_level(level: float) -> None:
 
 def profile(
     design: Float[Array, "n k p"],
-    y: Float[Array, "n"],
-    theta: Float[Array, "p"],
-    direction: Float[Array, "p"],
+    y: Float[Array, " n"],
+    theta: Float[Array, " p"],
+    direction: Float[Array, " p"],
     level: float = 0.9,
 ) -> ConfidenceInterval:
     """The interval of ``direction . theta``, with ``theta`` a least-squares fit.
@@ -114,8 +114,8 @@ def _crossing(f, low: float, below: float, high: float, above: float, steps: int
 
 def bootstrap(
     design: Float[Array, "n k p"],
-    y: Float[Array, "n"],
-    theta: Float[Array, "p"],
+    y: Float[Array, " n"],
+    theta: Float[Array, " p"],
     *,
     samples: int = 400,
     seed: int = 0,
@@ -142,7 +142,7 @@ def bootstrap(
     return terms.solve(design, fitted + residual[draw], starts, delta=delta)[0]
 
 
-def quantiles(values: Float[Array, "s"], level: float = 0.9) -> ConfidenceInterval:
+def quantiles(values: Float[Array, " s"], level: float = 0.9) -> ConfidenceInterval:
     """The central interval that holds the share ``level`` of the resampled values."""
     _check_level(level)
     low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))

@@ -70,11 +70,11 @@ class Coordinates:
         """The exponent of each activation's change as a power of the width, by least squares in logs."""
         return dict(zip(self.names, map(float, self._fit(self.change.mean(1))), strict=True))
 
-    def seed_slopes(self, name: str) -> Float[Array, "s"]:
+    def seed_slopes(self, name: str) -> Float[Array, " s"]:
         """The exponent of one activation, for each seed."""
         return self._fit(self.change[..., self.names.index(name)])
 
-    def _fit(self, change: Float[Array, "w n"]) -> Float[Array, "n"]:
+    def _fit(self, change: Float[Array, "w n"]) -> Float[Array, " n"]:
         return np.polyfit(np.log(self.widths), np.log(np.maximum(change, 1e-30)), 1)[0]
 
     @property

@@ -53,7 +53,7 @@ def fit_power_law(x, y, *, floor: bool = False) -> PowerLaw:
     return PowerLaw(float(np.exp(a + g * np.log(x0))), float(-g), float(np.exp(e)), error)
 
 
-def law_starts(u: Float[Array, "n"], y: Float[Array, "n"]) -> Float[Array, "s 3"]:
+def law_starts(u: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, "s 3"]:
     """``(log floor, log coefficient, exponent)`` of lines through ``log(y - floor)``."""
     rows = []
     for share in (0.05, 0.3, 0.6, 0.8, 0.9, 0.97, 0.999):

@@ -46,11 +46,11 @@ class RateSweep:
         means = self.loss[self.widths.index(target)].mean(-1)
         return float(means[self.rates.index(self.best(source))] / means.min() - 1)
 
-    def regrets(self, source: int, target: int) -> Float[Array, "s"]:
+    def regrets(self, source: int, target: int) -> Float[Array, " s"]:
         """The regret for each seed, between the two rates with the lowest mean losses."""
         return self.at(target, self.best(source)) / self.at(target, self.best(target)) - 1
 
-    def at(self, width: int, rate: float) -> Float[Array, "s"]:
+    def at(self, width: int, rate: float) -> Float[Array, " s"]:
         """The final losses at one width and rate."""
         return self.loss[self.widths.index(width), self.rates.index(rate)]
 

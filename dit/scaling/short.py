@@ -33,7 +33,7 @@ class Trained:
 
     params: Params
     ema: dict[str, Params]
-    loss: Float[np.ndarray, "steps"]
+    loss: Float[np.ndarray, " steps"]
 
 
 class Trainer:

@@ -81,8 +81,8 @@ def cost_law(N, D, C) -> tuple[float, float]:
 
 
 def project(
-    alpha: float, beta: float, u: Float[Array, "n"], v: Float[Array, "n"], L: Float[Array, "n"]
-) -> tuple[Float[Array, "3"], Float[Array, "n"]]:
+    alpha: float, beta: float, u: Float[Array, " n"], v: Float[Array, " n"], L: Float[Array, " n"]
+) -> tuple[Float[Array, " 3"], Float[Array, " n"]]:
     """The best ``E, A, B >= 0`` for these exponents, and the relative residuals."""
     X = np.stack([np.ones_like(u), np.exp(-alpha * u), np.exp(-beta * v)], 1) / L[:, None]
     coefficients = np.linalg.lstsq(X, np.ones_like(u), rcond=None)[0]

@@ -17,7 +17,7 @@ from dit.types import UserError
 Array = np.ndarray
 
 
-def positive(**columns) -> list[Float[Array, "n"]]:
+def positive(**columns) -> list[Float[Array, " n"]]:
     """The columns as float64 vectors of equal length; UserError unless all are positive and finite."""
     arrays = [np.asarray(v, np.float64).reshape(-1) for v in columns.values()]
     for name, a in zip(columns, arrays, strict=True):
@@ -39,12 +39,12 @@ def need(n: int, parameters: int, what: str) -> None:
         raise UserError(f"got {n} runs for {what}; expected at least {parameters}, one a parameter")
 
 
-def centre(x: Float[Array, "n"]) -> float:
+def centre(x: Float[Array, " n"]) -> float:
     """The geometric mean."""
     return float(np.exp(np.log(x).mean()))
 
 
-def design(floor: bool, *logs: Float[Array, "n"]) -> Float[Array, "n k p"]:
+def design(floor: bool, *logs: Float[Array, " n"]) -> Float[Array, "n k p"]:
     """Terms ``c_j - g_j logs_j``, after a constant for a floor; ``theta = (e, c, g, ...)``."""
     n, k = len(logs[0]), len(logs) + floor
     out = np.zeros((n, k, 2 * len(logs) + floor))
@@ -90,7 +90,7 @@ def solve(
     weights: Float[Array, "#b n"] | float = 1.0,
     delta: float | None = None,
     steps: int = 200,
-) -> tuple[Float[Array, "b p"], Float[Array, "b"]]:
+) -> tuple[Float[Array, "b p"], Float[Array, " b"]]:
     """Minimise ``sum_i w_i rho(log L_hat_i - y_i)`` from ``theta`` by the Levenberg-Marquardt method.
 
     Solves a batch of problems with one design, which differ in ``y``, ``weights`` or their start. With

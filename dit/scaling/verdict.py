@@ -51,7 +51,7 @@ class Comparison:
 
 
 def t_interval(
-    values: Float[np.ndarray, "n"] | Sequence[float], level: float = LEVEL
+    values: Float[np.ndarray, " n"] | Sequence[float], level: float = LEVEL
 ) -> MeanInterval:
     """Student's interval for the mean of independent ``values``; UserError if there are none."""
     values = np.asarray(values, np.float64)
@@ -65,7 +65,7 @@ def t_interval(
     return MeanInterval(mean, mean - half, mean + half, n)
 
 
-def p_value(values: Float[np.ndarray, "n"] | Sequence[float]) -> float:
+def p_value(values: Float[np.ndarray, " n"] | Sequence[float]) -> float:
     """The two-sided p-value of a zero mean, by the t-test; 1 for a single value or for all zeros."""
     values = np.asarray(values, np.float64)
     if len(values) < 2 or not values.any():

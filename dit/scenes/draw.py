@@ -40,7 +40,7 @@ def draw(
 
 def coverage(
     shape: str,
-    radius: Float[np.ndarray, "n"],
+    radius: Float[np.ndarray, " n"],
     middle: Float[np.ndarray, "n 2"],
     size: tuple[int, int],
 ) -> Float[np.ndarray, "n h w"]:
@@ -62,7 +62,7 @@ def _shapes(
 
 def _layout(
     scene: Scene, rng: np.random.Generator, room: tuple[float, float]
-) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n 2"]]:
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n 2"]]:
     """Radii and middles of the things, in units, with ``room`` for them."""
     if scene.kind == "count":
         radius = rng.uniform(*OF_SEVERAL)

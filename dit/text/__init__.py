@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
 
     def __call__(
         self, text: str
-    ) -> tuple[Int[np.ndarray, "{self.length}"], Bool[np.ndarray, "{self.length}"]]: ...
+    ) -> tuple[Int[np.ndarray, " length"], Bool[np.ndarray, " length"]]: ...
 
     def size(self, text: str) -> int:
         """How many tokens the whole text takes."""

@@ -37,9 +37,7 @@ class Bytes:
 
     length: int
 
-    def __call__(
-        self, text: str
-    ) -> tuple[Int[np.ndarray, "{self.length}"], Bool[np.ndarray, "{self.length}"]]:
+    def __call__(self, text: str) -> tuple[Int[np.ndarray, " length"], Bool[np.ndarray, " length"]]:
         """See ``Tokenizer``."""
         tokens = np.full(self.length, PAD, np.int32)
         data = _encoded(text)[: self.length - 2].decode(errors="ignore").encode()

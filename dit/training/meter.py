@@ -50,8 +50,8 @@ def init(names: Iterable[str], bins: int) -> Meter:
 def add(
     meter: Meter,
     scalars: dict[str, Float[Array, ""]],
-    loss: Float[Array, "b"],
-    u: Float[Array, "b"],
+    loss: Float[Array, " b"],
+    u: Float[Array, " b"],
     fresh: Bool[Array, ""],
 ) -> Meter:
     """The meter after one more step; ``fresh``: reset it first. ``u``: times scaled to [0, 1]."""

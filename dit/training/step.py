@@ -31,7 +31,7 @@ from dit.training.state import TrainState
 from dit.types import ApplyFn, Key, Params
 
 Batch = dict[str, Any]  # arrays on the host or the device, or their shapes
-Objective = Callable[[Params, Batch, Key], tuple[Float[Array, ""], dict[str, Float[Array, "b"]]]]
+Objective = Callable[[Params, Batch, Key], tuple[Float[Array, ""], dict[str, Float[Array, " b"]]]]
 
 
 def objective(
@@ -47,7 +47,7 @@ def objective(
 
 def gradients(
     loss_fn: Objective, params: Params, batch: Batch, key: Key, accumulate: int = 1
-) -> tuple[Float[Array, ""], Params, dict[str, Float[Array, "b"]]]:
+) -> tuple[Float[Array, ""], Params, dict[str, Float[Array, " b"]]]:
     """The mean loss of a batch, its gradient, and the per-example metrics.
 
     With ``accumulate`` = k it is the mean over k micro-batches, one after the other: the same

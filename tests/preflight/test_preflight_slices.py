@@ -5,6 +5,7 @@ import importlib.machinery
 import json
 import math
 import pathlib
+import sys
 import types
 
 import jax

@@ -61,7 +61,7 @@ def at(
     return jnp.clip(t, path.t_min, path.t_max), 1 / slope
 
 
-def _slots(keys: Key, slot: Int[Array, "b"], strata: int, levels: int) -> Int[Array, "b {levels}"]:
+def _slots(keys: Key, slot: Int[Array, " b"], strata: int, levels: int) -> Int[Array, "b {levels}"]:
     """Each level's interval: a permutation of the intervals for every level and block of ids.
 
     ``keys``: of the samples' blocks.

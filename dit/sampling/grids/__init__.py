@@ -17,7 +17,7 @@ from dit.diffusion.path import Path
 from dit.diffusion.path import logsnr as logsnr_at  # a module here is called logsnr
 from dit.types import UserError
 
-GridFn = Callable[[Path, int], Float[Array, "nodes"]]
+GridFn = Callable[[Path, int], Float[Array, " nodes"]]
 
 
 def check_steps(steps: int) -> None:
@@ -26,13 +26,13 @@ def check_steps(steps: int) -> None:
         raise UserError(f"got steps={steps}; expected at least 1")
 
 
-def closed(path: Path, nodes: Float[Array, "steps"]) -> Float[Array, "nodes"]:
+def closed(path: Path, nodes: Float[Array, " steps"]) -> Float[Array, " nodes"]:
     """The grid of these nodes: within the network's times, the first t_max, and 0 at the end."""
     inner = jnp.clip(nodes, path.t_min, path.t_max)
     return jnp.append(inner.at[0].set(path.t_max), 0.0)
 
 
-def power_law(path: Path, steps: int, power: float) -> Float[Array, "nodes"]:
+def power_law(path: Path, steps: int, power: float) -> Float[Array, " nodes"]:
     """``t = t_max (1 - i / steps)^power``; where that would end below t_min, evenly spread in the
     same variable between t_max and t_min."""
     check_steps(steps)

@@ -167,7 +167,7 @@ class ClipText(Pretrained):
             yield Entry(("project", "kernel"), ("text_projection.weight",), "linear", inputs=1)
 
 
-def end_of(ids: Int[Array, "b n"], end: int) -> Int[Array, "b"]:
+def end_of(ids: Int[Array, "b n"], end: int) -> Int[Array, " b"]:
     """Where each text ends: at the first ``end``.
 
     Old configs name a wrong token; there it is the highest number, which is what the end token has.
