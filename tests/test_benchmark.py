@@ -18,6 +18,7 @@ def make_report(**ratios):
         "batch": 8,
         "sample_batch": 2,
         "device": "CPU, 2 cores",
+        "memory": 3 * 2**29,
         "peak_flops": 1e10,
         "peak_source": "measured matmul",
         "versions": {"jax": "0"},
@@ -53,6 +54,7 @@ def test_the_table_in_a_readme_is_renewed_in_place(tmp_path):
     assert text == f"before\n{start}\n{report.table(made)}\n{end}\nafter\n"
     assert "| train step, ours | 500 ms | 400 ms to 900 ms | 16 | 1.0 | 20% |" in text
     assert "| x | 0.90 | 0.80 to 1.00 |" in text
+    assert "on CPU, 2 cores, 1.5 GiB at most (ours); 3 interleaved" in text
     with pytest.raises(UserError, match="has no line"):
         report.insert(readme, "gpu", report.table(made))
 

@@ -4,8 +4,9 @@ A train step of the paper's recipe (noise, forward, backward, AdamW, an average 
 DDIM sampling without guidance, run in turn: ours, and with ``--torch`` a torch DiT of the same shape,
 eager and compiled, on the same number of threads. So a machine that slows down slows all of them, and
 the ratios hold. Torch has a process of its own, so that neither library's threads and allocator stand
-in the other's way. FLOPs are counted from the shapes (2 a multiply-add); utilisation is
-against the data sheet's peak, or against a matrix product timed here where there is none.
+in the other's way; on a GPU, leave it half of the memory by ``XLA_PYTHON_CLIENT_MEM_FRACTION=.45``.
+FLOPs are counted from the shapes (2 a multiply-add); utilisation is against the data sheet's peak, or
+against a matrix product timed here where there is none.
 
 How long a run takes to start, and what saving costs it: ``python -m dit.benchmark.loop``.
 """
@@ -61,7 +62,7 @@ def arguments() -> argparse.ArgumentParser:
         default=7,
         help="timed runs of each (default: %(default)s)",
     )
-    add("--torch", action="store_true", help="also a torch DiT, eager and compiled (CPU, float32)")
+    add("--torch", action="store_true", help="also a torch DiT, eager and compiled")
     add("--out", help="write the report here as JSON")
     add("--readme", help="a Markdown file whose table of this report (named as --out) to renew")
     return parser
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         dtype=args.dtype,
         remat=args.remat,
     )
+    dtype = precision(**experiment.config.precision)
     train, draw = "train step", f"{args.steps} DDIM steps"
     step, step_flops = ours.train_step(experiment)
     sample, sample_flops = ours.sampler(
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     timed: dict[str, Callable] = {f"{train}, ours": step, f"{draw}, ours": sample}
     with contextlib.ExitStack() as stack:
         if args.torch:
-            timed |= stack.enter_context(torch_twins(args, train, draw))
+            timed |= stack.enter_context(torch_twins(args, dtype, train, draw))
         in_turn = sorted(timed, key=lambda name: name.startswith(draw))
         seconds = interleave({name: timed[name] for name in in_turn}, args.runs)
 
@@ -107,10 +109,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     mine = {k: v for k, v in seconds.items() if k.endswith(", ours")}
     result = {
         "model": f"DiT-{args.size}, {args.side}x{args.side}x{args.channels}",
-        "dtype": precision(**experiment.config.precision),
+        "dtype": dtype,
         "batch": args.batch,
         "sample_batch": args.sample_batch,
         "device": describe(device),
+        "memory": report.peak_memory(device),
         "peak_flops": peak,
         "peak_source": "data sheet" if datasheet(device.device_kind) else "measured matmul",
         "versions": versions(("jax", "torch") if args.torch else ("jax",)),
@@ -135,19 +138,26 @@ def interleave(timed: dict[str, Callable], runs: int) -> dict[str, list[float]]:
 
 @contextlib.contextmanager
 def torch_twins(
-    args: argparse.Namespace, train: str, draw: str
+    args: argparse.Namespace, dtype: str, train: str, draw: str
 ) -> Iterator[dict[str, Callable[[], None]]]:
-    """The torch calls by name, answered by another process; UserError without torch or off the CPU."""
+    """The torch calls by name, answered by another process; UserError where none are like ours."""
     if importlib.util.find_spec("torch") is None:
         raise UserError('--torch needs torch: pip install -e ".[torch]"')
-    if jax.default_backend() != "cpu" or args.dtype == "bfloat16" or args.guidance != 1:
-        raise UserError("--torch compares on the CPU in float32 without guidance; drop the others")
+    if args.guidance != 1:
+        raise UserError("--torch compares sampling without guidance; drop --guidance")
+    device = jax.devices()[0].platform
+    device = {"gpu": "cuda"}.get(device, device)
+    if device not in ("cpu", "cuda"):
+        raise UserError(
+            f"--torch compares on CPUs and NVIDIA GPUs; JAX computes on {device!r} here"
+        )
     from dit.benchmark import twin
 
     shape = {**parse(args.size), "channels": args.channels, "side": args.side, "classes": 1000}
     here, there = (context := multiprocessing.get_context("spawn")).Pipe()
     process = context.Process(
-        target=twin.serve, args=(there, shape, args.batch, args.sample_batch, args.steps)
+        target=twin.serve,
+        args=(there, shape, args.batch, args.sample_batch, args.steps, device, dtype),
     )
     process.start()
     there.close()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from dit.types import UserError
@@ -44,6 +45,11 @@ def ratios(ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[fl
     }
 
 
+def peak_memory(device: jax.Device) -> int | None:
+    """The most bytes of its memory that this process has held at once, or None on a CPU."""
+    return (device.memory_stats() or {}).get("peak_bytes_in_use")
+
+
 def table(report: Mapping[str, Any]) -> str:
     """The report as Markdown, with the conditions it was measured under."""
     lines = [
@@ -66,9 +72,12 @@ def table(report: Mapping[str, Any]) -> str:
 def _conditions(report: Mapping[str, Any]) -> str:
     peak = f"{report['peak_flops'] / 1e9:,.0f} GFLOP/s ({report['peak_source']})"
     versions = ", ".join(f"{k} {v}" for k, v in report["versions"].items())
+    device = report["device"]
+    if report["memory"]:
+        device += f", {report['memory'] / 2**30:.1f} GiB at most (ours)"
     return (
         f"{report['model']}, {report['dtype']}, batch {report['batch']} in training and "
-        f"{report['sample_batch']} in sampling, on {report['device']}; {report['rows'][0]['runs']} "
+        f"{report['sample_batch']} in sampling, on {device}; {report['rows'][0]['runs']} "
         f"interleaved runs; utilisation against {peak}; {versions}."
     )
 

@@ -1,7 +1,8 @@
 """A torch DiT of the same shape, to be timed beside ours: the adaLN-Zero transformer in plain torch.
 
 Written as a user of torch would: ``nn.Linear``, ``scaled_dot_product_attention``, ``AdamW``, and an
-exponential moving average. Needs the extra ``torch``.
+exponential moving average; on a GPU under bfloat16's autocast, or in float32 as TF32, which is JAX's
+default there. Needs the extra ``torch``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from multiprocessing.connection import Connection
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 KINDS = ("torch eager", "torch.compile")
 
@@ -70,7 +72,7 @@ class TorchDiT(nn.Module):
     def forward(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         b, _, height, width = x.shape
         x = self.embed(x).flatten(2).transpose(1, 2) + self.position
-        angle = t[:, None] * torch.exp(-math.log(10000) * torch.arange(128) / 128)
+        angle = t[:, None] * torch.exp(-math.log(10000) * torch.arange(128, device=t.device) / 128)
         c = self.time(torch.cat([angle.cos(), angle.sin()], dim=-1)) + self.label(label)
         for block in self.blocks:
             x = block(x, c)
@@ -86,46 +88,53 @@ def alphas_bar() -> torch.Tensor:
     return torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
 
 
-def train_step(model: TorchDiT, batch: int, side: int, *, compiled: bool) -> Callable[[], float]:
+def autocast(dtype: str) -> torch.autocast:
+    """``dtype`` for the matrix products, as ``precision.compute`` says it of ours."""
+    device = torch.get_default_device().type
+    return torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def train_step(
+    model: TorchDiT, batch: int, side: int, dtype: str, *, compiled: bool
+) -> Callable[[], float]:
     """One step on a fixed batch: noise, forward, backward, AdamW and EMA; returns the loss."""
     network = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0)
-    average = [p.detach().clone() for p in model.parameters()]
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1e-4))
     bar = alphas_bar()
     x_0 = torch.randn(batch, model.channels, side, side)
-    label = torch.arange(batch)
+    label = torch.arange(batch) % (model.label.num_embeddings - 1)
 
     def step() -> float:
         t, eps = torch.randint(0, 1000, (batch,)), torch.randn_like(x_0)
         a = bar[t].view(-1, 1, 1, 1)
-        out = network(a.sqrt() * x_0 + (1 - a).sqrt() * eps, t.float(), label)
-        loss = F.mse_loss(out, eps)
+        with autocast(dtype):
+            out = network(a.sqrt() * x_0 + (1 - a).sqrt() * eps, t.float(), label)
+        loss = F.mse_loss(out.float(), eps)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        with torch.no_grad():
-            for kept, p in zip(average, model.parameters(), strict=True):
-                kept.lerp_(p, 1e-4)
+        average.update_parameters(model)
         return loss.item()
 
     return step
 
 
 def ddim(
-    model: TorchDiT, batch: int, side: int, steps: int, *, compiled: bool
+    model: TorchDiT, batch: int, side: int, steps: int, dtype: str, *, compiled: bool
 ) -> Callable[[], float]:
     """DDIM from noise to data in ``steps`` evaluations without guidance; returns the sum."""
     model = model.eval()
     network = torch.compile(model) if compiled else model
     bar = torch.cat([torch.ones(1), alphas_bar()])
     nodes = torch.cat([torch.linspace(1000, 1, steps).round().long(), torch.zeros(1, dtype=int)])
-    label = torch.arange(batch)
+    label = torch.arange(batch) % (model.label.num_embeddings - 1)
 
     def draw() -> float:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(dtype):
             x = torch.randn(batch, model.channels, side, side)
             for now, after in itertools.pairwise(nodes):
-                eps = network(x, (now - 1).float().expand(batch), label)
+                eps = network(x, (now - 1).float().expand(batch), label).float()
                 x_0 = (x - (1 - bar[now]).sqrt() * eps) / bar[now].sqrt()
                 x = bar[after].sqrt() * x_0 + (1 - bar[after]).sqrt() * eps
             return x.sum().item()
@@ -134,13 +143,24 @@ def ddim(
 
 
 def serve(
-    connection: Connection, shape: dict[str, int], batch: int, sample_batch: int, steps: int
+    connection: Connection,
+    shape: dict[str, int],
+    batch: int,
+    sample_batch: int,
+    steps: int,
+    device: str,
+    dtype: str,
 ) -> None:
-    """Answer ``("train" | "draw", kind)`` over a pipe by doing it and sending the result, to its end."""
+    """Answer ``("train" | "draw", kind)`` over a pipe by doing it and sending the result, to its end.
+
+    ``device``: ``cpu`` or ``cuda``. ``dtype``: of matrix products, float32 or bfloat16.
+    """
     torch.manual_seed(0)
+    torch.set_default_device(device)
+    torch.set_float32_matmul_precision("high")
     side, calls = shape["side"], {}
     for kind in KINDS:
-        how = {"compiled": kind == "torch.compile"}
+        how = {"dtype": dtype, "compiled": kind == "torch.compile"}
         calls["train", kind] = train_step(TorchDiT(**shape), batch, side, **how)
         calls["draw", kind] = ddim(TorchDiT(**shape), sample_batch, side, steps, **how)
     while True:
