@@ -38,6 +38,15 @@ class OutsideError(UserError):
     """
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error, or its type if it says nothing.
+
+    Of a long one, the beginning and the end: between what was tried and why it failed stands a path.
+    """
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 400 else f"{line[:150]} ... {line[-245:]}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """The numbers that a keyword takes: from ``low`` to ``high``, without the ends in ``open``.

@@ -16,7 +16,7 @@ from dit.benchmark import __main__ as benchmark
 from dit.benchmark import loop
 from dit.preflight import __main__ as preflight
 from dit.scaling import __main__ as scaling
-from dit.types import Range, UserError
+from dit.types import Range, UserError, first_line
 
 ENTRIES = {
     "dit.train": training,
@@ -194,3 +194,15 @@ def test_a_number_is_of_its_type_and_range():
     assert isinstance(of("1"), float)
     with pytest.raises(argparse.ArgumentTypeError, match=r"got '3'; expected a number in \[0, 2\]"):
         of("3")
+
+
+def test_the_reason_of_a_long_error_is_kept():
+    """The command's status depends on it; it stands behind the path of a file, which may be long."""
+    path = "/deep" * 200
+    line = first_line(
+        RuntimeError(f"RESOURCE_EXHAUSTED: writing {path}: No space left on device\nat")
+    )
+    assert line.startswith("RESOURCE_EXHAUSTED: writing /deep")
+    assert line.endswith("/deep: No space left on device")
+    assert len(line) < 500
+    assert first_line(KeyError()) == "KeyError"

@@ -22,7 +22,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from dit.types import UserError
+from dit.types import UserError, first_line
 
 
 class StorageError(OSError):
@@ -265,5 +265,4 @@ def _errors(path: BucketPath) -> Iterator[None]:
             raise StorageError(f"there is no bucket {path.bucket!r} ({path})") from error
         raise FileNotFoundError(f"no object {path}") from error
     except (exceptions.GoogleAPIError, GoogleAuthError, requests.RequestException) as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise StorageError(f"{path} cannot be reached: {text}") from error
+        raise StorageError(f"{path} cannot be reached: {first_line(error)}") from error

@@ -26,7 +26,7 @@ from dit.config import fingerprint, suggest
 from dit.parallel import multihost
 from dit.training.fingerprints import describe, fingerprints
 from dit.training.workdir import Changes, check_same
-from dit.types import OutsideError, Params, UserError
+from dit.types import OutsideError, Params, UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -325,7 +325,7 @@ def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any
         raise
     except Exception as error:
         storage.check(manager.directory)
-        raise DamagedError(f"its description cannot be read: {_first_line(error)}") from error
+        raise DamagedError(f"its description cannot be read: {first_line(error)}") from error
     if version == 1 or (sealed and version != FORMAT):
         raise UserError(f"checkpoint {step} has format {version}; this version reads {FORMAT}")
     if not sealed:
@@ -352,7 +352,7 @@ def _read_arrays(manager: ocp.CheckpointManager, step: int, abstract: Any) -> An
         raise
     except Exception as error:
         storage.check(manager.directory)
-        raise DamagedError(f"its arrays cannot be read: {_first_line(error)}") from error
+        raise DamagedError(f"its arrays cannot be read: {first_line(error)}") from error
     if not all(isinstance(x, jax.Array) for x in jax.tree.leaves(state)):
         raise DamagedError("some of its arrays are not there under the names they were saved by")
     if describe(state) != describe(abstract):
@@ -392,8 +392,4 @@ def _unreadable(workdir: Any, step: int, error: Exception) -> UserError:
 
 def _not_written(error: Exception, latest: int | None) -> OutsideError:
     kept = "none is on disk" if latest is None else f"the last one on disk is step {latest}"
-    return OutsideError(f"a checkpoint could not be written ({_first_line(error)}); {kept}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return OutsideError(f"a checkpoint could not be written ({first_line(error)}); {kept}")

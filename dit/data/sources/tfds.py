@@ -24,7 +24,7 @@ from dit.data.source import (
     identity,
 )
 from dit.data.transforms import random_flip
-from dit.types import Count, UserError
+from dit.types import Count, UserError, first_line
 
 PIXELS = (np.dtype(np.uint8), np.dtype(np.uint16))
 LATENTS = (np.dtype(np.float16), np.dtype(np.float32))
@@ -54,7 +54,7 @@ def build(
     try:
         builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record")
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        raise UserError(f"no TFDS data set {dataset!r}: {_first_line(error)}") from error
+        raise UserError(f"no TFDS data set {dataset!r}: {first_line(error)}") from error
     except ImportError as error:  # some features need TensorFlow
         raise UserError(f"cannot read {dataset!r} without a package: {error}") from error
     if download:
@@ -78,7 +78,7 @@ def build(
         )
         raise UserError(
             f"cannot read {train!r} and {held_out!r} of {dataset!r} (splits: {known}): "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     name = identity(
         "tfds",
@@ -203,9 +203,5 @@ class Records:
         try:
             record = self.records[i]
         except Exception as error:  # of a reader of files that may be damaged
-            raise UserError(f"cannot read {where}: {_first_line(error)}") from error
+            raise UserError(f"cannot read {where}: {first_line(error)}") from error
         return self.reader(record, where)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
