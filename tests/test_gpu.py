@@ -41,8 +41,8 @@ def relative(got, expected):
 
 
 @pytest.mark.parametrize("mask", masks(8, 8))
-@pytest.mark.parametrize(("n_q", "n_k"), [(256, 256), (77, 77), (256, 31), (1024, 1024)])
-@pytest.mark.parametrize("width", [64, 72, 128])
+@pytest.mark.parametrize(("n_q", "n_k"), [(256, 256), (77, 31)])
+@pytest.mark.parametrize("width", [72, 128])
 def test_fused_attention_gives_the_values_and_gradients_of_float32(mask, n_q, n_k, width):
     draw = np.random.default_rng(n_q + n_k + width)
     sizes = (n_q, n_k, n_k, n_q)
