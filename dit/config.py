@@ -136,8 +136,12 @@ def _show(signature: inspect.Signature) -> str:
 
 
 def fit(value: Any, hint: Any, key: str, what: str) -> Any:
-    """``value`` converted to the type ``hint``; UserError, which names ``what``, if it does not fit."""
+    """``value`` converted to the type ``hint``; UserError, which names ``what``, if it does not fit.
+
+    None is ``"none"`` where nothing but text fits: a command line says both alike.
+    """
     check_finite(value, key)
+    value = "none" if value is None and hint is str else value
     for converted in (value, _tuples(value), _floats(_tuples(value))):
         if hint is None or fits(converted, hint):
             return converted

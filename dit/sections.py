@@ -156,7 +156,8 @@ def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
         if _is_none(section, overrides.get(f"{section}.name", "")):
             out.pop(section, None)
         elif f"{section}.name" in overrides:
-            name, extra = _name(section, {"name": overrides[f"{section}.name"]})
+            said = overrides[f"{section}.name"]  # a command line reads the name "none" as None
+            name, extra = _name(section, {"name": "none" if said is None else said})
             before = _section(out, section)
             if name != _name(section, before)[0] or extra:
                 takes = fields(section, name)

@@ -3,7 +3,8 @@
 import pytest
 
 from dit.cli import parse_labels
-from dit.config import fingerprint, literal, names, parse_spec, resolve
+from dit.config import fingerprint, fit, literal, names, parse_spec, resolve
+from dit.sections import override
 from dit.types import UserError
 
 
@@ -55,6 +56,15 @@ def test_no_keyword_of_a_spec_is_taken_for_one_of_ours(key):
 def test_a_keyword_of_a_spec_is_given_once(text):
     with pytest.raises(UserError, match="twice in"):
         parse_spec(text)
+
+
+def test_none_is_text_where_only_text_fits():
+    """``--config.model.remat=none`` and ``--config.weight.name=none`` name choices called so."""
+    assert fit(literal("none"), str, "model.remat", "it") == "none"
+    assert fit(literal("none"), str | None, "model.block", "it") is None
+    with pytest.raises(UserError, match="NoneType"):
+        fit(literal("none"), int, "steps", "it")
+    assert override({}, {"weight.name": literal("none")})["weight"] == {"name": "none"}
 
 
 def test_specs_and_labels():

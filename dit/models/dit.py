@@ -239,9 +239,9 @@ def build(
     ``sincos``, ``rope`` or ``sincos+rope``; None for the block's own. ``rope_axes``: channels of a head
     for time, y and x. ``position_scale`` multiplies positions, which count patches. ``time_scale``
     multiplies what the path tells the network of t. ``frame_causal``: no token sees a later frame.
-    ``remat``: see ``models/remat.py``. ``unroll``: layers a loop step, ``auto`` for all on a CPU and one
-    elsewhere. ``quirks="diffusers"``: that library's divisor 127 in the time embedding and epsilon 1e-5
-    in the second norm.
+    ``remat``: see ``models/remat.py``. ``unroll``: layers a loop step, ``auto`` for one on a TPU and all
+    elsewhere (see ``models/stack.py``). ``quirks="diffusers"``: that library's divisor 127 in the time
+    embedding and epsilon 1e-5 in the second norm.
 
     Raises UserError for numbers that do not fit together.
     """

@@ -20,10 +20,11 @@ def run(module: Any, x: Float[Array, "b n d"], condition: Condition) -> Float[Ar
 
     The parameters are stacked, whether the loop is unrolled or not. Unrolled in full it is a Python
     loop over slices of them, or over the parameters of each layer if ``unstack`` took them apart: no
-    loop carries what the backward pass needs.
+    loop carries what the backward pass needs. On GPUs that loop copies it: DiT-B/2 at batch 256 took
+    136 ms a step and 54 GiB on an H200, and 87 ms and 30 GiB unrolled, for half again the compilation.
     """
     layers = module.variables.get("params", {}).get("blocks", {})
-    unroll = platform() == "cpu" if module.unroll == "auto" else module.unroll
+    unroll = platform() != "tpu" if module.unroll == "auto" else module.unroll
     unroll = {True: module.depth, False: 1}[unroll] if isinstance(unroll, bool) else unroll
     if "0" in layers:
         layers = [layers[str(i)] for i in range(module.depth)]
