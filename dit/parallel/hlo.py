@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from dit.parallel.hlo_text import Instruction, parse, shape_bytes
+from dit.parallel.hlo_text import Instruction, parse, received_bytes, shape_bytes
 from dit.parallel.mesh import slices
 from dit.parallel.trips import trips
 
@@ -115,10 +115,7 @@ def collectives(program: Sequence[Step], mesh: Mesh) -> list[Collective]:
             if kind is None:
                 continue
             axes, members = _axes(line.rest, groups, shape)
-        sizes = shape_bytes(line.shape)
-        size = sum(sizes)
-        if between or (line.opcode.endswith("-start") and kind != "all-reduce"):
-            size = max(sizes)
+        size = max(shape_bytes(line.shape)) if between else received_bytes(line)
         # An instruction shows what a device receives; it passes only its own share to its host.
         if kind == ("all-gather" if between else "reduce-scatter"):
             size *= members

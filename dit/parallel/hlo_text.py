@@ -76,3 +76,19 @@ def shape_bytes(shape: str) -> list[int]:
         bits = _BITS.get(kind, int(digits.group()) if digits else 0)
         sizes.append(math.prod(int(d) for d in dims.split(",") if d) * bits // 8)
     return sizes
+
+
+def received_bytes(instruction: Instruction) -> int:
+    """The bytes of a communication's result.
+
+    An asynchronous start may show operands, results and more: ``(a, r)``, ``((a, b), (r, s))`` or, of
+    an all-reduce on GPUs, ``((a), r)``; the all-reduce of a TPU shows its results alone.
+    """
+    shape = instruction.shape
+    if instruction.opcode.endswith("-start") and shape.startswith("("):
+        operands, rest = _split_shape(shape[1:-1])
+        if operands.startswith("("):
+            return sum(shape_bytes(_split_shape(rest.lstrip(", "))[0]))
+        if instruction.opcode != "all-reduce-start":
+            return shape_bytes(shape)[1]
+    return sum(shape_bytes(shape))

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dit import config, models
 from dit.experiment import build as build_experiment
-from dit.parallel import hlo
+from dit.parallel import hlo, hlo_text
 from dit.parallel.mesh import batch_sharding, make_mesh
 from dit.parallel.rules import in_force, shardings
 from dit.training.program import program
@@ -241,3 +241,21 @@ def test_the_compilers_cycles_count_loops_and_not_the_inside_of_fusions():
         ]
     )
     assert hlo.cycles(hlo.read(text)) == 73
+
+
+@pytest.mark.parametrize(
+    ("shape", "opcode", "received"),
+    [
+        ("f32[8,4]{1,0}", "all-gather", 128),
+        ("(f32[1,4]{1,0}, f32[8,4]{1,0})", "all-gather-start", 128),
+        ("(f32[4]{0}, f32[4]{0}, u32[]{:S(2)}, u32[]{:S(2)})", "collective-permute-start", 16),
+        ("((f32[1,4], bf16[2]), (f32[8,4], /*index=1*/bf16[16]))", "all-gather-start", 160),
+        ("((f32[8,4]{1,0}, f32[8]), (f32[1,4]{1,0}, f32[1]))", "reduce-scatter-start", 20),
+        ("((f32[20]{0}), f32[20]{0})", "all-reduce-start", 80),
+        ("(f32[20]{0}, f32[4]{0})", "all-reduce-start", 96),
+        ("f32[20]{0}", "all-reduce-start", 80),
+    ],
+)
+def test_a_start_shows_operands_too_and_only_what_is_received_counts(shape, opcode, received):
+    """As XLA prints them for TPUs and, several at once, for GPUs."""
+    assert hlo_text.received_bytes(hlo_text.Instruction("x", shape, opcode, "")) == received
