@@ -33,6 +33,11 @@ def make(width, depth=2, block="adaln_zero", **kwargs):
     return resolve("models", "dit", depth=depth, width=width, block=block, **options)
 
 
+def make_unet(width):
+    options = {"in_channels": 1, "num_classes": 10, "head_size": 8, "norm_groups": 4}
+    return resolve("models", "unet", width=width, depth=1, multipliers=(1,), **options)
+
+
 def tree(width, depth, block="adaln_zero", **kwargs):
     model = make(width, depth, block, **kwargs)
     shapes = jax.eval_shape(lambda key: models.init(model, key, SHAPE), jax.random.key(0))
@@ -61,6 +66,25 @@ def test_every_parameter_has_its_kind():
         "final/linear/kernel": "output",
     }
     assert {name: found[name] for name in expected} == expected
+
+
+def test_every_parameter_of_a_unet_has_its_kind():
+    found = flat(labels(models.logical_axes(make_unet(8), (1, 4, 4, 1))))
+    expected = {
+        "embed/kernel": "input",
+        "time/in/kernel": "input",
+        "time/out/kernel": "hidden",
+        "label/table": "input",
+        "down_0_0/block/conv_in/kernel": "hidden",
+        "down_0_0/block/conv_out/kernel": "hidden",
+        "down_0_0/block/modulation/kernel": "hidden",
+        "up_0_1/block/shortcut/kernel": "hidden",
+        "middle_0/space/attention/qkv/kernel": "hidden",
+        "middle_0/space/norm/scale": "vector",
+        "final/kernel": "output",
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert {kind for name, kind in found.items() if name.endswith(("bias", "scale"))} == {"vector"}
 
 
 def test_multipliers_follow_the_table():

@@ -174,6 +174,32 @@ def test_the_command_plans_in_device_hours(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_ladder_of_unets_is_planned_and_run(tmp_path):
+    """Through the command, with the config of a run: two budgets, two sizes."""
+    where = f"--dir={tmp_path}"
+    changes = {
+        "model.multipliers": "(1,)",
+        "model.attention_levels": "()",
+        "model.norm_groups": "4",
+    }
+    changes |= {"schedule.name": "constant", "loader.workers": "0"}
+    options = [f"--config.{key}={value}" for key, value in changes.items()]
+    options += ["--smallest=1e4", "--largest=1e5", "--sizes=2", "--head-dim=8", "--aspect=8"]
+    options += ["--budgets=5e8,1.5e9", "--per-budget=2", "--ratio=3", "--held-out=0", "--seeds=1"]
+    options += ["--batches=8", "--lrs=2e-3", "--least-steps=1", "--most-epochs=1000"]
+    options += ["--flops-per-second=1e10", "--examples=8", "--draws=8"]
+    command.main(["plan", "--config=configs/digits_unet.py", where, *options])
+    assert command.main(["run", where]) == 0
+    rows = run.read_registry(tmp_path)
+    made, _, _ = load_plan(tmp_path / "plan.json")
+    assert [row["status"] for row in rows] == ["done"] * len(made.rows)
+    for line, row in zip(rows, made.rows, strict=True):
+        assert line["N"] == row.size.costs.per_token
+        assert line["C"] % (8 * row.size.costs.training) == 0
+        assert np.isfinite(line["losses"]["params"]["loss"])
+
+
+@pytest.mark.slow
 def test_a_real_run_is_recorded_resumed_and_its_failure_too(tmp_path, base, made_plan, monkeypatch):
     row = dataclasses.replace(made_plan.rows[0], budget=4e9)
     config = run.row_config(base, row, 2e-3, 16)
