@@ -128,7 +128,9 @@ def table(report: Report) -> str:
             lines.append(f"  {kind:14}{gib(n):>12}")
         if kind == "temporaries":
             lines += [
-                f"    {part:12}{gib(n):>12}  of them, by formula" for part, n in within(report)
+                f"    {part:12}{gib(size):>12}  "
+                + ("of them, by formula" if size <= n else "by formula, before XLA fuses any away")
+                for part, size in within(report)
             ]
     needed = report.memory["needed"]
     of = f" of {gib(report.hbm)}" if report.hbm else ""
