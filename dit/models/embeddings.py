@@ -31,19 +31,23 @@ def sinusoids(
 
 
 class TimeEmbedding(nn.Module):
-    """A two-layer MLP on sinusoids of ``scale * t``; ``silent``: its output starts at zero."""
+    """A two-layer MLP on sinusoids of ``scale * t``; ``silent``: its output starts at zero.
+
+    ``frequencies``: of the sinusoids, if their number grows with the network's width.
+    """
 
     width: int
     dtype: str
     scale: float = 1.0
     denominator: float | None = None
-    frequencies: int = FREQUENCIES
+    frequencies: int | None = None
     silent: bool = False
 
     @nn.compact
     def __call__(self, t: Float[Array, "b k"]) -> Float[Array, "b k d"]:
-        x = sinusoids(t * self.scale, self.frequencies, self.denominator)
-        x = Linear((self.width,), ("time", "embed"), self.dtype, kernel_init=normal, name="in")(x)
+        x = sinusoids(t * self.scale, self.frequencies or FREQUENCIES, self.denominator)
+        axes = ("embed", "embed_out") if self.frequencies else ("time", "embed")
+        x = Linear((self.width,), axes, self.dtype, kernel_init=normal, name="in")(x)
         x = constrain(x, "act_batch", None, "act_embed")
         last = zeros if self.silent else normal
         out = Linear((self.width,), ("embed", "embed_out"), self.dtype, last, name="out")

@@ -35,6 +35,7 @@ from dit.types import Params, UserError
 # Axes that grow with the width.
 WIDE = {"embed", "embed_out", "condition", "heads", "mlp", "modulation"}
 XAVIER = {"patch", "context"}  # inputs whose initial spread follows from both fans
+SINUSOIDS = {"time", "r", "guidance"}  # modules that embed a number
 KINDS = ("hidden", "input", "output", "vector")
 
 
@@ -121,8 +122,8 @@ def init_multipliers(transfer: Transfer, axes: Any, shapes: Any) -> Any:
         if is_text(path):
             return 1.0
         factor = _branch(transfer, r, path)
-        if kind(names) == "hidden" and any(part.key == "time" for part in path):
-            return factor / math.sqrt(m)  # time's embedding has a fixed initial spread
+        if kind(names) == "hidden" and any(part.key in SINUSOIDS for part in path):
+            return factor / math.sqrt(m)  # their embedding has a fixed initial spread
         if kind(names) == "input" and XAVIER & set(names):  # both fans count the window, if any
             fan_in, fan_out = (array.shape[group[-1]] for group in groups(names))
             return factor * math.sqrt((fan_in + fan_out) / (fan_in + fan_out / m))

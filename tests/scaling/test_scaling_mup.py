@@ -33,9 +33,9 @@ def make(width, depth=2, block="adaln_zero", **kwargs):
     return resolve("models", "dit", depth=depth, width=width, block=block, **options)
 
 
-def make_unet(width):
+def make_unet(width, depth=1):
     options = {"in_channels": 1, "num_classes": 10, "head_size": 8, "norm_groups": 4}
-    return resolve("models", "unet", width=width, depth=1, multipliers=(1,), **options)
+    return resolve("models", "unet", width=width, depth=depth, multipliers=(1,), **options)
 
 
 def tree(width, depth, block="adaln_zero", **kwargs):
@@ -72,7 +72,7 @@ def test_every_parameter_of_a_unet_has_its_kind():
     found = flat(labels(models.logical_axes(make_unet(8), (1, 4, 4, 1))))
     expected = {
         "embed/kernel": "input",
-        "time/in/kernel": "input",
+        "time/in/kernel": "hidden",  # from as many sinusoids as channels
         "time/out/kernel": "hidden",
         "label/table": "input",
         "down_0_0/block/conv_in/kernel": "hidden",
@@ -200,10 +200,10 @@ def test_depth_does_not_make_the_stream_grow_when_branches_are_scaled():
     assert scaled == pytest.approx(shallow, rel=0.2)
 
 
-def check(name, base, widths=(32, 256), seeds=2):
+def check(name, base, widths=(32, 256), seeds=2, make=make, shape=SHAPE):
     draw = np.random.default_rng(0)
     batch = {
-        "x": draw.standard_normal((8, *SHAPE)).astype(np.float32),
+        "x": draw.standard_normal((8, *shape)).astype(np.float32),
         "label": np.arange(8).astype(np.int32),
         "id": np.arange(8, dtype=np.int32),
     }
@@ -236,6 +236,15 @@ def test_coordinates_grow_with_the_width_in_the_standard_parametrisation_only(na
     np.testing.assert_allclose(standard.change[0], scaled.change[0], rtol=1e-4)  # at the base width
     mup.plot_coordinates({"standard": standard, "muP": scaled}, str(tmp_path / "check.png"))
     assert (tmp_path / "check.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_coordinates_of_a_unet_grow_in_the_standard_parametrisation_only():
+    options = {"widths": (8, 32), "seeds": 1, "make": make_unet, "shape": (1, 4, 4, 1)}
+    standard, scaled = check("adamw", None, **options), check("adamw", 8, **options)
+    assert standard.steepest[1] >= 0.8
+    assert scaled.steepest[1] <= 0.35  # as narrow as this
+    np.testing.assert_allclose(standard.change[0], scaled.change[0], rtol=1e-4)  # at the base width
 
 
 def test_slopes_are_exponents():
