@@ -15,7 +15,8 @@ Muon's update has the same size in every direction, so at a given root mean squa
 ``r = depth / base_depth``, each branch is multiplied by ``r^-p`` (Dey et al. 2025, "CompleteP": p = 1).
 The factor is folded into the initial spread and the rate of the branch's last linear map; the other
 rates of the blocks are multiplied by ``r^(p - 1)``. At the base width and depth all multipliers are 1.
-What lies in a module named ``text``, an encoder, keeps its size, and has none.
+What lies in a module named ``text``, an encoder, keeps its size, and has none. The U-Net's time
+embedding reads as many sinusoids as it has channels, so its first map is hidden, not an input.
 """
 
 from __future__ import annotations
