@@ -94,6 +94,7 @@ class Worker:
 
     def __init__(self, number: int, command: list[str], env: dict[str, str]):
         self.number, self.last = number, collections.deque(maxlen=LAST_LINES)
+        self.told = False  # to stop
         self.process = subprocess.Popen(
             command,
             env={**os.environ, **env},
@@ -121,8 +122,10 @@ class Worker:
         return 128 - code if code is not None and code < 0 else code
 
     def send(self, number: int) -> None:
-        """Send it a signal, but not its children: data loaders must live until all is saved."""
-        self.process.send_signal(number)
+        """Tell it to stop, but not its children: data loaders must live until all is saved."""
+        self.told = True
+        # A process does not save on SIGHUP.
+        self.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     def kill(self) -> None:
         """End it and its children at once."""
@@ -181,8 +184,8 @@ def main(argv: list[str] | None = None) -> int:
         for worker in workers:
             if again:
                 worker.kill()
-            else:  # a process does not save on SIGHUP
-                worker.send(signal.SIGTERM if number == signal.SIGHUP else number)
+            else:
+                worker.send(number)
 
     # SIGHUP: the terminal is gone, and our processes, in their own groups, would outlive it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -191,6 +194,8 @@ def main(argv: list[str] | None = None) -> int:
         for i, env in enumerate(envs):
             if not signals:
                 workers.append(Worker(i, args.command, env))
+                if signals and not workers[-1].told:  # it was being started, so not yet in the list
+                    workers[-1].send(signals[-1])
         if len(workers) < len(envs):  # stopped before all had started, so they cannot connect
             return 128 + signals[0]
         return watch(workers, stopped_status())

@@ -135,6 +135,38 @@ def test_signals_go_on_to_all(sent, tmp_path):
     assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]
 
 
+SLOW = """
+import os, signal, sys, time
+sys.path.insert(0, {launch!r})
+import local
+
+class Slow(local.Worker):
+    def __init__(self, number, *args):
+        super().__init__(number, *args)
+        while number == 1 and len(os.listdir({folder!r})) < 2:
+            time.sleep(0.01)
+        if number == 1:
+            os.kill(os.getpid(), signal.{sent})
+
+local.Worker = Slow
+sys.exit(local.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_reaches_a_process_that_is_just_being_started(sent, tmp_path):
+    """Between its start and its place in the launcher's list; it would run on for ever."""
+    script = (
+        f"trap 'echo saved; exit $DIT_STOPPED_STATUS' TERM INT; touch {tmp_path}/$DIT_PROCESS_ID; "
+        "while true; do sleep 0.1; done"
+    )
+    code = SLOW.format(launch=str(LAUNCH), folder=str(tmp_path), sent=sent)
+    command = [sys.executable, "-c", code, "-n", "2", "--", "bash", "-c", script]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=HANGS)
+    assert done.returncode == 75
+    assert sorted(done.stdout.splitlines()) == ["[0] saved", "[1] saved"]
+
+
 def start(*args):
     command = [sys.executable, str(LAUNCH / "local.py"), *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
