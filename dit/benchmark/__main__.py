@@ -149,7 +149,8 @@ def torch_twins(
     device = {"gpu": "cuda"}.get(device, device)
     if device not in ("cpu", "cuda"):
         raise UserError(
-            f"--torch compares on CPUs and NVIDIA GPUs; JAX computes on {device!r} here"
+            f"--torch compares on CPUs and NVIDIA GPUs, and JAX computes on {device!r} here; "
+            "drop --torch"
         )
     from dit.benchmark import twin
 

@@ -157,7 +157,8 @@ def serve(
     """
     torch.manual_seed(0)
     torch.set_default_device(device)
-    torch.set_float32_matmul_precision("high")
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
     side, calls = shape["side"], {}
     for kind in KINDS:
         how = {"dtype": dtype, "compiled": kind == "torch.compile"}

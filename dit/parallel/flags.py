@@ -30,7 +30,7 @@ V5E = {
     "--xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
     "--xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
 }
-# GPU flags go into XLA_FLAGS.
+# GPU flags go into XLA_FLAGS. Those that speak of a loop act with model.unroll=1 alone.
 GPU = {
     # As on TPUs: start early, end late.
     "--xla_gpu_enable_latency_hiding_scheduler": "true",
