@@ -1,25 +1,23 @@
-"""The block behind adaLN, adaLN-Zero and the modern variant: norms modulated by the condition."""
+"""The block behind all variants of adaLN: norms modulated by the condition."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from dit.models.attention import Visibility
 from dit.models.condition import Condition
-from dit.models.layers import Mlp, Modulation, Norm, mlp_macs, modulate, spread
-from dit.models.multihead import SelfAttention, self_macs
+from dit.models.layers import Mlp, Modulation, Norm, mlp_macs, modulate, spread, zeros
+from dit.models.multihead import CrossAttention, SelfAttention, cross_macs, self_macs
 
 
 class AdaptiveBlock(nn.Module):
     """Attention, then an MLP, each on ``norm(x) (1 + scale) + shift`` (Peebles & Xie 2023, sec. 3.2).
 
     ``shift`` and ``scale`` are linear in ``silu(vector)``. With ``gated`` the branches are also
-    multiplied by a ``gate`` that starts at zero, so that every block starts as the identity.
+    multiplied by a ``gate`` that starts at zero, so that every block starts as the identity. Between
+    the two, a block that uses ``both`` attends to the condition's sequence, if there is one.
     """
-
-    uses: ClassVar[str] = "vector"
 
     heads: int
     mlp_ratio: float
@@ -33,6 +31,7 @@ class AdaptiveBlock(nn.Module):
     eps: float = 1e-6
     mlp_eps: float = 1e-6
     positions: str = "sincos"
+    uses: str = "vector"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], c: Condition) -> Float[Array, "b n d"]:
@@ -50,12 +49,25 @@ class AdaptiveBlock(nn.Module):
             shift, scale, *gate = parts[per_branch * i : per_branch * (i + 1)]
             y = branch(modulate(norm(x), shift, scale))
             x = (x + (gate[0] * y if gate else y)).astype(x.dtype)
+            if i == 0 and c.sequence is not None:
+                x = self.read(x, c)
         return x
+
+    def read(self, x: Float[Array, "b n d"], c: Condition) -> Float[Array, "b n d"]:
+        """``x`` with what it finds in the condition's sequence."""
+        norm = Norm("layer", True, self.eps, name="norm_cross")
+        options = (self.heads, self.dtype, self.qk_norm, self.kernel, zeros)
+        attend = CrossAttention(*options, name="cross")
+        visible = None if c.mask is None else Visibility(k_valid=c.mask)
+        return (x + attend(norm(x), c.sequence, visible)).astype(x.dtype)
 
     def macs(self, n: int, k: int, m: int, d: int) -> dict[str, int]:
         """Multiply-adds by part; see ``models/blocks``."""
-        return {
+        parts = {
             "modulation": k * d * (6 if self.gated else 4) * d,
             "attention": self_macs(n, d),
             "mlp": mlp_macs(self.mlp, d, self.mlp_ratio, n),
         }
+        if self.uses == "both" and m:
+            parts["cross"] = cross_macs(n, m, d)
+        return parts

@@ -15,7 +15,7 @@ from dit.models.layers import spread, wide
 from dit.models.positions import Rotary
 from dit.types import Cond, Tokens, UserError, is_prefix
 
-USES = ("vector", "sequence", "prefix")
+USES = ("vector", "both", "sequence", "prefix")
 OPTIONS = {  # a field of Cond, and the keyword of ``build`` by which a model takes it
     "label": "num_classes",
     "context": "context_dim",
@@ -28,12 +28,13 @@ OPTIONS = {  # a field of Cond, and the keyword of ``build`` by which a model ta
 
 @struct.dataclass
 class Condition:
-    """The condition in the form the block's class attribute ``uses`` asks for.
+    """The condition in the form the block's attribute ``uses`` asks for.
 
     ``vector``: times, label and pooled context summed, in ``k`` rows: one, or one for each of ``k``
     equal blocks of tokens, or one a token; ``sequence``: time, label and context as tokens to attend
-    to, with ``mask`` (None: all real). A block that uses a ``prefix`` gets neither: the model puts the
-    condition's tokens before the others, and takes them away after the last block.
+    to, with ``mask`` (None: all real). ``both``: the context as a sequence, if there is one, and all
+    else as a vector. A block that uses a ``prefix`` gets neither: the model puts the condition's tokens
+    before the others, and takes them away after the last block.
     ``row``: the row of ``vector`` for every token, where the tokens are not ``k`` equal blocks.
     ``visible``: which tokens a token sees, None for all. ``rotary``: the tokens' angles.
     """
@@ -149,18 +150,21 @@ def prepare(
 
     Raises UserError for packed samples where a block cannot tell them apart.
     """
-    parts, mask = [time], None
+    parts, mask, context = [time], None, None
     if cond.label is not None:
         parts.append(model.label(cond.label.reshape(len(x), -1), cond.drop))
     if cond.context is not None:
         context, mask = model.context(cond.context, cond.context_mask, cond.drop)
+    if context is not None and model.uses != "both":
         parts.append(context)
     visible = visibility(tokens, model.frame_causal, frame_size)
-    if model.uses == "vector":
-        vector = constrain(sum(parts), "act_batch", None, "act_embed")
-        return x, Condition(vector=vector, row=tokens.row, visible=visible, rotary=rotary)
-    if tokens.segment is not None:
+    apart = context is not None or model.uses != "both"  # a sequence beside the vector
+    if tokens.segment is not None and model.uses != "vector" and apart:
         raise UserError(f"block {model.block!r} cannot tell packed samples apart; use 'adaln_zero'")
+    if model.uses in ("vector", "both"):
+        vector = constrain(sum(parts), "act_batch", None, "act_embed")
+        said = {"sequence": context, "mask": mask} if model.uses == "both" else {}
+        return x, Condition(vector=vector, row=tokens.row, visible=visible, rotary=rotary, **said)
     shared = shared_time(time, tokens, model.frame_causal)
     if time.shape[1] > 1:
         x = x + spread(time - shared, x.shape[1], tokens.row)

@@ -122,7 +122,7 @@ class DiT(Transformer):
             self.concat = Linear((d,), ("patch", "embed"), self.dtype, zeros, bias=False)
         self.final = Final(
             self.patch[0] * self.patch[1] * self.patch[2] * self.out_channels,
-            self.uses == "vector",
+            self.uses in ("vector", "both"),
             getattr(block, "norm", "layer"),
             self.dtype,
             self.norm_eps,

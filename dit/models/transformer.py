@@ -32,7 +32,8 @@ class Transformer(Network):
         times = self.times(shape, level)
         rows = times // self.patch[0] if level == "frame" else times
         context = context_len if self.context_dim is not None else 0
-        m = 1 + (self.num_classes is not None) + context
+        adaptive = block.uses in ("vector", "both")
+        m = context if adaptive else 1 + (self.num_classes is not None) + context
         macs = {
             "embed": n * pixels * self.in_channels * d,
             "concat": n * pixels * (self.concat_channels or 0) * d,
@@ -45,7 +46,7 @@ class Transformer(Network):
             macs["pooled"] = self.pooled_dim * d + d * d
         if context:
             macs["context"] = (1 if block.uses == "vector" else context) * self.context_dim * d
-        if block.uses == "vector":
+        if adaptive:
             macs["final"] += rows * d * 2 * d
         inside = n + m if block.uses == "prefix" else n
         parts = block.macs(inside, rows, m, d)
