@@ -17,6 +17,8 @@ from dit.experiment import build
 from dit.media import read_recipe
 from dit.preflight import programs
 from dit.recipe import Recipe, recipe_from
+from dit.scaling.flops import sampling_flops
+from dit.scaling.jaxpr_flops import count_flops
 from dit.training.checkpoint import Restored
 from dit.training.state import TrainState
 from dit.types import UserError
@@ -231,6 +233,19 @@ def test_preflight_reports_on_a_sampler_of_prompts():
     found = programs.sampler(made, find("cpu:8", 1))
     assert found.fits
     assert found.images == 8
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_text_is_encoded_once_for_all_evaluations(guidance):
+    """The products in the sampler's program are those that preflight counts."""
+    config = told()
+    experiment = build({**config, "samples": {**config["samples"], "guidance": guidance}})
+    settings = {**experiment.config.samples.to_dict(), "num": 2, "prompts": ("a", "b")}
+    draw = Sampler(experiment, recipe_from(settings, experiment.num_classes))
+    params = jax.eval_shape(experiment.init, rng.root(0))
+    batch = {"id": np.arange(2), **draw.words}
+    each = sampling_flops(experiment.model, experiment.shape, draw.evaluations())
+    assert count_flops(draw.run, params, None, batch) == 2 * each
 
 
 def test_captions_are_written_beneath_their_pictures():

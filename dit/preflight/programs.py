@@ -23,7 +23,7 @@ from dit.parallel.topology import Topology
 from dit.preflight.account import activations
 from dit.preflight.report import Report
 from dit.recipe import recipe_from
-from dit.scaling.flops import forward_flops, training_flops
+from dit.scaling.flops import sampling_flops, training_flops
 from dit.scaling.jaxpr_flops import count
 from dit.training.feed import bucket_shapes
 from dit.training.program import Program, program
@@ -101,9 +101,10 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
         run,
         traced,
         images=size,
-        flops=forward_flops(experiment.model, experiment.shape, experiment.context_len)
-        * size
-        * draw.evaluations(),
+        flops=size
+        * sampling_flops(
+            experiment.model, experiment.shape, draw.evaluations(), experiment.context_len
+        ),
         memory={"parameters": per_device(params), "batch": per_device(batch)},
         within={},
     )

@@ -37,3 +37,15 @@ def training_flops(
     ``costs`` has the exact count, lower by the gradients that nobody needs.
     """
     return 3 * forward_flops(model, shape, context_len, level)
+
+
+def sampling_flops(
+    model: Network, shape: tuple[int, ...], evaluations: int, context_len: int = 0
+) -> int:
+    """FLOPs of drawing one sample with so many evaluations of the network.
+
+    A text is encoded once, before the first of them.
+    """
+    parts = forward_parts(model, shape, context_len)
+    text = sum(count for part, count in parts.items() if part.startswith("text/"))
+    return text + evaluations * (sum(parts.values()) - text)
