@@ -120,24 +120,44 @@ def test_its_multiply_adds_are_those_of_the_program(name, shape, level):
     assert found.parameters == models.count_params(params)
 
 
+EIGHT = {"data": 2, "fsdp": 2, "tensor": 2}
+LONG = {"fsdp": 2, "context": 4}  # tokens of the data are split; those of a text are not
+READERS = [
+    ("adaln_cross", "auto"),
+    ("adaln_cross", "ring"),
+    pytest.param("cross_attention", "auto", marks=pytest.mark.slow),
+    pytest.param("in_context", "auto", marks=pytest.mark.slow),
+]
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_eight_devices_give_the_loss_and_gradient_of_one(name):
-    model = build(name, **LEAST)
+    equal_on_eight_devices(build(name, **LEAST), EIGHT)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not divide")
+@pytest.mark.parametrize(("block", "kernel"), READERS)
+def test_a_text_is_read_by_tokens_that_are_split_over_devices(block, kernel):
+    equal_on_eight_devices(build(READ + "dit", **LEAST, block=block, attention=kernel), LONG)
+
+
+def equal_on_eight_devices(model, sizes):
     x, t, cond = batch_of(model, 8)
     params = params_of(model)
     noise = np.random.default_rng(0).standard_normal(10**6).astype(np.float32)
     params = jax.tree.map(lambda p: p + 0.1 * noise[: p.size].reshape(p.shape), params)
-    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, jax.devices()[:8])
+    mesh = make_mesh(sizes, jax.devices()[:8])
     where, rows = shardings(params, models.logical_axes(model, SHAPE), mesh), batch_sharding(mesh)
 
-    def loss(params, x, t, cond):
+    def loss(model, params, x, t, cond):
         return jnp.square(models.apply_fn(model)(params, x, t, cond) - x).mean()
 
     def split(*args):
         with in_force(mesh):
-            return jax.value_and_grad(loss)(*args)
+            return jax.value_and_grad(functools.partial(loss, model))(*args)
 
-    want, want_grads = jax.jit(jax.value_and_grad(loss))(params, x, t, cond)
+    plain = functools.partial(loss, model.plain())
+    want, want_grads = jax.jit(jax.value_and_grad(plain))(params, x, t, cond)
     whole = NamedSharding(mesh, PartitionSpec())
     step = jax.jit(split, in_shardings=(where, rows, rows, rows), out_shardings=(whole, where))
     got, grads = step(jax.device_put(params, where), *jax.device_put((x, t, cond), rows))
