@@ -355,19 +355,21 @@ def load_params(
     return restore_params(workdir, target, which=which, step=step)
 
 
-def with_conditions(experiment: Experiment, recipe: Recipe) -> tuple[Recipe, dict[str, np.ndarray]]:
-    """What a model that takes more than labels is given: the conditions of held-out examples.
+def with_conditions(
+    experiment: Experiment, recipe: Recipe, split: str = "held_out"
+) -> tuple[Recipe, dict[str, np.ndarray]]:
+    """What a model that takes more than labels is given: the conditions of a split's first examples.
 
     The recipe then has their labels, which belong to them, and their captions unless it has prompts;
     for other models it stays as it is.
     """
     if recipe.prompts and not experiment.arrays:
         return recipe, {}
-    given = experiment.held_out_conditions(recipe.count)
+    given = experiment.conditions_of(split, recipe.count)
     label = given.pop("label", None)
     if experiment.text is not None:
         given = {k: v for k, v in given.items() if k not in TOLD}
-        captions = recipe.prompts or experiment.held_out_captions(recipe.count)
+        captions = recipe.prompts or experiment.captions_of(split, recipe.count)
         recipe = dataclasses.replace(recipe, labels=(), prompts=captions)
     if label is None:
         return recipe, given

@@ -10,7 +10,12 @@ data do not permit (no labels, a single class, few held-out examples) are named 
 Where the captions are those of ``shapes_text``, each sample is read back in closed form: whether it has
 the colours, shapes, number, order and letters that were asked for, of pairs that occur in training and
 of pairs that do not. With ``--blank`` the samples are drawn without their prompts, and judged as if with
-them: the same figures, by chance.
+them: the same figures, by chance. With ``--split=train`` they are given the captions of training
+examples: a model that has memorised passes for one that can draw, until it is asked for others.
+
+``--features=efficientnet_lite0`` compares pictures in the features of a network that was trained on
+other pictures: the Frechet distance, and of how many samples the nearest real picture, among all that
+were asked for, has the caption that was asked for.
 
 For scripts and CI, each ``--demand="accuracy>=0.97"`` compares a score with a bound; if one is not met,
 the exit status is 3. Others are ``--demand="frechet_matched<=2*frechet_floor"`` and
@@ -98,6 +103,19 @@ def arguments() -> argparse.ArgumentParser:
         action="store_true",
         help="draw with the empty prompt, and judge as if with captions: what chance would score",
     )
+    add(
+        "--split",
+        choices=("held_out", "train"),
+        default="held_out",
+        help="whose captions and conditions the samples are given (default: %(default)s)",
+    )
+    add(
+        "--features",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="compare pictures in the features of this network too: efficientnet_lite0; may be repeated",
+    )
     add("--seed", type=cli.number(Seed))
     add("--batch", type=cli.number(Count))
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
@@ -160,15 +178,17 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     one = chosen_bucket(experiment, args)
     settings = {**experiment.config.samples.to_dict(), "num": args.num, "prompts": ()}
     recipe = recipe_from(settings, experiment.num_classes)
-    recipe, conditions = with_conditions(one, recipe)
+    recipe, conditions = with_conditions(one, recipe, args.split)
     recipe = dataclasses.replace(recipe, **given)
     captions = recipe.prompts
     if args.blank and not captions:
         raise UserError("got --blank for a model that is given no prompts; leave it out")
+    if args.split != "held_out" and not one.conditions:
+        raise UserError(f"got --split={args.split} for a model that is told nothing of the data's")
     if args.blank:
         recipe = dataclasses.replace(recipe, prompts=("",) * args.num)
     sampler = Sampler(one, recipe)
-    evaluation = evaluation_of(one.source, args.num, captions)
+    evaluation = evaluation_of(one.source, args.num, captions, args.split, args.features)
     others = ("sampling_seconds", "nfe", "held_out_loss", "held_out_loss_error")
     for demand in demanded:
         demand.check((*evaluation.figures, *others), evaluation.left_out)
@@ -194,14 +214,16 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     print("\n".join(lines(figures)))
     report = {"figures": figures, "not_measured": evaluation.left_out}
     report["recipe"] = stamped(recipe, restored, drawn.nfe)
-    classes = "of held-out examples" if one.conditions else "in turn"
+    whose = {"held_out": "held-out", "train": "training"}[args.split]
+    classes = f"of {whose} examples" if one.conditions else "in turn"
     classes = "without labels" if experiment.num_classes is None else f"classes {classes}"
     report["recipe"]["labels"] = f"{args.num} samples, {classes}"
     if captions:
-        asked = f"the captions of {args.num} held-out examples"
+        asked = f"the captions of {args.num} {whose} examples"
         report["recipe"]["prompts"] = f"empty, and judged by {asked}" if args.blank else asked
     report["recipe"]["shape"] = list(one.source.shape)
     report["recipe"]["judged_at"] = evaluation.size
+    report["recipe"]["features"] = list(args.features)
     storage.write(out, json.dumps(report, indent=2) + "\n")
     print(f"written to {out}")
     unmet = [failure for demand in demanded if (failure := demand.failure(figures))]

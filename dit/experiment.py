@@ -113,22 +113,23 @@ class Experiment:
                 f"{', '.join(example)}: take other data, or another model"
             )
 
-    def held_out_captions(self, num: int) -> tuple[str, ...]:
-        """Of the first ``num`` held-out examples, those whose conditions ``held_out_conditions`` has."""
-        split = self.source.held_out
+    def captions_of(self, split: str, num: int) -> tuple[str, ...]:
+        """Of the first ``num`` examples, those whose conditions ``conditions_of`` has."""
+        split = getattr(self.source, split)
         return tuple(split.caption(i % len(split)) for i in range(num))
 
-    def held_out_conditions(self, num: int) -> dict[str, np.ndarray]:
-        """Those of the first ``num`` held-out examples, with their labels; empty for labels alone.
+    def conditions_of(self, split: str, num: int) -> dict[str, np.ndarray]:
+        """Those of the first ``num`` examples, with their labels; empty for labels alone.
 
-        Where there are fewer, they repeat. Raises UserError where there are none.
+        ``split``: ``held_out`` or ``train``. Where there are fewer, they repeat. Raises UserError where
+        there are none.
         """
         if not self.conditions:
             return {}
-        split = self.source.held_out
+        split = getattr(self.source, split)
         if len(split) == 0:
             raise UserError(
-                f"there are no held-out examples of shape {self.source.shape}, whose conditions "
+                f"there are no such examples of shape {self.source.shape}, whose conditions "
                 "samples could be given: hold some out, or set samples.num=0"
             )
         rows = [split[i % len(split)] for i in range(num)]

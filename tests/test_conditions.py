@@ -113,7 +113,7 @@ def test_samples_are_given_the_conditions_of_held_out_data():
         moved(experiment),
         Recipe(labels=(0, 1, 2), solver="euler", steps=2, guidance="2"),
     )
-    given = experiment.held_out_conditions(3)
+    given = experiment.conditions_of("held_out", 3)
     assert set(given) == {*CONDITIONS, "label", "context_mask"}
     del given["label"]
     sampler = Sampler(experiment, recipe)
@@ -273,7 +273,7 @@ def test_the_command_takes_conditions_and_gives_the_network_what_is_known_clean(
     mask[:, :2] = True
     np.savez(tmp_path / "init.npz", samples=pixels)
     np.savez(tmp_path / "mask.npz", mask=mask)
-    given = made.held_out_conditions(3)
+    given = made.conditions_of("held_out", 3)
     np.savez(tmp_path / "cond.npz", **{k: v for k, v in given.items() if k != "label"})
     options = [f"--workdir={tmp_path / 'run'}", "--labels=0,1,2", f"--out={tmp_path / 'out.npz'}"]
     files = [f"--{name}={tmp_path / name}.npz" for name in ("init", "mask", "cond")]

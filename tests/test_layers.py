@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "sampling": BASE | {"diffusion"},
     "parallel": BASE,
     "training": BASE | {"objectives", "parallel", "data"},
-    "evaluation": BASE | {"parallel", "scenes"},
+    "evaluation": BASE | {"parallel", "scenes", "interop"},
     "interop": BASE | {"models", "codecs"},
     "text": BASE | {"models", "interop"},
     "scaling": BASE | {"models", "diffusion", "training", "parallel"},

@@ -177,7 +177,9 @@ def test_training_draws_its_prompts_beneath_the_pictures(tmp_path, monkeypatch, 
     monkeypatch.setattr(train, "taken_from", lambda state: Restored({}, 1, "params", "0"))
     paint(object.__new__(TrainState), 1)
     (file,) = (tmp_path / "samples").glob("*.png")
-    expected = [prompts[i % 2] for i in range(4)] if prompts else list(made.held_out_captions(4))
+    expected = (
+        [prompts[i % 2] for i in range(4)] if prompts else list(made.captions_of("held_out", 4))
+    )
     assert read_recipe(file)["prompts"] == expected
     assert (np.asarray(Image.open(file)) > 200).any()  # letters, as the pictures are black
 
@@ -204,7 +206,7 @@ def test_samples_are_judged_by_the_captions_of_held_out_data(workdir, tmp_path, 
     options = [f"--workdir={workdir}", "--num=4", f"--out={out}", *["--blank"] * blank]
     assert evaluate.main([*options, "--guidance=2", "--negative=black"]) == 0
     recipe = json.loads(out.read_text())["recipe"]
-    captions = load_experiment(str(workdir)).held_out_captions(4)
+    captions = load_experiment(str(workdir)).captions_of("held_out", 4)
     assert judged["by"][1:] == (4, captions)
     assert given == [("",) * 4 if blank else captions]
     said = "the captions of 4 held-out examples"
@@ -213,7 +215,7 @@ def test_samples_are_judged_by_the_captions_of_held_out_data(workdir, tmp_path, 
     made = load_experiment(str(workdir))
     asked = recipe_from({**made.config.samples, "num": 4, "guidance": 2.0}, None)
     asked = dataclasses.replace(
-        asked, prompts=made.held_out_captions(4), negative=("black",), guidance="2"
+        asked, prompts=made.captions_of("held_out", 4), negative=("black",), guidance="2"
     )
     assert Sampler(made, asked).n == 4
     assert judged["samples"].shape == (4, 1, 4, 4, 1)

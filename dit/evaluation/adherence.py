@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dit.evaluation import Real
+from dit.evaluation import Real, Split
 from dit.evaluation.parts import Figures, Part
 from dit.evaluation.reading import Found, read
 from dit.scenes.draw import UNITS
@@ -135,10 +135,10 @@ def interval(yes: int, asked: int, z: float = 1.96) -> tuple[float, float]:
     return float(middle - half), float(middle + half)
 
 
-def parts(source: Real, captions: Sequence[str]) -> tuple[Part, ...]:
-    """What is measured of samples whose prompts were the ``captions`` of held-out examples, in order.
+def parts(source: Real, captions: Sequence[str], asked_of: Split) -> tuple[Part, ...]:
+    """What is measured of samples whose prompts were the ``captions`` of a split's first examples.
 
-    The figures of ``score``; those ending in ``_real`` are of these held-out pictures themselves, and
+    The figures of ``score``; those ending in ``_real`` are of these real pictures themselves, and
     those in ``_chance`` of training pictures under these prompts: what a model scores that draws the
     data and does not read. No part where the captions are no sentences of ``dit.scenes``.
     """
@@ -154,10 +154,10 @@ def parts(source: Real, captions: Sequence[str]) -> tuple[Part, ...]:
     free = [f"{question}_chance" for question in QUESTIONS if question in names]
 
     def measure(samples: UInt8[np.ndarray, "n f h w 3"], labels: np.ndarray | None) -> Figures:
-        held_out = [source.held_out[i % len(source.held_out)]["x"][0] for i in range(len(few))]
+        theirs = [asked_of[i % len(asked_of)]["x"][0] for i in range(len(few))]
         train = [source.train[i % len(source.train)]["x"][0] for i in range(REAL)]
         found = score(captions, [x[0] for x in samples])
-        found |= {f"{k}_real": v for k, v in score(few, held_out).items()}
+        found |= {f"{k}_real": v for k, v in score(few, theirs).items()}
         return found | {f"{k}_chance": v for k, v in chance(repeated, train).items()}
 
     return (Part(dict.fromkeys((*names, *real, *free), ""), measure),)

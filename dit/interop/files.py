@@ -3,9 +3,10 @@
 Of a training checkpoint, with weights under ``ema`` and ``model``, one is chosen: ``ema`` by default.
 
 ``.safetensors``: a length (8 bytes), a JSON header and the bytes of the tensors, without gaps. ``.pt``,
-``.pth``, ``.bin``: what ``torch.save`` writes since 1.6, a zip archive of a pickle and of storages. A
-pickle is a program; this one is run by an interpreter that knows the few functions of which tensors
-are made, and nothing else, so that it can do no harm. PyTorch is not needed.
+``.pth``, ``.bin``: what ``torch.save`` writes since 1.6, a zip archive of a pickle and of storages, or
+what it wrote before, several pickles and then the storages. A pickle is a program; this one is run by
+an interpreter that knows the few functions of which tensors are made, and nothing else, so that it can
+do no harm. PyTorch is not needed.
 
 Nested dicts come out flat, with dots: ``{"ema": {"w": x}}`` is ``{"ema.w": x}``. What is no tensor (a
 training checkpoint's step, arguments, ...) is left out. Every number in a file is checked against the
@@ -35,6 +36,7 @@ from dit.interop.mapping import State
 from dit.types import UserError
 
 SETS = ("ema", "model")  # of weights in the training checkpoints of the original DiT and its kin
+OLD_MAGIC, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001  # of torch.save before 1.6
 LARGEST_TEXT = 100 * 2**20  # bytes of a header or pickle: names and shapes, no numbers
 SAFETENSORS = {
     "F64": np.float64,
@@ -138,6 +140,8 @@ def _place(name: str, entry: Mapping[str, Any]) -> tuple[np.dtype, tuple[int, ..
 
 
 def _torch(path: pathlib.Path) -> State:
+    if not zipfile.is_zipfile(path):
+        return _old_torch(path)
     with zipfile.ZipFile(path) as archive:
         pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
         if len(pickles) != 1 or pickles[0].file_size > LARGEST_TEXT:
@@ -148,6 +152,40 @@ def _torch(path: pathlib.Path) -> State:
             raise ValueError("its numbers are not little-endian")
         text = io.BytesIO(archive.read(pickles[0]))
         content = _Tensors(text, functools.partial(_storage, archive, root)).load()
+    return dict(_flat(content, ""))
+
+
+def _old_torch(path: pathlib.Path) -> State:
+    """Magic number, version, machine, content and the storages' keys, a pickle each; then their bytes.
+
+    Before a storage stands its number of elements. All tensors are views of storages that are filled
+    at the end.
+    """
+    size, storages = path.stat().st_size, {}
+
+    def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+        _whole(count)
+        room = size - sum(x.nbytes for x in storages.values())
+        if key not in storages and count * dtype.itemsize > room:
+            raise ValueError(f"storage {key} claims {count} {dtype}; the file has {size} bytes")
+        found = storages.setdefault(key, np.zeros(count if key not in storages else 0, dtype))
+        if (len(found), found.dtype) != (count, dtype):
+            raise ValueError(f"storage {key} is claimed to be of two sizes or types")
+        return found
+
+    with open(path, "rb") as file:
+        magic, version, machine, content, keys = (_Tensors(file, storage).load() for _ in range(5))
+        if (magic, version) != (OLD_MAGIC, OLD_VERSION) or not machine["little_endian"]:
+            raise ValueError("it is nothing that torch.save wrote on a little-endian machine")
+        if sorted(keys) != sorted(storages):
+            raise ValueError("its storages are not those that its tensors are in")
+        for key in keys:
+            count = int.from_bytes(file.read(8), "little")
+            read = file.readinto(storages[key].view(np.uint8))
+            if count != len(storages[key]) or read != storages[key].nbytes:
+                raise ValueError(f"storage {key} ends after {read} bytes or is of another size")
+        if file.read(1):
+            raise ValueError("there is something after the last storage")
     return dict(_flat(content, ""))
 
 
@@ -166,7 +204,9 @@ class _Held:
 class _Tensors(pickle.Unpickler):
     """Runs the pickle of a state dict: knows tensors and dicts, and imports nothing."""
 
-    def __init__(self, file: io.BytesIO, storage: Callable[[str, np.dtype, int], np.ndarray]):
+    def __init__(
+        self, file: io.BufferedIOBase, storage: Callable[[str, np.dtype, int], np.ndarray]
+    ):
         super().__init__(file)
         self._storage = storage
         self._known = {
@@ -185,8 +225,13 @@ class _Tensors(pickle.Unpickler):
         return self._known[module, name]
 
     def persistent_load(self, pid: Any) -> _Held:
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or not str(key).isdecimal():
+        kind, dtype, key, _, count, *view = pid
+        if (
+            kind != "storage"
+            or not isinstance(dtype, np.dtype)
+            or not str(key).isdecimal()
+            or any(view)
+        ):
             raise ValueError(f"it refers to {pid!r}, which is no storage")
         return _Held(self._storage(str(key), dtype, count))
 

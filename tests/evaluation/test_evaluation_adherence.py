@@ -180,8 +180,9 @@ def test_an_evaluation_of_captioned_data_has_these_figures_with_real_ones_and_ch
 
 def test_captions_of_another_world_are_left_alone(monkeypatch):
     monkeypatch.setattr("dit.evaluation.images.LIMIT", 20)
-    assert adherence.parts(shapes_text.build(), ["a cat on a mat"]) == ()
-    assert adherence.parts(shapes.build(), ["a red circle"]) == ()  # 8 pixels
+    words, small = shapes_text.build(), shapes.build()
+    assert adherence.parts(words, ["a cat on a mat"], words.held_out) == ()
+    assert adherence.parts(small, ["a red circle"], small.held_out) == ()  # 8 pixels
     with pytest.raises(UserError, match="a cat on a mat"):
         score(["a cat on a mat"], [draw(parse("a red ring"), np.random.default_rng(0), (32, 32))])
 
@@ -204,7 +205,7 @@ def test_arms_of_an_ablation_are_compared_by_what_their_prompts_ask_for():
         }
     )
     params = jax.jit(experiment.init)(jax.random.key(0))
-    recipe = Recipe(prompts=experiment.held_out_captions(4), solver="euler", steps=1)
+    recipe = Recipe(prompts=experiment.captions_of("held_out", 4), solver="euler", steps=1)
     quality = Quality({"": recipe}, "params")
     figures = quality("arm", experiment, Trained(params, {}, np.zeros(1)))
     assert tuple(figures) == adherence.asked(recipe.prompts)

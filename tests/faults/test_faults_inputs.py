@@ -277,7 +277,8 @@ def test_a_sound_pt_is_read_flat(tmp_path):
 
 
 @pytest.mark.torch
-def test_what_torch_saves_is_read(tmp_path):
+@pytest.mark.parametrize("new", [True, False])
+def test_what_torch_saves_is_read(new, tmp_path):
     torch = pytest.importorskip("torch")
     x = {
         kind: torch.arange(12).reshape(3, 4).to(getattr(torch, kind))
@@ -285,7 +286,8 @@ def test_what_torch_saves_is_read(tmp_path):
     }
     x |= {"view": x["float32"].T[1:, ::2], "scalar": torch.tensor(3.0)}
     x["parameter"] = torch.nn.Parameter(torch.ones(2))
-    torch.save({"model": x, "args": None, "opt": {"state": [1, 2]}}, tmp_path / "in.pt")
+    kept = {"model": x, "args": None, "opt": {"state": [1, 2]}}
+    torch.save(kept, tmp_path / "in.pt", _use_new_zipfile_serialization=new)
     state = files.read(tmp_path / "in.pt", weights="model")
     assert sorted(state) == sorted(x)
     for name, value in x.items():

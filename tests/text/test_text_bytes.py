@@ -212,7 +212,7 @@ def test_captions_enter_batches_as_tokens_and_are_chosen_by_position():
     lengths = streams[0]["tokens_mask"].sum(1)
     assert set(lengths) == {5 + 2, len("a picture, all white") + 2}  # one or the other
     assert isinstance(made.source.train, Tokenized)
-    for i, caption in enumerate(made.held_out_captions(14)):
+    for i, caption in enumerate(made.captions_of("held_out", 14)):
         expected = Bytes(WORDS["length"])(caption)[0]
         np.testing.assert_array_equal(made.source.held_out[i % 12]["tokens"], expected)
     (batch,) = pipeline.eval_batches(made.source.held_out, batch_size=12)
