@@ -40,6 +40,16 @@ def test_frechet_matches_the_matrix_square_root(seed):
     assert frechet.distance(n, b, m, a) == pytest.approx(want, rel=1e-9)
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 3), (5, 30), (30, 5), (11, 12), (12, 40)])
+def test_frechet_of_few_rows_is_that_of_their_moments(n, m):
+    """Whichever way is less work; 12 features."""
+    rng = np.random.default_rng(n)
+    a, b = rng.standard_normal((n, 12)), 2 + 3 * rng.standard_normal((m, 12))
+    want = frechet.distance(*frechet.moments(a), *frechet.moments(b))
+    assert frechet.between(a, b) == pytest.approx(want, rel=1e-6)
+    assert frechet.between(a, a) == pytest.approx(0, abs=1e-6)
+
+
 def test_frechet_of_flat_gaussians_and_of_one_with_itself():
     rng = np.random.default_rng(0)
     flat = covariance(rng, 20, rank=3)
