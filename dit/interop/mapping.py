@@ -160,7 +160,8 @@ def to_state(params: Params, entries: list[Entry]) -> State:
             n_in = entry.inputs or value.ndim - len(_outputs(params, entry, at))
             value = value.reshape(int(np.prod(value.shape[:n_in])), -1).T
         elif entry.kind == "conv":
-            value = value.reshape(*entry.window, -1, value.shape[-1]).transpose(3, 2, 0, 1)
+            outputs = math.prod(value.shape[entry.inputs or value.ndim - 1 :])
+            value = value.reshape(*entry.window, -1, outputs).transpose(3, 2, 0, 1)
         elif entry.path[-1] == "bias":
             value = value.reshape(-1)
         count = 1 if entry.copies else len(entry.names)

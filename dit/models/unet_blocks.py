@@ -62,10 +62,14 @@ class Style:
     scale_shift: bool
     dtype: str
     attention: str
+    corner: bool = False  # convolutions that halve see zeros on the right and below alone
 
 
 class Conv(nn.Module):
-    """A convolution of every frame, padded with zeros. ``axes`` names its inputs and outputs."""
+    """A convolution of every frame. ``axes`` names its inputs and outputs.
+
+    ``pad``: rows of zeros above and below the frame, and so to its left and right.
+    """
 
     features: int
     axes: tuple[str, str]
@@ -74,6 +78,7 @@ class Conv(nn.Module):
     stride: int = 1
     size: int = 3
     bias: bool = True
+    pad: tuple[int, int] = (1, 1)
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 d"]:
@@ -81,7 +86,7 @@ class Conv(nn.Module):
         boxed = nn.with_logical_partitioning(self.kernel_init, ("spatial", "spatial", *self.axes))
         kernel = self.param("kernel", boxed, shape).astype(self.dtype)
         frames = x.reshape(-1, *x.shape[2:]).astype(self.dtype)  # (b f) h w c
-        y = convolve(frames, kernel, self.stride)
+        y = convolve(frames, kernel, self.stride, self.pad)
         if self.bias:
             boxed = nn.with_logical_partitioning(zeros, self.axes[1:])
             y = y + along(self.param("bias", boxed, (self.features,)).astype(self.dtype), y)
@@ -89,24 +94,27 @@ class Conv(nn.Module):
 
 
 def convolve(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "k k c d"], stride: int
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "k k c d"],
+    stride: int,
+    pad: tuple[int, int] = (1, 1),
 ) -> Float[Array, "n h2 w2 d"]:
     """The convolution, with zeros around the frame; on a CPU as a product with all windows.
 
     XLA's own convolution is about thirty times slower there inside a loop (a sampler's steps, say), and
     at most twice as fast outside of one.
     """
-    size, pad = kernel.shape[0], kernel.shape[0] // 2
+    size = kernel.shape[0]
     if platform() != "cpu":
         return jax.lax.conv_general_dilated(
             x,
             kernel,
             (stride, stride),
-            ((pad, pad), (pad, pad)),
+            (pad, pad),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
     _, h, w, c = x.shape
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
     shifts = [(i, j) for i in range(size) for j in range(size)]
     windows = [x[:, i : i + h : stride, j : j + w : stride] for i, j in shifts]
     windows = jnp.concatenate(windows, axis=-1)
@@ -162,7 +170,8 @@ class ResidualBlock(nn.Module):
     The condition enters at the second norm: adaptive group norm, ``norm(h) (1 + scale) + shift``
     (Dhariwal & Nichol 2021, section 3), or without ``scale_shift`` ``norm(h + shift)`` (Ho et al.
     2020, appendix B). The condition's ``vector`` has the block's output's frames, height and width, or
-    1 in their place. A block that resamples does so after the first activation, and to ``x``.
+    1 in their place; without one nothing enters. A block that resamples does so after the first
+    activation, and to ``x``.
     """
 
     layer: Layer
@@ -170,7 +179,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b f h w c"], vector: Float[Array, "b _ _ _ e"]
+        self, x: Float[Array, "b f h w c"], vector: Float[Array, "b _ _ _ e"] | None
     ) -> Float[Array, "b f h2 w2 d"]:
         style, features = self.style, self.layer.outputs
         resample = {"": lambda x: x, "down": halve, "up": double}[self.layer.resample]
@@ -178,18 +187,21 @@ class ResidualBlock(nn.Module):
         x, h = resample(x), resample(h)
         h = Conv(features, ("embed", "mlp"), style.dtype, name="conv_in")(h)
         h = constrain(h, *HIDDEN)
-        parts = Linear(
-            (2 if style.scale_shift else 1, features),
-            ("embed", None, "mlp"),
-            style.dtype,
-            name="modulation",
-        )(nn.silu(vector))
-        parts = parts.astype(wide(style.dtype))  # b f h w parts d, or 1 in place of f, h and w
         norm = GroupNorm(style.groups, style.eps, name="norm_out")
-        if style.scale_shift:
-            h = norm(h) * (1 + parts[..., 0, :]) + parts[..., 1, :]
+        if vector is None:
+            h = norm(h)
         else:
-            h = norm(h + parts[..., 0, :])
+            parts = Linear(
+                (2 if style.scale_shift else 1, features),
+                ("embed", None, "mlp"),
+                style.dtype,
+                name="modulation",
+            )(nn.silu(vector))
+            parts = parts.astype(wide(style.dtype))  # b f h w parts d, or 1 in place of f, h and w
+            if style.scale_shift:
+                h = norm(h) * (1 + parts[..., 0, :]) + parts[..., 1, :]
+            else:
+                h = norm(h + parts[..., 0, :])
         h = Conv(features, ("mlp", "embed"), style.dtype, zeros, name="conv_out")(nn.silu(h))
         if x.shape[-1] != features:
             x = Linear((features,), ("embed", "embed_out"), style.dtype, name="shortcut")(x)
@@ -260,17 +272,17 @@ class LayerModule(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b f h w c"],
-        vector: Float[Array, "b _ _ _ e"],
-        context: Float[Array, "b m e"] | None,
-        mask: Bool[Array, "b m"] | None,
+        vector: Float[Array, "b _ _ _ e"] | None = None,
+        context: Float[Array, "b m e"] | None = None,
+        mask: Bool[Array, "b m"] | None = None,
     ) -> Float[Array, "b f h2 w2 d"]:
         layer, style = self.layer, self.style
         if layer.kind == "conv":
             stride = 2 if layer.resample == "down" else 1
             x = double(x) if layer.resample == "up" else x
-            conv = Conv(
-                layer.outputs, ("embed", "embed_out"), style.dtype, stride=stride, name="conv"
-            )
+            pad = (0, 1) if style.corner and stride == 2 else (1, 1)
+            given = {"stride": stride, "pad": pad, "name": "conv"}
+            conv = Conv(layer.outputs, ("embed", "embed_out"), style.dtype, **given)
             return constrain(conv(x), *PIXELS)
         x = ResidualBlock(layer, style, name="block")(x, vector)
         if layer.heads:
@@ -284,9 +296,9 @@ def layer_macs(
     layer: Layer,
     style: Style,
     frame: tuple[int, int, int],
-    rows: int,
-    vector: int,
-    context: tuple[int, int] | None,
+    rows: int = 0,
+    vector: int = 0,
+    context: tuple[int, int] | None = None,
 ) -> dict[str, int]:
     """Multiply-adds of one layer by part.
 

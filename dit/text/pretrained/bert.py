@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dit.config import call
+from dit.interop.folder import read_json
 from dit.interop.mapping import Entry, linear
 from dit.models.activations import constrain
 from dit.models.attention import Visibility
@@ -26,7 +27,6 @@ from dit.models.layers import Linear, Norm
 from dit.models.multihead import SelfAttention
 from dit.text.pretrained import weights
 from dit.text.pretrained.encoder import Encoder, Options, Pretrained
-from dit.text.pretrained.folder import read_json
 from dit.text.pretrained.layers import Mlp, Table, check_activation, choose
 from dit.types import Count, Tiny, UserError
 

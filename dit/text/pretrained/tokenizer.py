@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from dit.config import fits
-from dit.text.pretrained.folder import find, read_json
+from dit.interop.folder import find, read_json
 from dit.types import Range, UserError
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")

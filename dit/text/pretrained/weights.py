@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dit import config
-from dit.interop import files
-from dit.interop.mapping import Entry, State
+from dit.interop.folder import read, read_json
+from dit.interop.mapping import Entry
 from dit.text.pretrained import tokenizer as vocabularies
 from dit.text.pretrained.encoder import Encoder, Options, Pretrained
-from dit.text.pretrained.folder import find, read_json
 from dit.types import UserError
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # each may be in parts, with an index
@@ -38,7 +37,7 @@ def open_encoder(
     settings = read_json(folder / "config.json")
     state = {
         name: x
-        for name, x in read(folder).items()
+        for name, x in read(folder, WHOLE).items()
         if not name.startswith(elsewhere) and name.rpartition(".")[2] not in BUFFERS
     }
     model = make(settings, state.keys(), options)
@@ -64,34 +63,6 @@ def text_length(model: Pretrained) -> int:
         raise UserError(f"got length={asked}; expected at most {known}, its positions")
     usual = min(n for n in (model.usual_length, known) if n is not None)
     return asked or usual
-
-
-def read(folder: pathlib.Path) -> State:
-    """The weights in a directory, of one file or of several with an index, mapped where they can be."""
-    for name in WHOLE:
-        if (folder / name).exists():
-            return dict(files.read(folder / name))
-        if (folder / f"{name}.index.json").exists():
-            return _parts(folder / f"{name}.index.json")
-    return dict(files.read(find(folder, WHOLE[0])))
-
-
-def _parts(file: pathlib.Path) -> State:
-    """The weights of the files that an index names."""
-    index = read_json(file).get("weight_map")
-    named = isinstance(index, dict) and all(isinstance(name, str) for name in index.values())
-    if not named or any(pathlib.Path(name).name != name for name in index.values()):
-        raise UserError(f"{str(file)!r} has no weight_map of names to files beside it")
-    state: State = {}
-    for name in sorted(set(index.values())):
-        state |= files.read(find(file.parent, name))
-    differ = sorted(set(index) ^ set(state))
-    if differ:
-        raise UserError(
-            f"{str(file)!r} and the files that it names differ in {len(differ)} names, such as "
-            f"{differ[0]!r}: is a file missing, or of another model?"
-        )
-    return state
 
 
 def fields(kind: str, settings: Mapping[str, Any], sizes: Callable[..., dict]) -> dict[str, Any]:

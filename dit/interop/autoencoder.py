@@ -1,0 +1,199 @@
+"""The table of names of an ``AutoencoderKL``, which the layouts of its weights share, and its sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from dit.config import call
+from dit.interop import mapping
+from dit.interop.mapping import Entry, State
+from dit.models.autoencoder import AutoencoderKL, make
+from dit.models.unet_blocks import Layer
+from dit.types import Params, UserError
+
+STATISTICS = {"mean": "bn.running_mean", "variance": "bn.running_var"}  # of FLUX.2's latents
+COUNTER = "bn.num_batches_tracked"  # beside them
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """What a layout calls the parts of a half.
+
+    ``place(layer, levels)``: where a layer is. ``stage``: what follows ``down`` and ``up`` in the names
+    of levels. ``norm``, ``qkv``, ``out``: the parts of ``attention``, whose products are ``matrices``,
+    or else 1x1 convolutions. ``quant``: the whole names of the two 1x1 convolutions at the latents.
+    """
+
+    place: Callable[[Layer, int], str]
+    stage: str
+    attention: str
+    norm: str
+    qkv: tuple[str, str, str]
+    out: str
+    matrices: bool
+    last_norm: str
+    shortcut: str
+    quant: tuple[str, str]
+
+
+def convolution(path: str, name: str, size: int = 3) -> Iterator[Entry]:
+    """The entries of a convolution."""
+    yield Entry((*path.split("/"), "kernel"), (f"{name}.weight",), "conv", window=(size, size))
+    yield Entry((*path.split("/"), "bias"), (f"{name}.bias",))
+
+
+def norm(path: str, name: str) -> Iterator[Entry]:
+    """The entries of a norm."""
+    yield Entry((*path.split("/"), "scale"), (f"{name}.weight",))
+    yield Entry((*path.split("/"), "bias"), (f"{name}.bias",))
+
+
+def entries(model: AutoencoderKL, names: Names) -> Iterator[Entry]:
+    """The table of the parameters of ``model`` in a layout."""
+    halves = {"encoder": model.encoder_layers, "decoder": model.decoder_layers}
+    for half, layers in halves.items():
+        yield from convolution(f"{half}/embed", f"{half}.conv_in")
+        for layer in layers:
+            ours, theirs = (
+                f"{half}/{layer.name}",
+                f"{half}.{names.place(layer, model.halvings + 1)}",
+            )
+            if layer.kind == "conv":
+                yield from convolution(f"{ours}/conv", f"{theirs}.conv")
+                continue
+            yield from norm(f"{ours}/block/norm_in", f"{theirs}.norm1")
+            yield from convolution(f"{ours}/block/conv_in", f"{theirs}.conv1")
+            yield from norm(f"{ours}/block/norm_out", f"{theirs}.norm2")
+            yield from convolution(f"{ours}/block/conv_out", f"{theirs}.conv2")
+            if layer.inputs != layer.outputs:
+                yield from convolution(f"{ours}/block/shortcut", f"{theirs}.{names.shortcut}", 1)
+            if layer.heads:
+                yield from _attention(f"{ours}/space", f"{half}.{names.attention}", names)
+        yield from norm(f"{half}/norm", f"{half}.{names.last_norm}")
+        yield from convolution(f"{half}/final", f"{half}.conv_out")
+    for ours, theirs, there in zip(
+        ("quant", "post_quant"),
+        names.quant,
+        (model.quant_conv, model.post_quant_conv),
+        strict=True,
+    ):
+        yield from convolution(ours, theirs, 1) if there else ()
+
+
+def _attention(ours: str, theirs: str, names: Names) -> Iterator[Entry]:
+    yield from norm(f"{ours}/norm", f"{theirs}.{names.norm}")
+    parts = {
+        "qkv": (tuple(f"{theirs}.{name}" for name in names.qkv), 1),
+        "out": ((f"{theirs}.{names.out}",), 2),  # heads and their channels
+    }
+    kind = {"kind": "linear"} if names.matrices else {"kind": "conv", "window": (1, 1)}
+    for part, (there, inputs) in parts.items():
+        path = (*ours.split("/"), "attention", part)
+        weights = tuple(f"{name}.weight" for name in there)
+        yield Entry((*path, "kernel"), weights, inputs=inputs, **kind)
+        yield Entry((*path, "bias"), tuple(f"{name}.bias" for name in there))
+
+
+def to_params(state: Mapping[str, np.ndarray], table: list[Entry], model: AutoencoderKL) -> Params:
+    """The parameters of a state, in which statistics of the latents may lie beside them."""
+    side = 2**model.halvings
+    beside = {*STATISTICS.values(), COUNTER}
+    state = {name: x for name, x in state.items() if name not in beside}
+    return mapping.to_params(state, table, model, (1, side, side, model.in_channels))
+
+
+def describe(
+    state: State, names: Names, settings: Mapping[str, Any] | None = None, **how: Any
+) -> AutoencoderKL:
+    """The autoencoder whose weights these are, by their shapes.
+
+    ``settings``: what ``config.json`` says beside them, which must not contradict them; it alone knows
+    the groups of the norms, which are 32 without it. ``how``: keywords of ``make`` on how it is run.
+    """
+    settings = {} if settings is None else settings
+    check_settings(settings)
+    halves = {half: _levels(state, names, half) for half in ("encoder", "decoder")}
+    widths, depth = halves["encoder"]
+    decoder_widths, decoder_depth = halves["decoder"]
+    if decoder_depth != depth + 1:
+        raise UserError(
+            f"the weights have {depth} residual blocks a level in the encoder and {decoder_depth} in "
+            f"the decoder; expected {depth + 1} there"
+        )
+    told = {
+        "block_out_channels": widths,
+        "layers_per_block": depth,
+        "latent_channels": int(_shape(state, "decoder.conv_in.weight")[1]),
+        "in_channels": int(_shape(state, "encoder.conv_in.weight")[1]),
+        "out_channels": int(_shape(state, "decoder.conv_out.weight")[0]),
+    }
+    for key, value in told.items():
+        said = settings.get(key, value)
+        if (tuple(said) if isinstance(said, list) else said) != value:
+            raise UserError(
+                f"config.json says {key}={said}, and the weights beside it have {value}: they "
+                "belong to different models"
+            )
+    return call(
+        make,
+        "config.json of an autoencoder",
+        widths=widths,
+        decoder_widths=decoder_widths,
+        depth=depth,
+        latent_channels=told["latent_channels"],
+        in_channels=told["in_channels"],
+        out_channels=told["out_channels"],
+        quant_conv=f"{names.quant[0]}.weight" in state,
+        post_quant_conv=f"{names.quant[1]}.weight" in state,
+        middle_attention=f"encoder.{names.attention}.{names.norm}.weight" in state,
+        norm_groups=settings.get("norm_num_groups", 32),
+        **how,
+    )
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise UserError for a ``config.json`` of another kind of autoencoder."""
+    kinds = {*settings.get("down_block_types", ()), *settings.get("up_block_types", ())}
+    other = sorted(kinds - {"DownEncoderBlock2D", "UpDecoderBlock2D"})
+    activation = settings.get("act_fn", "silu")
+    if other or activation not in ("silu", "swish"):
+        raise UserError(
+            f"config.json is of an autoencoder with {', '.join(other) or f'act_fn={activation!r}'}; "
+            "expected blocks DownEncoderBlock2D and UpDecoderBlock2D, and act_fn='silu'"
+        )
+
+
+def _levels(state: State, names: Names, half: str) -> tuple[tuple[int, ...], int]:
+    """The channels of each level of a half, the finest first, and its residual blocks a level."""
+    way = {"encoder": "down", "decoder": "up"}[half]
+    pattern = re.compile(rf"{half}\.{way}{names.stage}\.(\d+)\.")
+    count = len({found[1] for found in map(pattern.match, state) if found})
+
+    def weight(level: int, i: int) -> str:
+        return f"{half}.{names.place(Layer(f'{way}_{level}_{i}', level, 1, 1), count)}.conv1.weight"
+
+    widths = tuple(int(_shape(state, weight(level, 0))[0]) for level in range(count))
+    depth = 0
+    while count and weight(0, depth) in state:
+        depth += 1
+    if not depth:
+        raise UserError(
+            f"the weights have no {half}.{way}{names.stage}: are they an AutoencoderKL's?"
+        )
+    return widths, depth
+
+
+def _shape(state: State, name: str) -> tuple[int, ...]:
+    if name not in state or state[name].ndim != 4:
+        raise UserError(f"the weights lack the convolution {name!r}: they are of no AutoencoderKL")
+    return state[name].shape
+
+
+def statistics(state: Collection[str]) -> bool:
+    """Whether a state has statistics of the latents."""
+    return set(STATISTICS.values()) <= set(state)

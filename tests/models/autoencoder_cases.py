@@ -1,0 +1,39 @@
+"""Small autoencoders of the four kinds of Stable Diffusion and Flux, with random weights."""
+
+import jax
+import numpy as np
+
+from dit import models
+from dit.models import autoencoder
+
+SMALL = {"widths": (8, 16), "depth": 1, "norm_groups": 4}
+KINDS = {  # keywords of ``make``
+    "sd": {"widths": (8, 16), "depth": 2, "norm_groups": 4, "latent_channels": 4},
+    "sd3": {
+        **SMALL,
+        **{"latent_channels": 16, "quant_conv": False, "post_quant_conv": False},
+    },
+    "flux": {
+        **{"widths": (8, 8, 16), "depth": 1, "norm_groups": 2, "latent_channels": 16},
+        **{"quant_conv": False, "post_quant_conv": False},
+    },
+    "flux2": {**SMALL, "decoder_widths": (12, 20), "latent_channels": 32},
+}
+
+
+def make(kind, **more):
+    return autoencoder.make(**KINDS[kind], **more)
+
+
+def params_of(model, seed=0, noise=0.2):
+    """Random parameters, none of them zero, made without compiling."""
+    draw = np.random.default_rng(seed)
+    side = 2**model.halvings
+    shape = (1, side, side, model.in_channels)
+    shapes = jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
+
+    def leaf(path, p):
+        base = 1.0 if path[-1].key == "scale" else 0.0
+        return (base + noise * draw.standard_normal(p.shape)).astype(p.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
