@@ -24,7 +24,7 @@ from dit.diffusion.weights import Weight
 from dit.init_from import Given
 from dit.objectives import LossFn
 from dit.objectives.constant import Constant, Moments, best_constant
-from dit.sections import HOW, PLAIN, ROOMS, complete, override, precision
+from dit.sections import HOW, PLAIN, ROOMS, complete, diffuses, override, precision
 from dit.text import TextEncoder
 from dit.text.network import TextConditioned
 from dit.training.learning import moments
@@ -50,7 +50,8 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
 class Experiment:
     """What a config stands for. ``shapes``: of an encoded example of each bucket, ``(f, h, w, c)``.
 
-    ``best(moments)``: what the best constant prediction scores on data with these moments.
+    ``best(moments)``: what the best constant prediction scores on data with these moments. It is None,
+    and so is ``process``, where the objective is not about diffusion: an autoencoder's.
     ``example`` says what of the data the model depends on, as a checkpoint keeps it: the ``shape`` of
     an example and the number of ``classes``, None for unlabelled data; and the ``shapes`` of all
     buckets, where there are several.
@@ -60,9 +61,9 @@ class Experiment:
     example: Mapping[str, Any]
     codec: Codec
     model: Any
-    process: Process
+    process: Process | None
     loss: LossFn
-    best: Callable[[Moments], Constant | None]
+    best: Callable[[Moments], Constant | None] | None
     shapes: tuple[tuple[int, int, int, int], ...]
 
     @property
@@ -163,8 +164,16 @@ class Experiment:
 
     def init(self, key: Key) -> Params:
         """Random parameters, in the optimizer's parametrisation; works under ``jax.eval_shape``."""
-        params = models.init(self.model, key, self.shape)
+        params = self.init_of(self.model, key)
         return scale_init(of_section(self.config.optimizer.to_dict()), self.axes, params)
+
+    def init_of(self, network: models.Network, key: Key) -> Params:
+        """Random parameters of a network that sees the same data as the model."""
+        return models.init(network, key, self.shape)
+
+    def axes_of(self, network: models.Network) -> Any:
+        """The logical axis names of these parameters."""
+        return models.logical_axes(network, self.shape)
 
     def initial(self, target: Params) -> Given:
         """The parameters that a new run takes from elsewhere, shaped and placed as ``target``."""
@@ -173,7 +182,7 @@ class Experiment:
     @property
     def axes(self) -> Any:
         """The logical axis names of the parameters, in a tree like theirs."""
-        return models.logical_axes(self.model, self.shape)
+        return self.axes_of(self.model)
 
     def batches(self) -> Batches:
         """The stream of training data, from its first batch."""
@@ -185,7 +194,9 @@ class Experiment:
         )
 
     def constant(self, batches: Batches) -> Constant | None:
-        """What the best constant prediction scores on these training data."""
+        """What the best constant prediction scores on these training data, if that is defined."""
+        if self.best is None:
+            return None
         return self.best(moments(batches, self.codec.encode))
 
     def bucket(self, i: int) -> Experiment:
@@ -251,14 +262,17 @@ def build(
     codec = section("codec")
     found = example.get("shapes", [example["shape"]])
     shapes = tuple(tuple(codec.encoded_shape(tuple(shape))) for shape in found)
-    process = Process(section("path"), section("prediction"))
-    weight = section("weight")
-    check_weight(weight, process, config.weight.name)
     model = section("model", **wired_to_model(config, shapes[0][-1], example["classes"], text))
     model = model if text is None else TextConditioned(text, model)
-    times = section("times")
-    loss = section("objective", times=times, weight=weight, patch=model.cell())
-    best = functools.partial(best_constant, process, times, weight)
+    process = best = None
+    wired = {"model": model, "dtype": precision(**config.precision), "patch": model.cell()}
+    if diffuses(config.objective.name):
+        process = Process(section("path"), section("prediction"))
+        wired["times"], wired["weight"] = section("times"), section("weight")
+        check_weight(wired["weight"], process, config.weight.name)
+        best = functools.partial(best_constant, process, wired["times"], wired["weight"])
+    takes = keywords(builder(ROOMS["objective"], config.objective.name))
+    loss = section("objective", **{k: v for k, v in wired.items() if k in takes})
     experiment = Experiment(config, example, codec, model, process, loss, best, shapes)
     if source is not None:
         experiment.__dict__["source"] = source  # has just been built: not to be built again

@@ -50,9 +50,10 @@ HOW = ("remat", "unroll", "attention")  # keywords of a network that say how it 
 WIRED = {  # keywords that the experiment sets, from other parts of the config
     "text": ("dtype", *HOW),
     "model": ("in_channels", "num_classes", "dtype"),
-    "objective": ("times", "weight", "patch"),
+    "objective": ("times", "weight", "patch", "model", "dtype"),
     "schedule": ("lr", "steps"),
 }
+DIFFUSION = ("path", "prediction", "times", "weight")  # sections for objectives with times alone
 PARTS = {"data": "parts"}  # keywords whose value is a list of sections of the same room
 
 
@@ -261,8 +262,17 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
             raise UserError(f"unknown config section {section!r}: {suggest(section, known)}")
     missing = [key for key in required(numbers) if key not in config]
     out: dict[str, Any] = {**defaults(numbers), **{k: config[k] for k in NUMBERS if k in config}}
+    objective = _name("objective", _section(config, "objective"))[0]
+    absent = () if objective is None or diffuses(objective) else DIFFUSION
     for section in ROOMS:
         given = _section(config, section)
+        if section in absent:
+            if given:
+                raise UserError(
+                    f"got config.{section} with objective {objective!r}, which adds no noise and has "
+                    "no times; leave that section out"
+                )
+            continue
         if section in OPTIONAL and (not given or _is_none(section, given.get("name", ""))):
             continue
         out[section] = _completed(section, given, section, missing)
@@ -279,6 +289,11 @@ def complete(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
         )
     _check_values(out)
     return ConfigDict(out)
+
+
+def diffuses(objective: str) -> bool:
+    """Whether the objective of this name is about diffusion: whether it is told of times."""
+    return "times" in keywords(builder(ROOMS["objective"], objective))
 
 
 def _completed(

@@ -51,13 +51,18 @@ def add(
     meter: Meter,
     scalars: dict[str, Float[Array, ""]],
     loss: Float[Array, " b"],
-    u: Float[Array, " b"],
+    u: Float[Array, " b"] | None,
     fresh: Bool[Array, ""],
 ) -> Meter:
-    """The meter after one more step; ``fresh``: reset it first. ``u``: times scaled to [0, 1]."""
+    """The meter after one more step; ``fresh``: reset it first. ``u``: times scaled to [0, 1].
+
+    None for losses without a time, which belong to no bin.
+    """
     bins = meter.bin_loss.shape[0]
-    index = jnp.clip((u * bins).astype(jnp.int32), 0, bins - 1)
-    hit = jax.nn.one_hot(index, bins, dtype=meter.bin_loss.dtype)
+    hit = jnp.zeros((len(loss), bins), meter.bin_loss.dtype)
+    if u is not None:
+        index = jnp.clip((u * bins).astype(jnp.int32), 0, bins - 1)
+        hit = jax.nn.one_hot(index, bins, dtype=meter.bin_loss.dtype)
     kept = _emptied(meter, fresh)
     return kept.replace(
         steps=kept.steps + 1,

@@ -67,19 +67,30 @@ def common(
 
 
 def build(
-    optimizer: Mapping[str, Any], schedule: Mapping[str, Any], *, steps: int, axes: Any
+    optimizer: Mapping[str, Any],
+    schedule: Mapping[str, Any],
+    *,
+    steps: int,
+    axes: Any,
+    start: int = 0,
 ) -> Optimizer:
     """The optimizer for parameters with the logical ``axes``, for a run of ``steps`` updates.
 
     ``optimizer``: ``name``, ``lr``, ``clip`` (None or the largest norm), ``accumulate``, ``skip``, and
-    its own keywords. ``schedule``: ``name`` and its own. Raises UserError for anything else.
+    its own keywords. ``schedule``: ``name`` and its own. ``start``: the step of the run that its first
+    update belongs to. Raises UserError for anything else.
     """
     kwargs = dict(optimizer)
     name = kwargs.pop("name")
     shared = {"skip": 0} | {k: kwargs.pop(k) for k in config.keywords(common) if k in kwargs}
     shared = config.checked(common, f"optimizer {name!r}", shared, at="optimizer.")
     lr, clip, accumulate, skip = common(**shared)
-    rate = build_schedule(schedule, lr=lr, steps=steps)
+    rate = whole = build_schedule(schedule, lr=lr, steps=steps)
+    if start:
+
+        def rate(update):
+            return whole(update + start)
+
     make = config.resolve("training.optimizers", name, **kwargs)
     return Optimizer(make(rate, axes), rate, accumulate, clip, skip)
 

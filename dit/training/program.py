@@ -6,19 +6,26 @@ The training loop, the benchmark and whatever compiles ahead of time use the sam
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from dit import rng
+from dit import objectives, rng
 from dit.data.pipeline import Batches
 from dit.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
 from dit.training import optimizer as optimizers
 from dit.training.feed import bucket_shapes
-from dit.training.state import TrainState, creator, state_shardings
-from dit.training.step import make_report, make_train_step, metric_names, objective
+from dit.training.state import Companion, TrainState, creator, state_shardings
+from dit.training.step import (
+    companion_objective,
+    make_report,
+    make_train_step,
+    metric_names,
+    objective,
+)
 from dit.types import Key
 
 
@@ -65,12 +72,15 @@ def program(
     ema = experiment.settings("ema")
     key = rng.root(config.seed)
     loss_fn = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
+    companions = {
+        name: companion(experiment, name) for name in objectives.phases(experiment.loss)
+    }
     params = jax.eval_shape(experiment.init, key)
     for shapes in bucket_shapes(batches).values():  # each is traced: what does not fit is refused
-        names = metric_names(loss_fn, params, shapes, key)
-    create = creator(experiment.init, optimizer, ema, names)
+        names = metric_names(loss_fn, params, shapes, key, companions)
+    create = creator(experiment.init, optimizer, ema, names, companions=companions)
     abstract = jax.eval_shape(create, key)
-    shardings = state_shardings(abstract, axes, mesh)
+    shardings = state_shardings(abstract, axes, mesh, companions=companions)
     train_step = make_train_step(
         loss_fn,
         optimizer,
@@ -78,7 +88,30 @@ def program(
         mesh=mesh,
         shardings=shardings,
         log_every=experiment.settings("log").every,
-        t_range=(process.path.t_min, process.path.t_max),
+        t_range=None if process is None else (process.path.t_min, process.path.t_max),
+        companions=companions,
     )
     report = make_report(optimizer, shardings, mesh)
     return Program(mesh, create, abstract, shardings, train_step, report)
+
+
+def companion(experiment: Any, name: str) -> Companion:
+    """A network that the objective of ``experiment`` trains beside the model.
+
+    It has an optimizer of its own of the same kind; its rate is that of the model at the same step.
+    """
+    phase, config = objectives.phases(experiment.loss)[name], experiment.config
+    axes = experiment.axes_of(phase.network)
+    section = {k: v for k, v in config.optimizer.to_dict().items() if not k.startswith("mup_")}
+    loss_fn = objective(
+        phase.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
+    )
+    return Companion(
+        init=functools.partial(experiment.init_of, phase.network),
+        axes=axes,
+        optimizer=optimizers.build(
+            section, config.schedule.to_dict(), steps=config.steps, axes=axes, start=phase.start
+        ),
+        loss_fn=companion_objective(loss_fn, name),
+        start=phase.start,
+    )

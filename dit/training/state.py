@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from jax.sharding import Mesh
 
+from dit import rng
 from dit.parallel.mesh import replicated
 from dit.parallel.rules import RULES, Rules, shardings
 from dit.training import ema as averages
@@ -22,14 +24,37 @@ from dit.training.meter import Meter
 from dit.training.optimizer import Optimizer
 from dit.types import Key, Params
 
-EMPTY: Mapping[str, Array] = MappingProxyType({})
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Companion:
+    """A network that is trained beside the model, from step ``start`` on, in the same step.
+
+    ``init(key)``: its parameters; ``axes``: the names of their axes. ``loss_fn(own, batch, key, params=,
+    networks=, step=)``: its loss and metrics, as a function of its own parameters.
+    """
+
+    init: Callable[[Key], Params]
+    axes: Any
+    optimizer: Optimizer
+    loss_fn: Callable[..., Any]
+    start: int = 0
+
+
+@struct.dataclass
+class Trained:
+    """What a step changes of a companion."""
+
+    params: Params
+    opt_state: Any
 
 
 @struct.dataclass
 class TrainState:
     """Everything that a step changes. ``step``: how many batches have been used or skipped.
 
-    The leaves are arrays or, in a description of the state, shapes or shardings.
+    ``networks``: the companions, by name; most objectives have none. The leaves are arrays or, in a description of the state, shapes or shardings.
     """
 
     step: Any  # int32
@@ -37,6 +62,7 @@ class TrainState:
     opt_state: Any
     ema: dict[str, Params]
     meter: Meter
+    networks: dict[str, Trained] = struct.field(default_factory=dict)
 
 
 def creator(
@@ -45,6 +71,7 @@ def creator(
     ema: Ema,
     metrics: Iterable[str],
     bins: int = 10,
+    companions: Mapping[str, Companion] = EMPTY,
 ) -> Callable[..., TrainState]:
     """``create(key, given={}) -> TrainState`` before the first step; works under ``eval_shape``.
 
@@ -59,7 +86,12 @@ def creator(
             opt_state=optimizer.transform.init(params),
             ema=averages.init(ema, params),
             meter=meters.init(metrics, bins),
+            networks={name: begin(each, rng.stream(key, name)) for name, each in companions.items()},
         )
+
+    def begin(companion: Companion, key: Key) -> Trained:
+        params = companion.init(key)
+        return Trained(params, companion.optimizer.transform.init(params))
 
     return create
 
@@ -72,21 +104,31 @@ def laid_over(params: Params, given: Mapping[str, Array]) -> Params:
 
 
 def state_shardings(
-    abstract: TrainState, axes: Any, mesh: Mesh, rules: Rules = RULES
+    abstract: TrainState,
+    axes: Any,
+    mesh: Mesh,
+    rules: Rules = RULES,
+    companions: Mapping[str, Companion] = EMPTY,
 ) -> TrainState:
     """A NamedSharding for every array of the state.
 
     Parameters follow the table ``rules``. Averages and the optimizer's moments are sharded like the
     parameter that they belong to. Counters and sums are replicated.
     """
-    params = shardings(abstract.params, axes, mesh, rules)
     whole = replicated(mesh)
+
+    def trained(abstract: TrainState | Trained, axes: Any) -> Trained:
+        params = shardings(abstract.params, axes, mesh, rules)
+        return Trained(params, _like(abstract.opt_state, abstract.params, params, whole))
+
+    main = trained(abstract, axes)
     return TrainState(
         step=whole,
-        params=params,
-        opt_state=_like(abstract.opt_state, abstract.params, params, whole),
-        ema={name: params for name in abstract.ema},
+        params=main.params,
+        opt_state=main.opt_state,
+        ema={name: main.params for name in abstract.ema},
         meter=jax.tree.map(lambda _: whole, abstract.meter),
+        networks={n: trained(each, companions[n].axes) for n, each in abstract.networks.items()},
     )
 
 

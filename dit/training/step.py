@@ -4,11 +4,16 @@ A loss or gradient that is not finite is detected *before* the update. Up to ``o
 batches are skipped in a run, and counted. The next one sets the meter's ``bad`` flag, and from then on
 the state is returned unchanged. The host sees the flag at its next log step, and still has the last good
 state.
+
+An objective may train further networks beside the model (``objectives.Phased``). Their gradients are
+taken in the same program and at the same state as the model's, and all updates are made, or withheld,
+together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,7 +32,7 @@ from dit.training import ema as averages
 from dit.training import meter as meters
 from dit.training.ema import Ema
 from dit.training.optimizer import Optimizer
-from dit.training.state import TrainState
+from dit.training.state import EMPTY, Companion, Trained, TrainState
 from dit.types import ApplyFn, Key, Params
 
 Batch = dict[str, Any]  # arrays on the host or the device, or their shapes
@@ -37,12 +42,25 @@ Objective = Callable[[Params, Batch, Key], tuple[Float[Array, ""], dict[str, Flo
 def objective(
     loss: LossFn, apply_fn: ApplyFn, process: Any, encode: Callable[[Array], Array]
 ) -> Objective:
-    """The loss as a function of ``(params, batch, key)``; ``encode`` turns data into latents."""
+    """The loss as a function of ``(params, batch, key)``; ``encode`` turns data into latents.
 
-    def loss_fn(params: Params, batch: Batch, key: Key):
-        return loss(key, params, apply_fn, process, {**batch, "x": encode(batch["x"])})
+    That of an objective with phases takes ``networks`` and ``step`` too.
+    """
+
+    def loss_fn(params: Params, batch: Batch, key: Key, **beside: Any):
+        batch = {**batch, "x": encode(batch["x"])}
+        return loss(key, params, apply_fn, process, batch, **beside)
 
     return loss_fn
+
+
+def companion_objective(loss_fn: Objective, name: str) -> Callable[..., Any]:
+    """The loss of a phase (``objective``) as a function of the parameters of the network it trains."""
+
+    def of_own(own: Params, batch: Batch, key: Key, *, params: Params, networks: Any, step: Any):
+        return loss_fn(params, batch, key, networks={**networks, name: own}, step=step)
+
+    return of_own
 
 
 def gradients(
@@ -65,10 +83,30 @@ def gradients(
     return loss, grads, examples
 
 
-def metric_names(loss_fn: Objective, params: Params, batch: Batch, key: Key) -> list[str]:
-    """The names of what the meter sums: the objective's metrics except ``t``, and ``grad_norm``."""
-    _, examples = jax.eval_shape(loss_fn, params, batch, key)
-    return [*(name for name in examples if name != "t"), "grad_norm"]
+def metric_names(
+    loss_fn: Objective,
+    params: Params,
+    batch: Batch,
+    key: Key,
+    companions: Mapping[str, Companion] = EMPTY,
+) -> list[str]:
+    """The names of what the meter sums: the objective's metrics except ``t``, and ``grad_norm``.
+
+    With companions also their metrics, and the norm of each one's gradient.
+    """
+    networks = {name: jax.eval_shape(each.init, key) for name, each in companions.items()}
+    beside = _beside(networks, jax.ShapeDtypeStruct((), jnp.int32))
+    _, examples = jax.eval_shape(loss_fn, params, batch, key, **beside)
+    names = [*(name for name in examples if name != "t"), "grad_norm"]
+    for name, each in companions.items():
+        own = jax.eval_shape(each.loss_fn, networks[name], batch, key, params=params, **beside)[1]
+        names += [*own, f"{name}_grad_norm"]
+    return names
+
+
+def _beside(networks: Mapping[str, Params], step: Any) -> dict[str, Any]:
+    """What a loss is told of the companions; nothing where there are none."""
+    return {"networks": networks, "step": step} if networks else {}
 
 
 def apply_gradients(
@@ -78,16 +116,65 @@ def apply_gradients(
 
     The meter is unchanged.
     """
-    scale = optimizer.clip_scale(norm)
-    clipped = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
-    updates, opt_state = optimizer.transform.update(clipped, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params, opt_state = _updated(optimizer, state, grads, norm)
     return state.replace(
         step=state.step + 1,
         params=params,
         opt_state=opt_state,
         ema=averages.update(ema, state.ema, params, state.step),
     )
+
+
+def _updated(
+    optimizer: Optimizer, own: TrainState | Trained, grads: Params, norm: Float[Array, ""]
+) -> tuple[Params, Any]:
+    """The parameters and the optimizer's state after one update by the clipped gradient."""
+    scale = optimizer.clip_scale(norm)
+    clipped = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+    updates, opt_state = optimizer.transform.update(clipped, own.opt_state, own.params)
+    return optax.apply_updates(own.params, updates), opt_state
+
+
+def companion_gradients(
+    companions: Mapping[str, Companion], state: TrainState, batch: Batch, key: Key
+) -> tuple[dict[str, Params], dict[str, Float[Array, ""]]]:
+    """The gradient of each companion, and the means of their metrics; zeros before they start."""
+    beside = _beside({n: each.params for n, each in state.networks.items()}, state.step)
+    grads, scalars = {}, {}
+    for name, each in companions.items():
+
+        def now(name=name, each=each):
+            loss_fn = partial(each.loss_fn, params=state.params, **beside)
+            own = state.networks[name].params
+            found = gradients(loss_fn, own, batch, key, each.optimizer.accumulate)
+            means = {metric: m.mean() for metric, m in found[2].items()}
+            return found[1], {**means, f"{name}_grad_norm": optax.tree.norm(found[1])}
+
+        def not_yet(now=now):
+            return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(now))
+
+        grads[name], means = jax.lax.cond(state.step >= each.start, now, not_yet)
+        scalars |= means
+    return grads, scalars
+
+
+def apply_to_companions(
+    companions: Mapping[str, Companion],
+    state: TrainState,
+    grads: Mapping[str, Params],
+    scalars: Mapping[str, Float[Array, ""]],
+) -> dict[str, Trained]:
+    """The companions after one update, by the gradients of ``companion_gradients``."""
+    after = {}
+    for name, each in companions.items():
+
+        def update(own, name=name, each=each):
+            norm = scalars[f"{name}_grad_norm"]
+            return Trained(*_updated(each.optimizer, own, grads[name], norm))
+
+        started = state.step >= each.start
+        after[name] = jax.lax.cond(started, update, lambda own: own, state.networks[name])
+    return after
 
 
 def unguarded_step(
@@ -111,16 +198,16 @@ def make_train_step(
     mesh: Mesh,
     shardings: TrainState,
     log_every: int,
-    t_range: tuple[float, float],
+    t_range: tuple[float, float] | None,
+    companions: Mapping[str, Companion] = EMPTY,
 ) -> Callable[[TrainState, Batch, Key], tuple[TrainState, dict[str, Array]]]:
     """``train_step(state, batch, key) -> (state, metrics)``, jitted; it consumes (donates) ``state``.
 
     ``key``: the run's, the same at every step. The noise is a function of it, of the step and of the
     examples' ids, and so depends neither on the mesh nor on ``accumulate``. ``metrics``: this step's
     loss, gradient norm and ``bad`` flag. ``state.meter`` collects means over ``log_every`` steps, and
-    the loss by time in equal parts of ``t_range``.
+    the loss by time in equal parts of ``t_range``; None for an objective without times.
     """
-    t_min, t_max = t_range
 
     def train_step(state: TrainState, batch: Batch, key: Key):
         with in_force(mesh):
@@ -128,21 +215,30 @@ def make_train_step(
 
     def guarded_update(state: TrainState, batch: Batch, key: Key):
         step_key = rng.stream(key, "train", state.step)
+        networks = {name: each.params for name, each in state.networks.items()}
+        told = partial(loss_fn, **_beside(networks, state.step))
         loss, grads, examples = gradients(
-            loss_fn, state.params, batch, step_key, optimizer.accumulate
+            told, state.params, batch, step_key, optimizer.accumulate
         )
         scalars = {name: m.mean() for name, m in examples.items() if name != "t"}
         scalars["grad_norm"] = optax.tree.norm(grads)
+        others, more = companion_gradients(companions, state, batch, step_key)
+        scalars |= more
         finite = jnp.isfinite(loss) & jnp.isfinite(scalars["grad_norm"])
+        for value in more.values():
+            finite &= jnp.isfinite(value)
         good = finite & ~state.meter.bad
         skips = ~finite & ~state.meter.bad & (state.meter.skipped < optimizer.skip)
         fresh = state.step % log_every == 0
 
         def update(state: TrainState) -> TrainState:
             after = apply_gradients(optimizer, ema, state, grads, scalars["grad_norm"])
-            u = (examples["t"] - t_min) / (t_max - t_min)
+            u = None
+            if t_range is not None:
+                u = (examples["t"] - t_range[0]) / (t_range[1] - t_range[0])
             meter = meters.add(state.meter, scalars, examples["loss"], u, fresh=fresh)
-            return after.replace(meter=meter)
+            networks = apply_to_companions(companions, state, others, scalars)
+            return after.replace(meter=meter, networks=networks)
 
         def withhold(state: TrainState) -> TrainState:
             after = meters.skip(state.meter, fresh)
