@@ -20,8 +20,8 @@ from dit import rng
 from dit.parallel.topology import Topology
 from dit.scaling.flops import training_flops
 from dit.training.feed import bucket_shapes
-from dit.training.program import program
-from dit.training.step import objective
+from dit.training.program import Program, program
+from dit.training.step import objective, told
 
 # From the policy that keeps most to the one that keeps least, each with its factor on computation.
 POLICIES = {"none": 1.0, "all_dots": 1.05, "dots": 1.1, "attention": 1.3, "full": 4 / 3}
@@ -108,13 +108,13 @@ def account(experiment_with: Callable[[str], Any], where: Topology) -> Account:
     def kept(policy: str) -> float:
         other = experiment_with(policy)
         with jax.default_device(where.devices[0]):  # it decides which attention kernel is taken
-            return activations(other, run.abstract.params, shapes) / images
+            return activations(other, run, shapes) / images
 
-    model = experiment.model
+    model, state = experiment.model, run.abstract
     return Account(
-        parameters=_bytes(run.abstract.params),
-        state=_bytes((run.abstract.params, run.abstract.opt_state, run.abstract.ema)),
-        gradients=_bytes(run.abstract.params),
+        parameters=_bytes(state.params),
+        state=_bytes((state.params, state.opt_state, state.ema, state.networks)),
+        gradients=_bytes(state.params),
         activations=kept,
         flops=training_flops(model, experiment.shape, experiment.context_len, experiment.level),
         stream=model.stream(experiment.shape),
@@ -130,7 +130,7 @@ def alone(experiment: Any) -> Any:
     return dataclasses.replace(experiment, config=config)
 
 
-def activations(experiment: Any, params: Any, batch: Any) -> int:
+def activations(experiment: Any, run: Program, batch: Any) -> int:
     """Bytes that the forward pass keeps for the backward pass, on all devices together.
 
     The residuals of the objective's derivative, but for the parameters themselves; the compiler may
@@ -140,12 +140,14 @@ def activations(experiment: Any, params: Any, batch: Any) -> int:
         experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
     )
     key = jax.eval_shape(lambda: rng.root(0))
-    own = {(x.shape, x.dtype) for x in jax.tree.leaves(params)}
+    params, networks = run.abstract.params, run.networks
+    own = {(x.shape, x.dtype) for x in jax.tree.leaves((params, networks))}
 
-    def pullback(params, batch, key):
-        return jax.vjp(lambda p: loss_fn(p, batch, key)[0], params)[1]
+    def pullback(params, batch, key, beside):
+        return jax.vjp(lambda p: loss_fn(p, batch, key, **beside)[0], params)[1]
 
-    kept = jax.tree.leaves(jax.eval_shape(pullback, params, batch, key))
+    beside = told(networks, run.abstract.step)
+    kept = jax.tree.leaves(jax.eval_shape(pullback, params, batch, key, beside))
     return sum(x.size * x.dtype.itemsize for x in kept if (x.shape, x.dtype) not in own)
 
 

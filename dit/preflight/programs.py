@@ -47,8 +47,10 @@ def train_step(experiment: Experiment, where: Topology) -> Report:
     size = experiment.config.batch_size
     accumulate = experiment.config.optimizer.get("accumulate", 1)
     with jax.default_device(target(where)):
-        kept = activations(experiment, state.params, batch)
+        kept = activations(experiment, run, batch)
         traced = run.train_step.trace(state, batch, key)
+    others = state.networks.values()
+    trained = [state.params, *(each.params for each in others)]
     return report(
         "train step",
         experiment,
@@ -61,13 +63,13 @@ def train_step(experiment: Experiment, where: Topology) -> Report:
             experiment.model, experiment.shape, experiment.context_len, experiment.level
         ),
         memory={
-            "parameters": per_device(state.params),
-            "optimizer": per_device(state.opt_state),
+            "parameters": per_device((trained, run.train_step.frozen)),
+            "optimizer": per_device([state.opt_state, *(each.opt_state for each in others)]),
             "EMA": per_device(state.ema),
             "batch": per_device(batch),
         },
         within={
-            "gradients": per_device(state.params),
+            "gradients": per_device(trained),
             "activations": kept // run.mesh.size // accumulate,
         },
     )

@@ -20,6 +20,7 @@ from dit.training import optimizer as optimizers
 from dit.training.feed import bucket_shapes
 from dit.training.state import Companion, TrainState, creator, state_shardings
 from dit.training.step import (
+    Step,
     companion_objective,
     make_report,
     make_train_step,
@@ -41,8 +42,14 @@ class Program:
     create: Callable[..., TrainState]
     abstract: TrainState
     shardings: TrainState
-    train_step: Callable[[TrainState, Any, Key], tuple[TrainState, dict[str, jax.Array]]]
+    train_step: Step
     report: Callable[[TrainState], dict[str, Any]]
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The shapes of the parameters of all further networks, trained and frozen."""
+        trained = {name: each.params for name, each in self.abstract.networks.items()}
+        return {**trained, **self.train_step.frozen}
 
     @property
     def batch_sharding(self) -> NamedSharding:
@@ -72,12 +79,11 @@ def program(
     ema = experiment.settings("ema")
     key = rng.root(config.seed)
     loss_fn = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
-    companions = {
-        name: companion(experiment, name) for name in objectives.phases(experiment.loss)
-    }
+    companions = {name: companion(experiment, name) for name in objectives.phases(experiment.loss)}
+    frozen = objectives.frozen(experiment.loss)
     params = jax.eval_shape(experiment.init, key)
     for shapes in bucket_shapes(batches).values():  # each is traced: what does not fit is refused
-        names = metric_names(loss_fn, params, shapes, key, companions)
+        names = metric_names(loss_fn, params, shapes, key, companions, frozen)
     create = creator(experiment.init, optimizer, ema, names, companions=companions)
     abstract = jax.eval_shape(create, key)
     shardings = state_shardings(abstract, axes, mesh, companions=companions)
@@ -90,6 +96,7 @@ def program(
         log_every=experiment.settings("log").every,
         t_range=None if process is None else (process.path.t_min, process.path.t_max),
         companions=companions,
+        frozen=frozen,
     )
     report = make_report(optimizer, shardings, mesh)
     return Program(mesh, create, abstract, shardings, train_step, report)

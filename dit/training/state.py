@@ -54,7 +54,9 @@ class Trained:
 class TrainState:
     """Everything that a step changes. ``step``: how many batches have been used or skipped.
 
-    ``networks``: the companions, by name; most objectives have none. The leaves are arrays or, in a description of the state, shapes or shardings.
+    ``networks``: the companions, by name; most objectives have none.
+
+    The leaves are arrays or, in a description of the state, shapes or shardings.
     """
 
     step: Any  # int32
@@ -62,7 +64,7 @@ class TrainState:
     opt_state: Any
     ema: dict[str, Params]
     meter: Meter
-    networks: dict[str, Trained] = struct.field(default_factory=dict)
+    networks: Any = struct.field(default_factory=dict)  # Trained by name; Orbax has leaves for {}
 
 
 def creator(
@@ -86,7 +88,9 @@ def creator(
             opt_state=optimizer.transform.init(params),
             ema=averages.init(ema, params),
             meter=meters.init(metrics, bins),
-            networks={name: begin(each, rng.stream(key, name)) for name, each in companions.items()},
+            networks={
+                name: begin(each, rng.stream(key, name)) for name, each in companions.items()
+            },
         )
 
     def begin(companion: Companion, key: Key) -> Trained:

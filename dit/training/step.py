@@ -13,13 +13,13 @@ together.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 from optax.microbatching import AccumulationType as Accumulate
 
@@ -89,13 +89,14 @@ def metric_names(
     batch: Batch,
     key: Key,
     companions: Mapping[str, Companion] = EMPTY,
+    frozen: Mapping[str, Params] = EMPTY,
 ) -> list[str]:
     """The names of what the meter sums: the objective's metrics except ``t``, and ``grad_norm``.
 
     With companions also their metrics, and the norm of each one's gradient.
     """
     networks = {name: jax.eval_shape(each.init, key) for name, each in companions.items()}
-    beside = _beside(networks, jax.ShapeDtypeStruct((), jnp.int32))
+    beside = told({**networks, **frozen}, jax.ShapeDtypeStruct((), jnp.int32))
     _, examples = jax.eval_shape(loss_fn, params, batch, key, **beside)
     names = [*(name for name in examples if name != "t"), "grad_norm"]
     for name, each in companions.items():
@@ -104,8 +105,8 @@ def metric_names(
     return names
 
 
-def _beside(networks: Mapping[str, Params], step: Any) -> dict[str, Any]:
-    """What a loss is told of the companions; nothing where there are none."""
+def told(networks: Mapping[str, Params], step: Any) -> dict[str, Any]:
+    """What a loss is told beside the batch, where it has further networks."""
     return {"networks": networks, "step": step} if networks else {}
 
 
@@ -136,10 +137,16 @@ def _updated(
 
 
 def companion_gradients(
-    companions: Mapping[str, Companion], state: TrainState, batch: Batch, key: Key
+    companions: Mapping[str, Companion],
+    state: TrainState,
+    batch: Batch,
+    key: Key,
+    beside: Mapping[str, Any],
 ) -> tuple[dict[str, Params], dict[str, Float[Array, ""]]]:
-    """The gradient of each companion, and the means of their metrics; zeros before they start."""
-    beside = _beside({n: each.params for n, each in state.networks.items()}, state.step)
+    """The gradient of each companion, and the means of their metrics; zeros before they start.
+
+    ``beside``: what is ``told`` of all networks.
+    """
     grads, scalars = {}, {}
     for name, each in companions.items():
 
@@ -190,6 +197,42 @@ def unguarded_step(
     return apply_gradients(optimizer, ema, state, grads, optax.tree.norm(grads)), loss
 
 
+class Step:
+    """``step(state, batch, key) -> (state, metrics)``: a jitted step, and the frozen weights it takes.
+
+    They are put on the devices when a step is first run; only their shapes are needed to compile.
+    """
+
+    def __init__(self, jitted: Any, frozen: Mapping[str, Params], where: NamedSharding):
+        self._jitted, self._frozen, self._where = jitted, dict(frozen), where
+
+    def __call__(self, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Any]:
+        return self._jitted(state, batch, key, self._placed)
+
+    def __wrapped__(self, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Any]:
+        """The function that was jitted, as ``jax.jit`` calls it."""
+        return self._jitted.__wrapped__(state, batch, key, self._placed)
+
+    @cached_property
+    def _placed(self) -> Any:
+        return jax.device_put(self._frozen, self._where)
+
+    @property
+    def frozen(self) -> Any:
+        """The shapes of the frozen weights, and where they lie."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._where), self._frozen
+        )
+
+    def lower(self, state: Any, batch: Any, key: Any) -> jax.stages.Lowered:
+        """The program for arrays of these shapes."""
+        return self._jitted.lower(state, batch, key, self.frozen)
+
+    def trace(self, state: Any, batch: Any, key: Any) -> jax.stages.Traced:
+        """The same, before it is lowered."""
+        return self._jitted.trace(state, batch, key, self.frozen)
+
+
 def make_train_step(
     loss_fn: Objective,
     optimizer: Optimizer,
@@ -200,8 +243,11 @@ def make_train_step(
     log_every: int,
     t_range: tuple[float, float] | None,
     companions: Mapping[str, Companion] = EMPTY,
-) -> Callable[[TrainState, Batch, Key], tuple[TrainState, dict[str, Array]]]:
+    frozen: Mapping[str, Params] = EMPTY,
+) -> Step:
     """``train_step(state, batch, key) -> (state, metrics)``, jitted; it consumes (donates) ``state``.
+
+    ``companions``: what is trained beside the model; ``frozen``: the parameters of what is not.
 
     ``key``: the run's, the same at every step. The noise is a function of it, of the step and of the
     examples' ids, and so depends neither on the mesh nor on ``accumulate``. ``metrics``: this step's
@@ -209,20 +255,20 @@ def make_train_step(
     the loss by time in equal parts of ``t_range``; None for an objective without times.
     """
 
-    def train_step(state: TrainState, batch: Batch, key: Key):
+    def train_step(state: TrainState, batch: Batch, key: Key, frozen: Mapping[str, Params]):
         with in_force(mesh):
-            return guarded_update(state, batch, key)
+            return guarded_update(state, batch, key, frozen)
 
-    def guarded_update(state: TrainState, batch: Batch, key: Key):
+    def guarded_update(state: TrainState, batch: Batch, key: Key, frozen: Mapping[str, Params]):
         step_key = rng.stream(key, "train", state.step)
-        networks = {name: each.params for name, each in state.networks.items()}
-        told = partial(loss_fn, **_beside(networks, state.step))
+        trained = {name: each.params for name, each in state.networks.items()}
+        beside = told({**trained, **frozen}, state.step)
         loss, grads, examples = gradients(
-            told, state.params, batch, step_key, optimizer.accumulate
+            partial(loss_fn, **beside), state.params, batch, step_key, optimizer.accumulate
         )
         scalars = {name: m.mean() for name, m in examples.items() if name != "t"}
         scalars["grad_norm"] = optax.tree.norm(grads)
-        others, more = companion_gradients(companions, state, batch, step_key)
+        others, more = companion_gradients(companions, state, batch, step_key, beside)
         scalars |= more
         finite = jnp.isfinite(loss) & jnp.isfinite(scalars["grad_norm"])
         for value in more.values():
@@ -252,13 +298,14 @@ def make_train_step(
         return new, {"loss": loss, "grad_norm": scalars["grad_norm"], "bad": bad}
 
     whole = replicated(mesh)
-    return jax.jit(
+    jitted = jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh), whole),
+        in_shardings=(shardings, batch_sharding(mesh), whole, whole),
         out_shardings=(shardings, whole),
         compiler_options=compiler.options(mesh.devices.flat[0].platform),
     )
+    return Step(jitted, frozen, whole)
 
 
 def make_report(
