@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-import dit
 from dit import media, models, prompts, rng
 from dit.diffusion.process import denoiser
 from dit.experiment import Experiment, build
 from dit.parallel import compiler, multihost
+from dit.parallel.frozen import place
 from dit.parallel.mesh import (
     batch_sharding,
     batch_shards,
@@ -29,13 +29,14 @@ from dit.parallel.mesh import (
 )
 from dit.parallel.rules import in_force, shardings
 from dit.prompts import NEGATIVE, TOLD
-from dit.recipe import LATER, Recipe, rules
+from dit.recipe import Recipe, rules
 from dit.sampling.denoisers import GUIDING, pair, paired
-from dit.sampling.edit import first_step, image_to_image, inpaint, reveal, whole_patches
+from dit.sampling.edit import coarse, first_step, image_to_image, inpaint, reveal, whole_patches
 from dit.sampling.nfe import nfe
 from dit.sampling.sample import initial_noise, solve
 from dit.training.checkpoint import Restored, read_meta, restore_params
-from dit.types import MASKS, Cond, Params, UserError
+from dit.training.state import EMPTY
+from dit.types import MASKS, Cond, Params, UserError, Weights
 
 AHEAD = 2  # batches under way at once
 
@@ -93,6 +94,17 @@ class Sampler:
                 "give --guidance=1, or train with 0.1"
             )
 
+    @property
+    def frozen(self) -> dict[str, Weights]:
+        """The weights that drawing takes beside those of the model: the codec's, if it has any."""
+        weights = self.experiment.codec.weights
+        return {} if weights is None else {"codec": weights}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample, as it is drawn, and of what an edit begins with."""
+        return self.experiment.codec.decoded_shape(self.experiment.shape)
+
     @functools.cached_property
     def words(self) -> dict[str, np.ndarray]:
         """The tokens of each sample's prompt, and of its negative one; empty for a model without."""
@@ -118,7 +130,7 @@ class Sampler:
         """Samples of ``params``, all at once in the host's memory; the rest is as for ``draw``."""
         parts: list[np.ndarray] = []
         calls, seconds = self.draw(params, parts.append, weak=weak, **inputs)
-        empty = np.zeros((0, *self.experiment.shape), np.uint8)
+        empty = np.zeros((0, *self.shape), np.uint8)
         return Drawn(np.concatenate(parts) if parts else empty, self.labels, calls, seconds)
 
     def draw(
@@ -139,6 +151,7 @@ class Sampler:
         for inputs that do not fit together, and for samples that are not finite.
         """
         mesh = mesh_of(params)
+        frozen = place(self.frozen, mesh)
         given = {"label": self.labels, **self.words, **inputs}
         given = {k: v for k, v in given.items() if v is not None}
         self.check(weak is not None, given)
@@ -147,13 +160,13 @@ class Sampler:
         key = (mesh, weak is None, *sorted(shapes))
         if key not in self._compiled:
             first = placed(self._batch(parts[0], given), mesh)
-            self._compiled[key] = self.jitted(mesh).lower(params, weak, first).compile()
+            self._compiled[key] = self.jitted(mesh).lower(params, weak, first, frozen).compile()
         run, most = self._compiled[key], _under_way(mesh)
         under_way: collections.deque = collections.deque()
         calls, left, seconds, since = 0, self.n, 0.0, time.perf_counter()
         for ids in [*parts, *[None] * most]:
             if ids is not None:
-                under_way.append(run(params, weak, placed(self._batch(ids, given), mesh)))
+                under_way.append(run(params, weak, placed(self._batch(ids, given), mesh), frozen))
             if not under_way or (ids is not None and len(under_way) < most):
                 continue
             samples, finite, count = under_way.popleft()
@@ -185,7 +198,7 @@ class Sampler:
             raise UserError(
                 f"got strength={self.recipe.strength} and nothing to start from; give --init too"
             )
-        expected = (self.n, *self.experiment.shape)
+        expected = (self.n, *self.shape)
         for name in {"start", "mask"} & given.keys():
             if given[name].shape != expected:
                 raise UserError(f"got a {name} of shape {given[name].shape}; expected {expected}")
@@ -228,9 +241,9 @@ class Sampler:
         if mesh is None:
             return jax.jit(self.run, compiler_options=compiler.options(jax.default_backend()))
 
-        def run(params, weak, batch):
+        def run(params, weak, batch, frozen=EMPTY):
             with in_force(mesh):
-                return self.run(params, weak, batch)
+                return self.run(params, weak, batch, frozen)
 
         whole = replicated(mesh)
         return jax.jit(
@@ -239,12 +252,19 @@ class Sampler:
             compiler_options=compiler.options(mesh.devices.flat[0].platform),
         )
 
-    def run(self, params: Params, weak: Params | None, batch: dict[str, Any]):
+    def run(
+        self,
+        params: Params,
+        weak: Params | None,
+        batch: dict[str, Any],
+        frozen: Mapping[str, Params] = EMPTY,
+    ):
         """Decoded samples, whether all are finite, and how often the denoiser was called for each.
 
         To be jitted. Pixels are uint8. ``batch``: ``id`` of the samples and, where they apply,
-        ``start``, ``mask`` and conditions.
+        ``start``, ``mask`` and conditions. ``frozen``: the codec's parameters, if it has any.
         """
+        codec = frozen.get("codec", EMPTY)
         experiment, recipe, grid = self.experiment, self.recipe, self._grid
         path = experiment.process.path
         guidance = self._rules.guidance
@@ -255,12 +275,12 @@ class Sampler:
         asked, start = Cond.of(batch), 0
         cond = models.told(experiment.model, params, asked)
         if "start" in batch:
-            known = experiment.codec.encode(batch["start"])
+            known = experiment.codec.encode(codec, batch["start"])
             x, start = image_to_image(keys, path, grid, known, recipe.strength)
         else:
             x = initial_noise(keys, experiment.shape, path)
         if recipe.known == "clean":
-            mask, frames = batch["mask"], experiment.level == "frame"
+            mask, frames = coarse(batch["mask"], experiment.shape), experiment.level == "frame"
             clean = mask.all((2, 3, 4)) if frames else whole_patches(mask, experiment.model.cell())
             grid, x = reveal(grid, x, known, clean)
         denoise = denoiser(experiment.process, experiment.apply_fn, params, cond)
@@ -276,9 +296,9 @@ class Sampler:
             both = paired(experiment.process, experiment.apply_fn, params, cond, negative)
             denoise = guidance(both, path, grid)
         if "mask" in batch:
-            denoise = inpaint(denoise, known, batch["mask"])
+            denoise = inpaint(denoise, known, coarse(batch["mask"], experiment.shape))
         solution = solve(keys, denoise, path, self._rules.solver, grid, x, start=start)
-        decoded = experiment.codec.decode(solution.x_0)
+        decoded = experiment.codec.decode(codec, solution.x_0)
         samples = media.to_uint8(decoded, experiment.codec) if experiment.codec.pixels else decoded
         return samples, jnp.isfinite(solution.x_0).all(), jnp.asarray(solution.evaluations)
 
@@ -339,7 +359,7 @@ def load(
 def load_experiment(workdir: str, step: int | None = None) -> Experiment:
     """The experiment that a checkpoint was made by; the data need not be there."""
     meta = read_meta(workdir, step)
-    return build(meta["config"], meta.get("example"))
+    return build(meta["config"], meta.get("example"), meta.get("frozen"))
 
 
 def load_params(
@@ -374,23 +394,3 @@ def with_conditions(
     if label is None:
         return recipe, given
     return dataclasses.replace(recipe, labels=tuple(label.tolist())), given
-
-
-def stamped(
-    recipe: Recipe, restored: Restored, nfe: int, inputs: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """The recipe as a PNG carries it: with the checkpoint it was made from, and by what.
-
-    ``inputs``: digests of what else went in, such as ``init``, the data that an edit began with.
-    """
-    fields = {k: v for k, v in dataclasses.asdict(recipe).items() if v or k not in LATER}
-    return {
-        **fields,
-        "inputs": dict(inputs or {}),
-        "nfe": nfe,
-        "ema": restored.which,
-        "checkpoint_step": restored.step,
-        "checkpoint_fingerprint": restored.fingerprint,
-        "version": dit.__version__,
-        "jax": jax.__version__,
-    }

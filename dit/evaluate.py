@@ -35,6 +35,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dit import cli, media, rng, storage
@@ -43,7 +44,6 @@ from dit.draw import (
     Sampler,
     load_experiment,
     load_params,
-    stamped,
     with_conditions,
 )
 from dit.evaluation import demands
@@ -51,8 +51,10 @@ from dit.evaluation.demands import Demand
 from dit.evaluation.full import evaluation_of
 from dit.experiment import Experiment
 from dit.parallel import multihost
+from dit.parallel.frozen import place
 from dit.parallel.mesh import OPTION, mesh_of, replicated
-from dit.recipe import Recipe, recipe_from, rules
+from dit.recipe import Recipe, recipe_from, rules, stamped
+from dit.training.step import objective, told
 from dit.types import Count, Params, Seed, UserError, Whole
 
 LOSS_SAMPLES, LOSS_BATCH = 1024, 128
@@ -65,11 +67,12 @@ def held_out_loss(experiment: Experiment, params: Params) -> dict[str, float]:
     Noise and times depend on the example alone, so two models are compared on the same draws.
     """
     key, mesh = rng.root(0), mesh_of(params)
+    frozen = place(experiment.frozen, mesh)
+    parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
+    loss_fn = objective(*parts)
 
-    def losses(params, batch):
-        batch = {**batch, "x": experiment.codec.encode(batch["x"])}
-        found = experiment.loss(key, params, experiment.apply_fn, experiment.process, batch)[1]
-        return found["loss"]
+    def losses(params, batch, frozen):
+        return loss_fn(params, batch, key, **told(frozen, jnp.zeros((), jnp.int32)))[1]["loss"]
 
     losses = jax.jit(losses, out_shardings=replicated(mesh) if mesh else None)
     values = []
@@ -77,7 +80,7 @@ def held_out_loss(experiment: Experiment, params: Params) -> dict[str, float]:
         experiment.source.held_out, batch_size=LOSS_BATCH, limit=LOSS_SAMPLES
     ):
         mask = batch.pop("mask")
-        values.append(np.asarray(losses(params, batch))[mask])
+        values.append(np.asarray(losses(params, batch, frozen))[mask])
     values = np.concatenate(values)
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
     return {"held_out_loss": float(values.mean()), "held_out_loss_error": error}

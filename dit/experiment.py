@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dit import config_file, init_from, models, rng
+from dit import config_file, init_from, models, objectives, rng
 from dit.codecs import Codec
 from dit.config import builder, call, keywords, open_ended, resolve
 from dit.data import captions, pipeline
@@ -24,13 +24,14 @@ from dit.diffusion.weights import Weight
 from dit.init_from import Given
 from dit.objectives import LossFn
 from dit.objectives.constant import Constant, Moments, best_constant
+from dit.parallel.frozen import place
 from dit.sections import HOW, PLAIN, ROOMS, complete, diffuses, override, precision
 from dit.text import TextEncoder
 from dit.text.network import TextConditioned
 from dit.training.learning import moments
 from dit.training.transfer import of_section, scale_init
 from dit.training.workdir import of_today
-from dit.types import MASKS, ApplyFn, Key, Params, UserError
+from dit.types import MASKS, ApplyFn, Key, Params, UserError, Weights
 
 
 def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -180,6 +181,12 @@ class Experiment:
         return init_from.read(self.settings("init_from"), target, self.model, self.shape)
 
     @property
+    def frozen(self) -> dict[str, Weights]:
+        """The weights that nothing trains, by name: the codec's, and what the objective needs."""
+        codec = {} if self.codec.weights is None else {"codec": self.codec.weights}
+        return {**codec, **objectives.frozen(self.loss)}
+
+    @property
     def axes(self) -> Any:
         """The logical axis names of the parameters, in a tree like theirs."""
         return self.axes_of(self.model)
@@ -197,7 +204,8 @@ class Experiment:
         """What the best constant prediction scores on these training data, if that is defined."""
         if self.best is None:
             return None
-        return self.best(moments(batches, self.codec.encode))
+        codec = {} if self.codec.weights is None else {"codec": self.codec.weights}
+        return self.best(moments(batches, self.codec.encode, **place(codec, None)))
 
     def bucket(self, i: int) -> Experiment:
         """The same experiment on the data of one bucket."""
@@ -245,12 +253,14 @@ class Experiment:
 
 
 def build(
-    config: Mapping[str, Any] | ConfigDict, example: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] | ConfigDict,
+    example: Mapping[str, Any] | None = None,
+    frozen: Mapping[str, str] | None = None,
 ) -> Experiment:
     """Build everything that a config names; UserError for whatever does not fit together.
 
     ``example``: that of a run, from its checkpoint. Without it the data are looked at; with it they
-    need not be there.
+    need not be there. ``frozen``: the fingerprints that the run's frozen weights must have.
     """
     config = complete(config if example is None else of_today(config))
     section = functools.partial(_section, config)
@@ -260,6 +270,9 @@ def build(
         source = _source(config, text)
         example = _example(source)
     codec = section("codec")
+    if codec.weights is not None:
+        weights = dataclasses.replace(codec.weights, expected=(frozen or {}).get("codec"))
+        codec = dataclasses.replace(codec, weights=weights)
     found = example.get("shapes", [example["shape"]])
     shapes = tuple(tuple(codec.encoded_shape(tuple(shape))) for shape in found)
     model = section("model", **wired_to_model(config, shapes[0][-1], example["classes"], text))

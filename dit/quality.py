@@ -12,6 +12,7 @@ from dit import rng
 from dit.draw import Drawn, Recipe, Sampler
 from dit.evaluation import adherence
 from dit.evaluation.judge import Judge, judge_of
+from dit.parallel.frozen import shapes
 from dit.scaling.evaluate import check_weights
 from dit.types import UserError
 
@@ -48,7 +49,7 @@ class Quality:
                 adherence.asked(recipe.prompts)
             given = {"label": sampler.labels, **sampler.words, "id": np.arange(1)}
             batch = {k: v[:1] for k, v in given.items() if v is not None}
-            jax.eval_shape(sampler.run, params, None, batch)
+            jax.eval_shape(sampler.run, params, None, batch, shapes(sampler.frozen))
 
     def __call__(self, arm: str, experiment: Any, trained: Any) -> dict[str, float]:
         """Figures of the samples that ``trained`` draws by each recipe."""

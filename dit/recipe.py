@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import jax
+
+import dit
 from dit import rng
 from dit.config import parse_spec, resolve
 from dit.sampling.edit import first_step
@@ -122,3 +125,23 @@ def rules(recipe: Recipe) -> Rules:
     )
     check_countable(found.solver, found.guidance)
     return found
+
+
+def stamped(
+    recipe: Recipe, restored: Any, nfe: int, inputs: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The recipe as a PNG carries it: with the checkpoint it was made from, and by what.
+
+    ``inputs``: digests of what else went in, such as ``init``, the data that an edit began with.
+    """
+    fields = {k: v for k, v in dataclasses.asdict(recipe).items() if v or k not in LATER}
+    return {
+        **fields,
+        "inputs": dict(inputs or {}),
+        "nfe": nfe,
+        "ema": restored.which,
+        "checkpoint_step": restored.step,
+        "checkpoint_fingerprint": restored.fingerprint,
+        "version": dit.__version__,
+        "jax": jax.__version__,
+    }

@@ -29,13 +29,12 @@ from dit.draw import (
     Sampler,
     load_experiment,
     load_params,
-    stamped,
 )
 from dit.experiment import Experiment
 from dit.parallel import multihost
 from dit.parallel.mesh import OPTION
 from dit.prompts import read_prompts
-from dit.recipe import LATER, Recipe, recipe_from, rules
+from dit.recipe import LATER, Recipe, recipe_from, rules, stamped
 from dit.types import Count, Seed, Share, UserError, Whole
 
 
@@ -171,8 +170,8 @@ def run(args: argparse.Namespace) -> None:
     if size != usual:
         experiment, used = experiment.shaped((*size, channels)), {"size": size}
     sampler = Sampler(experiment, recipe)
-    start = read_data(args.init, "samples", experiment.shape) if args.init else None
-    mask = read_mask(args.mask, experiment.shape) if args.mask else None
+    start = read_data(args.init, "samples", sampler.shape) if args.init else None
+    mask = read_mask(args.mask, sampler.shape) if args.mask else None
     conditions = read_conditions(args.cond, experiment.arrays) if args.cond else {}
     given = {"init": start, "mask": mask, **conditions}
     inputs = {k: digest(v) for k, v in given.items() if v is not None}
@@ -181,7 +180,7 @@ def run(args: argparse.Namespace) -> None:
     arrays = {"start": start, "mask": mask, **conditions}
     arrays = {k: v for k, v in arrays.items() if v is not None}
     sampler.check(weak_name is not None, arrays)
-    shape = (sampler.n, *experiment.shape)
+    shape = (sampler.n, *sampler.shape)
     media.check_drawable(
         args.out, shape, sampler.labels, experiment.codec.pixels, sampler.recipe.prompts
     )

@@ -27,10 +27,11 @@ import numpy as np
 from dit import cli, media, rng, storage
 from dit.config import parse_spec
 from dit.data.source import digest
-from dit.draw import Sampler, stamped, with_conditions
+from dit.draw import Sampler, with_conditions
 from dit.experiment import Experiment, build, load_config
 from dit.parallel import multihost
-from dit.recipe import recipe_from
+from dit.parallel.frozen import shapes
+from dit.recipe import recipe_from, stamped
 from dit.scaling.flops import training_flops
 from dit.training.checkpoint import taken_from
 from dit.training.loop import train
@@ -168,7 +169,7 @@ def rehearse(sampler: Sampler, conditions: Mapping[str, np.ndarray]) -> None:
     if recipe.labels:
         batch["label"] = np.zeros(2, np.int32)
     params = jax.eval_shape(experiment.init, rng.root(0))
-    samples = jax.eval_shape(sampler.run, params, None, batch)[0]
+    samples = jax.eval_shape(sampler.run, params, None, batch, shapes(sampler.frozen))[0]
     blank = np.zeros(samples.shape, np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         media.save_samples(f"{folder}/blank.png", blank, np.zeros(2, np.int32), {})

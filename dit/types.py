@@ -47,6 +47,33 @@ def first_line(error: Exception) -> str:
     return line if len(line) <= 400 else f"{line[:150]} ... {line[-245:]}"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weights:
+    """Parameters that nothing trains: arguments of the programs that use them, and in no checkpoint.
+
+    ``abstract``: their shapes and types; ``axes``: the names of their axes, in a tree like theirs.
+    ``read(shardings)`` reads them, of which every process takes what its devices hold. ``expected``:
+    the fingerprint that they must have; ``where``: what a message calls them.
+    """
+
+    abstract: Params
+    axes: Any
+    read: Callable[[Any], Params]
+    where: str
+    expected: str | None = None
+    placed: dict[Any, Params] = dataclasses.field(default_factory=dict)  # by mesh, once read
+
+    @classmethod
+    def of(cls, params: Params, where: str) -> Weights:
+        """Arrays that are in memory already, of which every device is to have all."""
+        return cls(
+            abstract=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params),
+            axes=jax.tree.map(lambda x: (None,) * x.ndim, params),
+            read=lambda shardings: jax.tree.map(jax.device_put, params, shardings),
+            where=where,
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """The numbers that a keyword takes: from ``low`` to ``high``, without the ends in ``open``.

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     # rooms
     "scenes": BASE,
     "data": BASE | {"scenes"},
-    "codecs": BASE,
+    "codecs": BASE | {"models", "interop"},
     "models": BASE,
     "diffusion": BASE,
     "objectives": BASE | {"diffusion"},
@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "parallel": BASE,
     "training": BASE | {"objectives", "parallel", "data"},
     "evaluation": BASE | {"parallel", "scenes", "interop"},
-    "interop": BASE | {"models", "codecs"},
+    "interop": BASE | {"models"},
     "text": BASE | {"models", "interop"},
     "scaling": BASE | {"models", "diffusion", "training", "parallel"},
     "tiles": BASE,
@@ -38,13 +38,15 @@ MAY_IMPORT = {
     "config_file": BASE,
     "init_from": BASE | {"training", "interop"},
     "sections": BASE | {"training", "config_file", "init_from"},
-    "experiment": BASE | MODEL | {"data", "training", "config_file", "init_from", "sections"},
+    "experiment": BASE
+    | MODEL
+    | {"data", "training", "parallel", "config_file", "init_from", "sections"},
     "recipe": BASE | {"sampling"},
     "prompts": BASE | {"experiment", "recipe", "text"},
     "draw": BASE
     | {"prompts", "recipe", "experiment", "media", "models", "diffusion", "sampling"}
     | {"parallel", "training"},
-    "quality": LIBRARY | {"evaluation", "scaling"},
+    "quality": LIBRARY | {"evaluation", "parallel", "scaling"},
     "preflight": LIBRARY | {"models", "parallel", "training", "scaling"},
     "notebook": BASE | {"media"},
     # commands, and what they share; no other command is imported
@@ -52,7 +54,7 @@ MAY_IMPORT = {
     "train": COMMAND | {"data", "training", "scaling"},
     "sample": COMMAND | {"data", "prompts"},
     "embed": COMMAND | {"prompts", "text"},
-    "evaluate": COMMAND | {"data", "evaluation"},
+    "evaluate": COMMAND | {"data", "evaluation", "training"},
     "scaling/__main__": COMMAND | {"training"},
     "preflight/__main__": COMMAND,
     "preflight/predicted": COMMAND | {"benchmark", "config_file"},  # tables look alike

@@ -35,7 +35,7 @@ def test_colours_become_bytes():
     np.testing.assert_array_equal(media.to_uint8(x, pixel.build()), [0, 0, 128, 255, 255])
     every = np.arange(256, dtype=np.uint8)
     codec = pixel.build()
-    back = codec.decode(codec.encode(jnp.asarray(every).reshape(1, 1, 16, 16, 1)))
+    back = codec.decode({}, codec.encode({}, jnp.asarray(every).reshape(1, 1, 16, 16, 1)))
     np.testing.assert_array_equal(media.to_uint8(back, codec).ravel(), every)
 
 

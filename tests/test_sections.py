@@ -208,7 +208,7 @@ TRY = {
     "training.schedules": try_schedule,
     "training.optimizers": try_optimizer,
     "sampling.grids": try_grid,
-    "codecs": lambda codec: [codec.decode(jnp.ones((1, 1, 2, 2, 3)))],
+    "codecs": lambda codec: [codec.decode({}, jnp.ones((1, 1, 2, 2, 3)))],
 }
 
 

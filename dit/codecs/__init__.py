@@ -1,7 +1,8 @@
 """Codecs turn data into what the model sees, and back.
 
 Each owns its scale and shift. ``encode`` and ``decode`` are JAX functions that run inside the jitted
-step, so a batch travels to the device in the source's own type (uint8 for pixels).
+step, so a batch travels to the device in the source's own type (uint8 for pixels). A codec may have
+parameters, an autoencoder's: nothing trains them, and they are arguments of every function.
 """
 
 from __future__ import annotations
@@ -9,22 +10,33 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from jaxtyping import Array
-
-from dit.types import Video
+from dit.types import Params, Video, Weights
 
 Shape = tuple[int, ...]  # (f, h, w, c)
+Encode = Callable[..., Video]
+Decode = Callable[[Params, Video], Video]
+Reshape = Callable[[Shape], Shape]
+
+
+def same(shape: Shape) -> Shape:
+    """The shape as it is."""
+    return tuple(shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-    """``encode(x) -> latents``, float ``(b, f, h, w, c)``; ``decode`` back; ``encoded_shape(shape)``.
+    """``encode(params, x, key, ids)``, float ``b f h w c``; ``decode(params, latents)`` back.
 
-    ``pixels``: ``decode`` gives colours in [-1, 1] that can be drawn. False where the data are
-    themselves latents, which only the autoencoder that made them can decode.
+    ``key``, ``ids``: what the noise of a codec that adds some depends on, for each example; without
+    a key it adds none. ``encoded_shape``, ``decoded_shape``: the shape of an example after the one, from
+    that of the data, and after the other, from that of its latents. ``pixels``: ``decode`` gives colours
+    in [-1, 1] that can be drawn. False where the data are themselves latents, which only the autoencoder
+    that made them can decode. ``weights``: the parameters; None: there are none, and ``params`` is {}.
     """
 
-    encode: Callable[[Array], Video]
-    decode: Callable[[Video], Video]
-    encoded_shape: Callable[[Shape], Shape]
+    encode: Encode
+    decode: Decode
+    encoded_shape: Reshape = same
+    decoded_shape: Reshape = same
     pixels: bool = True
+    weights: Weights | None = None

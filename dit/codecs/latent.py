@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dit.codecs import Codec
-from dit.types import Number, Positive, UserError, Video
+from dit.types import Ids, Key, Number, Params, Positive, UserError, Video
 
 
 def build(*, scale: Positive = 0.18215, shift: Number = 0.0) -> Codec:
@@ -18,12 +18,12 @@ def build(*, scale: Positive = 0.18215, shift: Number = 0.0) -> Codec:
     if scale <= 0:
         raise UserError(f"got scale={scale}; expected a positive number")
 
-    def encode(x: Array) -> Video:
+    def encode(params: Params, x: Array, key: Key | None = None, ids: Ids | None = None) -> Video:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise UserError(f"the latent codec got {x.dtype} data; expected floating point latents")
         return (x.astype(jnp.result_type(float)) - shift) * scale
 
-    def decode(z: Video) -> Video:
+    def decode(params: Params, z: Video) -> Video:
         return z / scale + shift
 
-    return Codec(encode=encode, decode=decode, encoded_shape=tuple, pixels=False)
+    return Codec(encode, decode, pixels=False)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dit.codecs import Codec
-from dit.types import Positive, UserError, Video
+from dit.types import Ids, Key, Params, Positive, UserError, Video
 
 
 def build(*, scale: Positive = 1.0) -> Codec:
@@ -17,12 +17,12 @@ def build(*, scale: Positive = 1.0) -> Codec:
     if scale <= 0:
         raise UserError(f"got scale={scale}; expected a positive number")
 
-    def encode(x: Array) -> Video:
+    def encode(params: Params, x: Array, key: Key | None = None, ids: Ids | None = None) -> Video:
         if x.dtype != jnp.uint8:
             raise UserError(f"the pixel codec got {x.dtype} data; expected uint8 pixels in 0..255")
         return scale * (x.astype(jnp.result_type(float)) / 127.5 - 1)
 
-    def decode(z: Video) -> Video:
+    def decode(params: Params, z: Video) -> Video:
         return jnp.clip(z / scale, -1, 1)
 
-    return Codec(encode=encode, decode=decode, encoded_shape=tuple)
+    return Codec(encode, decode)

@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from dit.types import Params
+from dit.types import Weights
 
 LossFn = Callable[..., tuple[Float[Array, ""], dict[str, Float[Array, " b"]]]]
 
@@ -42,13 +42,12 @@ class Phased:
     ``loss(key, params, apply_fn, process, batch, networks=, step=)``, with ``networks`` the parameters of
     the further networks by name, and ``step`` the number of the step, both of the state before it. All
     phases of a step see that one state and the same key: none sees what another has just changed.
-    ``frozen``: the parameters of networks that nothing trains, by name, as NumPy arrays. They are
-    arguments of the compiled step, and in no checkpoint.
+    ``frozen``: the weights of networks that nothing trains, by name.
     """
 
     loss: LossFn
     phases: Mapping[str, Phase] = dataclasses.field(default_factory=dict)
-    frozen: Mapping[str, Params] = dataclasses.field(default_factory=dict)
+    frozen: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
 
     def __call__(self, *args, **kwargs) -> tuple[Float[Array, ""], dict[str, Float[Array, " b"]]]:
         return self.loss(*args, **kwargs)
@@ -59,6 +58,6 @@ def phases(loss: LossFn) -> Mapping[str, Phase]:
     return loss.phases if isinstance(loss, Phased) else {}
 
 
-def frozen(loss: LossFn) -> Mapping[str, Params]:
-    """The parameters of the networks that an objective uses as they are."""
+def frozen(loss: LossFn) -> Mapping[str, Weights]:
+    """The weights of the networks that an objective uses as they are."""
     return loss.frozen if isinstance(loss, Phased) else {}

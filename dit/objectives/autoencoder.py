@@ -26,7 +26,7 @@ from dit import lpips as perceptual
 from dit import rng
 from dit.config import parse_spec, resolve
 from dit.objectives import Phase, Phased
-from dit.types import Cond, Key, NonNegative, Params, UserError, Video, Whole
+from dit.types import Cond, Key, NonNegative, Params, UserError, Video, Weights, Whole
 
 LAST = "decoder/final/kernel"  # of the autoencoder's parameters
 MOST, EPS = 1e4, 1e-4  # of the adaptive weight; added to the norm that it divides by
@@ -64,7 +64,11 @@ def build(
             "and decodes: --config.model.name=autoencoder"
         )
     judge = resolve("models.discriminators", **parse_spec(discriminator), dtype=dtype)
-    frozen = {"lpips": perceptual.weights(lpips_net)} if lpips else {}
+    frozen = (
+        {"lpips": Weights.of(perceptual.weights(lpips_net), "the weights of LPIPS")}
+        if lpips
+        else {}
+    )
     away = {"l1": jnp.abs, "l2": jnp.square}[reconstruction]
 
     def latents(key: Key, params: Params, batch: dict[str, Array]) -> tuple[Video, Video, Video]:

@@ -17,6 +17,7 @@ from dit.experiment import Experiment
 from dit.parallel import hlo
 from dit.parallel.estimate import kernel_flops, step_time
 from dit.parallel.flags import GPU
+from dit.parallel.frozen import shapes as shapes_of
 from dit.parallel.mesh import batch_shards
 from dit.parallel.rules import is_axes
 from dit.parallel.topology import Topology
@@ -94,8 +95,9 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
         shape, dtype = shapes[name]
         ids[name] = jax.ShapeDtypeStruct((size, *shape[1:]), dtype)
     batch = placed(ids, jax.tree.map(lambda _: run.batch_sharding, ids))
+    frozen = shapes_of(draw.frozen, run.mesh)
     with jax.default_device(target(where)):
-        traced = draw.jitted(run.mesh).trace(params, None, batch)
+        traced = draw.jitted(run.mesh).trace(params, None, batch, frozen)
     return report(
         f"sampler, {draw.recipe.steps} steps",
         experiment,
@@ -107,7 +109,7 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
         * sampling_flops(
             experiment.model, experiment.shape, draw.evaluations(), experiment.context_len
         ),
-        memory={"parameters": per_device(params), "batch": per_device(batch)},
+        memory={"parameters": per_device((params, frozen)), "batch": per_device(batch)},
         within={},
     )
 

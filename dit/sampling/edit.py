@@ -6,7 +6,7 @@ What is known is either noised with the rest (``inpaint``, for every model) or g
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -64,6 +64,17 @@ def whole_patches(
     sides = [side for size, p in sizes for side in (size // p, p)]
     whole = mask.reshape(len(mask), *sides, -1).all((2, 4, 6, 7))  # b F pt H ph W pw c
     return repeat_patches(whole, patch)
+
+
+def coarse(mask: Bool[Array, "b f h w c"], shape: Sequence[int]) -> Bool[Array, "b f2 h2 w2 d"]:
+    """A mask of data as one of their latents of ``shape``: true where all of a latent's data are."""
+    if mask.shape[1:] == tuple(shape):
+        return mask
+    sides = [
+        n for few, many in zip(shape, mask.shape[1:4], strict=False) for n in (few, many // few)
+    ]
+    whole = mask.reshape(len(mask), *sides, -1).all((2, 4, 6, 7))
+    return jnp.broadcast_to(whole[..., None], (len(mask), *shape))
 
 
 def inpaint(denoise: Callable, known: Float[Array, "b ..."], mask: Bool[Array, "..."]) -> Denoiser:

@@ -21,7 +21,12 @@ from scipy import stats
 
 from dit import config, rng
 from dit.diffusion.process import Process, denoiser
+from dit.parallel.frozen import Frozen, place, shapes
+from dit.parallel.mesh import mesh_of
 from dit.scaling.floor import optimal_network, stratified_error
+from dit.training.state import EMPTY
+from dit.training.step import objective as of_batch
+from dit.training.step import told, unchanged
 from dit.types import ApplyFn, Params, UserError, match_time
 
 Array = np.ndarray
@@ -154,21 +159,23 @@ class Evaluator:
         apply_fn: ApplyFn,
         process: Process,
         objective: Mapping[str, Any],
-        encode: Callable = lambda x: x,
+        encode: Callable = unchanged,
+        beside: Frozen = EMPTY,
         batch: int = 256,
     ):
         """``objective``: the ``name`` of an objective and its keywords, ``times`` and ``weight`` too;
-        its times are stratified and no condition is dropped. ``encode``: makes latents of the data.
+        its times are stratified and no condition is dropped. ``encode``: makes latents of the data;
+        ``beside``: the weights that nothing trains, its parameters among them.
         """
         kwargs = {**objective, "strata": frozen.draws, "condition_dropout": 0.0}
         loss = config.resolve("objectives", kwargs.pop("name"), **kwargs)
         key = rng.root(frozen.seed)
-        self.frozen, self.batch, self._hash = frozen, batch, frozen.hash
+        self.frozen, self.batch, self._hash, self._beside = frozen, batch, frozen.hash, beside
+        loss_fn = of_batch(loss, apply_fn, process, encode)
 
         @jax.jit
-        def losses(params, rows):
-            rows = {**rows, "x": encode(rows["x"])}
-            metrics = loss(key, params, apply_fn, process, rows)[1]
+        def losses(params, rows, beside):
+            metrics = loss_fn(params, rows, key, **told(beside, jnp.zeros((), jnp.int32)))[1]
             return metrics["loss"], metrics["t"]
 
         self._losses = losses
@@ -180,12 +187,13 @@ class Evaluator:
 
     def check(self, params: Params) -> None:
         """Trace the evaluation of parameters of these shapes, or raise what is wrong with them."""
-        jax.eval_shape(self._losses, params, self._rows(0))
+        jax.eval_shape(self._losses, params, self._rows(0), shapes(self._beside))
 
     def __call__(self, params: Params) -> Losses:
         draws = self.frozen.draws
         starts = range(0, draws, self.batch)
-        found = [jax.device_get(self._losses(params, self._rows(start))) for start in starts]
+        beside = place(self._beside, mesh_of(params)) if self._beside else {}
+        found = [jax.device_get(self._losses(params, self._rows(i), beside)) for i in starts]
         value, t = (np.concatenate(parts)[:draws] for parts in zip(*found, strict=True))
         return Losses(value, t, np.arange(draws) % len(self.frozen.x), self._hash)
 
@@ -256,16 +264,17 @@ def floor_losses(
     *,
     process: Process,
     objective: Mapping[str, Any],
-    encode: Callable = lambda x: x,
+    encode: Callable = unchanged,
     told: bool = True,
     batch: int = 256,
 ) -> Losses:
     """What the best of all networks scores on the draws of a set that is all of its data.
 
     ``paired`` with a network's losses on its own training data, their distance from the floor is free of
-    most of the noise. ``told``: the network is given labels, where the data have any.
+    most of the noise. ``encode``: of a codec without parameters. ``told``: the network is given labels,
+    where the data have any.
     """
-    x = np.asarray(encode(jnp.asarray(frozen.x)))
+    x = np.asarray(encode({}, jnp.asarray(frozen.x)))
     known, best = optimal_network(process, x, frozen.label if told else None)
     options = {"process": known, "objective": objective, "encode": encode, "batch": batch}
     return Evaluator(frozen, apply_fn=best, **options)(None)

@@ -25,7 +25,7 @@ from dit.models import Network
 from dit.training import optimizer as optimizers
 from dit.training.ema import Ema
 from dit.training.state import creator
-from dit.training.step import objective, unguarded_step
+from dit.training.step import objective, unchanged, unguarded_step
 from dit.training.transfer import of_section, scale_init
 from dit.types import Cond, Key, Params
 
@@ -108,7 +108,7 @@ def coordinate_check(
         model = make_model(width)
         axes = models.logical_axes(model, shape)
         built = optimizers.build(optimizer, {"name": "constant"}, steps=steps, axes=axes)
-        loss_fn = objective(loss, models.apply_fn(model), process, encode=lambda x: x)
+        loss_fn = objective(loss, models.apply_fn(model), process, unchanged)
 
         def measure(key, model=model, axes=axes, built=built, loss_fn=loss_fn):
             params = models.init(model, rng.stream(key, "init"), shape)

@@ -18,7 +18,7 @@ from dit.models import Network
 from dit.training import optimizer as optimizers
 from dit.training.ema import Ema
 from dit.training.state import creator
-from dit.training.step import objective, unguarded_step
+from dit.training.step import objective, unchanged, unguarded_step
 from dit.training.transfer import of_section, scale_init
 from dit.types import UserError
 
@@ -110,7 +110,7 @@ def rate_sweep(
         @jax.jit
         def final(key, rate, model=model, axes=axes, apply=apply, unit=unit):
             built, ema = optimizers.at_rate(unit, rate), Ema(half_lives=())
-            loss_fn = objective(loss, apply, process, encode=lambda x: x)
+            loss_fn = objective(loss, apply, process, unchanged)
 
             def init(key):
                 params = models.init(model, key, shape)

@@ -254,6 +254,7 @@ def evaluated(experiment: Any, state: Any, frozen: EvaluationSet, kept: Kept) ->
             process=experiment.process,
             objective=objective_of(experiment),
             encode=experiment.codec.encode,
+            beside=experiment.frozen,
         )
 
     return evaluate_all(kept.get("evaluate", experiment, NOT_JUDGED, judge), state)

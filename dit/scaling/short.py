@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dit import rng
+from dit.parallel.frozen import place, shapes
 from dit.training import optimizer as optimizers
 from dit.training.loop import DivergedError
 from dit.training.state import creator
@@ -57,13 +58,13 @@ class Trainer:
             experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
         )
 
-        def advance(state, batches, key, lr, count):
+        def advance(state, batches, key, lr, count, frozen):
             optimizer = optimizers.at_rate(unit, lr)
 
             def update(i, carry):
                 state, losses = carry
                 batch = {name: x[i] for name, x in batches.items()}
-                state, loss = unguarded_step(loss_fn, optimizer, ema, state, batch, key)
+                state, loss = unguarded_step(loss_fn, optimizer, ema, state, batch, key, frozen)
                 return state, losses.at[i].set(loss)
 
             return jax.lax.fori_loop(0, count, update, (state, jnp.zeros(CHUNK)))
@@ -73,6 +74,7 @@ class Trainer:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
             jax.eval_shape(experiment.init, rng.root(0)),
         )
+        self._frozen = experiment.frozen
         self._given = experiment.initial(target).params
         self._create = jax.jit(creator(experiment.init, unit, ema, metrics=()))
         self._advance = jax.jit(advance, donate_argnums=0)
@@ -90,14 +92,15 @@ class Trainer:
         rows = {k: jax.ShapeDtypeStruct((CHUNK, *x.shape), x.dtype) for k, x in batch.items()}
         key = rng.root(0)
         state = jax.eval_shape(self._create, key, self._given)
-        state, loss = jax.eval_shape(self._advance, state, rows, key, jnp.float32(1), 1)
+        told = state, rows, key, jnp.float32(1), 1, shapes(self._frozen)
+        state, loss = jax.eval_shape(self._advance, *told)
         return Trained(state.params, state.ema, np.zeros(loss.shape))
 
     def __call__(
         self, batches: Iterator[Mapping[str, np.ndarray]], *, lr: float, seed: int
     ) -> Trained:
         """Train on the next ``steps`` batches; DivergedError once a loss is not finite."""
-        key = rng.root(seed)
+        key, frozen = rng.root(seed), place(self._frozen, None)
         state, losses = self._create(key, self._given), []
         for first in range(0, self.steps, CHUNK):
             count = min(CHUNK, self.steps - first)
@@ -106,7 +109,8 @@ class Trainer:
                 CHUNK - count
             )  # padding that is not used: all chunks have one shape
             stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            state, found = self._advance(state, stacked, key, jnp.float32(lr), count)
+            told = state, stacked, key, jnp.float32(lr), count, frozen
+            state, found = self._advance(*told)
             losses.append(np.asarray(found)[:count])
             bad = ~np.isfinite(losses[-1])
             if bad.any():

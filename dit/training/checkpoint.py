@@ -24,7 +24,8 @@ import dit
 from dit import storage
 from dit.config import fingerprint, suggest
 from dit.parallel import multihost
-from dit.training.fingerprints import describe, fingerprints
+from dit.parallel.fingerprints import describe, fingerprints
+from dit.parallel.frozen import check_known
 from dit.training.workdir import Changes, check_same
 from dit.types import OutsideError, Params, UserError, first_line
 
@@ -60,13 +61,14 @@ class Checkpoints:
         keep: int = 3,
         *,
         example: Mapping[str, Any] | None = None,
+        frozen: Mapping[str, str] | None = None,
         allowed: Collection[str] = (),
     ):
-        """``example``: the properties of the data that the model depends on, all that sampling needs."""
+        """``example``: what of the data the model depends on; ``frozen``: fingerprints of weights."""
         if keep < 1:
             raise UserError(f"got checkpoint.keep={keep}; expected 1 or more")
         self._workdir, self._config, self._allowed = workdir, config, allowed
-        self._example = example
+        self._example, self._frozen = example, dict(frozen or {})
         self.changes: Changes = {}
         self._history: list[dict[str, Any]] = []  # of changes to the config, as in ``meta``
         self._written: int | None = None  # the step last passed to Orbax
@@ -105,6 +107,7 @@ class Checkpoints:
             "changes": self._history,
             "config_fingerprint": fingerprint(self._config),
             "example": None if self._example is None else dict(self._example),
+            "frozen": self._frozen,
             "versions": {
                 "dit": dit.__version__,
                 "jax": jax.__version__,
@@ -138,6 +141,7 @@ class Checkpoints:
                     meta, data = _read_json(reader, step)
                     where = f"checkpoint {step} in {self._workdir}"
                     changes = check_same(meta["config"], self._config, where, self._allowed)
+                    check_known(self._frozen, meta.get("frozen", {}), where)
                     _check_arrays(describe(abstract), meta, where)
                     state = _read_arrays(reader, step, abstract)
                 except DamagedError as error:

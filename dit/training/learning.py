@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from dit import rng
 from dit.data.pipeline import Batches
 from dit.objectives.constant import Constant, Moments
+from dit.types import Params
 
 log = logging.getLogger(__name__)
 
@@ -26,30 +28,38 @@ CHUNK, THREADS = 2**22, 8  # numbers encoded at once; examples read at once
 EARLY = 100  # updates before which a run is judged only at its end
 
 
-def moments(batches: Batches, encode: Callable[[Any], Any]) -> Moments:
+def moments(batches: Batches, encode: Callable[..., Any], codec: Params | None = None) -> Moments:
     """The moments of encoded training data, from a random sample: the first examples of the stream.
 
-    At most 1,024 examples of each shape, fewer where they are large.
+    At most 1,024 examples of each shape, fewer where they are large. ``codec``: the parameters of
+    ``encode``.
     """
     plan = batches.plan
-    parts = [(plan.shares[i], _moments(batches, encode, i)) for i in batches.coming()]
+    parts = [(plan.shares[i], _moments(batches, encode, codec or {}, i)) for i in batches.coming()]
     return parts[0][1] if len(parts) == 1 else mixed(parts)
 
 
-def _moments(batches: Batches, encode: Callable[[Any], Any], bucket: int) -> Moments:
+def _moments(batches: Batches, encode: Callable[..., Any], codec: Params, bucket: int) -> Moments:
+    key = rng.root(0)
+
+    @jax.jit
+    def encoded(codec, x, ids):
+        return encode(codec, x, key, ids)
+
     shape, dtype = batches.shapes(bucket)["x"]
-    size = math.prod(jax.eval_shape(encode, jax.ShapeDtypeStruct(shape, dtype)).shape[1:])
+    row, number = (jax.ShapeDtypeStruct(s, d) for s, d in ((shape, dtype), (shape[:1], "int32")))
+    size = math.prod(jax.eval_shape(encoded, codec, row, number).shape[1:])
     limit = min(MOST, max(LEAST, NUMBERS // size))
     there = None if batches.endless else batches.plan.sizes[bucket]
     count = limit if there is None else min(limit, there)
-    step, encoded = max(1, min(count, CHUNK // size)), jax.jit(encode)
+    step = max(1, min(count, CHUNK // size))
     parts = []
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, count, step):
-            read = pool.map(
-                lambda i: batches.look([i], bucket)["x"], range(start, min(start + step, count))
-            )
-            parts.append(np.asarray(encoded(np.concatenate(list(read)))).reshape(-1, size))
+            ids = np.arange(start, min(start + step, count), dtype=np.int32)
+            read = pool.map(lambda i: batches.look([int(i)], bucket)["x"], ids)
+            x = np.concatenate(list(read))
+            parts.append(np.asarray(encoded(codec, x, ids)).reshape(-1, size))
     z = np.concatenate(parts)
     z = z - z.mean(0, dtype=np.float64)  # a pixel's mean over examples
     distance = np.square(z).mean(1)

@@ -27,6 +27,7 @@ import dit
 from dit import rng, storage
 from dit.data.pipeline import Batches
 from dit.parallel import compiler, multihost
+from dit.parallel.frozen import identity, place
 from dit.parallel.peak import peak_flops
 from dit.training import feed
 from dit.training.ahead import AheadOfTime, placed
@@ -90,6 +91,8 @@ def train(
 
     run = program(experiment, batches, devices) if compiled is None else compiled
     key = jax.jit(lambda: rng.root(config.seed), out_shardings=run.replicated)()
+    frozen = {n: identity(w) for n, w in place(experiment.frozen, run.mesh).items()}
+    multihost.agree("the frozen weights", lambda: json.dumps(frozen, sort_keys=True))
     main = multihost.is_main()
 
     with contextlib.ExitStack() as stack:
@@ -99,7 +102,12 @@ def train(
             held = stack.enter_context(lock(workdir))
             write_config(workdir, resolved, allowed)
         checkpoints = Checkpoints(
-            workdir, resolved, saving.keep, example=experiment.example, allowed=allowed
+            workdir,
+            resolved,
+            saving.keep,
+            example=experiment.example,
+            frozen=frozen,
+            allowed=allowed,
         )
         stack.callback(checkpoints.close)
         stack.callback(batches.close)

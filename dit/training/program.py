@@ -27,7 +27,6 @@ from dit.training.step import (
     metric_names,
     objective,
 )
-from dit.types import Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ def program(
     key = rng.root(config.seed)
     loss_fn = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
     companions = {name: companion(experiment, name) for name in objectives.phases(experiment.loss)}
-    frozen = objectives.frozen(experiment.loss)
+    frozen = experiment.frozen
     params = jax.eval_shape(experiment.init, key)
     for shapes in bucket_shapes(batches).values():  # each is traced: what does not fit is refused
         names = metric_names(loss_fn, params, shapes, key, companions, frozen)

@@ -19,13 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from optax.microbatching import AccumulationType as Accumulate
 
 from dit import rng
 from dit.objectives import LossFn
 from dit.parallel import compiler
+from dit.parallel.frozen import Frozen, place, shapes, where
 from dit.parallel.mesh import batch_sharding, replicated
 from dit.parallel.rules import in_force
 from dit.training import ema as averages
@@ -40,18 +41,24 @@ Objective = Callable[[Params, Batch, Key], tuple[Float[Array, ""], dict[str, Flo
 
 
 def objective(
-    loss: LossFn, apply_fn: ApplyFn, process: Any, encode: Callable[[Array], Array]
+    loss: LossFn, apply_fn: ApplyFn, process: Any, encode: Callable[..., Array]
 ) -> Objective:
     """The loss as a function of ``(params, batch, key)``; ``encode`` turns data into latents.
 
-    That of an objective with phases takes ``networks`` and ``step`` too.
+    Where the codec has parameters it takes them too, as ``codec``; that of an objective with phases
+    takes ``networks`` and ``step``.
     """
 
-    def loss_fn(params: Params, batch: Batch, key: Key, **beside: Any):
-        batch = {**batch, "x": encode(batch["x"])}
+    def loss_fn(params: Params, batch: Batch, key: Key, codec: Params = EMPTY, **beside: Any):
+        batch = {**batch, "x": encode(codec, batch["x"], key, batch["id"])}
         return loss(key, params, apply_fn, process, batch, **beside)
 
     return loss_fn
+
+
+def unchanged(params: Params, x: Array, key: Key | None = None, ids: Any = None) -> Array:
+    """The codec of data that are latents already."""
+    return x
 
 
 def companion_objective(loss_fn: Objective, name: str) -> Callable[..., Any]:
@@ -89,14 +96,14 @@ def metric_names(
     batch: Batch,
     key: Key,
     companions: Mapping[str, Companion] = EMPTY,
-    frozen: Mapping[str, Params] = EMPTY,
+    frozen: Frozen = EMPTY,
 ) -> list[str]:
     """The names of what the meter sums: the objective's metrics except ``t``, and ``grad_norm``.
 
     With companions also their metrics, and the norm of each one's gradient.
     """
     networks = {name: jax.eval_shape(each.init, key) for name, each in companions.items()}
-    beside = told({**networks, **frozen}, jax.ShapeDtypeStruct((), jnp.int32))
+    beside = told({**networks, **shapes(frozen)}, jax.ShapeDtypeStruct((), jnp.int32))
     _, examples = jax.eval_shape(loss_fn, params, batch, key, **beside)
     names = [*(name for name in examples if name != "t"), "grad_norm"]
     for name, each in companions.items():
@@ -106,8 +113,10 @@ def metric_names(
 
 
 def told(networks: Mapping[str, Params], step: Any) -> dict[str, Any]:
-    """What a loss is told beside the batch, where it has further networks."""
-    return {"networks": networks, "step": step} if networks else {}
+    """What a loss is told beside the batch, where it has further networks, or the codec parameters."""
+    own = {name: networks[name] for name in ("codec",) if name in networks}
+    others = {name: params for name, params in networks.items() if name not in own}
+    return own | ({"networks": others, "step": step} if others else {})
 
 
 def apply_gradients(
@@ -185,14 +194,21 @@ def apply_to_companions(
 
 
 def unguarded_step(
-    loss_fn: Objective, optimizer: Optimizer, ema: Ema, state: TrainState, batch: Batch, key: Key
+    loss_fn: Objective,
+    optimizer: Optimizer,
+    ema: Ema,
+    state: TrainState,
+    batch: Batch,
+    key: Key,
+    frozen: Mapping[str, Params] = EMPTY,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One update and the loss before it, for loops on the device: without metrics, and never skipped.
 
-    ``key``: the run's. The noise is that of ``make_train_step``. A loss that is not finite ruins the
-    state, so the caller must check the losses.
+    ``key``: the run's. The noise is that of ``make_train_step``. ``frozen``: the weights that nothing
+    trains, by name. A loss that is not finite ruins the state, so the caller must check the losses.
     """
     step_key = rng.stream(key, "train", state.step)
+    loss_fn = partial(loss_fn, **told(frozen, state.step))
     loss, grads, _ = gradients(loss_fn, state.params, batch, step_key, optimizer.accumulate)
     return apply_gradients(optimizer, ema, state, grads, optax.tree.norm(grads)), loss
 
@@ -200,11 +216,11 @@ def unguarded_step(
 class Step:
     """``step(state, batch, key) -> (state, metrics)``: a jitted step, and the frozen weights it takes.
 
-    They are put on the devices when a step is first run; only their shapes are needed to compile.
+    They are read when a step is first run; only their shapes are needed to compile.
     """
 
-    def __init__(self, jitted: Any, frozen: Mapping[str, Params], where: NamedSharding):
-        self._jitted, self._frozen, self._where = jitted, dict(frozen), where
+    def __init__(self, jitted: Any, frozen: Frozen, mesh: Mesh):
+        self._jitted, self._frozen, self._mesh = jitted, frozen, mesh
 
     def __call__(self, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Any]:
         return self._jitted(state, batch, key, self._placed)
@@ -214,15 +230,13 @@ class Step:
         return self._jitted.__wrapped__(state, batch, key, self._placed)
 
     @cached_property
-    def _placed(self) -> Any:
-        return jax.device_put(self._frozen, self._where)
+    def _placed(self) -> dict[str, Params]:
+        return place(self._frozen, self._mesh)
 
-    @property
-    def frozen(self) -> Any:
+    @cached_property
+    def frozen(self) -> dict[str, Params]:
         """The shapes of the frozen weights, and where they lie."""
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._where), self._frozen
-        )
+        return shapes(self._frozen, self._mesh)
 
     def lower(self, state: Any, batch: Any, key: Any) -> jax.stages.Lowered:
         """The program for arrays of these shapes."""
@@ -243,11 +257,11 @@ def make_train_step(
     log_every: int,
     t_range: tuple[float, float] | None,
     companions: Mapping[str, Companion] = EMPTY,
-    frozen: Mapping[str, Params] = EMPTY,
+    frozen: Frozen = EMPTY,
 ) -> Step:
     """``train_step(state, batch, key) -> (state, metrics)``, jitted; it consumes (donates) ``state``.
 
-    ``companions``: what is trained beside the model; ``frozen``: the parameters of what is not.
+    ``companions``: what is trained beside the model; ``frozen``: the weights of what is not.
 
     ``key``: the run's, the same at every step. The noise is a function of it, of the step and of the
     examples' ids, and so depends neither on the mesh nor on ``accumulate``. ``metrics``: this step's
@@ -301,11 +315,11 @@ def make_train_step(
     jitted = jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh), whole, whole),
+        in_shardings=(shardings, batch_sharding(mesh), whole, where(frozen, mesh)),
         out_shardings=(shardings, whole),
         compiler_options=compiler.options(mesh.devices.flat[0].platform),
     )
-    return Step(jitted, frozen, whole)
+    return Step(jitted, frozen, mesh)
 
 
 def make_report(

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 OPERATIONAL = (  # sections and single keys that change results by rounding at most
     *("log", "samples", "checkpoint", "loader", "mesh"),
+    *("codec.path", "codec.tile"),  # the weights are known by a fingerprint
     *("model.remat", "model.unroll", "model.attention"),
     *("optimizer.accumulate", "optimizer.skip"),
 )

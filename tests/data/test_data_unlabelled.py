@@ -98,7 +98,7 @@ def test_the_loss_of_every_unlabelled_source_has_no_label(data, name):
     params = jax.eval_shape(experiment.init, jax.random.key(0))
 
     def loss(params, batch):
-        batch = {**batch, "x": experiment.codec.encode(batch["x"])}
+        batch = {**batch, "x": experiment.codec.encode({}, batch["x"])}
         key, process = jax.random.key(0), experiment.process
         return experiment.loss(key, params, experiment.apply_fn, process, batch)[0]
 

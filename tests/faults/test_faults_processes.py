@@ -19,9 +19,9 @@ import training_tiny as tiny
 from commands import HANGS, wait_for
 from multihost_job import DP, ENDLESS, Job, rows
 
+from dit.parallel.fingerprints import fingerprints
 from dit.training import loop
 from dit.training.checkpoint import steps
-from dit.training.fingerprints import fingerprints
 
 pytestmark = pytest.mark.slow
 STEPS = {"steps": 20, "mesh": DP}

@@ -77,8 +77,8 @@ def main(workdir: pathlib.Path, given: dict) -> None:
     import training_mixed as mixed
     import training_tiny as tiny
 
+    from dit.parallel.fingerprints import fingerprints
     from dit.training import checkpoint, loop
-    from dit.training.fingerprints import fingerprints
 
     if "says" in given:
         highest = multihost.HighestOfAll(tiny.make_mesh({"data": -1}), lag=2)

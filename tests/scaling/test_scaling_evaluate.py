@@ -24,7 +24,7 @@ def process(path="linear", prediction="velocity", **kwargs):
     )
 
 
-def encode(x):
+def encode(params, x, key=None, ids=None):
     return x / 127.5 - 1.0
 
 
@@ -50,11 +50,11 @@ def test_the_floor_of_two_points_equals_its_integral():
 
 
 def test_the_floor_of_the_digits(digits):
-    found = floor(process(), encode(digits.train.x), times=UNIFORM, weight=FLAT, draws=12_000)
+    found = floor(process(), encode({}, digits.train.x), times=UNIFORM, weight=FLAT, draws=12_000)
     assert abs(found.loss - 0.2236) < 3 * found.error + 0.0011  # 0.2236 +- 0.0004 by 200,000 draws
     told = floor(
         process(),
-        encode(digits.train.x),
+        encode({}, digits.train.x),
         times=UNIFORM,
         weight=FLAT,
         label=digits.train.label,
@@ -105,7 +105,7 @@ def gaussian_network(x):
 def halves(digits):
     """Two networks made from random halves of the training data, and how they are evaluated."""
     order = np.random.default_rng(0).permutation(1500)
-    x = encode(digits.train.x.astype(np.float32))
+    x = encode({}, digits.train.x.astype(np.float32))
 
     def run(net, frozen, **options):
         return ev.Evaluator(
@@ -136,7 +136,7 @@ def test_no_network_is_below_the_floor_on_its_training_data(digits):
     frozen = ev.EvaluationSet(x, digits.train.label[:300], 1200, 0)
     options = {"process": process(), "objective": OBJECTIVE, "encode": encode}
     best = ev.floor_losses(frozen, **options, told=False)
-    known, network = optimal_network(process(), encode(x.astype(np.float32)))
+    known, network = optimal_network(process(), encode({}, x.astype(np.float32)))
     for blur in (0.98, 0.9, 0.5):
 
         def worse(params, x_t, t, cond, blur=blur):

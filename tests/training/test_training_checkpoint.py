@@ -14,9 +14,9 @@ import pytest
 import training_tiny as tiny
 
 from dit import experiment
+from dit.parallel.fingerprints import fingerprints
 from dit.training import checkpoint as checkpoints
 from dit.training import workdir as workdirs
-from dit.training.fingerprints import fingerprints
 from dit.types import OutsideError, UserError
 
 CONFIG = {

@@ -115,7 +115,7 @@ class Drawn(Stream):
         return {"x": rng.integers(0, 256, (1, 4, 4, 1)).astype(np.uint8), "label": 0}
 
 
-def unit(x):
+def unit(params, x, key=None, ids=None):
     return x / 127.5 - 1.0
 
 

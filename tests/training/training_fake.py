@@ -31,6 +31,7 @@ class Experiment:
         self.config.update(changes or {})
         self.example = None
         self.codec = types.SimpleNamespace(encode=tiny.encode)
+        self.frozen = {}
         self.process, self.loss, self.apply_fn = tiny.PROCESS, tiny.LOSS, tiny.apply_fn
         self.init, self.axes = tiny.init_params, tiny.AXES
 

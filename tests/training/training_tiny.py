@@ -76,7 +76,7 @@ PROCESS = Process(linear.build(), velocity.build())
 LOSS = denoise.build(times=uniform.build(), weight=none.build())
 
 
-def encode(x):
+def encode(params, x, key=None, ids=None):
     return x / 127.5 - 1.0
 
 

@@ -1,0 +1,68 @@
+"""Weights that nothing trains, on the devices of a mesh, and the fingerprints that tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from dit.config import fingerprint
+from dit.parallel.fingerprints import fingerprints
+from dit.parallel.rules import shardings
+from dit.types import Params, UserError, Weights
+
+Frozen = Mapping[str, Weights]
+
+
+def where(frozen: Frozen, mesh: Mesh | None) -> dict[str, Any]:
+    """The shardings of the weights, as of any parameters; without a mesh the first device."""
+    if mesh is None:
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        return {n: jax.tree.map(lambda _: here, w.abstract) for n, w in frozen.items()}
+    return {n: shardings(w.abstract, w.axes, mesh) for n, w in frozen.items()}
+
+
+def shapes(frozen: Frozen, mesh: Mesh | None = None) -> dict[str, Params]:
+    """Their shapes and, with a mesh, shardings, in place of arrays."""
+    if mesh is None:
+        return {name: weights.abstract for name, weights in frozen.items()}
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        {name: weights.abstract for name, weights in frozen.items()},
+        where(frozen, mesh),
+    )
+
+
+def place(frozen: Frozen, mesh: Mesh | None) -> dict[str, Params]:
+    """The weights themselves, read when they are first asked for on this mesh, by all its processes.
+
+    Raises UserError for others than are expected.
+    """
+    spots = where(frozen, mesh)
+    for name, weights in frozen.items():
+        if mesh not in weights.placed:
+            params = weights.read(spots[name])
+            if weights.expected not in (None, found := identity(params)):
+                raise UserError(
+                    f"{weights.where} are not those that this run was made with: got {found}, expected "
+                    f"{weights.expected}; put the same files there again"
+                )
+            weights.placed[mesh] = params
+    return {name: weights.placed[mesh] for name, weights in frozen.items()}
+
+
+def identity(params: Params) -> str:
+    """Twelve hex digits over every bit of them, on any mesh the same."""
+    return fingerprint(fingerprints(params))
+
+
+def check_known(now: Mapping[str, str], then: Mapping[str, str], where: str) -> None:
+    """Raise UserError where the weights of a run, by their fingerprints, are not what they were."""
+    for name, found in then.items():
+        if now.get(name) != found:
+            raise UserError(
+                f"{where} was made with other frozen weights of the {name} than are given now: there "
+                f"{found}, now {now.get(name, 'none')}. Give the same files, or another --workdir"
+            )
