@@ -21,7 +21,7 @@ MAY_IMPORT = {
     # rooms
     "scenes": BASE,
     "data": BASE | {"scenes"},
-    "codecs": BASE | {"models", "interop"},
+    "codecs": BASE | {"models", "interop", "training"},
     "models": BASE,
     "diffusion": BASE,
     "objectives": BASE | {"diffusion"},

@@ -3,10 +3,10 @@
 Of a training checkpoint, with weights under ``ema`` and ``model``, one is chosen: ``ema`` by default.
 
 ``.safetensors``: a length (8 bytes), a JSON header and the bytes of the tensors, without gaps. ``.pt``,
-``.pth``, ``.bin``: what ``torch.save`` writes since 1.6, a zip archive of a pickle and of storages, or
-what it wrote before, several pickles and then the storages. A pickle is a program; this one is run by
-an interpreter that knows the few functions of which tensors are made, and nothing else, so that it can
-do no harm. PyTorch is not needed.
+``.pth``, ``.bin``, ``.ckpt``: what ``torch.save`` writes since 1.6, a zip archive of a pickle and of
+storages, or what it wrote before, several pickles and then the storages. A pickle is a program; this
+one is run by an interpreter that knows the few functions of which tensors are made, and nothing else,
+so that it can do no harm. PyTorch is not needed.
 
 Nested dicts come out flat, with dots: ``{"ema": {"w": x}}`` is ``{"ema.w": x}``. What is no tensor (a
 training checkpoint's step, arguments, ...) is left out. Every number in a file is checked against the
@@ -69,16 +69,17 @@ BAD = (*BAD, OverflowError, MemoryError, RecursionError, NotImplementedError, Ru
 BAD = (*BAD, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 
-def read(path: str | pathlib.Path, weights: str = "ema") -> State:
+def read(path: str | pathlib.Path, weights: str | None = "ema") -> State:
     """The arrays of a file, by name; of a training checkpoint those under ``weights``, ``SETS``.
 
-    A file of one set of weights is read as it is. Raises UserError, naming the file, for anything
-    unsound in it, and for a set that is not there.
+    A file of one set of weights is read as it is, and so is any with None. Raises UserError, naming the
+    file, for anything unsound in it, and for a set that is not there.
     """
-    if weights not in SETS:
+    if weights is not None and weights not in SETS:
         raise UserError(f"got weights={weights!r}: {suggest(weights, list(SETS))}")
     path = pathlib.Path(path)
-    readers = {".safetensors": _safetensors, ".pt": _torch, ".pth": _torch, ".bin": _torch}
+    readers = {".safetensors": _safetensors, ".pt": _torch, ".pth": _torch}
+    readers |= {".bin": _torch, ".ckpt": _torch}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"got the weights {str(path)!r}; expected a file in {', '.join(readers)}")
@@ -89,7 +90,7 @@ def read(path: str | pathlib.Path, weights: str = "ema") -> State:
         raise UserError(f"cannot read the weights {str(path)!r}: {what[:300]}") from error
     if not state:
         raise UserError(f"there are no tensors in {str(path)!r}")
-    return _chosen(state, weights, path)
+    return state if weights is None else _chosen(state, weights, path)
 
 
 def _chosen(state: State, weights: str, path: pathlib.Path) -> State:

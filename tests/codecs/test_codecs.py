@@ -12,7 +12,7 @@ from dit.types import UserError
 PIXELS = jnp.arange(256, dtype=jnp.uint8).reshape(2, 1, 8, 16, 1)
 
 
-@pytest.mark.parametrize("name", config.names("codecs"))
+@pytest.mark.parametrize("name", ["latent", "pixel"])
 def test_round_trip_inside_jit(name):
     codec = config.resolve("codecs", name)
     x = (

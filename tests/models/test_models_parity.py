@@ -86,7 +86,7 @@ def test_original_state_that_does_not_fit(original):
         layout.to_params(state, model.clone(block="adaln"), shape)
 
 
-@pytest.mark.parametrize("name", config.names("interop"))
+@pytest.mark.parametrize("name", ["diffusers_dit", "dit_original"])
 def test_imported_parameters_are_arrays_that_work_in_and_out_of_jit(original, name):
     """Of every format: each is read back from what it writes itself."""
     _, model, shape = original

@@ -1,11 +1,11 @@
 """Small random encoders in the layout of ``transformers``, and a page of awkward text."""
 
-import json
 import string
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from weights_files import write_json, write_safetensors
 
 from dit.interop import mapping
 from dit.text.pretrained import bert, clip, t5
@@ -43,21 +43,6 @@ BERT = {
     **{"num_attention_heads": 4, "max_position_embeddings": 20},
 }
 KINDS = {"clip": (clip, CLIP), "t5": (t5, T5), "umt5": (t5, T5), "bert": (bert, BERT)}
-
-
-def write_json(path, content):
-    path.write_text(json.dumps(content))
-
-
-def write_safetensors(path, state):
-    header, end = {}, 0
-    for name, x in state.items():
-        ends = [end, end := end + x.nbytes]
-        dtype = {"float32": "F32", "float16": "F16", "int64": "I64"}[str(x.dtype)]
-        header[name] = {"dtype": dtype, "shape": x.shape, "data_offsets": ends}
-    text = json.dumps(header).encode()
-    parts = [len(text).to_bytes(8, "little"), text, *(x.tobytes() for x in state.values())]
-    path.write_bytes(b"".join(parts))
 
 
 def save(folder, name, prefix="", projected=False, seed=0):

@@ -19,10 +19,15 @@ KINDS = {  # keywords of ``make``
     },
     "flux2": {**SMALL, "decoder_widths": (12, 20), "latent_channels": 32},
 }
+TINY = {"widths": (4, 4), "depth": 1, "norm_groups": 2, "latent_channels": 4}  # to be compiled
+
+
+def settings(kind):
+    return {**KINDS, "tiny": TINY}[kind]
 
 
 def make(kind, **more):
-    return autoencoder.make(**KINDS[kind], **more)
+    return autoencoder.make(**settings(kind), **more)
 
 
 def params_of(model, seed=0, noise=0.2):

@@ -1,0 +1,121 @@
+"""Weights of autoencoders in both layouts: all of them used, exactly, in both directions."""
+
+import autoencoder_cases as cases
+import autoencoder_files as made
+import jax
+import numpy as np
+import pytest
+from weights_files import write_json, write_safetensors
+
+from dit import config
+from dit.codecs import autoencoder_kl
+from dit.codecs.autoencoder_weights import open_weights
+from dit.interop import autoencoder_diffusers, autoencoder_original
+from dit.interop.autoencoder import describe
+from dit.parallel.frozen import identity, place
+from dit.types import UserError
+
+LAYOUTS = {"diffusers": autoencoder_diffusers, "original": autoencoder_original}
+
+
+def equal(a, b):
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", cases.KINDS)
+def test_a_state_describes_its_network_and_comes_back_as_it_was(kind, layout, old):
+    model, params, state = made.state_of(kind, layout, old)
+    weights, room = config.resolve("interop", f"autoencoder_{layout}"), LAYOUTS[layout]
+    settings = {"norm_num_groups": cases.KINDS[kind]["norm_groups"]}
+    assert describe(state, room.names(state), settings) == model
+    found = weights.to_params(state, model, ())
+    assert equal(found, params)
+    again = weights.to_state(found, model, ())
+    assert old or (again.keys() == state.keys() and equal(again, state))
+    for name in (next(iter(state)), list(state)[-1]):
+        with pytest.raises(UserError, match="missing"):
+            weights.to_params({n: x for n, x in state.items() if n != name}, model, ())
+    with pytest.raises(UserError, match="not used"):
+        weights.to_params({**state, "encoder.more": np.zeros(3)}, model, ())
+
+
+def test_levels_are_numbered_from_the_finest_in_one_layout_and_the_coarsest_in_the_other():
+    model, _, ours = made.state_of("flux", "original")  # 8, 8 and 16 channels
+    theirs = made.state_of("flux", "diffusers")[2]
+    name = "decoder.up.{}.block.0.conv1.weight", "decoder.up_blocks.{}.resnets.0.conv1.weight"
+    assert [len(ours[name[0].format(i)]) for i in range(3)] == [8, 8, 16]
+    assert [len(theirs[name[1].format(i)]) for i in range(3)] == [16, 8, 8]
+    assert "decoder.up.0.upsample.conv.weight" not in ours  # nothing is finer than the finest
+    assert "decoder.up_blocks.2.upsamplers.0.conv.weight" not in theirs
+    assert ours["decoder.mid.attn_1.q.weight"].shape == (16, 16, 1, 1)
+    assert theirs["decoder.mid_block.attentions.0.to_q.weight"].shape == (16, 16)
+    assert model.halvings == 2
+
+
+def test_a_directory_in_parts_a_file_of_a_whole_model_and_a_folder_vae(tmp_path):
+    _, params = made.save(tmp_path / "whole")
+    made.save(tmp_path / "parts", parts=3)
+    made.save(tmp_path / "pipeline" / "vae")
+    state = made.state_of("sd", "original", seed=0)[2]
+    more = {"model.diffusion_model.out.0.weight": np.ones(3, np.float32)}
+    within = {f"first_stage_model.{name}": x for name, x in state.items()}
+    write_safetensors(tmp_path / "sd.safetensors", {**within, **more})
+    write_json(tmp_path / "config.json", {"norm_num_groups": 4})
+    for name in ("whole", "parts", "pipeline", "sd.safetensors"):
+        found = open_weights(str(tmp_path / name))
+        placed = place({"codec": found.weights}, None)["codec"]
+        assert equal(placed["network"], params)
+        assert jax.tree.map(np.shape, placed) == jax.tree.map(
+            lambda x: x.shape, found.weights.abstract
+        )
+        assert found.scale == (None if "." in name else 0.18215)
+    other = made.save(tmp_path / "other", seed=1)[1]
+    assert identity(params) != identity(other)
+
+
+def test_what_does_not_go_together_is_refused_before_anything_is_read(tmp_path):
+    made.save(tmp_path / "sd")
+    path = str(tmp_path / "sd")
+
+    def refused(match, **keywords):
+        with pytest.raises(UserError, match=match):
+            config.resolve("codecs", "autoencoder_kl", **{"path": path, **keywords})
+
+    refused("there is nothing at", path=str(tmp_path / "nowhere"), family="sd")
+    refused("no config.json", path=str(tmp_path), family="sd")
+    refused("expected 'sd'", family="sd4")
+    refused("lack the statistics", family="flux2")
+    refused("give one of them", family="sd", scale=2.0)
+    refused("only a run has averages", which="ema_10")
+    refused("tile=2", tile=2)
+    settings = made.settings_of("sd")
+    for change, match in (
+        ({"block_out_channels": [8, 32]}, "block_out_channels"),
+        ({"latent_channels": 8}, "latent_channels=8"),
+        ({"act_fn": "relu"}, "act_fn='relu'"),
+        ({"down_block_types": ["AttnDownEncoderBlock2D"]}, "AttnDownEncoderBlock2D"),
+        ({"norm_num_groups": 3}, "norm_groups=3"),
+        ({"scaling_factor": "large"}, "scaling_factor='large'"),
+    ):
+        write_json(tmp_path / "sd" / "config.json", settings | change)
+        refused(match)
+    write_json(tmp_path / "sd" / "config.json", {"norm_num_groups": 4})
+    refused("codec.family, one of sd, sdxl")
+    state = made.state_of("sd")[2]
+    write_safetensors(tmp_path / "sd" / made.FILE, {**state, "more": np.zeros(2, np.float32)})
+    refused("not used", family="sd")
+    write_safetensors(tmp_path / "sd" / made.FILE, {"more": np.zeros(2, np.float32)})
+    refused("are they an AutoencoderKL's", family="sd")
+
+
+def test_the_rule_follows_from_the_files_unless_it_is_given(tmp_path):
+    for kind in cases.KINDS:
+        made.save(tmp_path / kind, kind)
+    rules = {kind: autoencoder_kl.FAMILIES[kind] for kind in cases.KINDS}
+    for kind, rule in rules.items():
+        found = open_weights(str(tmp_path / kind))
+        assert autoencoder_kl.choose(found, None, None, None) == rule
+        assert autoencoder_kl.choose(found, "sdxl", None, None).scale == 0.13025
+        assert autoencoder_kl.choose(found, None, 3.0, None) == autoencoder_kl.Rule(3.0)
