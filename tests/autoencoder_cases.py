@@ -19,7 +19,7 @@ KINDS = {  # keywords of ``make``
     },
     "flux2": {**SMALL, "decoder_widths": (12, 20), "latent_channels": 32},
 }
-TINY = {"widths": (4, 4), "depth": 1, "norm_groups": 2, "latent_channels": 4}  # to be compiled
+TINY = {"widths": (8, 8), "depth": 1, "norm_groups": 2, "latent_channels": 4}  # to be compiled
 
 
 def settings(kind):
