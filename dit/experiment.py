@@ -327,7 +327,7 @@ def wired_to_model(
                 f"network {name!r} takes no {key}, by which it would be told what a text says; take "
                 "another, or --config.text.name=none"
             )
-    if classes is not None and "num_classes" not in wired:
+    if classes is not None and "num_classes" not in wired and diffuses(config.objective.name):
         raise UserError(
             f"the data have {classes} classes, and network {name!r} takes no num_classes; give its "
             "build that keyword, or data without labels"

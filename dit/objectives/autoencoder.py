@@ -118,7 +118,7 @@ def build(
 
             def now():
                 towards = pull(jax.grad(lambda y: fooled(y).mean())(jax.lax.stop_gradient(y)))
-                weight = jnp.clip(norm / (_norm(towards) + EPS), 0, MOST)
+                weight = jnp.clip(norm / (_norm(*towards) + EPS), 0, MOST)
                 return fooled(y), jax.lax.stop_gradient(jnp.broadcast_to(weight, (len(x),)))
 
             def not_yet():
@@ -136,7 +136,7 @@ def build(
         y, pull = jax.vjp(
             lambda last: decode(unflatten_dict({**flat, LAST: last}, sep="/"), z), flat[LAST]
         )
-        return _norm(pull(jax.grad(part)(y))), pull
+        return _norm(*pull(jax.grad(part)(y))), pull
 
     def judging(
         key: Key,

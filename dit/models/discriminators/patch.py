@@ -56,7 +56,7 @@ class PatchDiscriminator(Network):
             if i in (0, last):
                 name, *axes = ("embed", "patch", "embed") if i == 0 else ("final", "embed", "patch")
             kernel = nn.with_logical_partitioning(normal, ("spatial", "spatial", *axes))
-            bias = nn.with_logical_partitioning(initializers.zeros, axes[1:])
+            bias = nn.with_logical_partitioning(initializers.zeros, (axes[-1],))
             h = nn.Conv(
                 features,
                 (SIZE, SIZE),

