@@ -63,6 +63,11 @@ class Sampler:
     """
 
     def __init__(self, experiment: Experiment, recipe: Recipe):
+        if experiment.process is None:
+            raise UserError(
+                "this is an autoencoder, which draws nothing from noise: see what it makes of held-out "
+                "pictures with dit.evaluate, or train a model on its latents and sample that"
+            )
         self.n = recipe.count
         if self.n < 1:
             raise UserError("nothing to sample; expected --labels, or a positive --num")

@@ -17,6 +17,9 @@ examples: a model that has memorised passes for one that can draw, until it is a
 other pictures: the Frechet distance, and of how many samples the nearest real picture, among all that
 were asked for, has the caption that was asked for.
 
+Of an autoencoder, held-out pictures are compared with their reconstructions: PSNR, SSIM, LPIPS where its
+weights are installed, and beside them what making the pictures smaller would score, at as many numbers.
+
 For scripts and CI, each ``--demand="accuracy>=0.97"`` compares a score with a bound; if one is not met,
 the exit status is 3. Others are ``--demand="frechet_matched<=2*frechet_floor"`` and
 ``--demand="copies<=0.05"``.
@@ -38,7 +41,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit import cli, media, rng, storage
+from dit import cli, media, reconstruct, rng, storage
 from dit.data.pipeline import eval_batches
 from dit.draw import (
     Sampler,
@@ -170,6 +173,8 @@ def chosen_bucket(experiment: Experiment, args: argparse.Namespace) -> Experimen
 def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand]) -> int:
     """Draw, judge and write; the exit status. Process 0 does what comes after drawing."""
     experiment = load_experiment(args.workdir, args.step)
+    if experiment.process is None:
+        return run_autoencoder(args, experiment, given, demanded)
     if not experiment.codec.pixels:
         raise UserError(
             "this model makes latents: decode samples (dit.sample --out=samples.npz) with the "
@@ -214,7 +219,6 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         return 0
     figures = evaluation(drawn.samples, drawn.labels)
     figures |= {"sampling_seconds": drawn.seconds, "nfe": float(drawn.nfe)} | loss
-    print("\n".join(lines(figures)))
     report = {"figures": figures, "not_measured": evaluation.left_out}
     report["recipe"] = stamped(recipe, restored, drawn.nfe)
     whose = {"held_out": "held-out", "train": "training"}[args.split]
@@ -227,6 +231,47 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     report["recipe"]["shape"] = list(one.source.shape)
     report["recipe"]["judged_at"] = evaluation.size
     report["recipe"]["features"] = list(args.features)
+    return finish(figures, report, out, demanded)
+
+
+def run_autoencoder(
+    args: argparse.Namespace,
+    experiment: Experiment,
+    given: Mapping[str, Any],
+    demanded: Sequence[Demand],
+) -> int:
+    """Compare held-out pictures with their reconstructions, and write the figures; the exit status."""
+    drawing = [f"--{name}" for name in (*given, *(["blank"] if args.blank else []))]
+    if drawing:
+        raise UserError(
+            f"got {drawing[0]} for an autoencoder, which draws no samples; leave it out"
+        )
+    reconstruct.check(experiment)
+    out = storage.place(args.out or storage.workdir(args.workdir) / "evaluation.json")
+    if multihost.is_main():
+        media.check_place(out, (".json",))
+    one = chosen_bucket(experiment, args)
+    restored = load_params(experiment, args.workdir, args.ema, args.step, args.mesh)
+    figures, left_out = reconstruct.figures(one, restored.params, args.num)
+    for name, why in left_out.items():
+        multihost.say(f"not measured: {name}: {why}")
+    for demand in demanded:
+        demand.check(figures, left_out)
+    if not multihost.is_main():
+        return 0
+    report = {"figures": figures, "not_measured": left_out}
+    report["recipe"] = {**reconstruct.stamped(restored), "shape": list(one.source.shape)}
+    return finish(figures, report, out, demanded)
+
+
+def finish(
+    figures: Mapping[str, float],
+    report: Mapping[str, Any],
+    out: storage.Place,
+    demanded: Sequence[Demand],
+) -> int:
+    """Print the figures, write the report, and compare with what is demanded; the exit status."""
+    print("\n".join(lines(figures)))
     storage.write(out, json.dumps(report, indent=2) + "\n")
     print(f"written to {out}")
     unmet = [failure for demand in demanded if (failure := demand.failure(figures))]

@@ -4,7 +4,7 @@
 Ctrl-C and SIGTERM save, say so and exit with status 0, or with ``DIT_STOPPED_STATUS`` where a launcher
 must tell a stopped run from a finished one; the same command resumes the run. Bad input and a diverged
 run exit with 2 and one message. The workdir holds ``config.json``, ``metrics.jsonl``, ``curve.png``,
-``checkpoints``, ``samples`` and ``tensorboard``. DIR may be ``gs://BUCKET/PATH``: the same files, with
+``checkpoints``, ``samples`` and ``tensorboard``; an autoencoder's, ``latents.json`` too. DIR may be ``gs://BUCKET/PATH``: the same files, with
 the extra ``gcs``.
 
 On several hosts the same command runs on each of them, with one workdir that all can reach. They find
@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import jax
 import numpy as np
 
-from dit import cli, media, rng, storage
+from dit import cli, media, reconstruct, rng, storage
 from dit.config import parse_spec
 from dit.data.source import digest
 from dit.draw import Sampler, with_conditions
@@ -84,7 +84,8 @@ def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str]
 
     ``allowed``: as for ``train``.
     """
-    picture = painter(experiment, workdir)
+    reconstructs = experiment.process is None
+    picture = (reconstruct.painter if reconstructs else painter)(experiment, workdir)
     outcome = train(
         experiment,
         workdir,
@@ -105,6 +106,8 @@ def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str]
         media.plot_curve(workdir / "metrics.jsonl", workdir / "curve.png")
     if picture is not None and not _due(experiment, outcome.step):
         picture(outcome.state, outcome.step)
+    if reconstructs:
+        reconstruct.measure_latents(experiment, taken_from(outcome.state), workdir)
     multihost.say(f"trained to step {outcome.step}; see {workdir}/curve.png and {workdir}/samples")
     return False
 
