@@ -18,29 +18,30 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "steps": 6000,
-            "batch_size": 32,
+            "steps": 2500,
+            "batch_size": 16,
             "data": {"name": "emoji", "size": 32, "flip": True},
             "model": {
                 "name": "autoencoder",
-                "width": 32,
-                "multipliers": (1, 2, 2),
+                "width": 16,
+                "multipliers": (1, 2, 4),
                 "depth": 1,
                 "latent_channels": 3,
                 "norm_groups": 8,
             },
             "objective": {
                 "name": "autoencoder",
-                "lpips": 0.3,
+                "lpips": 0.1,
                 "lpips_net": "alex",
                 "discriminator": "patch:width=32,depth=2",
-                "start": 4000,
+                "adversarial": 0.2,
+                "start": 1500,
             },
             "optimizer": {"name": "adamw", "lr": 1e-3, "betas": (0.5, 0.9), "clip": 1.0},
             "schedule": {"name": "wsd", "warmup": 100, "decay": 0.3},
             "ema": {"half_lives": (200.0,), "rampup": 0.1},
-            "checkpoint": {"every": 500, "keep": 2},
+            "checkpoint": {"every": 500, "keep": 3},
             "log": {"every": 50},
-            "samples": {"every": 1000, "num": 50},
+            "samples": {"every": 500, "num": 50},
         }
     )
