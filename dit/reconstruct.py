@@ -1,4 +1,4 @@
-"""What a trained autoencoder makes of pictures: for grids in training, figures, and its use as a codec."""
+"""What a trained autoencoder makes of pictures: in grids, in figures, and to serve as a codec."""
 
 from __future__ import annotations
 

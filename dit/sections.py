@@ -164,6 +164,8 @@ def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
                 takes = fields(section, name)
                 out[section] = {k: v for k, v in before.items() if takes is None or k in takes}
             out[section] = {**_section(out, section), "name": name, **extra}
+    if overrides.get("objective.name") and not diffuses(overrides["objective.name"]):
+        out = {k: v for k, v in out.items() if k not in DIFFUSION}
     for key, value in overrides.items():
         section, dot, field = key.partition(".")
         if section in NUMBERS and not dot:

@@ -4,8 +4,8 @@
 Ctrl-C and SIGTERM save, say so and exit with status 0, or with ``DIT_STOPPED_STATUS`` where a launcher
 must tell a stopped run from a finished one; the same command resumes the run. Bad input and a diverged
 run exit with 2 and one message. The workdir holds ``config.json``, ``metrics.jsonl``, ``curve.png``,
-``checkpoints``, ``samples`` and ``tensorboard``; an autoencoder's, ``latents.json`` too. DIR may be ``gs://BUCKET/PATH``: the same files, with
-the extra ``gcs``.
+``checkpoints``, ``samples`` and ``tensorboard``, and an autoencoder's ``latents.json`` too. DIR may be
+``gs://BUCKET/PATH``: the same files, with the extra ``gcs``.
 
 On several hosts the same command runs on each of them, with one workdir that all can reach. They find
 each other through Slurm, a Kubernetes JobSet or the metadata of a TPU pod, or by the flags

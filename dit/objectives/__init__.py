@@ -39,9 +39,9 @@ class Phase:
 class Phased:
     """A loss of the model that depends on further networks, and how those are trained.
 
-    ``loss(key, params, apply_fn, process, batch, networks=, step=)``, with ``networks`` the parameters of
-    the further networks by name, and ``step`` the number of the step, both of the state before it. All
-    phases of a step see that one state and the same key: none sees what another has just changed.
+    ``loss(key, params, apply_fn, process, batch, networks=, step=)``, with ``networks`` the parameters
+    of the further networks by name, and ``step`` the number of the step, both of the state before it.
+    All phases of a step see that one state and the same key: none sees what another has just changed.
     ``frozen``: the weights of networks that nothing trains, by name.
     """
 

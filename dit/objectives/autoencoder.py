@@ -1,12 +1,12 @@
 """The autoencoder's objective: reconstruction, a little KL, perceptual distance and a discriminator.
 
-``L = |x - y| + l_p LPIPS(x, y) + l_kl KL(q(z|x) || N(0, 1)) - w D(y)`` with ``y = decode(z)`` and z drawn
-from the encoder's Gaussian (Rombach et al. 2022, eq. 25 and appendix G; Esser et al. 2021, eqs. 5 and 6).
-The discriminator D is a network of its own, trained in the same step by the hinge loss
+``L = |x - y| + l_p LPIPS(x, y) + l_kl KL(q(z|x) || N(0, 1)) - w D(y)`` with ``y = decode(z)`` and z
+drawn from the encoder's Gaussian (Rombach et al. 2022, appendix G; Esser et al. 2021, eqs. 5 to 7). The
+discriminator D is a network of its own, trained in the same step by the hinge loss
 ``(relu(1 - D(x)) + relu(1 + D(y))) / 2``. Its part in the autoencoder's loss has the adaptive weight of
-Esser et al., eq. 7: the gradients of both parts have the same norm at the decoder's last layer, times
-``adversarial``. Before step ``start`` there is no discriminator: pictures that are still blurred would
-teach it nothing.
+Esser et al., eq. 7: at the decoder's last layer its gradient has the norm of that of the first two
+parts, times ``adversarial``. Before step ``start`` there is no discriminator: it would only see that
+the first reconstructions are blurred.
 
 All parts are means over the numbers of a picture, where the code of those papers has sums: the
 autoencoder's loss is divided by that number, as is the KL, so that ``kl`` means the same. Their learned

@@ -108,27 +108,38 @@ def setup(
     total=100,
     of=None,
     bare=False,
+    companions=None,
+    frozen=None,
 ):
     """Everything a step needs, as a namespace: create, train_step, report, shardings, mesh, state.
 
-    ``of``: another objective; ``bare``: none at all, only to describe the state.
+    ``of``: another objective; ``bare``: none at all, only to describe the state. ``companions(make)``:
+    what is trained beside the model, by name, with ``make(axes, start)`` the optimizer; ``frozen``: the
+    parameters of what is not.
     """
     s = types.SimpleNamespace()
     s.mesh = make_mesh(sizes or {"data": -1}, jax.devices()[:devices])
     s.ema = averages.build(**(ema or {"half_lives": (10.0, 100.0)}))
-    s.optimizer = optimizers.build(
-        optimizer or {"name": "adamw", "lr": 1e-2},
-        schedule or {"name": "constant"},
-        steps=total,
-        axes=AXES,
-    )
+
+    def make(axes, start=0):
+        return optimizers.build(
+            optimizer or {"name": "adamw", "lr": 1e-2},
+            schedule or {"name": "constant"},
+            steps=total,
+            axes=axes,
+            start=start,
+        )
+
+    s.optimizer = make(AXES)
+    beside = {"companions": companions(make) if companions else {}}
+    held = {"frozen": frozen or {}}
     s.of = of or steps.objective(LOSS, apply_fn, PROCESS, encode)
     s.key = jax.random.key(0)
     params = jax.eval_shape(init_params, s.key)
-    names = [] if bare else steps.metric_names(s.of, params, batch(0), s.key)
-    s.create = states.creator(init_params, s.optimizer, s.ema, names)
+    names = [] if bare else steps.metric_names(s.of, params, batch(0), s.key, **beside, **held)
+    s.create = states.creator(init_params, s.optimizer, s.ema, names, **beside)
     s.abstract = jax.eval_shape(s.create, s.key)
-    s.shardings = states.state_shardings(s.abstract, AXES, s.mesh)
+    s.shardings = states.state_shardings(s.abstract, AXES, s.mesh, **beside)
     s.init = jax.jit(s.create, out_shardings=s.shardings)
     s.train_step = steps.make_train_step(
         s.of,
@@ -138,6 +149,8 @@ def setup(
         shardings=s.shardings,
         log_every=log_every,
         t_range=(0.0, 1.0),
+        **beside,
+        **held,
     )
     s.report = steps.make_report(s.optimizer, s.shardings, s.mesh)
     return s

