@@ -77,6 +77,6 @@ def test_it_answers_as_a_network_does():
     macs = model.macs(shape)
     flops = count_flops(lambda p: logits(model, p, jnp.zeros((1, *shape))).sum(), params)
     assert 2 * sum(macs.values()) == flops
+    deep = resolve("models.discriminators", "patch", depth=3)
     with pytest.raises(UserError, match="got frames of 8x8 for a discriminator of depth 3"):
-        deep = resolve("models.discriminators", "patch", depth=3)
         models.init(deep, jax.random.key(0), (1, 8, 8, 3))

@@ -148,9 +148,8 @@ def test_the_discriminators_loss_is_the_hinge_and_trains_it_alone(adversarial):
     assert not any(np.any(g) for g in jax.tree.leaves(of_model))
     assert all(np.any(g) for g in jax.tree.leaves(own))
     x = BATCH["x"]
-    logits = phase.network.apply(
-        {"params": beside["discriminator"]}, x, *phase.network.example(SHAPE)[1:]
-    )
+    judge, variables = phase.network, {"params": beside["discriminator"]}
+    logits = judge.apply(variables, BATCH["x"], BATCH["id"], Cond())
     np.testing.assert_allclose(
         found["real"], np.mean(logits, axis=(1, 2, 3, 4)), rtol=1e-4, atol=1e-6
     )
