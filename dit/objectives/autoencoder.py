@@ -26,7 +26,7 @@ from dit import lpips as perceptual
 from dit import rng
 from dit.config import parse_spec, resolve
 from dit.objectives import Phase, Phased
-from dit.types import Cond, Key, NonNegative, Params, UserError, Video, Weights, Whole
+from dit.types import Cond, Key, NonNegative, Params, UserError, Video, Whole
 
 LAST = "decoder/final/kernel"  # of the autoencoder's parameters
 MOST, EPS = 1e4, 1e-4  # of the adaptive weight; added to the norm that it divides by
@@ -55,8 +55,7 @@ def build(
     Metrics: ``loss``; its parts without their weights, ``reconstruction``, ``kl`` (nats a number of the
     latents), ``lpips``, ``generator`` (the mean of ``-D(y)``); ``adaptive_weight``; and of the
     discriminator its loss, ``discriminator``, and its mean logits ``real`` and ``fake``. Those that have
-    to do with it are 0 before it starts. Raises UserError for a model of another kind, and where the
-    weights of LPIPS are not installed.
+    to do with it are 0 before it starts. Raises UserError for a model of another kind.
     """
     if not (hasattr(model, "encode") and hasattr(model, "decode")):
         raise UserError(
@@ -64,11 +63,7 @@ def build(
             "and decodes: --config.model.name=autoencoder"
         )
     judge = resolve("models.discriminators", **parse_spec(discriminator), dtype=dtype)
-    frozen = (
-        {"lpips": Weights.of(perceptual.weights(lpips_net), "the weights of LPIPS")}
-        if lpips
-        else {}
-    )
+    frozen = {"lpips": perceptual.frozen(lpips_net)} if lpips else {}
     away = {"l1": jnp.abs, "l2": jnp.square}[reconstruction]
 
     def latents(key: Key, params: Params, batch: dict[str, Array]) -> tuple[Video, Video, Video]:

