@@ -4,6 +4,7 @@ import importlib.util
 import pickle
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -60,11 +61,11 @@ def test_distance_and_gradient_equal_those_in_torch(net):
     weights = lpips.weights(net)
     x, y = np.random.default_rng(0).uniform(-1, 1, (2, 2, 1, 32, 48, 3)).astype(np.float32)
 
-    def mean(y):
+    def mean(y, x, weights):
         found = lpips.distance(weights, net, x, y)
         return found.mean(), found
 
-    (_, found), gradient = jax.jit(jax.value_and_grad(mean, has_aux=True))(y)
+    (_, found), gradient = jax.jit(jax.value_and_grad(mean, has_aux=True))(y, x, weights)
     wanted, wanted_gradient = in_torch(weights, net, x, y)
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
     scale = np.abs(wanted_gradient).max()
@@ -74,8 +75,8 @@ def test_distance_and_gradient_equal_those_in_torch(net):
 def test_equal_pictures_are_no_distance_apart_and_the_slope_is_finite():
     x = np.ones((1, 2, 32, 32, 3), np.float32)  # most channels are dead
     weights = lpips.weights("alex")
-    run = jax.jit(jax.value_and_grad(lambda y: lpips.distance(weights, "alex", x, y).sum()))
-    found, gradient = run(x)
+    run = jax.value_and_grad(lambda y, x: lpips.distance(weights, "alex", x, y).sum())
+    found, gradient = jax.jit(run)(x, x)
     assert float(found) == 0
     assert np.isfinite(gradient).all()
 
@@ -83,7 +84,7 @@ def test_equal_pictures_are_no_distance_apart_and_the_slope_is_finite():
 def test_what_does_not_fit_is_refused():
     weights = lpips.weights("alex")
     for shape in ((1, 1, 16, 32, 3), (1, 1, 32, 32, 1)):
-        x = np.zeros(shape, np.float32)
+        x = jnp.zeros(shape)
         with pytest.raises((UserError, TypeError)):
             lpips.distance(weights, "alex", x, x)
 

@@ -73,7 +73,7 @@ def build(
         eps = rng.normal(keys, mean.shape[1:], mean.dtype)
         return mean, logvar, mean + jnp.exp(0.5 * logvar) * eps
 
-    def decode(params: Params, z: Video) -> Video:
+    def decode(params: Params, z: Video) -> Float[Array, "b f h2 w2 d"]:
         return model.apply({"params": params}, z, method="decode")
 
     def logits(networks: dict[str, Params], x: Video) -> Float[Array, "b n"]:

@@ -36,7 +36,7 @@ PARAMS = {
     "encoder": {"kernel": numbers(3, LATENT), "logvar": np.full((1, 1, 1, 1, 1), -1.0, np.float32)},
     "decoder": {"final": {"kernel": numbers(LATENT, 3, seed=1)}},
 }
-BATCH = {"x": numbers(4, *SHAPE, seed=2), "id": np.arange(4, dtype=np.int32)}
+BATCH = {"x": jnp.asarray(numbers(4, *SHAPE, seed=2)), "id": jnp.arange(4)}
 QUIET = {"lpips": 0.0, "adversarial": 0.0}
 
 
@@ -57,7 +57,7 @@ def test_reconstruction_and_kl_are_their_closed_forms(kind):
     objective = build(reconstruction=kind, kl=0.25, **QUIET)
     assert not objective.phases
     _, found = jax.jit(lambda p, b: objective(KEY, p, None, None, b))(still, BATCH)
-    x = BATCH["x"].astype(np.float64)
+    x = np.asarray(BATCH["x"], np.float64)
     mean = x @ PARAMS["encoder"]["kernel"]
     y = mean @ PARAMS["decoder"]["final"]["kernel"]  # there is hardly any noise
     away = np.abs(x - y) if kind == "l1" else np.square(x - y)
@@ -74,7 +74,7 @@ def test_the_latents_have_the_spread_that_the_encoder_says():
         "encoder": {"kernel": np.zeros((3, 1)), "logvar": np.full((1,) * 5, np.log(4.0))},
         "decoder": {"final": {"kernel": np.ones((1, 3), np.float32)}},
     }
-    batch = {"x": np.zeros((64, *SHAPE), np.float32), "id": np.arange(64, dtype=np.int32)}
+    batch = {"x": jnp.zeros((64, *SHAPE)), "id": jnp.arange(64)}
     _, found = build(reconstruction="l2", **QUIET)(KEY, wide, None, None, batch)
     assert float(found["reconstruction"].mean()) == pytest.approx(4.0, rel=0.1)
     part = {k: v[5:9] for k, v in batch.items()}  # of the example, not of the batch
