@@ -253,6 +253,8 @@ def run_autoencoder(
     one = chosen_bucket(experiment, args)
     restored = load_params(experiment, args.workdir, args.ema, args.step, args.mesh)
     figures, left_out = reconstruct.figures(one, restored.params, args.num)
+    if args.ema is None and args.step is None:  # what a codec takes, too: of a run that was stopped
+        reconstruct.measure_latents(experiment, restored, storage.workdir(args.workdir))
     for name, why in left_out.items():
         multihost.say(f"not measured: {name}: {why}")
     for demand in demanded:
