@@ -175,6 +175,10 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
     """The plan that the arguments ask for, written to ``root``."""
     config = load_config(args.config, overrides)
     experiment = build(config)
+    if experiment.process is None:
+        raise UserError(
+            f"got objective {config.objective.name!r}; a plan is for the losses of diffusion models"
+        )
     if experiment.text is not None:
         raise UserError(
             "got a config with a section text, whose encoder a plan neither varies nor counts: plan for "
