@@ -241,7 +241,8 @@ def run_autoencoder(
     demanded: Sequence[Demand],
 ) -> int:
     """Compare held-out pictures with their reconstructions, and write the figures; the exit status."""
-    drawing = [f"--{name}" for name in (*given, *(["blank"] if args.blank else []))]
+    others = [name for name in ("blank", "features") if getattr(args, name)]
+    drawing = [f"--{name}" for name in (*given, *others)]
     if drawing:
         raise UserError(
             f"got {drawing[0]} for an autoencoder, which draws no samples; leave it out"
@@ -252,7 +253,7 @@ def run_autoencoder(
         media.check_place(out, (".json",))
     one = chosen_bucket(experiment, args)
     restored = load_params(experiment, args.workdir, args.ema, args.step, args.mesh)
-    figures, left_out = reconstruct.figures(one, restored.params, args.num)
+    figures, left_out = reconstruct.figures(one, restored.params, args.num, args.split)
     if args.ema is None and args.step is None:  # what a codec takes, too: of a run that was stopped
         reconstruct.measure_latents(experiment, restored, storage.workdir(args.workdir))
     for name, why in left_out.items():
@@ -263,6 +264,7 @@ def run_autoencoder(
         return 0
     report = {"figures": figures, "not_measured": left_out}
     report["recipe"] = {**reconstruct.stamped(restored), "shape": list(one.source.shape)}
+    report["recipe"]["split"] = args.split
     return finish(figures, report, out, demanded)
 
 

@@ -131,15 +131,15 @@ def stamped(restored: Restored) -> dict[str, Any]:
 
 
 def figures(
-    experiment: Experiment, params: Params, num: int
+    experiment: Experiment, params: Params, num: int, split: str = "held_out"
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Means over held-out pictures, and what could not be measured, with why.
+    """Means over the pictures of a split, and what could not be measured, with why.
 
     ``psnr``, ``ssim``, ``lpips_alex``, ``lpips_vgg``, with ``psnr_error``, the standard error;
     ``ratio``: numbers of a picture for each of its latents; and the first three of the same pictures
     made smaller until they have as many numbers as the latents, and larger again (``resized_...``).
     """
-    x = spread(experiment.source.held_out, num)
+    x = spread(getattr(experiment.source, split), num)
     latents = jax.eval_shape(functools.partial(moments, experiment), params, x[:1])[0]
     ratio = x[0].size / latents.size
     y, z = Reconstructor(experiment)(params, x), resized(x, math.sqrt(ratio))
