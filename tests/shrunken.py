@@ -30,6 +30,7 @@ def shrunken(file, directory, dtype=np.float16, **more):
     clip = {"data.shape": (8, 16, 16, channels)} if frames > 1 else {}
     if clip:
         plain.data.shape = clip["data.shape"]
+    adversary = {"objective.lpips": 0.0, "objective.start": 1}  # without the weights of LPIPS
     small = {
         "steps": 2,
         "batch_size": 8,
@@ -39,10 +40,13 @@ def shrunken(file, directory, dtype=np.float16, **more):
         "samples.every": 0,
         "log.every": 1,
         "checkpoint.every": 100,
+        **(adversary if plain.objective.name == "autoencoder" else {}),
         **clip,
         **latents(directory, plain, dtype),
         **more,
     }
+    if "heads" not in plain.model:
+        del small["model.heads"]
     config = load_config(str(file), small)
     if "warmup" in config.schedule:
         config.schedule.warmup = 1

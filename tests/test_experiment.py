@@ -2,17 +2,20 @@
 
 import pathlib
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
 from shrunken import CONFIGS, latents, shrunken
 
-from dit import models
+from dit import models, objectives
 from dit.experiment import build, load_config
+from dit.parallel import frozen
 from dit.parallel.mesh import make_mesh
 from dit.sections import complete
 from dit.training import optimizer as optimizers
+from dit.training.step import told
 from dit.training.workdir import differences
 from dit.types import MASKS, UserError
 
@@ -45,12 +48,18 @@ def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
         example = experiment.source.train[0]
         names = {*experiment.conditions, *MASKS} & example.keys()
         batch |= {name: abstract((4, *example[name].shape), example[name].dtype) for name in names}
+    networks = {
+        name: jax.eval_shape(partial(experiment.init_of, phase.network), jax.random.key(0))
+        for name, phase in objectives.phases(experiment.loss).items()
+    }
+    beside = told({**networks, **frozen.shapes(experiment.frozen)}, abstract((), jnp.int32))
     loss, metrics = jax.eval_shape(
-        lambda p, b: experiment.loss(
-            jax.random.key(0), p, experiment.apply_fn, experiment.process, b
+        lambda p, b, beside: experiment.loss(
+            jax.random.key(0), p, experiment.apply_fn, experiment.process, b, **beside
         ),
         shapes,
         batch,
+        beside,
     )
     assert loss.shape == ()
     assert ("vb" in metrics) == ("_dit_" in file.stem)

@@ -85,12 +85,13 @@ def _emptied(meter: Meter, when: Bool[Array, ""]) -> Meter:
 def means(meter: Meter) -> dict[str, Any]:
     """Each metric's mean over the steps, and ``loss_t``, the mean loss per bin; NaN for empty bins.
 
+    There is no ``loss_t`` where no loss has a time.
     For a meter on the host: on a device, the NaNs would count as a mistake under ``JAX_DEBUG_NANS``.
     """
-    return {
-        **{name: _mean(total, meter.steps) for name, total in meter.sums.items()},
-        "loss_t": _mean(meter.bin_loss, meter.bin_count),
-    }
+    found = {name: _mean(total, meter.steps) for name, total in meter.sums.items()}
+    if not meter.steps or np.any(meter.bin_count):
+        found["loss_t"] = _mean(meter.bin_loss, meter.bin_count)
+    return found
 
 
 def _mean(total: Any, count: Any) -> np.ndarray:

@@ -92,7 +92,8 @@ def main():
             continue
         with tempfile.TemporaryDirectory() as folder:
             experiment = build(shrunken(file, pathlib.Path(folder), latents))
-            for part in (train_step, samples):
+            parts = (train_step,) if experiment.process is None else (train_step, samples)
+            for part in parts:
                 for kind, arrays in zip(("shipped", "plain"), part(experiment), strict=True):
                     found |= {f"{file.stem}|{kind}|{leaf}": x for leaf, x in arrays.items()}
     np.savez(out, **found)
