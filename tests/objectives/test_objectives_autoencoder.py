@@ -111,7 +111,7 @@ def test_the_adaptive_weight_equals_the_norms_at_the_last_layer(adversarial):
         return plain(KEY, params, None, None, BATCH)[0]
 
     def of_fooling(last):
-        return -judge.apply({"params": beside["discriminator"]}, z @ last, ids, Cond()).mean()
+        return -judge.apply({"params": beside["discriminator"]}, z @ last, jnp.zeros(4), Cond()).mean()
 
     last = PARAMS["decoder"]["final"]["kernel"]
     rest, fooling = (jax.jit(jax.grad(part))(last) for part in (of_rest, of_fooling))
@@ -149,7 +149,7 @@ def test_the_discriminators_loss_is_the_hinge_and_trains_it_alone(adversarial):
     assert not any(np.any(g) for g in jax.tree.leaves(of_model))
     assert all(np.any(g) for g in jax.tree.leaves(own))
     judge, variables = phase.network, {"params": beside["discriminator"]}
-    logits = judge.apply(variables, BATCH["x"], BATCH["id"], Cond())
+    logits = judge.apply(variables, BATCH["x"], jnp.zeros(4), Cond())
     np.testing.assert_allclose(
         found["real"], np.mean(logits, axis=(1, 2, 3, 4)), rtol=1e-4, atol=1e-6
     )
