@@ -147,7 +147,8 @@ def _unit(f: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
 
 def features(weights: Params, net: Net, x: Float[Array, "b f h w 3"]) -> list[Array]:
     """What the five layers say of each frame, ``(b f) h w c`` each."""
-    h = (x.reshape(-1, *x.shape[2:]) - jnp.asarray(SHIFT)) / jnp.asarray(SCALE)
+    shift, scale = (jnp.asarray(v).reshape(1, 1, 1, 3) for v in (SHIFT, SCALE))
+    h = (x.reshape(-1, *x.shape[2:]) - shift) / scale
     found = []
     for (_, size, stride, counts, pool), conv in zip(LAYERS[net], weights["convs"], strict=True):
         if pool:

@@ -86,6 +86,7 @@ def means(meter: Meter) -> dict[str, Any]:
     """Each metric's mean over the steps, and ``loss_t``, the mean loss per bin; NaN for empty bins.
 
     There is no ``loss_t`` where no loss has a time.
+
     For a meter on the host: on a device, the NaNs would count as a mistake under ``JAX_DEBUG_NANS``.
     """
     found = {name: _mean(total, meter.steps) for name, total in meter.sums.items()}

@@ -111,7 +111,9 @@ def test_the_adaptive_weight_equals_the_norms_at_the_last_layer(adversarial):
         return plain(KEY, params, None, None, BATCH)[0]
 
     def of_fooling(last):
-        return -judge.apply({"params": beside["discriminator"]}, z @ last, jnp.zeros(4), Cond()).mean()
+        return -judge.apply(
+            {"params": beside["discriminator"]}, z @ last, jnp.zeros(4), Cond()
+        ).mean()
 
     last = PARAMS["decoder"]["final"]["kernel"]
     rest, fooling = (jax.jit(jax.grad(part))(last) for part in (of_rest, of_fooling))
