@@ -63,21 +63,16 @@ class Sampler:
     """
 
     def __init__(self, experiment: Experiment, recipe: Recipe):
-        if experiment.process is None:
-            raise UserError(
-                "this is an autoencoder, which draws nothing from noise: see what it makes of held-out "
-                "pictures with dit.evaluate, or train a model on its latents and sample that"
-            )
         self.n = recipe.count
         if self.n < 1:
             raise UserError("nothing to sample; expected --labels, or a positive --num")
         if recipe.labels:
             models.check_labels(recipe.labels, experiment.num_classes or 0)
         self.experiment, self.recipe, self._rules = experiment, recipe, rules(recipe)
-        self._grid = self._rules.grid(experiment.process.path, recipe.steps)
         self._compiled: dict[Any, Any] = {}
         guided = self._rules.guidance.evaluations != 1 and not self._rules.autoguided
         prompts.check(experiment, recipe, guided)
+        self._grid = self._rules.grid(experiment.process.path, recipe.steps)
         objective = experiment.config.objective
         if recipe.known == "clean" and experiment.level == "sample":
             raise UserError(

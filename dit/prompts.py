@@ -17,8 +17,14 @@ NEGATIVE = ("negative_tokens", "negative_tokens_mask")
 def check(experiment: Experiment, recipe: Recipe, guided: bool) -> None:
     """Raise UserError for prompts that the model cannot read, that are missing or have no effect.
 
-    ``guided``: whether guidance needs the null condition, which a negative prompt stands for.
+    And for an autoencoder, which cannot draw. ``guided``: whether guidance needs the null condition,
+    which a negative prompt stands for.
     """
+    if experiment.process is None:
+        raise UserError(
+            "this is an autoencoder, which draws nothing from noise: see what it makes of held-out "
+            "pictures with dit.evaluate, or train a model on its latents and sample that"
+        )
     text, texts = experiment.text, [*recipe.prompts, *recipe.negative]
     if text is None and texts:
         told = experiment.conditions or (("labels",) if experiment.num_classes else ("nothing",))
