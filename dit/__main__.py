@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import dit
 
 COMMANDS = {  # name -> (module, what it is for)
+    "prepare": ("dit.prepare", "turn raw pictures and captions into records for training"),
     "train": ("dit.train", "train a model from a config, or resume a run"),
     "sample": ("dit.sample", "draw samples from a run, or edit pictures with it"),
     "embed": ("dit.embed", "embed texts by frozen encoders, for models conditioned on them"),

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "reconstruct": LIBRARY | {"data", "evaluation", "lpips", "parallel", "training"},
     # commands, and what they share; no other command is imported
     "cli": BASE,
+    "prepare": COMMAND | {"data"},
     "train": COMMAND | {"data", "reconstruct", "training", "scaling"},
     "sample": COMMAND | {"data", "prompts"},
     "embed": COMMAND | {"prompts", "text"},

@@ -32,8 +32,12 @@ def nearest(
     """
     if len(sizes) == 1:
         return np.zeros(len(files), np.int64)
-    found = np.log(upright_sizes(root, files).astype(np.float64))
-    given = np.log(np.asarray(sizes, np.float64))
+    return closest(upright_sizes(root, files), sizes)
+
+
+def closest(found: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
+    """The index of the size with the nearest aspect ratio, for each (height, width) of ``found``."""
+    found, given = (np.log(np.asarray(each, np.float64)) for each in (found, sizes))
     ratio, wanted = found[:, 0] - found[:, 1], given[:, 0] - given[:, 1]
     return np.abs(ratio[:, None] - wanted).argmin(1)
 

@@ -57,6 +57,20 @@ def open_npy(path: pathlib.Path, what: str, kinds: str, ranks: tuple[int, ...]) 
     return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape)
 
 
+def from_bytes(data: bytes) -> np.ndarray:
+    """The array of a .npy file's bytes; ValueError for what is none, or is not as long as it says."""
+    file = io.BytesIO(data)
+    try:
+        shape, fortran, dtype = header(file)
+    except BAD as error:
+        raise ValueError(f"it is not a .npy file ({error})") from error
+    start = file.tell()
+    if dtype.hasobject or start + _bytes(shape, dtype) != len(data):
+        raise ValueError(f"it has {len(data)} bytes, and its header says {dtype} {shape}")
+    x = np.frombuffer(data, dtype, offset=start)
+    return x.reshape(shape, order="F" if fortran else "C")
+
+
 def npz_names(path: str | pathlib.Path) -> list[str]:
     """The names of the arrays in an .npz file; UserError if it is none."""
     try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -47,15 +47,18 @@ def read(path: str, height: int, width: int, channels: int) -> UInt8[np.ndarray,
 
     Raises UserError, naming the file, for one that is damaged or cannot be shown in 8 bits.
     """
+    with opened(path) as image:
+        return fill(upright(image, channels), height, width)
+
+
+def upright(image: Image, channels: int) -> Image:
+    """The whole of an opened picture in 8 bits, grey or RGB, turned as its EXIF orientation says."""
     from PIL import Image
 
-    with _opened(path) as image:
-        image.load()  # which turns TIFFs
-        turn = _turn(image)
-        picture = flat(image, channels)
-        if turn is not None:
-            picture = picture.transpose(Image.Transpose[turn])
-        return fill(picture, height, width)
+    image.load()  # which turns TIFFs
+    turn = _turn(image)
+    picture = flat(image, channels)
+    return picture if turn is None else picture.transpose(Image.Transpose[turn])
 
 
 def upright_size(path: str) -> tuple[int, int]:
@@ -63,18 +66,21 @@ def upright_size(path: str) -> tuple[int, int]:
 
     Raises UserError, naming the file, for one that cannot be read.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         return (width, height) if _turn(image) in LYING else (height, width)
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Image]:
-    """The picture in a file; whatever goes wrong with it inside becomes a UserError that names it."""
+def opened(path: str, file: IO[bytes] | None = None) -> Iterator[Image]:
+    """The picture in a file; whatever goes wrong with it inside becomes a UserError that names it.
+
+    ``file``: what to read it from, if it is not in a file of its own.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with Image.open(path if file is None else file, formats=_formats()) as image:
             yield image
     except MemoryError:
         raise
@@ -123,6 +129,21 @@ def flat(image: Image, channels: int) -> Image:
         over = image.convert(plain).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", over.size, (GROUND,) * 4), over)
     return image.convert(MODES[channels])
+
+
+def drawn(x: np.ndarray, channels: int) -> Image:
+    """Pixels ``(h, w)`` or ``(h, w, c)`` of 8 or 16 bits as a flat picture; ValueError for others."""
+    from PIL import Image
+
+    x = x[..., None] if x.ndim == 2 else x
+    if x.dtype not in (np.uint8, np.uint16) or x.ndim != 3 or x.shape[-1] not in (1, 3, 4):
+        bad = x.dtype.kind == "f" and not np.isfinite(x).all()
+        raise ValueError(
+            f"it is {x.dtype} {x.shape}{' with NaN or infinite values' if bad else ''}; expected 8 or "
+            "16 bits and (height, width, 1, 3 or 4)"
+        )
+    x = scaled(x) if x.dtype == np.uint16 else x
+    return flat(Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x), channels)
 
 
 def scaled(

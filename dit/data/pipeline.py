@@ -18,11 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import multiprocessing
-import multiprocessing.connection
-import os
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -32,6 +28,7 @@ import numpy as np
 
 from dit import rng
 from dit.data.captions import Tokenized
+from dit.data.follow import follow
 from dit.data.plan import Plan, shuffled
 from dit.data.source import STREAM_LENGTH, Example, Split, Transform, bucket_sizes, generator
 from dit.types import UserError
@@ -258,9 +255,7 @@ class Batches(Iterator[Batch]):
         processes = grain.MultiprocessingOptions(
             num_workers=self._workers, per_worker_buffer_size=max(1, self._prefetch)
         )
-        return iter(
-            dataset.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(processes, _follow)
-        )
+        return iter(dataset.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(processes, follow))
 
 
 def batches(
@@ -322,17 +317,6 @@ def eval_batches(split: Split, *, batch_size: int, limit: int | None = None) -> 
             batch = make(_Rows(bucket, kept, [start + i for i in kept]))
             yield batch | {"mask": places < length}
         start += sizes[bucket]
-
-
-def _follow(worker: int, workers: int) -> None:
-    """In a worker: end as soon as the process that started it ends, even if it is killed."""
-    started_by = multiprocessing.parent_process()
-
-    def watch() -> None:
-        multiprocessing.connection.wait([started_by.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _parse_flags() -> None:

@@ -1,0 +1,1 @@
+"""Kinds of raw data, one a file: ``resolve("data.prepare.inputs", NAME, path=..., **options)``."""
