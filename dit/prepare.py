@@ -16,6 +16,7 @@ with a ``--share`` of its own.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import glob
 import logging
 import os
@@ -100,18 +101,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.source is None or args.size is None:
         raise UserError("expected --source=... and --size=..., or --check of finished records")
     share = share_of(args.share)
-    kind, given = parse_source(args.source)
-    source = resolve(INPUTS, kind, **given)
     options = Options(
         sizes=sizes_of(args.size),
         channels=args.channels,
         held_out=args.held_out,
-        classes=args.classes if source.classes is None else len(source.classes),
+        classes=args.classes,
         fields=None if args.fields is None else fields_of(args.fields),
         drop_copies=args.drop_copies,
         shard_bytes=args.shard_mb * 2**20,
         most_pixels=args.most_pixels,
     )
+    kind, given = parse_source(args.source)
+    source = resolve(INPUTS, kind, **given)
+    if source.classes is not None:
+        options = dataclasses.replace(options, classes=len(source.classes))
     facts = facts_of(kind, given, source, options)
     with cli.full_disk():
         made = run.run(Job(source, options, out), facts, workers=args.workers, share=share)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -72,7 +73,7 @@ def upright_size(path: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def opened(path: str, file: IO[bytes] | None = None) -> Iterator[Image]:
+def opened(path: str, file: io.BufferedIOBase | None = None) -> Iterator[Image]:
     """The picture in a file; whatever goes wrong with it inside becomes a UserError that names it.
 
     ``file``: what to read it from, if it is not in a file of its own.
@@ -136,7 +137,12 @@ def drawn(x: np.ndarray, channels: int) -> Image:
     from PIL import Image
 
     x = x[..., None] if x.ndim == 2 else x
-    if x.dtype not in (np.uint8, np.uint16) or x.ndim != 3 or x.shape[-1] not in (1, 3, 4):
+    if (
+        x.dtype not in (np.uint8, np.uint16)
+        or x.ndim != 3
+        or x.shape[-1] not in (1, 3, 4)
+        or not x.size
+    ):
         bad = x.dtype.kind == "f" and not np.isfinite(x).all()
         raise ValueError(
             f"it is {x.dtype} {x.shape}{' with NaN or infinite values' if bad else ''}; expected 8 or "

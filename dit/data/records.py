@@ -30,7 +30,7 @@ FORMAT = 1  # of the manifest
 NAME = "records"  # of the TFDS data set
 MANIFEST = "manifest.json"
 SPLITS = ("train", "held_out")
-ENDS = 4096  # bytes at either end of a shard that are looked at when it is opened
+TAIL = 2**17  # bytes at the end of a shard that are looked at when it is opened
 
 
 def features(fields: dict[str, Any]) -> Any:
@@ -101,21 +101,18 @@ def check_shards(root: pathlib.Path, manifest: dict[str, Any]) -> None:
             )
 
 
-def ends(path: str | os.PathLike) -> str:
-    """A digest of the first and the last bytes of a shard, where its index is."""
-    sha = hashlib.sha256()
+def tail(path: str | os.PathLike) -> str:
+    """A digest of the last bytes of a shard, which hold its index: another shard has another."""
     with open(path, "rb") as file:
-        sha.update(file.read(ENDS))
-        file.seek(-min(ENDS, os.path.getsize(path)), os.SEEK_END)
-        sha.update(file.read(ENDS))
-    return sha.hexdigest()[:16]
+        file.seek(-min(TAIL, os.path.getsize(path)), os.SEEK_END)
+        return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shards(Travels):
     """The raw records of one split, at random, of which a few shards are open at a time.
 
-    ``counts``: records of each shard; ``marks``: their ``ends``. Pickled, it is as large as the path.
+    ``counts``: records of each shard; ``marks``: their ``tail``. Pickled, it is as large as the path.
     """
 
     root: str
@@ -130,7 +127,7 @@ class Shards(Travels):
         """Those that the manifest names."""
         mine = [shard for shard in manifest["shards"] if shard["split"] == split]
         counts = np.array([shard["records"] for shard in mine], np.int64)
-        marks = np.array([int(shard["ends"], 16) for shard in mine], np.uint64)
+        marks = np.array([int(shard["tail"], 16) for shard in mine], np.uint64)
         return cls(str(root), split, counts, marks)
 
     def __len__(self) -> int:
@@ -166,9 +163,9 @@ class Shards(Travels):
         from array_record.python import array_record_module
 
         path = os.path.join(self.root, self.name(shard))
-        if int(ends(path), 16) != int(self.marks[shard]):
+        if int(tail(path), 16) != int(self.marks[shard]):
             raise UserError(
-                f"{path!r} is not what the {MANIFEST} says: its ends differ. Copy it again, or prepare "
+                f"{path!r} is not what the {MANIFEST} says: its end differs. Copy it again, or prepare "
                 "the records again"
             )
         reader = array_record_module.ArrayRecordReader(

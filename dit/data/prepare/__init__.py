@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class Broken:
     reason: str
 
 
+@runtime_checkable
 class Input(Protocol):
     """``facts`` (JSON-able) change with the files. ``classes``: names, or None where the labels say."""
 

@@ -70,12 +70,20 @@ def record(item: Item, options: Options) -> tuple[bytes, tuple]:
     png = encoded(x)
     example = {"image": io.BytesIO(png), "size": np.array(size, np.int32), "id": words}
     label = -1 if item.label is None else item.label
-    whole = options.features.serialize_example({**example, "label": label, "caption": captions})
+    whole = serialized(options.features, {**example, "label": label, "caption": captions})
     values = x.reshape(-1, x.shape[-1]).astype(np.int64)
     held = -1 if item.held_out is None else int(item.held_out)
     code, colours = copies.look(x) if options.drop_copies else (0, ())
     sums = values.sum(0), (values**2).sum(0)
     return whole, (words, label, len(captions), held, bucket, len(whole), *sums, code, colours)
+
+
+def serialized(features: Any, example: dict[str, Any]) -> bytes:
+    """The example as TFDS writes it, with its fields always in the same order."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    plain = features.serialize_example(example)
+    return tf_example_pb2.Example.FromString(plain).SerializeToString(deterministic=True)
 
 
 def shown(item: Item, options: Options) -> tuple[UInt8[np.ndarray, "h w c"], tuple[int, int], int]:

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import PIL
 
 from dit.data.prepare import Broken, Input, Item
 from dit.data.prepare.convert import Options, record
+from dit.types import UserError
 
 WORK = ".work"
 REASON = 500  # characters kept of one
@@ -130,7 +132,12 @@ def attempt(item: Item, options: Options) -> tuple[bytes, tuple] | str:
     except MemoryError:
         return "it needs more memory than there is"
     except Exception as error:  # of decoders, on damaged files
-        return str(error.__cause__ or error) or type(error).__name__
+        if isinstance(
+            error.__cause__, PIL.UnidentifiedImageError
+        ):  # which says where in memory it is
+            return "it is no picture of a kind that can be read"
+        cause = error.__cause__ if isinstance(error, UserError) else None
+        return str(cause or error) or type(error).__name__
 
 
 def printable(name: str) -> str:

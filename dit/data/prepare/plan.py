@@ -83,7 +83,8 @@ def make(job: Job, parts: int) -> Plan:
     for field in needed:
         lacking = keep & ~has[field]
         broken += [
-            {"name": names(i), "reason": f"it has no {field}"} for i in np.flatnonzero(lacking)
+            {"name": names(i), "reason": f"it has no {field}"}
+            for i in np.flatnonzero(lacking).tolist()
         ]
         keep &= has[field]
     dropped = []

@@ -48,7 +48,7 @@ def make(job: Job, shard: Shard, *, tell: Tell) -> None:
         "records": shard.records,
         "bytes": os.path.getsize(unfinished),
         "sha256": digest(unfinished),
-        "ends": records.ends(unfinished),
+        "tail": records.tail(unfinished),
     }
     os.replace(unfinished, path)
     write(mark(job, shard), json.dumps(known))

@@ -21,7 +21,7 @@ import lzma
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 from dit.config import fingerprint
 from dit.data.prepare import MOST_BYTES, MOST_TEXT, Broken, Item, Part
@@ -80,7 +80,7 @@ def build(*, path: str) -> Tars:
 Members = dict[str, bytes | Broken]  # by suffix
 
 
-def grouped(name: str, raw: IO[bytes]) -> Iterator[tuple[str | Broken, Members]]:
+def grouped(name: str, raw: io.BufferedIOBase) -> Iterator[tuple[str | Broken, Members]]:
     """``(key, its members)`` of each example of a tar, and ``(Broken, {})`` of what is not one."""
     start = raw.read(8)
     raw.seek(0)
@@ -112,8 +112,10 @@ def grouped(name: str, raw: IO[bytes]) -> Iterator[tuple[str | Broken, Members]]
                 members = {}
             key = own
             members.setdefault(suffix, content)
-    if key is not None:
+    if key is not None and failed is None:
         yield key, members
+    elif key is not None:  # more may have been said of it
+        yield Broken(f"{name}/{key}", "it is where the tar is damaged"), {}
     if failed is not None:
         raise failed
 
@@ -175,7 +177,7 @@ def example(name: str, members: Members) -> Item | Broken:
 class Bounded:
     """A file that is read forward only, of which no more than ``MOST_BYTES`` are given at once."""
 
-    file: IO[bytes]
+    file: io.BufferedIOBase
     packed: bool
 
     def read(self, size: int = -1) -> bytes:
