@@ -14,26 +14,16 @@ On several hosts the same command runs on each of them, as for ``dit.train``; th
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
-
-import jax
-import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array
+from collections.abc import Sequence
 
 from dit import cli, media, storage
-from dit.config import parse_spec, resolve
-from dit.draw import placed
-from dit.parallel import compiler, multihost
-from dit.parallel.mesh import OPTION, batch_shards, make_mesh, parse_mesh, replicated
-from dit.parallel.rules import in_force, shardings
+from dit.encoders import Encoders
+from dit.parallel import multihost
+from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
 from dit.prompts import read_prompts
-from dit.text import Encoded
-from dit.text.pretrained.encoder import Encoder, join
-from dit.types import Count, Params, UserError
+from dit.types import Count, UserError
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -83,80 +73,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(args, texts)
 
 
-def open_encoders(args: argparse.Namespace) -> list[Encoder]:
-    """The encoders of the command line; UserError for one that cannot be opened."""
-    shared = {"dtype": args.dtype} | ({"layers": tuple(args.layers)} if args.layers else {})
-    encoders = []
-    for text in args.text:
-        spec = shared | parse_spec(text)
-        encoders.append(resolve("text.pretrained", spec.pop("name"), **spec))
-    return encoders
-
-
 def run(args: argparse.Namespace, texts: Sequence[str]) -> None:
     """Embed and write, on process 0 of all that have come so far."""
     if multihost.is_main():
         media.check_place(args.out, (".npz",))
     mesh = make_mesh(parse_mesh(args.mesh))
-    encoders = open_encoders(args)
-    tokens = []
-    for encoder, text in zip(encoders, args.text, strict=True):
-        found = encoder.tokens(texts)
-        tokens.append({"ids": found.ids, "mask": found.mask})
-        if found.cut and multihost.is_main():
-            shown = ", ".join(repr(texts[i][:40]) for i in found.cut[:3])
-            print(
-                f"{text} reads {encoder.length} tokens and cuts {len(found.cut)} of {len(texts)} "
-                f"texts: {shown}",
-                file=sys.stderr,
-            )
-    params = [e.load(shardings(e.abstract(), e.axes(), mesh)) for e in encoders]
-    shards = batch_shards(mesh)
-    size = -(-min(args.batch, len(texts)) // shards) * shards
-    starts = range(0, len(texts), size)
-    rows = [np.minimum(np.arange(i, i + size), len(texts) - 1) for i in starts]  # the last repeats
-
-    def batch(r):
-        return [placed({k: v[r] for k, v in t.items()}, mesh) for t in tokens]
-
-    step = jax.jit(
-        functools.partial(embed, encoders, mesh),
-        out_shardings=replicated(mesh),
-        compiler_options=compiler.options(mesh.devices.flat[0].platform),
-    )
-    step = step.lower(params, batch(rows[0])).compile()
+    shared = {"dtype": args.dtype} | ({"layers": tuple(args.layers)} if args.layers else {})
+    encoders = Encoders.open(args.text, mesh, **shared)
+    tokens, cut = encoders.tokens(texts)
+    for line in cut if multihost.is_main() else ():
+        print(line, file=sys.stderr)
+    rows = encoders.rows(min(args.batch, len(texts)))
+    encoders.compiled(rows)
     since = time.perf_counter()
-    parts = [jax.device_get(step(params, batch(r))) for r in rows]
+    arrays = encoders(tokens, rows)
     seconds = time.perf_counter() - since
-    arrays = {k: np.concatenate([part[k] for part in parts])[: len(texts)] for k in parts[0]}
-    check(arrays)
     if multihost.is_main():
         media.save_arrays(args.out, arrays)
     shown = ", ".join(f"{name} {'x'.join(map(str, x.shape))}" for name, x in arrays.items())
     multihost.say(f"{len(texts)} texts in {seconds:.2f} s after compilation: {shown} in {args.out}")
-
-
-def embed(
-    encoders: Sequence[Encoder], mesh: Mesh, params: Params, tokens: Sequence[dict[str, Array]]
-) -> dict[str, Array]:
-    """What the encoders together make of one batch of texts; to be jitted."""
-    with in_force(mesh):
-        encoded = [e.encode(p, **t) for e, p, t in zip(encoders, params, tokens, strict=True)]
-    groups: dict[bool, list[Encoded]] = {True: [], False: []}
-    for encoder, part in zip(encoders, encoded, strict=True):
-        groups[encoder.model.beside].append(part)
-    return {k: x for k, x in vars(join(groups[True], groups[False])).items() if x is not None}
-
-
-def check(arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise UserError for no arrays at all, and for numbers that are not finite."""
-    if not arrays:
-        raise UserError(
-            "the encoders give nothing: a T5 has no pooled vector, leave use=pooled out"
-        )
-    for name, x in arrays.items():
-        if not np.isfinite(x).all():
-            raise UserError(f"the {name} has values that are not finite: are the weights damaged?")
 
 
 if __name__ == "__main__":

@@ -47,16 +47,17 @@ MAY_IMPORT = {
     "draw": BASE
     | {"prompts", "recipe", "experiment", "media", "models", "diffusion", "sampling"}
     | {"parallel", "training"},
+    "encoders": BASE | {"draw", "parallel", "text"},
     "quality": LIBRARY | {"evaluation", "parallel", "scaling"},
     "preflight": LIBRARY | {"models", "parallel", "training", "scaling"},
     "notebook": BASE | {"media"},
     "reconstruct": LIBRARY | {"data", "evaluation", "lpips", "parallel", "training"},
     # commands, and what they share; no other command is imported
     "cli": BASE,
-    "prepare": COMMAND | {"data"},
+    "prepare": COMMAND | {"data", "encoders"},
     "train": COMMAND | {"data", "reconstruct", "training", "scaling"},
     "sample": COMMAND | {"data", "prompts"},
-    "embed": COMMAND | {"prompts", "text"},
+    "embed": COMMAND | {"prompts", "encoders"},
     "evaluate": COMMAND | {"data", "evaluation", "reconstruct", "training"},
     "scaling/__main__": COMMAND | {"training"},
     "preflight/__main__": COMMAND,
