@@ -18,11 +18,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import glob
+import itertools
 import logging
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from dit import cli
 from dit.config import literal, names, resolve
@@ -31,8 +34,11 @@ from dit.data.prepare import MOST_PIXELS, Input, run, shards
 from dit.data.prepare.convert import Options
 from dit.data.prepare.inputs.webdataset import SUFFIXES
 from dit.data.prepare.parts import Job
-from dit.types import Count, Fraction, UserError, Whole
+from dit.encoders import Encoders
+from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
+from dit.types import MASKS, Count, Fraction, UserError, Whole
 
+log = logging.getLogger(__name__)
 INPUTS = "data.prepare.inputs"
 
 
@@ -58,6 +64,24 @@ def arguments() -> argparse.ArgumentParser:
         help="the fraction kept out of training, chosen by id, unless the source has splits "
         "(default: %(default)s)",
     )
+    add(
+        "--text",
+        action="append",
+        default=[],
+        metavar="NAME:KEY=VALUE,...",
+        help="store what a frozen text encoder makes of each caption, as dit embed does: minilm, "
+        "clip:path=DIR, t5:path=DIR; may be repeated",
+    )
+    add(
+        "--encoded",
+        choices=("float16", "float32"),
+        default="float16",
+        help="how numbers of encoders are stored (default: %(default)s)",
+    )
+    add(
+        "--batch", type=cli.number(Count), default=32, help="encoded at once (default: %(default)s)"
+    )
+    add("--mesh", default="dp", help=f"of all devices, for encoders: {OPTION}")
     add("--classes", type=cli.number(Count), help="how many; larger labels are broken")
     add(
         "--fields",
@@ -93,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = cli.parse(arguments(), argv)
     if rest:
         raise UserError(f"--config.{next(iter(rest))} belongs to dit.train; see --help")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("dit").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)
     out = pathlib.Path(args.out).expanduser()
     if args.check:
@@ -116,10 +141,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     if source.classes is not None:
         options = dataclasses.replace(options, classes=len(source.classes))
     facts = facts_of(kind, given, source, options)
+    encode = None
+    if args.text:
+        if options.fields is not None and "caption" not in options.fields:
+            raise UserError("got --text, which needs captions, and --fields without caption")
+        encode = Captions(args.text, args.mesh, args.batch, args.encoded)
+        facts |= {"text": args.text, **encode.fields}
+    job = Job(source, options, out, encoded=encode is not None)
     with cli.full_disk():
-        made = run.run(Job(source, options, out), facts, workers=args.workers, share=share)
+        made = run.run(job, facts, encode=encode, workers=args.workers, share=share)
     print(summary(out, made))
     return 0
+
+
+class Captions:
+    """Adds what text encoders make of each caption: see ``data.prepare.encode``."""
+
+    replaces = ()
+
+    def __init__(self, names: Sequence[str], mesh: str, batch: int, dtype: str):
+        self._encoders = Encoders.open(names, make_mesh(parse_mesh(mesh)))
+        self._rows, self._dtype = self._encoders.rows(batch), dtype
+        self._told: set[str] = set()
+        shapes = {name: list(x.shape[1:]) for name, x in self._encoded([""]).items()}
+        kinds = {name: "bool" if name in MASKS else dtype for name in shapes}
+        self.fields = {"text": {n: {"shape": shapes[n], "dtype": kinds[n]} for n in shapes}}
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any] | str]:
+        captions = [[text.decode() for text in example["caption"]] for example in examples]
+        ends = np.cumsum([len(each) for each in captions])
+        texts = list(itertools.chain.from_iterable(captions))
+        found = self._encoded(texts) if texts else {}
+        rows = [slice(end - len(each), end) for each, end in zip(captions, ends, strict=True)]
+        return [
+            self._checked({name: x[row] for name, x in found.items()})
+            if each
+            else "it has no caption"
+            for row, each in zip(rows, captions, strict=True)
+        ]
+
+    def _encoded(self, texts: list[str]) -> dict[str, np.ndarray]:
+        tokens, cut = self._encoders.tokens(texts)
+        for line in cut if not self._told else ():
+            log.warning("%s. This is told once", line)
+            self._told.add(line)
+        found = self._encoders(tokens, self._rows)
+        if "context" in found:  # what no model looks at takes no room as zeros
+            found["context"] = np.where(found["context_mask"][..., None], found["context"], 0)
+        return {n: x if n in MASKS else x.astype(self._dtype) for n, x in found.items()}
+
+    def _checked(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray] | str:
+        for name, x in values.items():
+            if not np.isfinite(x).all():
+                return f"the {name} of its caption does not fit into {self._dtype}"
+        return values
 
 
 def parse_source(text: str) -> tuple[str, dict[str, Any]]:
@@ -203,6 +278,8 @@ def summary(out: pathlib.Path, made: dict[str, Any]) -> str:
     kept = ", ".join(f"{split['records']} {name}" for name, split in made["splits"].items())
     what = f"{fields['classes']} classes" if fields["classes"] else "no labels"
     what += ", captions" if fields["captions"] else ", no captions"
+    for name, given in fields.get("text", {}).items():
+        what += f", {name} {'x'.join(map(str, given['shape']))}"
     lines = [f"{kept} records in {len(made['shards'])} shards ({what}): {out}"]
     if counts["broken"]:
         lines.append(f"{counts['broken']} broken inputs are listed in {out / 'broken.jsonl'}")

@@ -7,6 +7,7 @@ of a split come one size of pictures after the other, each shard of one size. A 
     image    uint8 (h, w, c), as PNG
     label    the class, where there are classes
     caption  its captions, one or more, where there are captions
+    context, context_mask, pooled   what text encoders make of each caption, where they were asked for
     size     height and width of the original, upright
     id       two uint32 words, from a hash of the original's bytes: a copy has the same
 """
@@ -16,12 +17,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from dit.data.travel import Travels
 from dit.types import UserError
@@ -49,7 +53,34 @@ def features(fields: dict[str, Any]) -> Any:
         found["label"] = f.ClassLabel(num_classes=fields["classes"])
     if fields["captions"]:
         found["caption"] = f.Sequence(f.Text())
-    return f.FeaturesDict(found)
+    return f.FeaturesDict({**found, **added(fields)})
+
+
+def added(fields: dict[str, Any]) -> Any:
+    """The features that encoders add to a record."""
+    import tensorflow_datasets as tfds
+
+    found = {}
+    for name, given in fields.get("text", {}).items():
+        shape, dtype = (None, *given["shape"]), np.dtype(given["dtype"])
+        found[name] = tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
+    return tfds.features.FeaturesDict(found)
+
+
+def reader(fields: dict[str, Any]) -> Callable[[bytes], dict[str, Any]]:
+    """What gives the features of a record, of which the picture is still PNG."""
+    import tensorflow_datasets as tfds
+
+    skip = {"image": tfds.decode.SkipDecoding()}  # TFDS would look for OpenCV
+    return functools.partial(features(fields).deserialize_example_np, decoders=skip)
+
+
+def pixels(png: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """The picture in a record."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        return np.asarray(image).reshape(image.height, image.width, channels)
 
 
 def shard_name(split: str, i: int, of: int) -> str:

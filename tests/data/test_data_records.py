@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit import prepare
+from dit import embed, prepare
 from dit.data import captions, records
 from dit.data.pipeline import batches
 from dit.data.sources import records as source_of
@@ -169,3 +169,44 @@ def test_ten_million_records_open_in_constant_memory_and_travel_as_a_path(tmp_pa
         np.testing.assert_array_equal(train[count - kept["records"] + 3]["x"], expected["x"])
     with pytest.raises(UserError, match="00000-of-05000"):
         source.train[0]
+
+
+def test_what_text_encoders_make_is_stored_with_each_caption(tmp_path, prepared):
+    """And training is given that of the caption at hand, each of them in time."""
+    argv = [f"--source={prepared.parent / 'in.tar'}", "--size=8", "--held-out=0.2", "--workers=0"]
+    argv += ["--text=minilm:length=8", f"--out={tmp_path / 'out'}", "--batch=8"]
+    prepare.main(argv)
+    manifest = records.read_manifest(tmp_path / "out")
+    assert manifest["fields"]["text"] == {
+        "context": {"shape": [8, 384], "dtype": "float16"},
+        "context_mask": {"shape": [8], "dtype": "bool"},
+        "pooled": {"shape": [384], "dtype": "float16"},
+    }
+    source, plain = (source_of.build(path=str(p)) for p in (tmp_path / "out", prepared))
+    said = sorted({c for i in range(5) for c in plain.train[i]["caption"]})
+    embed.main(
+        ["--text=minilm:length=8", f"--out={tmp_path / 'c.npz'}", *(f"--prompt={c}" for c in said)]
+    )
+    expected = np.load(tmp_path / "c.npz")
+    stream = batches(source.train, batch_size=5, seed=0, shuffle=False)
+    assert stream.shapes()["context"] == ((5, 8, 384), np.float16)
+    seen = set()
+    for epoch in range(6):
+        batch = stream.look(range(epoch * len(source.train), epoch * len(source.train) + 5))
+        assert {"x", "label", "context", "context_mask", "pooled", "id"} == set(batch)
+        for i in range(5):
+            known = [said.index(c) for c in plain.train[i]["caption"]]
+            near = [np.abs(expected["pooled"][k] - batch["pooled"][i]).max() < 1e-3 for k in known]
+            assert sum(near) == 1
+            k = known[near.index(True)]
+            seen.add((i, near.index(True)))
+            mask = expected["context_mask"][k]
+            np.testing.assert_array_equal(batch["context_mask"][i], mask)
+            off = np.abs(batch["context"][i] - expected["context"][k])[mask]
+            assert off.max() < 1e-2
+            assert not batch["context"][i][~mask].any()
+    assert len(seen) == 10
+    np.testing.assert_array_equal(source.held_out[0]["x"], plain.held_out[0]["x"])
+    with pytest.raises(UserError, match="needs captions"):
+        prepare.main([*argv, "--fields=label"])
+    stream.close()

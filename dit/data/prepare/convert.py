@@ -37,9 +37,14 @@ class Options:
 
     @functools.cached_property
     def features(self) -> Any:
-        """Of a record while it is not known which fields all have."""
+        """Those of ``fields_of_all``."""
+        return records.features(self.fields_of_all)
+
+    @property
+    def fields_of_all(self) -> dict[str, Any]:
+        """The fields of a record while it is not known which of them all have."""
         fields = {"sizes": self.sizes, "channels": self.channels, "captions": True}
-        return records.features(fields | {"classes": 2**31 - 1})
+        return fields | {"classes": 2**31 - 1}
 
     @property
     def table(self) -> np.dtype:

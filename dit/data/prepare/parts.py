@@ -28,15 +28,22 @@ REASON = 500  # characters kept of one
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is prepared, how, and where to."""
+    """What is prepared, how, and where to. ``encoded``: whether encoders add to the records."""
 
     input: Input
     options: Options
     out: pathlib.Path
+    encoded: bool = False
+
+    @property
+    def raw(self) -> Job:
+        """The same before anything is encoded."""
+        return dataclasses.replace(self, encoded=False)
 
     def file(self, part: int, suffix: str) -> pathlib.Path:
         """One of the files of a part."""
-        return self.out / WORK / f"part-{part:06d}{suffix}"
+        stage = ".encoded" if self.encoded else ""
+        return self.out / WORK / f"part-{part:06d}{stage}{suffix}"
 
     def done(self, part: int) -> bool:
         """Whether the part is there."""
@@ -75,6 +82,7 @@ def make(
     ``skip``: items that are not to be tried. Where that is given, even if it is empty, ``last`` tells
     which item was the last to be tried.
     """
+    job = job.raw
     at = None if skip is None else job.file(part, ".at")
     rows, names, broken = [], [], []
     unfinished = unfinished_name(job.file(part, ".records"))
@@ -106,7 +114,7 @@ def make(
 
 def last(job: Job, part: int) -> int | None:
     """The number of the item that was tried last."""
-    at = job.file(part, ".at")
+    at = job.raw.file(part, ".at")
     return int(at.read_text()) if at.exists() else None
 
 

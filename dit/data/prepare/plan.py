@@ -65,8 +65,11 @@ class Names:
         return self._notes[1][self._row[i]]
 
 
-def make(job: Job, parts: int) -> Plan:
-    """The plan of all records of ``parts`` parts; UserError where it would leave a split empty."""
+def make(job: Job, parts: int, encoded: dict[str, Any]) -> Plan:
+    """The plan of all records of ``parts`` parts. ``encoded``: fields that encoders add.
+
+    Raises UserError where it would leave a split empty.
+    """
     options = job.options
     tables = [job.table(k) for k in range(parts)]
     broken = list(itertools.chain.from_iterable(job.notes(k)["broken"] for k in range(parts)))
@@ -114,6 +117,7 @@ def make(job: Job, parts: int) -> Plan:
         "channels": options.channels,
         "classes": classes,
         "captions": "caption" in needed,
+        **encoded,
     }
     return Plan(shards, fields, splits, statistics(table[~held], options.sizes), broken, dropped)
 

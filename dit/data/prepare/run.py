@@ -20,7 +20,9 @@ from typing import Any
 from dit.config import fingerprint
 from dit.data import records
 from dit.data.follow import follow
+from dit.data.prepare import encode as encoding
 from dit.data.prepare import parts, plan, progress, shards
+from dit.data.prepare.encode import Encode
 from dit.data.prepare.parts import WORK, Job
 from dit.types import UserError
 
@@ -31,12 +33,18 @@ Task = tuple[Callable, tuple]  # what to do with a job, and the rest of its argu
 
 
 def run(
-    job: Job, facts: dict[str, Any], *, workers: int = 0, share: tuple[int, int] = (0, 1)
+    job: Job,
+    facts: dict[str, Any],
+    *,
+    encode: Encode | None = None,
+    workers: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> dict[str, Any]:
     """Prepare the records, or go on with them; the manifest.
 
-    ``facts``: what they depend on; where others were begun in the same place, a UserError. ``workers``:
-    processes, or 0 for this one. ``share``: this machine's number, and how many there are.
+    ``facts``: what they depend on; where others were begun in the same place, a UserError. ``encode``:
+    what runs on the devices, in this process, where the job asks for that. ``workers``: other processes,
+    or 0 for this one alone. ``share``: this machine's number, and how many there are.
     """
     if begin(job.out, facts, first=share[0] == 0):
         return finished(job.out)
@@ -44,7 +52,12 @@ def run(
     every = job.input.parts
     team = Team(job, min(workers, -(-len(every) // of)))
     try:
-        made = stages(job, team, own, of)
+        first(job.raw, team, own, of)
+        if encode is not None:
+            second(job, team, encode, own, of)
+        wait("parts", lambda: all(job.done(k) for k in range(len(every))))
+        made = plan.make(job, len(every), {} if encode is None else encode.fields)
+        last(job, team, made, own, of)
     finally:
         team.leave()
     if own:
@@ -55,8 +68,8 @@ def run(
     return finished(job.out)
 
 
-def stages(job: Job, team: Team, own: int, of: int) -> plan.Plan:
-    """This machine's share of the parts and of the shards."""
+def first(job: Job, team: Team, own: int, of: int) -> None:
+    """Read this machine's share of the parts."""
     every = job.input.parts
     tasks = {
         k: (parts.make, (k, part.what, part.weight))
@@ -67,8 +80,22 @@ def stages(job: Job, team: Team, own: int, of: int) -> plan.Plan:
     left = sum(every[k].weight for k in tasks)
     with progress.Progress("reading", mine, mine - left, team.counts) as told:
         team.work(tasks, told, job.done)
-    wait("parts", lambda: all(job.done(k) for k in range(len(every))))
-    made = plan.make(job, len(every))
+
+
+def second(job: Job, team: Team, encode: Encode, own: int, of: int) -> None:
+    """Encode them, in this process."""
+    mine = range(own, len(job.input.parts), of)
+    sizes = {k: len(job.raw.table(k)) for k in mine}
+    todo = [k for k in mine if not job.done(k)]
+    total = sum(sizes.values())
+    before = total - sum(sizes[k] for k in todo)
+    with progress.Progress("encoding", total, before, team.counts) as told:
+        for k in todo:
+            encoding.make(job, k, encode, tell=told.tell)
+
+
+def last(job: Job, team: Team, made: plan.Plan, own: int, of: int) -> None:
+    """Write this machine's share of the shards."""
     tasks = {
         i: (shards.make, (shard,))
         for i, shard in enumerate(made.shards)
@@ -78,7 +105,6 @@ def stages(job: Job, team: Team, own: int, of: int) -> plan.Plan:
     left = sum(made.shards[i].records for i in tasks)
     with progress.Progress("writing", weight, weight - left, team.counts) as told:
         team.work(tasks, told, lambda i: shards.mark(job, made.shards[i]).exists())
-    return made
 
 
 def begin(out: pathlib.Path, facts: dict[str, Any], first: bool) -> bool:

@@ -3,7 +3,8 @@
 A shard is opened when one of its records is first asked for; no shard is read whole, and of ten million
 records no more than the number in each shard is kept in memory. So the directory may be on a local disk
 or in a bucket that is mounted (``gcsfuse``). The splits are those of the records: which are held out is
-decided when they are prepared. Where they have several sizes, each has a bucket.
+decided when they are prepared. Where they have several sizes, each has a bucket. Where an example has
+several captions, one of them is taken each time in training, and the first one of what is held out.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
-import io
 import itertools
 import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from dit.config import fingerprint
 from dit.data import records
@@ -44,12 +43,26 @@ def build(*, path: str, flip: bool = False) -> Source:
             fields,
             tuple(manifest["splits"][split]["buckets"]),
             f"{name}/{split}",
-            transforms=(random_flip,) if flip and split == "train" else (),
+            training=split == "train",
+            transforms=augmentations(fields, flip) if split == "train" else (),
         )
         for split in records.SPLITS
     )
     shapes = tuple((1, *size, fields["channels"]) for size in fields["sizes"])
     return Source(train, held_out, shapes[0], fields["classes"], name, shapes=shapes)
+
+
+def augmentations(fields: dict[str, Any], flip: bool) -> tuple[Transform, ...]:
+    """What is done to each training example."""
+    return ((random_flip,) if flip else ()) + ((one_text,) if fields.get("text") else ())
+
+
+def one_text(example: Example, rng: np.random.Generator) -> Example:
+    """What the encoders made of one of the captions, in place of ``texts``."""
+    rest = {k: v for k, v in example.items() if k != "texts"}
+    texts = example["texts"]
+    k = int(rng.integers(len(next(iter(texts.values())))))
+    return {**rest, **{name: each[k] for name, each in texts.items()}}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +73,7 @@ class Records(Travels):
     fields: dict[str, Any]
     bucket_sizes: tuple[int, ...]
     fingerprint: str
+    training: bool
     streaming: bool = False
     transforms: tuple[Transform, ...] = ()
 
@@ -69,8 +83,8 @@ class Records(Travels):
     def __getitem__(self, i: int) -> Example:
         check_index(i, len(self))
         try:
-            found = self._features.deserialize_example_np(self.shards[i], decoders=self._decoders)
-            x = pixels(found["image"], self.fields["channels"])
+            found = self._read(self.shards[i])
+            x = records.pixels(found["image"], self.fields["channels"])
         except UserError:
             raise
         except Exception as error:  # of a reader of files that may be damaged
@@ -85,6 +99,10 @@ class Records(Travels):
             example["label"] = int(found["label"])
         if self.fields["captions"]:
             example["caption"] = [text.decode() for text in found["caption"]]
+        texts = {name: found[name] for name in self.fields.get("text", {})}
+        example |= {name: each[0] for name, each in texts.items()}
+        if texts and self.training:
+            example["texts"] = texts
         return example
 
     def _size(self, i: int) -> tuple[int, int, int]:
@@ -93,22 +111,8 @@ class Records(Travels):
         return (*self.fields["sizes"][bucket], self.fields["channels"])
 
     @functools.cached_property
-    def _features(self) -> Any:
-        return records.features(self.fields)
-
-    @functools.cached_property
-    def _decoders(self) -> dict[str, Any]:
-        import tensorflow_datasets as tfds
-
-        return {"image": tfds.decode.SkipDecoding()}  # TFDS would look for OpenCV
+    def _read(self) -> Any:
+        return records.reader(self.fields)
 
     def __getstate__(self) -> dict[str, Any]:
         return Travels.__getstate__(dataclasses.replace(self))  # without what each process makes
-
-
-def pixels(png: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """The picture in a record."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-        return np.asarray(image).reshape(image.height, image.width, channels)
