@@ -7,6 +7,7 @@ of a split come one size of pictures after the other, each shard of one size. A 
     image    uint8 (h, w, c), as PNG
     label    the class, where there are classes
     caption  its captions, one or more, where there are captions
+    mean, std  of a codec's latents (h, w, c), instead of image; mean_flipped, std_flipped: mirrored
     context, context_mask, pooled   what text encoders make of each caption, where they were asked for
     size     height and width of the original, upright
     id       two uint32 words, from a hash of the original's bytes: a copy has the same
@@ -45,10 +46,11 @@ def features(fields: dict[str, Any]) -> Any:
     sizes = fields["sizes"]
     height, width = sizes[0] if len(sizes) == 1 else (None, None)
     found = {
-        "image": f.Image(shape=(height, width, fields["channels"]), encoding_format="png"),
         "size": f.Tensor(shape=(2,), dtype=np.int32),
         "id": f.Tensor(shape=(2,), dtype=np.uint32),
     }
+    if "latents" not in fields:
+        found["image"] = f.Image(shape=(height, width, fields["channels"]), encoding_format="png")
     if fields["classes"] is not None:
         found["label"] = f.ClassLabel(num_classes=fields["classes"])
     if fields["captions"]:
@@ -61,10 +63,21 @@ def added(fields: dict[str, Any]) -> Any:
     import tensorflow_datasets as tfds
 
     found = {}
+    if "latents" in fields:
+        given = fields["latents"]
+        height, width = given["sizes"][0] if len(given["sizes"]) == 1 else (None, None)
+        for name in latents(given["flip"]):
+            shape, dtype = (height, width, given["channels"]), np.dtype(given["dtype"])
+            found[name] = tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
     for name, given in fields.get("text", {}).items():
         shape, dtype = (None, *given["shape"]), np.dtype(given["dtype"])
         found[name] = tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
     return tfds.features.FeaturesDict(found)
+
+
+def latents(flip: bool) -> tuple[str, ...]:
+    """The names of what is stored of a picture's latents."""
+    return ("mean", "std") + (("mean_flipped", "std_flipped") if flip else ())
 
 
 def reader(fields: dict[str, Any]) -> Callable[[bytes], dict[str, Any]]:
@@ -72,6 +85,7 @@ def reader(fields: dict[str, Any]) -> Callable[[bytes], dict[str, Any]]:
     import tensorflow_datasets as tfds
 
     skip = {"image": tfds.decode.SkipDecoding()}  # TFDS would look for OpenCV
+    skip = None if "latents" in fields else skip
     return functools.partial(features(fields).deserialize_example_np, decoders=skip)
 
 

@@ -284,7 +284,7 @@ def test_several_processes_and_machines_make_the_same(tmp_path, drawn):
         "--workers=0",
     ]
     machines = [subprocess.Popen([*command, f"--share={i}/2"]) for i in (1, 0)]
-    assert [m.wait(timeout=100) for m in machines] == [0, 0]
+    assert [m.wait(timeout=500) for m in machines] == [0, 0]
     assert content(tmp_path / "one") == content(tmp_path / "two") == content(tmp_path / "shared")
 
 

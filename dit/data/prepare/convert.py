@@ -57,8 +57,8 @@ class Options:
                 ("held_out", "i1"),  # -1: the input does not say
                 ("bucket", "<i4"),
                 ("bytes", "<i8"),
-                ("sum", "<i8", self.channels),
-                ("squares", "<i8", self.channels),
+                ("sum", "<f8", self.channels),
+                ("squares", "<f8", self.channels),
                 ("hash", "<u8"),
                 ("colours", "u1", 3 * copies.THUMB**2 if self.drop_copies else 0),
             ]

@@ -27,7 +27,7 @@ class Encode(Protocol):
 
     ``encode(examples)``: for each example, as TFDS reads it but for the PNG of its picture, the values
     of the added features, or the reason why there are none. ``replaces``: features that are left out
-    instead.
+    instead. Of ``mean`` and ``std`` among the values the statistics are made.
     """
 
     fields: dict[str, Any]
@@ -46,7 +46,7 @@ def make(job: Job, part: int, encode: Encode, *, tell: Tell) -> None:
     read = records.reader(job.options.fields_of_all)
     added = records.added(encode.fields)
     unfinished = unfinished_name(encoded.file(part, ".records"))
-    writer, kept = None, []
+    writer, rows = None, []
     names, broken = [], list(notes["broken"])
     path = str(raw.file(part, ".records"))
     reader = array_record_module.ArrayRecordReader(path) if len(table) else None
@@ -64,15 +64,30 @@ def make(job: Job, part: int, encode: Encode, *, tell: Tell) -> None:
             content = example.SerializeToString(deterministic=True)
             writer = open_writer(unfinished) if writer is None else writer
             writer.write(content)
-            table["bytes"][i] = len(content)
-            kept.append(i)
+            row = dict(zip(table.dtype.names, table[i], strict=True)) | {"bytes": len(content)}
+            if "mean" in values:
+                row |= sums(values["mean"], values["std"])
+            rows.append(tuple(row.values()))
             names.append(notes["names"][i])
         tell(len(found), len(found), 0)
     if writer is not None:
         writer.close()
         os.replace(unfinished, encoded.file(part, ".records"))
     with open(other := unfinished_name(encoded.file(part, ".npy")), "wb") as file:
-        np.save(file, table[kept])
+        np.save(file, np.array(rows, dtype_of(table.dtype, encode.fields)))
     os.replace(other, encoded.file(part, ".npy"))
     write(encoded.file(part, ".json"), json.dumps({"names": names, "broken": broken}))
     raw.file(part, ".records").unlink(missing_ok=True)
+
+
+def sums(mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
+    """The sums over a picture's latents, as they are drawn, that the statistics are made of."""
+    m, s = (x.astype(np.float64).reshape(-1, x.shape[-1]) for x in (mean, std))
+    return {"sum": m.sum(0), "squares": (m**2 + s**2).sum(0)}
+
+
+def dtype_of(table: np.dtype, fields: dict[str, Any]) -> np.dtype:
+    """That of the table once the pictures are latents, with sums for each channel of these."""
+    channels = fields["latents"]["channels"] if "latents" in fields else None
+    wide = {"sum": channels, "squares": channels} if channels else {}
+    return np.dtype([(n, table[n].base, wide.get(n, table[n].shape)) for n in table.names])

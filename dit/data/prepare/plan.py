@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,8 @@ def make(job: Job, parts: int, encoded: dict[str, Any]) -> Plan:
         "captions": "caption" in needed,
         **encoded,
     }
-    return Plan(shards, fields, splits, statistics(table[~held], options.sizes), broken, dropped)
+    sizes = encoded.get("latents", fields)["sizes"]
+    return Plan(shards, fields, splits, statistics(table[~held], sizes), broken, dropped)
 
 
 def fields_needed(has: dict[str, np.ndarray], asked: tuple[str, ...] | None) -> list[str]:
@@ -184,15 +186,14 @@ def filled(
             yield bucket, [(int(part[run[0]]), row[run]) for run in np.split(piece, cuts)]
 
 
-def statistics(table: np.ndarray, sizes: tuple[tuple[int, int], ...]) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel, of pixels from 0 to 255; exact sums of integers."""
-    pixels = int(np.array([h * w for h, w in sizes])[table["bucket"]].sum())
-    total, squares = (
-        [sum(map(int, table[name][:, c])) for c in range(table[name].shape[1])]
-        for name in ("sum", "squares")
+def statistics(table: np.ndarray, sizes: Sequence[Sequence[int]]) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel, of pixels from 0 to 255 or of latents.
+
+    The sums are rounded once, whatever the order.
+    """
+    count = int(np.array([h * w for h, w in sizes])[table["bucket"]].sum())
+    mean, square = (
+        [math.fsum(column) / count for column in table[name].T] for name in ("sum", "squares")
     )
-    mean = [s / pixels for s in total]
-    spread = [
-        max(q * pixels - s * s, 0) ** 0.5 / pixels for s, q in zip(total, squares, strict=True)
-    ]
+    spread = [max(q - m * m, 0.0) ** 0.5 for m, q in zip(mean, square, strict=True)]
     return {"mean": mean, "std": spread}

@@ -5,6 +5,7 @@ records no more than the number in each shard is kept in memory. So the director
 or in a bucket that is mounted (``gcsfuse``). The splits are those of the records: which are held out is
 decided when they are prepared. Where they have several sizes, each has a bucket. Where an example has
 several captions, one of them is taken each time in training, and the first one of what is held out.
+Of latents, another one is drawn each time in training; what is held out is their mean.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dit.config import fingerprint
 from dit.data import records
 from dit.data.records import Shards
 from dit.data.source import Example, Source, Transform, check_index, identity
-from dit.data.transforms import random_flip
+from dit.data.transforms import random_flip, sample_posterior
 from dit.data.travel import Travels
 from dit.types import UserError, first_line
 
@@ -36,44 +37,73 @@ def build(*, path: str, flip: bool = False) -> Source:
     manifest = records.read_manifest(root)
     records.check_shards(root, manifest)
     fields = manifest["fields"]
+    if flip and not fields.get("latents", {"flip": True})["flip"]:
+        raise UserError(
+            f"got data.flip=True, and {str(root)!r} has no latents of mirrored pictures: prepare the "
+            "records again with --flip"
+        )
     name = identity("records", content=fingerprint(manifest))
+    part = functools.partial(Records, fields=fields, shapes=shapes_of(fields))
     train, held_out = (
-        Records(
-            Shards.of(root, manifest, split),
-            fields,
-            tuple(manifest["splits"][split]["buckets"]),
-            f"{name}/{split}",
-            training=split == "train",
+        part(
+            shards=Shards.of(root, manifest, split),
+            bucket_sizes=tuple(manifest["splits"][split]["buckets"]),
+            fingerprint=f"{name}/{split}",
             transforms=augmentations(fields, flip) if split == "train" else (),
         )
         for split in records.SPLITS
     )
-    shapes = tuple((1, *size, fields["channels"]) for size in fields["sizes"])
+    shapes = train.shapes
     return Source(train, held_out, shapes[0], fields["classes"], name, shapes=shapes)
 
 
+def shapes_of(fields: dict[str, Any]) -> tuple[tuple[int, int, int, int], ...]:
+    """The shape of an example of each bucket."""
+    given = fields.get("latents", fields)
+    return tuple((1, *size, given["channels"]) for size in given["sizes"])
+
+
 def augmentations(fields: dict[str, Any], flip: bool) -> tuple[Transform, ...]:
-    """What is done to each training example."""
-    return ((random_flip,) if flip else ()) + ((one_text,) if fields.get("text") else ())
+    """What is done to each training example: to choose among what is stored, and to draw."""
+    found: list[Transform] = []
+    if flip:
+        found.append(one_side if "latents" in fields else random_flip)
+    if "latents" in fields:
+        found.append(sample_posterior)
+    if fields.get("text"):
+        found.append(one_text)
+    return (*found, *((chosen,) if {one_side, one_text} & set(found) else ()))
+
+
+def one_side(example: Example, rng: np.random.Generator) -> Example:
+    """The latents of the picture or of its mirror image."""
+    return {**example, **example["mirrored"]} if rng.random() < 0.5 else example
 
 
 def one_text(example: Example, rng: np.random.Generator) -> Example:
-    """What the encoders made of one of the captions, in place of ``texts``."""
-    rest = {k: v for k, v in example.items() if k != "texts"}
+    """What the encoders made of one of the captions."""
     texts = example["texts"]
     k = int(rng.integers(len(next(iter(texts.values())))))
-    return {**rest, **{name: each[k] for name, each in texts.items()}}
+    return {**example, **{name: each[k] for name, each in texts.items()}}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+def chosen(example: Example, rng: np.random.Generator) -> Example:
+    """The example without what was to choose from."""
+    return {k: v for k, v in example.items() if k not in ("mirrored", "texts")}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Records(Travels):
-    """The records of a split, one size after the other."""
+    """The records of a split, one size after the other.
+
+    Those of training, which have ``transforms``, hold what these choose from.
+    """
 
     shards: Shards
     fields: dict[str, Any]
+    shapes: tuple[tuple[int, int, int, int], ...]
     bucket_sizes: tuple[int, ...]
     fingerprint: str
-    training: bool
     streaming: bool = False
     transforms: tuple[Transform, ...] = ()
 
@@ -84,7 +114,7 @@ class Records(Travels):
         check_index(i, len(self))
         try:
             found = self._read(self.shards[i])
-            x = records.pixels(found["image"], self.fields["channels"])
+            x = self._pixels(found) if "image" in found else found["mean"][None]
         except UserError:
             raise
         except Exception as error:  # of a reader of files that may be damaged
@@ -92,23 +122,35 @@ class Records(Travels):
                 f"cannot read {self.shards.where(i)}: {first_line(error)}. Copy the shard again, or "
                 "prepare the records again"
             ) from error
-        if x.shape != self._size(i):
-            raise UserError(f"{self.shards.where(i)} has shape {x.shape}; expected {self._size(i)}")
-        example: Example = {"x": x[None]}
+        if x.shape != (expected := self._shape(i)):
+            raise UserError(f"{self.shards.where(i)} has shape {x.shape}; expected {expected}")
+        example: Example = {"x": x}
         if self.fields["classes"] is not None:
             example["label"] = int(found["label"])
         if self.fields["captions"]:
             example["caption"] = [text.decode() for text in found["caption"]]
         texts = {name: found[name] for name in self.fields.get("text", {})}
         example |= {name: each[0] for name, each in texts.items()}
-        if texts and self.training:
-            example["texts"] = texts
-        return example
+        return example | self._choices(found, texts) if self.transforms else example
 
-    def _size(self, i: int) -> tuple[int, int, int]:
-        """Height, width and channels of picture ``i``."""
-        bucket = bisect.bisect_right(list(itertools.accumulate(self.bucket_sizes)), i)
-        return (*self.fields["sizes"][bucket], self.fields["channels"])
+    def _choices(self, found: dict[str, Any], texts: dict[str, Any]) -> dict[str, Any]:
+        """What the transforms draw from or choose from."""
+        more: dict[str, Any] = {"texts": texts} if texts else {}
+        if "std" in found:
+            more["std"] = found["std"][None]
+        if one_side in self.transforms:
+            more["mirrored"] = {
+                "x": found["mean_flipped"][None],
+                "std": found["std_flipped"][None],
+            }
+        return more
+
+    def _pixels(self, found: dict[str, Any]) -> np.ndarray:
+        return records.pixels(found["image"], self.fields["channels"])[None]
+
+    def _shape(self, i: int) -> tuple[int, int, int, int]:
+        """Of example ``i``."""
+        return self.shapes[bisect.bisect_right(list(itertools.accumulate(self.bucket_sizes)), i)]
 
     @functools.cached_property
     def _read(self) -> Any:

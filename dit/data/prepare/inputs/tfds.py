@@ -15,7 +15,7 @@ import numpy as np
 
 from dit.data.prepare import Broken, Item, Part
 from dit.data.prepare.said import label_of
-from dit.data.sources.tfds import check_image, count_classes
+from dit.data.sources.tfds import LATENTS, check_image, count_classes
 from dit.types import UserError, first_line
 
 ITEMS = 256  # in a part
@@ -114,6 +114,10 @@ def build(
     for feature in columns.values():
         if feature not in features:
             raise UserError(f"{path!r} has no feature {feature!r}; expected {sorted(features)}")
+    if (kind := getattr(features[image], "np_dtype", None)) in LATENTS:
+        raise UserError(
+            f"feature {image!r} of {path!r} is {np.dtype(kind)}; expected pictures of 8 or 16 bits"
+        )
     check_image(features[image], image, 1)
     if len(features[image].shape) != 3:
         raise UserError(f"feature {image!r} of {path!r} is clips; expected pictures (h, w, c)")
