@@ -260,7 +260,8 @@ def build(
     """Build everything that a config names; UserError for whatever does not fit together.
 
     ``example``: that of a run, from its checkpoint. Without it the data are looked at; with it they
-    need not be there. ``frozen``: the fingerprints that the run's frozen weights must have.
+    need not be there. ``frozen``: the fingerprints that the run's frozen weights must have; of a new
+    run, the codec's are those that its latents were made with.
     """
     config = complete(config if example is None else of_today(config))
     section = functools.partial(_section, config)
@@ -271,7 +272,8 @@ def build(
         example = _example(source)
     codec = section("codec")
     if codec.weights is not None:
-        weights = dataclasses.replace(codec.weights, expected=(frozen or {}).get("codec"))
+        known = {"codec": None if source is None else source.codec} if frozen is None else frozen
+        weights = dataclasses.replace(codec.weights, expected=known.get("codec"))
         codec = dataclasses.replace(codec, weights=weights)
     found = example.get("shapes", [example["shape"]])
     shapes = tuple(tuple(codec.encoded_shape(tuple(shape))) for shape in found)

@@ -18,14 +18,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import glob
-import itertools
 import logging
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from dit import cli
 from dit.config import literal, names, resolve
@@ -34,11 +31,10 @@ from dit.data.prepare import MOST_PIXELS, Input, run, shards
 from dit.data.prepare.convert import Options
 from dit.data.prepare.inputs.webdataset import SUFFIXES
 from dit.data.prepare.parts import Job
-from dit.encoders import Encoders
+from dit.encode import Captions, Latents, Several
 from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
-from dit.types import MASKS, Count, Fraction, UserError, Whole
+from dit.types import Count, Fraction, UserError, Whole
 
-log = logging.getLogger(__name__)
 INPUTS = "data.prepare.inputs"
 
 
@@ -63,6 +59,15 @@ def arguments() -> argparse.ArgumentParser:
         default=0.01,
         help="the fraction kept out of training, chosen by id, unless the source has splits "
         "(default: %(default)s)",
+    )
+    add(
+        "--codec",
+        metavar="NAME:KEY=VALUE,...",
+        help="store latents, as mean and standard deviation, in place of pictures: "
+        "autoencoder_kl:path=DIR",
+    )
+    add(
+        "--flip", action="store_true", help="with --codec: store the mirrored pictures' latents too"
     )
     add(
         "--text",
@@ -141,12 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if source.classes is not None:
         options = dataclasses.replace(options, classes=len(source.classes))
     facts = facts_of(kind, given, source, options)
-    encode = None
-    if args.text:
-        if options.fields is not None and "caption" not in options.fields:
-            raise UserError("got --text, which needs captions, and --fields without caption")
-        encode = Captions(args.text, args.mesh, args.batch, args.encoded)
-        facts |= {"text": args.text, **encode.fields}
+    encode = encoders(args, options)
+    facts |= {"encoded": {"text": args.text, **encode.fields} if encode else None}
     job = Job(source, options, out, encoded=encode is not None)
     with cli.full_disk():
         made = run.run(job, facts, encode=encode, workers=args.workers, share=share)
@@ -154,47 +155,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-class Captions:
-    """Adds what text encoders make of each caption: see ``data.prepare.encode``."""
-
-    replaces = ()
-
-    def __init__(self, names: Sequence[str], mesh: str, batch: int, dtype: str):
-        self._encoders = Encoders.open(names, make_mesh(parse_mesh(mesh)))
-        self._rows, self._dtype = self._encoders.rows(batch), dtype
-        self._told: set[str] = set()
-        shapes = {name: list(x.shape[1:]) for name, x in self._encoded([""]).items()}
-        kinds = {name: "bool" if name in MASKS else dtype for name in shapes}
-        self.fields = {"text": {n: {"shape": shapes[n], "dtype": kinds[n]} for n in shapes}}
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> list[dict[str, Any] | str]:
-        captions = [[text.decode() for text in example["caption"]] for example in examples]
-        ends = np.cumsum([len(each) for each in captions])
-        texts = list(itertools.chain.from_iterable(captions))
-        found = self._encoded(texts) if texts else {}
-        rows = [slice(end - len(each), end) for each, end in zip(captions, ends, strict=True)]
-        return [
-            self._checked({name: x[row] for name, x in found.items()})
-            if each
-            else "it has no caption"
-            for row, each in zip(rows, captions, strict=True)
-        ]
-
-    def _encoded(self, texts: list[str]) -> dict[str, np.ndarray]:
-        tokens, cut = self._encoders.tokens(texts)
-        for line in cut if not self._told else ():
-            log.warning("%s. This is told once", line)
-            self._told.add(line)
-        found = self._encoders(tokens, self._rows)
-        if "context" in found:  # what no model looks at takes no room as zeros
-            found["context"] = np.where(found["context_mask"][..., None], found["context"], 0)
-        return {n: x if n in MASKS else x.astype(self._dtype) for n, x in found.items()}
-
-    def _checked(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray] | str:
-        for name, x in values.items():
-            if not np.isfinite(x).all():
-                return f"the {name} of its caption does not fit into {self._dtype}"
-        return values
+def encoders(args: argparse.Namespace, options: Options) -> Several | None:
+    """What is to be encoded on the devices; UserError for what cannot be."""
+    if args.flip and args.codec is None:
+        raise UserError("got --flip without --codec: pixels are mirrored in training, by data.flip")
+    if args.text and options.fields is not None and "caption" not in options.fields:
+        raise UserError("got --text, which needs captions, and --fields without caption")
+    if not args.text and args.codec is None:
+        return None
+    mesh = make_mesh(parse_mesh(args.mesh))
+    shared = {"batch": args.batch, "dtype": args.encoded}
+    found: list[Latents | Captions] = []
+    if args.codec is not None:
+        given = {"sizes": options.sizes, "channels": options.channels, "flip": args.flip}
+        found.append(Latents(args.codec, mesh, **given, **shared))
+    if args.text:
+        found.append(Captions(args.text, mesh, **shared))
+    return Several(found)
 
 
 def parse_source(text: str) -> tuple[str, dict[str, Any]]:
@@ -277,6 +254,9 @@ def summary(out: pathlib.Path, made: dict[str, Any]) -> str:
     fields, counts = made["fields"], made["counts"]
     kept = ", ".join(f"{split['records']} {name}" for name, split in made["splits"].items())
     what = f"{fields['classes']} classes" if fields["classes"] else "no labels"
+    if "latents" in fields:
+        sizes = " or ".join("x".join(map(str, size)) for size in fields["latents"]["sizes"])
+        what += f", latents {sizes} of {fields['latents']['channels']} channels"
     what += ", captions" if fields["captions"] else ", no captions"
     for name, given in fields.get("text", {}).items():
         what += f", {name} {'x'.join(map(str, given['shape']))}"

@@ -48,13 +48,14 @@ MAY_IMPORT = {
     | {"prompts", "recipe", "experiment", "media", "models", "diffusion", "sampling"}
     | {"parallel", "training"},
     "encoders": BASE | {"draw", "parallel", "text"},
+    "encode": BASE | {"data", "draw", "encoders", "parallel"},
     "quality": LIBRARY | {"evaluation", "parallel", "scaling"},
     "preflight": LIBRARY | {"models", "parallel", "training", "scaling"},
     "notebook": BASE | {"media"},
     "reconstruct": LIBRARY | {"data", "evaluation", "lpips", "parallel", "training"},
     # commands, and what they share; no other command is imported
     "cli": BASE,
-    "prepare": COMMAND | {"data", "encoders"},
+    "prepare": COMMAND | {"data", "encode"},
     "train": COMMAND | {"data", "reconstruct", "training", "scaling"},
     "sample": COMMAND | {"data", "prompts"},
     "embed": COMMAND | {"prompts", "encoders"},

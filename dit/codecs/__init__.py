@@ -15,6 +15,7 @@ from dit.types import Params, Video, Weights
 Shape = tuple[int, ...]  # (f, h, w, c)
 Encode = Callable[..., Video]
 Decode = Callable[[Params, Video], Video]
+Moments = Callable[[Params, Video], tuple[Video, Video]]
 Reshape = Callable[[Shape], Shape]
 
 
@@ -32,6 +33,8 @@ class Codec:
     that of the data, and after the other, from that of its latents. ``pixels``: ``decode`` gives colours
     in [-1, 1] that can be drawn. False where the data are themselves latents, which only the autoencoder
     that made them can decode. ``weights``: the parameters; None: there are none, and ``params`` is {}.
+    ``moments(params, pixels)``: mean and standard deviation of latents before they are scaled, which
+    ``encode`` takes in place of pixels; None: a codec without.
     """
 
     encode: Encode
@@ -40,3 +43,4 @@ class Codec:
     decoded_shape: Reshape = same
     pixels: bool = True
     weights: Weights | None = None
+    moments: Moments | None = None

@@ -52,6 +52,7 @@ class Source:
     ``shapes``: that of each bucket, where there are several; ``shape`` is the first of them.
     ``num_classes`` is None for unlabelled data, whose examples have no ``label``. ``fingerprint``
     changes with the options and the content: a checkpoint made with one refuses to go on with another.
+    ``codec``: the fingerprint of the weights that made latents, where it is known.
     Raises UserError for labels, where a split holds them as an array, that do not fit the classes.
     """
 
@@ -62,6 +63,7 @@ class Source:
     fingerprint: str
     streaming: bool = False
     shapes: tuple[tuple[int, int, int, int], ...] = ()
+    codec: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "shapes", self.shapes or (self.shape,))
@@ -91,7 +93,8 @@ class Source:
             return self
         train, held_out = (Bucket(split, i) for split in (self.train, self.held_out))
         shape, name = self.shapes[i], f"{self.fingerprint}/{i}"
-        return Source(train, held_out, shape, self.num_classes, name, self.streaming)
+        rest = (self.num_classes, name, self.streaming)
+        return Source(train, held_out, shape, *rest, codec=self.codec)
 
 
 def bucket_sizes(split: Split) -> tuple[int, ...]:

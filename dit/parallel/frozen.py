@@ -46,8 +46,8 @@ def place(frozen: Frozen, mesh: Mesh | None) -> dict[str, Params]:
             params = weights.read(spots[name])
             if weights.expected not in (None, found := identity(params)):
                 raise UserError(
-                    f"{weights.where} are not those that this run was made with: got {found}, expected "
-                    f"{weights.expected}; put the same files there again"
+                    f"{weights.where} are not those that this run, or its data, were made with: got "
+                    f"{found}, expected {weights.expected}; put the same files there again"
                 )
             weights.placed[mesh] = params
     return {name: weights.placed[mesh] for name, weights in frozen.items()}

@@ -54,7 +54,9 @@ def build(*, path: str, flip: bool = False) -> Source:
         for split in records.SPLITS
     )
     shapes = train.shapes
-    return Source(train, held_out, shapes[0], fields["classes"], name, shapes=shapes)
+    codec = fields.get("latents", {}).get("codec", {}).get("weights")
+    rest = {"shapes": shapes, "codec": codec}
+    return Source(train, held_out, shapes[0], fields["classes"], name, **rest)
 
 
 def shapes_of(fields: dict[str, Any]) -> tuple[tuple[int, int, int, int], ...]:
