@@ -78,13 +78,16 @@ def build(
     def apply(params: Params, x: Array, method: str) -> Any:
         return model.apply({"params": params["network"]}, x, method=method)
 
+    def moments(params: Params, x: Array) -> tuple[Video, Video]:
+        mean, logvar = apply(params, x.astype(jnp.float32) / 127.5 - 1, "encode")
+        return mean, jnp.exp(0.5 * logvar)
+
     def encode(
         params: Params, x: Array, key: Key | None = None, ids: Ids | None = None
     ) -> Float[Array, "b f h2 w2 d"]:
         std = None
         if x.dtype == jnp.uint8:
-            mean, logvar = apply(params, x.astype(jnp.float32) / 127.5 - 1, "encode")
-            std = jnp.exp(0.5 * logvar)
+            mean, std = moments(params, x)
         elif jnp.issubdtype(x.dtype, jnp.floating) and x.shape[-1] == model.latent_channels:
             mean = x.astype(jnp.float32)
         else:
@@ -118,7 +121,8 @@ def build(
         side = few * (PACK if rule.packed else 1)
         return (f, h * side, w * side, model.out_channels)
 
-    return Codec(encode, decode, encoded_shape, decoded_shape, weights=found.weights)
+    weights = found.weights
+    return Codec(encode, decode, encoded_shape, decoded_shape, weights=weights, moments=moments)
 
 
 def choose(found: Opened, family: str | None, scale: float | None, shift: float | None) -> Rule:
