@@ -1,6 +1,7 @@
 """DiT-B/2 on ImageNet 256x256: the recipe of imagenet256_dit_xl2, smaller.
 
-Command:   python -m dit.train --config=configs/imagenet256_dit_b2.py --workdir=DIR
+Command:   python -m dit.prepare, as imagenet256_dit_xl2 says, and then
+           python -m dit.train --config=configs/imagenet256_dit_b2.py --workdir=DIR
 Expected:  FID-50K 43.47 after 400K steps without guidance (Peebles & Xie 2023, table 4). Not yet run
            here.
 """

@@ -1,7 +1,11 @@
 """DiT-XL/2 on ImageNet 256x256, in Stable Diffusion's latents: the paper's recipe.
 
-Command:   python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=DIR
-Data:      config.data.path holds latents.npy (n, 32, 32, 8: mean and std) and labels.npy.
+Command:   python -m dit.prepare --source=tfds:imagenet2012,held_out=validation --size=256 --flip
+           --codec=autoencoder_kl:path=VAE,family=sd --out=data/imagenet256
+           python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=DIR
+Data:      ImageNet as TFDS prepares it (its archives are downloaded by hand), and VAE, the directory of
+           sd-vae-ft-ema. To draw samples: --config.codec.name=autoencoder_kl --config.codec.path=VAE
+           --config.codec.family=sd, with --config.samples.every=10000.
 Hardware:  TPU pod or GPU cluster; not yet run.
 Expected:  FID-50K 19.47 after 400K steps without guidance, 9.62 after 7M; 2.27 with guidance 1.5
            (Peebles & Xie 2023, tables 2 and 4). Not yet run here.
@@ -17,10 +21,10 @@ def get_config() -> ConfigDict:
             "steps": 400_000,
             "batch_size": 256,
             "data": {
-                "name": "latents",
+                "name": "records",
                 "path": "data/imagenet256",
+                "flip": True,
                 "num_classes": 1000,
-                "moments": True,
                 "shape": (1, 32, 32, 4),
             },
             "loader": {"workers": 8, "prefetch": 4},

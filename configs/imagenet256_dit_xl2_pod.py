@@ -1,6 +1,7 @@
 """DiT-XL/2 on ImageNet 256x256 on a TPU pod slice of 64 to 256 chips: eight images or more a chip.
 
-Command:   python -m dit.train --config=configs/imagenet256_dit_xl2_pod.py --workdir=DIR
+Command:   python -m dit.prepare, as imagenet256_dit_xl2 says, and then
+           python -m dit.train --config=configs/imagenet256_dit_xl2_pod.py --workdir=DIR
 Check:     python -m dit.preflight --config=configs/imagenet256_dit_xl2_pod.py --topology=v5e:16x16
            python -m dit.preflight --config=configs/imagenet256_dit_xl2_pod.py --topology=v6e:16x16
            python -m dit.preflight --config=configs/imagenet256_dit_xl2_pod.py --topology=v5p:4x4x4 \\

@@ -1,7 +1,10 @@
 """LightningDiT-XL/1 on ImageNet 256x256, in 16 x 16 x 32 latents of a 16x autoencoder.
 
-Command:   python -m dit.train --config=configs/imagenet256_lightning_xl1.py --workdir=DIR
-Data:      config.data.path holds latents.npy (n, 16, 16, 32) of unit variance, and labels.npy.
+Command:   python -m dit.prepare --source=tfds:imagenet2012,held_out=validation --size=256 --flip
+           --codec=autoencoder_kl:path=VAE,scale=1.0 --out=data/imagenet256_f16
+           python -m dit.train --config=configs/imagenet256_lightning_xl1.py --workdir=DIR
+Data:      ImageNet as TFDS prepares it, and VAE, an autoencoder of 16x and 32 channels.
+           config.codec.scale is 1 over the standard deviation of its latents, in manifest.json.
 Hardware:  TPU pod or GPU cluster; not yet run.
 Expected:  FID-50K 5.14 after 64 epochs without guidance, 2.11 with it (Yao et al. 2025, table 4). Not
            yet run here.
@@ -17,8 +20,9 @@ def get_config() -> ConfigDict:
             "steps": 80_000,
             "batch_size": 1024,
             "data": {
-                "name": "latents",
+                "name": "records",
                 "path": "data/imagenet256_f16",
+                "flip": True,
                 "num_classes": 1000,
                 "shape": (1, 16, 16, 32),
             },

@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 import numpy as np
+import records_files
 
 from dit.experiment import load_config
 
@@ -13,6 +14,10 @@ CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
 
 def latents(directory, config, dtype=np.float16):
     """Stand-in latents where a config reads some: the right shape, a handful of examples."""
+    if config.data.name == "records":
+        shape, classes = config.data.shape[1:], config.data.num_classes
+        records_files.write(directory, shape, classes, config.data.flip, dtype)
+        return {"data.path": str(directory), "loader.workers": 0}
     if config.data.name != "latents":
         return {}
     *rest, channels = config.data.shape

@@ -25,13 +25,21 @@ from dit.data.records import Shards
 from dit.data.source import Example, Source, Transform, check_index, identity
 from dit.data.transforms import random_flip, sample_posterior
 from dit.data.travel import Travels
-from dit.types import UserError, first_line
+from dit.types import Count, UserError, first_line
 
 
-def build(*, path: str, flip: bool = False) -> Source:
+def build(
+    *,
+    path: str,
+    flip: bool = False,
+    num_classes: Count | None = None,
+    shape: tuple[Count, Count, Count, Count] | None = None,
+) -> Source:
     """The records in ``path``; ``flip`` mirrors training pictures at random.
 
-    Raises UserError where there are none, or other shards than the manifest says.
+    ``num_classes``, and ``shape`` of an example, ``(f, h, w, c)``: if they are to be checked; programs
+    can then be compiled ahead of time where the records are not (``dit.preflight``). Raises UserError
+    where there are no records, or others than these, or other shards than the manifest says.
     """
     root = pathlib.Path(path).expanduser()
     manifest = records.read_manifest(root)
@@ -42,6 +50,12 @@ def build(*, path: str, flip: bool = False) -> Source:
             f"got data.flip=True, and {str(root)!r} has no latents of mirrored pictures: prepare the "
             "records again with --flip"
         )
+    for what, got, found in (
+        ("num_classes", num_classes, fields["classes"]),
+        ("shape", shape, shapes_of(fields)[0]),
+    ):
+        if got not in (None, found):
+            raise UserError(f"got data.{what}={got}; the records in {str(root)!r} have {found}")
     name = identity("records", content=fingerprint(manifest))
     part = functools.partial(Records, fields=fields, shapes=shapes_of(fields))
     train, held_out = (
