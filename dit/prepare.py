@@ -6,6 +6,9 @@
     --source=parquet:DIR,image=image            columns of pictures, captions, labels
     --source=tfds:imagenet2012,held_out=validation
 
+With --codec=autoencoder_kl:path=DIR the records hold latents, and with --text=minilm, for one, what
+text encoders make of the captions.
+
 Then ``python -m dit.train --config=... --config.data.name=records --config.data.path=RECORDS``. They are
 ArrayRecord shards, which ``tfds.builder_from_directory(RECORDS)`` reads too, with a ``manifest.json``.
 Killed and started again, the same command goes on, and the records are the same. What cannot be used is

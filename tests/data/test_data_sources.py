@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit import config
+from dit import config, prepare
 from dit.data.pipeline import batches
 from dit.data.source import Source, bucket_sizes
 from dit.data.sources import digits, emoji, folder, latents, moving_digits, noise
@@ -32,6 +32,8 @@ def made(tmp_path_factory):
     np.save(root / "latents" / "latents.npy", z)
     np.save(root / "latents" / "labels.npy", np.arange(40) % 4)
     data_tfds.prepare(root / "tfds")
+    out = ("--size=8", "--held-out=0.2", "--workers=0", f"--out={root / 'records'}")
+    prepare.main([f"--source={root / 'images'}", *out])
     return {
         "digits": {},
         "emoji": {"size": 16},
@@ -47,6 +49,7 @@ def made(tmp_path_factory):
                 {"name": "shapes"},
             )
         },
+        "records": {"path": str(root / "records")},
         "tfds": {"dataset": "tiny_images", "data_dir": str(root / "tfds")},
     }
 

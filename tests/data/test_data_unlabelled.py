@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit import config, draw, evaluate, sample, train
+from dit import config, draw, evaluate, prepare, sample, train
 from dit.data.pipeline import batches, eval_batches
 from dit.diffusion.times import uniform
 from dit.diffusion.weights import none
@@ -40,6 +40,14 @@ def latents(root):
     return {"path": str(root), "held_out": 0.3}
 
 
+def prepared(root):
+    (root / "in").mkdir()
+    pictures(root / "in")
+    out = ("--size=8", "--held-out=0.3", "--workers=0", f"--out={root / 'out'}")
+    prepare.main([f"--source={root / 'in'}", *out])
+    return {"path": str(root / "out")}
+
+
 UNLABELLED = {  # None: has labels always
     "digits": None,
     "moving_digits": None,
@@ -51,6 +59,7 @@ UNLABELLED = {  # None: has labels always
     },
     "folder": pictures,
     "latents": latents,
+    "records": prepared,
     "tfds": lambda root: {
         **data_tfds.prepare(root),
         **{"label": None, "image": "clear", "size": 8},
@@ -87,7 +96,7 @@ def test_no_label_is_in_examples_or_batches(data, name):
 
 
 def section(name, data):
-    pixels = name in ("folder", "tfds", "shapes_text")
+    pixels = name in ("folder", "tfds", "shapes_text", "records")
     codec = {"name": "pixel"} if pixels else {"name": "latent", "scale": 1.0}
     return {**RUN, "data": data(name), "codec": codec}
 
