@@ -57,6 +57,7 @@ UNLABELLED = {  # None: has labels always
     "mixture": lambda root: {
         "parts": tuple({"name": "noise", "shape": (1, 8, 8, 3), "seed": i} for i in range(2))
     },
+    "emoji": lambda root: {"size": 8},
     "folder": pictures,
     "latents": latents,
     "records": prepared,
