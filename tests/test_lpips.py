@@ -22,7 +22,7 @@ def in_torch(weights, net, x, y):
     functional = torch.nn.functional
 
     def tensor(a):
-        return torch.tensor(np.asarray(a))
+        return torch.tensor(np.asarray(a, np.float32))
 
     def features(x):
         h = (x - tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)) / tensor(
