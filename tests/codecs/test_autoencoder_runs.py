@@ -102,7 +102,7 @@ def test_a_run_is_known_by_its_weights_wherever_they_lie(root, tmp_path):
             assert again.restore(restored) is not None
         again.close()
     shutil.copy(root / "other" / made.FILE, tmp_path / "vae" / made.FILE)
-    with pytest.raises(UserError, match="not those that this run was made with"):
+    with pytest.raises(UserError, match="not those that this run, or its data, were made with"):
         place(draw.load_experiment(str(tmp_path / "run")).frozen, None)
     shutil.rmtree(tmp_path / "vae")
     with pytest.raises(UserError, match="there is nothing at"):

@@ -57,6 +57,7 @@ LARGE = {  # a source of data that are large, or as large as they come
     "latents, in shards": lambda root, patch: {"path": latents_in(root / "z", [MANY // 50] * 50)},
 }
 
+LARGE["emoji"] = lambda root, patch: {"size": 8}
 LARGE["mixture"] = lambda root, patch: {
     "parts": (
         {"name": "latents", "path": latents_in(root / "a", [MANY])},

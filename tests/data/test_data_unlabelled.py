@@ -97,7 +97,7 @@ def test_no_label_is_in_examples_or_batches(data, name):
 
 
 def section(name, data):
-    pixels = name in ("folder", "tfds", "shapes_text", "records")
+    pixels = name in ("emoji", "folder", "tfds", "shapes_text", "records")
     codec = {"name": "pixel"} if pixels else {"name": "latent", "scale": 1.0}
     return {**RUN, "data": data(name), "codec": codec}
 
