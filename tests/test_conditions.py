@@ -315,7 +315,7 @@ def test_samples_are_judged_with_the_conditions_of_held_out_data(tmp_path, monke
             judged.update(samples=samples, labels=labels)
             return {"nothing": 0.0}
 
-    monkeypatch.setattr(evaluate, "evaluation_of", lambda source, count, captions: Evaluation())
+    monkeypatch.setattr(evaluate, "evaluation_of", lambda *of: Evaluation())
     assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--num=4"]) == 0
     experiment = load_experiment(str(tmp_path / "run"))
     expected = [experiment.source.held_out[i]["label"] for i in range(4)]

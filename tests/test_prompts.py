@@ -184,8 +184,10 @@ def test_training_draws_its_prompts_beneath_the_pictures(tmp_path, monkeypatch, 
     assert (np.asarray(Image.open(file)) > 200).any()  # letters, as the pictures are black
 
 
-@pytest.mark.parametrize("blank", [False, True])
-def test_samples_are_judged_by_the_captions_of_held_out_data(workdir, tmp_path, monkeypatch, blank):
+@pytest.mark.parametrize(
+    ("split", "blank"), [("held_out", False), ("held_out", True), ("train", False)]
+)
+def test_samples_are_judged_by_captions_of_the_data(workdir, tmp_path, monkeypatch, split, blank):
     """With ``--blank`` too, but those are not what they were drawn by."""
     judged, given = {}, []
 
@@ -204,12 +206,13 @@ def test_samples_are_judged_by_the_captions_of_held_out_data(workdir, tmp_path, 
     monkeypatch.setattr(evaluate, "evaluation_of", lambda *of: judged.update(by=of) or Evaluation())
     out = tmp_path / "e.json"
     options = [f"--workdir={workdir}", "--num=4", f"--out={out}", *["--blank"] * blank]
+    options += ["--split=train"] if split == "train" else []
     assert evaluate.main([*options, "--guidance=2", "--negative=black"]) == 0
     recipe = json.loads(out.read_text())["recipe"]
-    captions = load_experiment(str(workdir)).captions_of("held_out", 4)
-    assert judged["by"][1:] == (4, captions)
+    captions = load_experiment(str(workdir)).captions_of(split, 4)
+    assert judged["by"][1:] == (4, captions, split, [])
     assert given == [("",) * 4 if blank else captions]
-    said = "the captions of 4 held-out examples"
+    said = f"the captions of 4 {'training' if split == 'train' else 'held-out'} examples"
     assert recipe["prompts"] == (f"empty, and judged by {said}" if blank else said)
     assert recipe["negative"] == ["black"]
     made = load_experiment(str(workdir))

@@ -20,6 +20,7 @@ from dit.training.feed import Feed
 from dit.training.learning import moments
 from dit.training.logging import read_metrics
 from dit.training.program import program
+from dit.training.step import Step
 from dit.types import UserError
 
 STEPS = 24
@@ -122,17 +123,17 @@ def test_a_program_that_cannot_be_compiled_ends_the_run_where_it_is_saved(compil
                 raise RuntimeError("out of memory")
             return self.lowered.compile()
 
-    class Step:
+    class Broken(Step):
         lowered = 0
+
+        def __init__(self):
+            vars(self).update(vars(compiled.train_step))
 
         def lower(self, *args):
             self.lowered += 1
-            return Lowered(compiled.train_step.lower(*args), self.lowered == 1)
+            return Lowered(super().lower(*args), self.lowered == 1)
 
-        def __call__(self, *args):
-            return compiled.train_step(*args)
-
-    broken = dataclasses.replace(compiled, train_step=Step())
+    broken = dataclasses.replace(compiled, train_step=Broken())
     with pytest.raises(RuntimeError, match="out of memory"):
         run(tmp_path, compiled=broken, checkpoint={"every": 1, "keep": 1})
     assert checkpoints.steps(tmp_path) == [first]
