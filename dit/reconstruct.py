@@ -143,7 +143,7 @@ def figures(
     latents = jax.eval_shape(functools.partial(moments, experiment), params, x[:1])[0]
     ratio = x[0].size / latents.size
     y, z = Reconstructor(experiment)(params, x), resized(x, math.sqrt(ratio))
-    found: dict[str, float] = {"pictures": len(x), "ratio": ratio}
+    found: dict[str, float] = {"pictures": float(len(x)), "ratio": ratio}
     found["psnr"] = float(fidelity.psnr(x, y).mean())
     if len(x) > 1:
         found["psnr_error"] = float(fidelity.psnr(x, y).std(ddof=1) / math.sqrt(len(x)))

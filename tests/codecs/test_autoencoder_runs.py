@@ -131,9 +131,9 @@ def test_pictures_are_trained_on_resumed_sampled_edited_judged_and_preflighted(r
     out = tmp_path / "samples.npz"
     run("sample", f"--workdir={workdir}", "--num=3", f"--out={out}", "--guidance=1")
     samples = np.load(out)["samples"]
-    assert (samples.shape, samples.dtype) == ((3, 1, 8, 8, 3), np.uint8)
+    assert (samples.shape, samples.dtype) == ((3, 8, 8, 3), np.uint8)
     mask = np.zeros(samples.shape, bool)
-    mask[:, :, :, :4] = True
+    mask[:, :, :4] = True
     np.savez(tmp_path / "mask.npz", mask=mask)
     edit = f"--init={out}", f"--mask={tmp_path / 'mask.npz'}", "--guidance=1"
     run("sample", f"--workdir={workdir}", "--num=3", f"--out={tmp_path / 'edit.png'}", *edit)
