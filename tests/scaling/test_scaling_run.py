@@ -240,7 +240,7 @@ def test_runs_that_differ_in_their_seed_alone_share_one_program(tmp_path, base, 
     assert (first["status"], second["status"]) == ("done", "done")
     assert first["losses"] != second["losses"]
     programs = [p for p in kept.values() if isinstance(p, Program)]
-    assert [p.train_step._cache_size() for p in programs] == [1]
+    assert [p.train_step._jitted._cache_size() for p in programs] == [1]
     assert len(kept.values()) == 2  # and one evaluator
     alone = one("c", run.Kept(), seed=1)
     assert second["losses"] == alone["losses"]
