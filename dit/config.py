@@ -12,10 +12,11 @@ import argparse
 import ast
 import difflib
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import json
 import math
+import pathlib
 import pkgutil
 import types
 import typing
@@ -41,6 +42,17 @@ def resolve(room: str, /, name: str, **kwargs) -> Any:
     Raises UserError for an unknown name, keyword, or type of value.
     """
     return call(builder(room, name), f"{room.split('.')[-1]} {name!r}", **kwargs)
+
+
+def package_files(package: str, missing: str) -> pathlib.Path:
+    """Where the files of an installed package are; no code of it is run.
+
+    Raises UserError, which says what is ``missing``, where it is not installed.
+    """
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(missing)
+    return pathlib.Path(found.submodule_search_locations[0])
 
 
 def builder(room: str, name: str) -> Callable:

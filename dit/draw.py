@@ -36,7 +36,7 @@ from dit.sampling.nfe import nfe
 from dit.sampling.sample import initial_noise, solve
 from dit.training.checkpoint import Restored, read_meta, restore_params
 from dit.training.state import EMPTY
-from dit.types import MASKS, Cond, Params, UserError, Weights
+from dit.types import MASKS, Cond, Params, UserError
 
 AHEAD = 2  # batches under way at once
 
@@ -95,12 +95,6 @@ class Sampler:
             )
 
     @property
-    def frozen(self) -> dict[str, Weights]:
-        """The weights that drawing takes beside those of the model: the codec's, if it has any."""
-        weights = self.experiment.codec.weights
-        return {} if weights is None else {"codec": weights}
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Of a sample, as it is drawn, and of what an edit begins with."""
         return self.experiment.codec.decoded_shape(self.experiment.shape)
@@ -151,7 +145,7 @@ class Sampler:
         for inputs that do not fit together, and for samples that are not finite.
         """
         mesh = mesh_of(params)
-        frozen = place(self.frozen, mesh)
+        frozen = place(self.experiment.codec.frozen, mesh)
         given = {"label": self.labels, **self.words, **inputs}
         given = {k: v for k, v in given.items() if v is not None}
         self.check(weak is not None, given)

@@ -131,7 +131,7 @@ class Experiment:
         split = getattr(self.source, split)
         if len(split) == 0:
             raise UserError(
-                f"there are no such examples of shape {self.source.shape}, whose conditions "
+                f"there are no {split} examples of shape {self.source.shape}, whose conditions "
                 "samples could be given: hold some out, or set samples.num=0"
             )
         rows = [split[i % len(split)] for i in range(num)]
@@ -183,8 +183,7 @@ class Experiment:
     @property
     def frozen(self) -> dict[str, Weights]:
         """The weights that nothing trains, by name: the codec's, and what the objective needs."""
-        codec = {} if self.codec.weights is None else {"codec": self.codec.weights}
-        return {**codec, **objectives.frozen(self.loss)}
+        return {**self.codec.frozen, **objectives.frozen(self.loss)}
 
     @property
     def axes(self) -> Any:
@@ -204,8 +203,7 @@ class Experiment:
         """What the best constant prediction scores on these training data, if that is defined."""
         if self.best is None:
             return None
-        codec = {} if self.codec.weights is None else {"codec": self.codec.weights}
-        return self.best(moments(batches, self.codec.encode, **place(codec, None)))
+        return self.best(moments(batches, self.codec.encode, **place(self.codec.frozen, None)))
 
     def bucket(self, i: int) -> Experiment:
         """The same experiment on the data of one bucket."""

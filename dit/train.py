@@ -172,7 +172,8 @@ def rehearse(sampler: Sampler, conditions: Mapping[str, np.ndarray]) -> None:
     if recipe.labels:
         batch["label"] = np.zeros(2, np.int32)
     params = jax.eval_shape(experiment.init, rng.root(0))
-    samples = jax.eval_shape(sampler.run, params, None, batch, shapes(sampler.frozen))[0]
+    frozen = shapes(sampler.experiment.codec.frozen)
+    samples = jax.eval_shape(sampler.run, params, None, batch, frozen)[0]
     blank = np.zeros(samples.shape, np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         media.save_samples(f"{folder}/blank.png", blank, np.zeros(2, np.int32), {})

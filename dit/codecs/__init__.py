@@ -44,3 +44,8 @@ class Codec:
     pixels: bool = True
     weights: Weights | None = None
     moments: Moments | None = None
+
+    @property
+    def frozen(self) -> dict[str, Weights]:
+        """The parameters as an argument of programs that use the codec: none where it has none."""
+        return {} if self.weights is None else {"codec": self.weights}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from scipy.ndimage import gaussian_filter
 
 from dit.types import UserError
 
@@ -43,6 +42,8 @@ def ssim(x: Clips, y: Clips) -> Float[np.ndarray, " n"]:
 
 
 def _blurred(x: Float[np.ndarray, "n f h w c"]) -> Float[np.ndarray, "n f h2 w2 c"]:
+    from scipy.ndimage import gaussian_filter  # takes a fifth of a second, which no start should
+
     inside = slice(REACH, -REACH)
     window = {"sigma": (0, 0, SIGMA, SIGMA, 0), "truncate": REACH / SIGMA}
     return gaussian_filter(x, **window)[:, :, inside, inside]

@@ -92,7 +92,7 @@ def test_context_mask(block):
     assert np.abs(run(model, params, x, t, cond)[1] - masked[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("block", ["cross_attention", "in_context"])
+@pytest.mark.parametrize("block", ["adaln_cross", "cross_attention", "in_context"])
 def test_the_order_of_context_does_not_matter(block):
     model = tiny(block, context_dim=7)
     params, (x, t, cond) = params_of(model), inputs(context=3)
@@ -100,6 +100,27 @@ def test_the_order_of_context_does_not_matter(block):
     np.testing.assert_allclose(
         run(model, params, x, t, other), run(model, params, x, t, cond), atol=1e-5
     )
+
+
+@pytest.mark.parametrize(("block", "one_by_one"), [("adaln_cross", True), ("adaln_zero", False)])
+def test_the_tokens_of_a_context_are_read_one_by_one_or_by_their_mean(block, one_by_one):
+    model = tiny(block, context_dim=7)
+    params, (x, t, cond) = params_of(model), inputs(context=3)
+    mean = jnp.broadcast_to(cond.context.mean(1, keepdims=True), cond.context.shape)
+    moved = run(model, params, x, t, cond.replace(context=mean)) - run(model, params, x, t, cond)
+    assert (np.abs(moved).max() > 1e-2) == one_by_one
+
+
+def test_adaln_cross_begins_as_adaln_zero():
+    """What it has more starts without effect."""
+    plain, more = tiny("adaln_zero"), tiny("adaln_cross", context_dim=7)
+    x, t, cond = inputs(context=3)
+    params = jax.jit(lambda key: models.init(more, key, x.shape[1:]))(jax.random.key(0))
+    noise = params_of(plain)  # of all that both have, so that nothing hides behind zeros
+    both = {**params, **{k: noise[k] for k in noise if k != "blocks"}}
+    both["blocks"] = {**params["blocks"], **noise["blocks"]}
+    want = run(plain, noise, x, t, cond.replace(context=None))
+    np.testing.assert_allclose(run(more, both, x, t, cond), want, atol=1e-6)
 
 
 def test_adaln_zero_block_is_the_identity_at_first():

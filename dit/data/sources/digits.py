@@ -7,11 +7,9 @@ class gives its share of held-out images to within one.
 
 from __future__ import annotations
 
-import importlib.util
-import pathlib
-
 import numpy as np
 
+from dit.config import package_files
 from dit.data.source import ArraySplit, Source, digest, identity, stratified
 from dit.types import Seed, UserError, Whole
 
@@ -21,10 +19,8 @@ def read() -> tuple[np.ndarray, np.ndarray]:
 
     The file is read without importing the library, which would add 1.5 s to every start.
     """
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("the digits come with scikit-learn, which is not installed: pip install it")
-    file = pathlib.Path(spec.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"
+    missing = "the digits come with scikit-learn, which is not installed: pip install it"
+    file = package_files("sklearn", missing) / "datasets/data/digits.csv.gz"
     rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     return rows[:, :64], rows[:, 64]
 

