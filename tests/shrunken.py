@@ -4,6 +4,7 @@ import json
 import pathlib
 import tempfile
 
+import autoencoder_files
 import numpy as np
 import records_files
 
@@ -28,6 +29,21 @@ def latents(directory, config, dtype=np.float16):
     return {"data.path": str(directory), "data.held_out": 0.25, "loader.workers": 0}
 
 
+def codec(directory, config):
+    """A stand-in for the autoencoder that a config reads."""
+    if config.codec.name != "autoencoder_kl":
+        return {}
+    autoencoder_files.save(directory / "codec", "tiny")
+    return {"codec.path": str(directory / "codec")}
+
+
+def pictures(config):
+    """Small ones, where a config draws them."""
+    if config.objective.name == "autoencoder":
+        return {"data.parts": tuple({**part, "size": 16} for part in config.data.parts)}
+    return {"data.size": 32} if config.data.name == "emoji" else {}
+
+
 def shrunken(file, directory, dtype=np.float16, **more):
     """The config in ``file``, one narrow layer deep, for two steps; ``dtype``: of latents."""
     plain = load_config(str(file))
@@ -48,6 +64,8 @@ def shrunken(file, directory, dtype=np.float16, **more):
         **(adversary if plain.objective.name == "autoencoder" else {}),
         **clip,
         **latents(directory, plain, dtype),
+        **codec(directory, plain),
+        **pictures(plain),
         **more,
     }
     if "heads" not in plain.model:

@@ -58,6 +58,7 @@ LARGE = {  # a source of data that are large, or as large as they come
 }
 
 LARGE["emoji"] = lambda root, patch: {"size": 8}
+LARGE["photographs"] = lambda root, patch: {"size": 64}
 LARGE["mixture"] = lambda root, patch: {
     "parts": (
         {"name": "latents", "path": latents_in(root / "a", [MANY])},

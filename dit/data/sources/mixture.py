@@ -1,8 +1,8 @@
 """Several sources in one run: images beside clips, pictures of several aspect ratios.
 
-Each part is a source, ``{"name": ..., **its options}``, with one bucket or more, and each batch comes
-from one bucket (``dit.data.plan``). Parts are seen in proportion to their sizes; endless ones,
-equally often. Labels mean the same in all of them.
+Each part is a source, ``{"name": ..., **its options}``, with one bucket or more. Buckets of one shape
+become one, and each batch comes from one bucket (``dit.data.plan``). Parts are seen in proportion to
+their sizes; endless ones, equally often. Labels mean the same in all of them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from dit.data.source import (
     STREAM_LENGTH,
     Bucket,
     Example,
+    Shape,
     Source,
-    Split,
     Transform,
-    bucket_sizes,
     check_index,
     identity,
 )
@@ -54,40 +53,61 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
                     f"parts[0] ({parts[0]['name']!r}); expected the same in all: change or drop one"
                 )
     name = identity("mixture", parts=[source.fingerprint for source in sources])
-    shapes = tuple(shape for source in sources for shape in source.shapes)
+    shapes = tuple(dict.fromkeys(shape for source in sources for shape in source.shapes))
     train, held_out = (
-        mixed([getattr(source, part) for source in sources], f"{name}/{part}")
-        for part in ("train", "held_out")
+        mixed(sources, part, shapes, f"{name}/{part}") for part in ("train", "held_out")
     )
     return Source(
-        train, held_out, first.shape, first.num_classes, name, first.streaming, shapes=shapes
+        train,
+        held_out,
+        first.shape,
+        first.num_classes,
+        name,
+        first.streaming,
+        shapes=shapes,
+        parts=tuple(sources),
     )
 
 
-def mixed(splits: list[Split], fingerprint: str) -> Mixture:
-    """All buckets of ``splits``, in order; of endless ones the beginnings, all of one length."""
-    buckets = [Bucket(s, i) for s in splits for i in range(len(bucket_sizes(s)))]
-    sizes, streaming = [len(bucket) for bucket in buckets], splits[0].streaming
-    if streaming:
-        sizes = [min(*sizes, STREAM_LENGTH // len(sizes))] * len(sizes)
-    return Mixture(tuple(buckets), tuple(sizes), fingerprint, streaming, splits[0].transforms)
+def mixed(sources: list[Source], split: str, shapes: tuple[Shape, ...], name: str) -> Mixture:
+    """What the sources have of each shape in turn; of endless ones the beginnings, all of one length."""
+    found = [
+        [
+            Bucket(getattr(source, split), i)
+            for source in sources
+            for i, own in enumerate(source.shapes)
+            if own == shape
+        ]
+        for shape in shapes
+    ]
+    buckets = tuple(bucket for same in found for bucket in same)
+    taken, first = [len(bucket) for bucket in buckets], getattr(sources[0], split)
+    if first.streaming:
+        taken = [min(*taken, STREAM_LENGTH // len(taken))] * len(taken)
+    ends = list(itertools.accumulate(map(len, found), initial=0))
+    sizes = tuple(sum(taken[a:b]) for a, b in itertools.pairwise(ends))
+    return Mixture(buckets, tuple(taken), sizes, name, first.streaming, first.transforms)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
-    """The first examples of each of several buckets, as many as ``bucket_sizes`` says."""
+    """The first ``taken`` examples of each of several buckets, one shape after the other.
+
+    ``bucket_sizes``: how many examples there are of each shape.
+    """
 
     buckets: tuple[Bucket, ...]
+    taken: tuple[int, ...]
     bucket_sizes: tuple[int, ...]
     fingerprint: str
     streaming: bool
     transforms: tuple[Transform, ...]
 
     def __len__(self) -> int:
-        return sum(self.bucket_sizes)
+        return sum(self.taken)
 
     def __getitem__(self, i: int) -> Example:
         check_index(i, len(self))
-        ends = list(itertools.accumulate(self.bucket_sizes))
+        ends = list(itertools.accumulate(self.taken))
         bucket = bisect.bisect_right(ends, i)
-        return self.buckets[bucket][i - ends[bucket] + self.bucket_sizes[bucket]]
+        return self.buckets[bucket][i - ends[bucket] + self.taken[bucket]]
