@@ -169,7 +169,11 @@ class Stream(Travels):
 
     def __getitem__(self, i: int) -> Example:
         check_index(i, self.length)
-        return self.make(generator(self.seed, self.fingerprint.rsplit("/")[-1], i), i)
+        return self.make(self.random(i), i)
+
+    def random(self, i: int) -> np.random.Generator:
+        """The random numbers of example ``i``."""
+        return generator(self.seed, self.fingerprint.rsplit("/")[-1], i)
 
     def make(self, rng: np.random.Generator, i: int) -> Example:
         """Example ``i`` from its own random numbers."""

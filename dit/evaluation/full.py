@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from dit.config import resolve
-from dit.evaluation import Real, adherence, likeness
+from dit.evaluation import Real, adherence, likeness, world
 from dit.evaluation.clips import evaluation_of_clips
 from dit.evaluation.images import evaluation_of_images
 from dit.evaluation.parts import Evaluation
@@ -32,7 +32,9 @@ def evaluation_of(
             raise UserError(
                 f"got features={list(features)} for clips; they are of images, one frame"
             )
-        return evaluation_of_clips(source, count)
+        evaluation = evaluation_of_clips(source, count)
+        moving = world.parts(source, captions, getattr(source, split))
+        return dataclasses.replace(evaluation, parts=(*evaluation.parts, *moving))
     networks = [resolve("evaluation.features", name) for name in features]
     evaluation, asked = evaluation_of_images(source, count), getattr(source, split)
     parts = (*evaluation.parts, *adherence.parts(source, captions, asked))

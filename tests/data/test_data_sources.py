@@ -42,6 +42,7 @@ def made(tmp_path_factory):
         "photographs": {"size": 32},
         "shapes": {},
         "shapes_text": {},
+        "world": {"frames": 3, "size": 16},
         "folder": {"path": str(root / "images"), "size": 8, "held_out": 0.2},
         "latents": {"path": str(root / "latents"), "held_out": 0.1},
         "mixture": {
