@@ -19,7 +19,7 @@ import numpy as np
 import PIL
 
 from dit.data.prepare import Broken, Input, Item
-from dit.data.prepare.convert import Options, record
+from dit.data.prepare.convert import Options, made_of
 from dit.types import UserError
 
 WORK = ".work"
@@ -130,13 +130,16 @@ def converted(
         elif isinstance(item, Broken):
             yield printable(item.name), item.reason, 0
         else:
-            yield printable(item.name), attempt(item, job.options), item.weight
+            made = attempt(item, job.options)
+            for k, each in enumerate([made] if isinstance(made, str) else made):
+                number, weight = (f"#{k}", 0) if k else ("", item.weight)
+                yield printable(item.name) + number, each, weight
 
 
-def attempt(item: Item, options: Options) -> tuple[bytes, tuple] | str:
-    """The record and its row, or why there is none: nothing that an item holds stops the run."""
+def attempt(item: Item, options: Options) -> list[tuple[bytes, tuple]] | str:
+    """Its records and their rows, or why there is none: nothing that an item holds stops the run."""
     try:
-        return record(item, options)
+        return list(made_of(item, options))
     except MemoryError:
         return "it needs more memory than there is"
     except Exception as error:  # of decoders, on damaged files
