@@ -228,7 +228,7 @@ def upright(frame: Any, wide: Any, channels: int) -> Image:
 @contextlib.contextmanager
 def animation(file: Any, channels: int, most_pixels: int) -> Iterator[Animation]:
     """A GIF or a WebP, which may be one picture alone."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file, formats=("GIF", "WEBP")) as image:
@@ -236,9 +236,10 @@ def animation(file: Any, channels: int, most_pixels: int) -> Iterator[Animation]
             if image.format == "GIF" and not ends_well(file):
                 raise ValueError("it is cut off")
             yield Animation(image, channels)
+    except UnidentifiedImageError as error:  # which says where in memory it is
+        raise ValueError("it is no GIF or WebP") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        what = "of a kind that can be read" if "0x" in str(error) else f"whole: {error}"
-        raise ValueError(f"it is no animation {what}") from error
+        raise ValueError(f"it cannot be decoded: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,7 @@ def test_phones_films_of_long_pixels_and_grey():
 def test_what_is_cut_off_is_refused_though_its_first_frames_are_there(made, kind, part):
     content = filmed.fragmented(filmed.video("mp4", n=60)) if kind == "fragmented" else None
     content = content or (made[kind] if kind in MOVING else filmed.video(kind, n=60))
-    with pytest.raises(ValueError, match=r"cut off|cannot be decoded|no video|no animation"):
+    with pytest.raises(ValueError, match=r"cut off|cannot be decoded|no video|no GIF"):
         read(content[: int(part * len(content))], 2)
 
 
