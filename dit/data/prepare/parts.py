@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,9 @@ from dit.types import UserError
 
 WORK = ".work"
 REASON = 500  # characters kept of one
+ADDRESS = re.compile(
+    r" at 0x[0-9a-fA-F]+"
+)  # where in memory something is: no two runs say the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +147,10 @@ def attempt(item: Item, options: Options) -> list[tuple[bytes, tuple]] | str:
     except MemoryError:
         return "it needs more memory than there is"
     except Exception as error:  # of decoders, on damaged files
-        if isinstance(
-            error.__cause__, PIL.UnidentifiedImageError
-        ):  # which says where in memory it is
+        if isinstance(error.__cause__, PIL.UnidentifiedImageError):
             return "it is no picture of a kind that can be read"
         cause = error.__cause__ if isinstance(error, UserError) else None
-        return str(cause or error) or type(error).__name__
+        return ADDRESS.sub("", str(cause or error)) or type(error).__name__
 
 
 def printable(name: str) -> str:

@@ -1,8 +1,9 @@
 """Several sources in one run: images beside clips, pictures of several aspect ratios.
 
 Each part is a source, ``{"name": ..., **its options}``, with one bucket or more, and each batch comes
-from one bucket (``dit.data.plan``). Parts are seen in proportion to their sizes; endless ones,
-equally often. Labels mean the same in all of them.
+from one bucket (``dit.data.plan``). Parts are seen in proportion to their sizes, and endless ones
+equally often; or, with a ``weight`` beside the options of each, in proportion to these, and then a small
+part is gone through more often than a large one. Labels mean the same in all of them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import bisect
 import dataclasses
 import itertools
 from typing import Any
+
+import numpy as np
 
 from dit.config import resolve
 from dit.data.source import (
@@ -26,19 +29,26 @@ from dit.data.source import (
 )
 from dit.types import UserError
 
+SCALE = 2**32  # of weights that are whole numbers
+
 
 def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
     """The source made of ``parts``, of which the first gives the shape that samples have by default.
 
-    Raises UserError for parts that differ in classes, channels or augmentations, and for finite parts
-    beside endless ones.
+    Raises UserError for parts that differ in classes, channels, augmentations or the codec that made
+    their latents, for finite parts beside endless ones, for parts without training examples, and for
+    weights of some of the parts.
     """
     for i, part in enumerate(parts):
         if not isinstance(part.get("name"), str):
             raise UserError(
                 f"got parts[{i}]={part!r}; expected a source, such as {{'name': 'digits'}}"
             )
-    sources = [resolve("data.sources", **part) for part in parts]
+    weights = weights_of(parts)
+    sources = [
+        resolve("data.sources", **{k: v for k, v in part.items() if k != "weight"})
+        for part in parts
+    ]
     if not sources:
         raise UserError("got a mixture of no parts; expected one source or more")
     first = sources[0]
@@ -47,30 +57,63 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
             ("classes", source.num_classes, first.num_classes),
             ("augmentations", source.train.transforms, first.train.transforms),
             ("being endless", source.streaming, first.streaming),
+            ("the codec of their latents", source.codec, first.codec),
         ):
             if a != b:
                 raise UserError(
                     f"got parts that differ in {what}: {a} in parts[{i}] ({parts[i]['name']!r}), {b} in "
                     f"parts[0] ({parts[0]['name']!r}); expected the same in all: change or drop one"
                 )
-    name = identity("mixture", parts=[source.fingerprint for source in sources])
+        if not len(source.train):
+            raise UserError(
+                f"got parts[{i}] ({parts[i]['name']!r}) without training examples: leave it out"
+            )
+    given = {} if weights is None else {"weights": weights}
+    name = identity("mixture", parts=[source.fingerprint for source in sources], **given)
     shapes = tuple(shape for source in sources for shape in source.shapes)
     train, held_out = (
-        mixed([getattr(source, part) for source in sources], f"{name}/{part}")
+        mixed([getattr(source, part) for source in sources], weights, f"{name}/{part}")
         for part in ("train", "held_out")
     )
-    return Source(
-        train, held_out, first.shape, first.num_classes, name, first.streaming, shapes=shapes
-    )
+    rest = {"shapes": shapes, "codec": first.codec}
+    return Source(train, held_out, first.shape, first.num_classes, name, first.streaming, **rest)
 
 
-def mixed(splits: list[Split], fingerprint: str) -> Mixture:
+def weights_of(parts: tuple[dict[str, Any], ...]) -> list[float] | None:
+    """The weights of the parts; None where none has one."""
+    given = [part.get("weight") for part in parts]
+    if all(weight is None for weight in given):
+        return None
+    for i, weight in enumerate(given):
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 1e-6 <= weight <= 1e6:
+            raise UserError(
+                f"got parts[{i}] with weight {weight!r}; expected a number from 1e-6 to 1e6 for each "
+                "part, or for none"
+            )
+    return [float(weight) for weight in given]
+
+
+def mixed(splits: list[Split], weights: list[float] | None, fingerprint: str) -> Mixture:
     """All buckets of ``splits``, in order; of endless ones the beginnings, all of one length."""
     buckets = [Bucket(s, i) for s in splits for i in range(len(bucket_sizes(s)))]
     sizes, streaming = [len(bucket) for bucket in buckets], splits[0].streaming
     if streaming:
         sizes = [min(*sizes, STREAM_LENGTH // len(sizes))] * len(sizes)
-    return Mixture(tuple(buckets), tuple(sizes), fingerprint, streaming, splits[0].transforms)
+    turns = sizes
+    if weights is not None:
+        counts = [len(bucket_sizes(split)) for split in splits]
+        turns = turns_of(np.array(sizes, np.float64), counts, weights)
+    rest = fingerprint, streaming, splits[0].transforms
+    return Mixture(tuple(buckets), tuple(sizes), tuple(turns), *rest)
+
+
+def turns_of(sizes: np.ndarray, counts: list[int], weights: list[float]) -> list[int]:
+    """Whole weights of buckets, of which each part has ``counts``, in proportion within a part."""
+    own = np.repeat(np.array(weights) / sum(weights), counts)
+    whole = [part.sum() for part in np.split(sizes, np.cumsum(counts)[:-1])]
+    share = own * sizes / np.maximum(np.repeat(whole, counts), 1)
+    return [max(1, round(s * SCALE)) if n else 0 for s, n in zip(share, sizes, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,6 +122,7 @@ class Mixture:
 
     buckets: tuple[Bucket, ...]
     bucket_sizes: tuple[int, ...]
+    bucket_weights: tuple[int, ...]
     fingerprint: str
     streaming: bool
     transforms: tuple[Transform, ...]

@@ -140,6 +140,8 @@ def classified(
         return None
     if not member.isreg() or member.issparse():
         return Broken(name, "it is a link, a device or has holes; expected a regular file")
+    if not name:
+        return Broken("(no name)", "it has no name")
     if name.startswith("/") or ".." in name.split("/") or "\0" in name:
         return Broken(name, "its name leads out of the tar")
     folder, slash, base = name.rpartition("/")
