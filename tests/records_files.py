@@ -9,8 +9,8 @@ from dit.data import records
 from dit.data.prepare.parts import open_writer
 
 
-def write(root, shape, classes, flip, dtype=np.float16, each=6):
-    """``each`` examples of ``shape`` (h, w, c) with labels in either split."""
+def write(root, shape, classes, flip, dtype=np.float16, each=6, bad=None):
+    """``each`` examples of ``shape`` (h, w, c) with labels in either split; ``bad`` has a NaN."""
     height, width, channels = shape
     given = {
         "sizes": [[height, width]],
@@ -27,6 +27,8 @@ def write(root, shape, classes, flip, dtype=np.float16, each=6):
         writer = open_writer(path)
         for i in range(each):
             z = {n: np.abs(draw.standard_normal(shape, np.float32)).astype(dtype) for n in names}
+            if i == bad:
+                z["mean"][0, 0, 0] = np.nan
             size = np.array([height, width], np.int32)
             known = {"size": size, "id": np.array([0, i], np.uint32), "label": i % classes}
             writer.write(features.serialize_example({**z, **known}))

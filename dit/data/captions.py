@@ -11,7 +11,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dit.data.source import Example, Source, Split, Transform, bucket_sizes, generator
+from dit.data.source import (
+    Example,
+    Source,
+    Split,
+    Transform,
+    bucket_sizes,
+    bucket_weights,
+    generator,
+)
 from dit.types import UserError
 
 Tokenize = Callable[[str], tuple[np.ndarray, np.ndarray]]
@@ -49,6 +57,11 @@ class Tokenized:
     def bucket_sizes(self) -> tuple[int, ...]:
         """See ``Split``."""
         return bucket_sizes(self.split)
+
+    @property
+    def bucket_weights(self) -> tuple[int, ...]:
+        """See ``Split``."""
+        return bucket_weights(self.split)
 
     def __len__(self) -> int:
         return len(self.split)

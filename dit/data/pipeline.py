@@ -30,7 +30,15 @@ from dit import rng
 from dit.data.captions import Tokenized
 from dit.data.follow import follow
 from dit.data.plan import Plan, shuffled
-from dit.data.source import STREAM_LENGTH, Example, Split, Transform, bucket_sizes, generator
+from dit.data.source import (
+    STREAM_LENGTH,
+    Example,
+    Split,
+    Transform,
+    bucket_sizes,
+    bucket_weights,
+    generator,
+)
 from dit.types import UserError
 
 # x (b, f, h, w, c), id uint32 (b, 2), and what else the examples have
@@ -291,7 +299,7 @@ def batches(
     sizes = bucket_sizes(split)
     return Batches(
         _Stream(split, sizes, seed, shuffle, (*split.transforms, *transforms)),
-        Plan(sizes, batch_size, seed),
+        Plan(bucket_weights(split), batch_size, seed),
         start=start,
         workers=workers,
         threads=threads,

@@ -13,7 +13,9 @@ Buckets take turns in proportion to their sizes. Of the first ``g`` batches, buc
 and the rest is shared out among the others in the same way. With each batch one of these counts grows
 by 1 and the others stay; none is ever off its exact share by more than the number of buckets. The
 ``BLOCK`` batches of a block come in a seeded order, and at its end the counts are those of ``c``. So the
-epochs of all buckets stay in step, and any batch can be found directly from its number.
+epochs of all buckets stay in step, and any batch can be found directly from its number. Where weights
+are given in place of the sizes, as by ``data.sources.mixture``, epochs are as long as ever, and the
+buckets begin theirs at times of their own.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Turn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How batches of ``batch`` examples are taken from buckets of these ``sizes``."""
+    """How batches of ``batch`` examples are taken from buckets of these ``sizes``, or weights."""
 
     sizes: tuple[int, ...]
     batch: int

@@ -4,10 +4,11 @@
 their counts and hashes, the statistics of the channels, and the options they were made with. The shards
 of a split come one size of pictures after the other, each shard of one size. A record has
 
-    image    uint8 (h, w, c), as PNG
+    image    uint8 (h, w, c), as PNG; or video, the frames of a clip, each as PNG
     label    the class, where there are classes
     caption  its captions, one or more, where there are captions
-    mean, std  of a codec's latents (h, w, c), instead of image; mean_flipped, std_flipped: mirrored
+    mean, std  of a codec's latents (h, w, c), or (f, h, w, c) of clips, instead; mean_flipped,
+             std_flipped: mirrored
     context, context_mask, pooled   what text encoders make of each caption, where they were asked for
     size     height and width of the original, upright
     id       two uint32 words, from a hash of the original's bytes: a copy has the same
@@ -50,7 +51,9 @@ def features(fields: dict[str, Any]) -> Any:
         "id": f.Tensor(shape=(2,), dtype=np.uint32),
     }
     if "latents" not in fields:
-        found["image"] = f.Image(shape=(height, width, fields["channels"]), encoding_format="png")
+        picture = f.Image(shape=(height, width, fields["channels"]), encoding_format="png")
+        clip = {"video": f.Sequence(picture, length=fields.get("frames"))}
+        found |= clip if "frames" in fields else {"image": picture}
     if fields["classes"] is not None:
         found["label"] = f.ClassLabel(num_classes=fields["classes"])
     if fields["captions"]:
@@ -67,7 +70,8 @@ def added(fields: dict[str, Any]) -> Any:
         given = fields["latents"]
         height, width = given["sizes"][0] if len(given["sizes"]) == 1 else (None, None)
         for name in latents(given["flip"]):
-            shape, dtype = (height, width, given["channels"]), np.dtype(given["dtype"])
+            frames = (given["frames"],) if "frames" in given else ()
+            shape, dtype = (*frames, height, width, given["channels"]), np.dtype(given["dtype"])
             found[name] = tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
     for name, given in fields.get("text", {}).items():
         shape, dtype = (None, *given["shape"]), np.dtype(given["dtype"])
@@ -81,16 +85,27 @@ def latents(flip: bool) -> tuple[str, ...]:
 
 
 def reader(fields: dict[str, Any]) -> Callable[[bytes], dict[str, Any]]:
-    """What gives the features of a record, of which the picture is still PNG."""
+    """What gives the features of a record, of which pictures are still PNG."""
     import tensorflow_datasets as tfds
 
-    skip = {"image": tfds.decode.SkipDecoding()}  # TFDS would look for OpenCV
-    skip = None if "latents" in fields else skip
-    return functools.partial(features(fields).deserialize_example_np, decoders=skip)
+    found, skip = features(fields), None
+    if "video" in found:  # of which TFDS knows no such way
+        found = tfds.features.FeaturesDict(
+            {**found, "video": tfds.features.Sequence(tfds.features.Text())}
+        )
+    elif "image" in found:
+        skip = {"image": tfds.decode.SkipDecoding()}  # TFDS would look for OpenCV
+    return functools.partial(found.deserialize_example_np, decoders=skip)
+
+
+def seen(found: dict[str, Any], fields: dict[str, Any]) -> UInt8[np.ndarray, "f h w c"]:
+    """The picture, or the clip, in a record that ``reader`` gave."""
+    pngs = found["video"] if "frames" in fields else [found["image"]]
+    return np.stack([pixels(png, fields["channels"]) for png in pngs])
 
 
 def pixels(png: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """The picture in a record."""
+    """One picture of a record."""
     from PIL import Image
 
     with Image.open(io.BytesIO(png), formats=("PNG",)) as image:

@@ -34,7 +34,8 @@ class Split(Protocol):
     ``streaming``: made from the index on demand, so there are no epochs and nothing to shuffle.
     ``transforms``: the augmentations that belong to this split (``dit.data.transforms``).
     A split with examples of several shapes has ``bucket_sizes`` too: how many there are of each, one
-    bucket after the other; 0 for a shape that only the other split has.
+    bucket after the other; 0 for a shape that only the other split has. It may have ``bucket_weights``:
+    whole numbers, in proportion to which buckets take turns in training, in place of their sizes.
     """
 
     fingerprint: str
@@ -85,6 +86,14 @@ class Source:
                     f"got {len(self.shapes)} shapes for the {len(bucket_sizes(split))} buckets of "
                     f"{split.fingerprint}; expected one for each"
                 )
+        for i, sizes in enumerate(
+            zip(*map(bucket_sizes, (self.train, self.held_out)), strict=True)
+        ):
+            if not any(sizes):
+                raise UserError(
+                    f"no example of {self.fingerprint} has shape {self.shapes[i]}, one of "
+                    f"{len(self.shapes)}: leave that size out of the data's options"
+                )
         if len({shape[-1] for shape in self.shapes}) > 1:
             raise UserError(
                 f"got examples of {self.shapes}; expected the same number of channels of all"
@@ -104,6 +113,11 @@ class Source:
 def bucket_sizes(split: Split) -> tuple[int, ...]:
     """How many examples of each shape there are, one bucket after the other."""
     return getattr(split, "bucket_sizes", (len(split),))
+
+
+def bucket_weights(split: Split) -> tuple[int, ...]:
+    """In proportion to what the buckets take turns."""
+    return getattr(split, "bucket_weights", bucket_sizes(split))
 
 
 class Bucket:

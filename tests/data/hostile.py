@@ -154,6 +154,7 @@ MEMBERS = {  # of no use by themselves
     "link.png": (link("link.png", "/etc/passwd"), "a link"),
     "hard.png": (link("hard.png", "a.png", tarfile.LNKTYPE), "a link"),
     "pipe.png": (link("pipe.png", "", tarfile.FIFOTYPE), "a device"),
+    "(no name)": (("", png()), "no name"),
 }
 WHOLE = tar(
     [m for members, _ in EXAMPLES.values() for m in members] + [m for m, _ in MEMBERS.values()]

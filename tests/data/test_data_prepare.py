@@ -170,17 +170,22 @@ def test_parquet(tmp_path):
         made(tmp_path / "no", f"parquet:{tmp_path / 'in' / '0.parquet'},caption=words")
 
 
-def test_sizes_have_shards_of_their_own_and_their_statistics_are_exact(tmp_path, drawn):
+def test_sizes_have_shards_of_their_own_and_their_statistics_are_exact(tmp_path, drawn, caplog):
     for i in range(20):
         Image.fromarray(hostile.noise(500 + i, 9, 30)).save(drawn / f"wide{i:02}.png")
     out = tmp_path / "out"
-    manifest = made(out, drawn, "--fields=none", "--held-out=0.2", size="8x8,8x16")
+    argv = "--fields=none", "--held-out=0.2"
+    manifest = made(out, drawn, *argv, size="8x8,8x16")
     assert {(s["split"], s["bucket"]) for s in manifest["shards"]} == {
         (split, bucket) for split in records.SPLITS for bucket in (0, 1)
     }
     source = records_source.build(path=str(out))
     assert source.shapes == ((1, 8, 8, 3), (1, 8, 16, 3))
     assert len(source.train) + len(source.held_out) == 60
+    with_empty = made(tmp_path / "more", drawn, *argv, size="8x8,16x8,8x16,3x90")
+    assert "no record has the size 16x8" in caplog.text
+    assert with_empty["fields"] == manifest["fields"]
+    assert with_empty["shards"] == manifest["shards"]
     buckets = [source.bucket(b) for b in (0, 1)]
     x = [b.train[i]["x"] for b in buckets for i in range(len(b.train))]
     assert [a.shape for a in x] == [(1, 8, 8, 3)] * len(buckets[0].train) + [(1, 8, 16, 3)] * len(
@@ -275,14 +280,8 @@ def test_several_processes_and_machines_make_the_same(tmp_path, drawn):
     argv = [f"--source={drawn}", "--size=8", "--held-out=0.2"]
     made(tmp_path / "one", drawn, "--held-out=0.2")
     made(tmp_path / "two", drawn, "--held-out=0.2", workers=2)
-    command = [
-        sys.executable,
-        "-m",
-        "dit.prepare",
-        *argv,
-        f"--out={tmp_path / 'shared'}",
-        "--workers=0",
-    ]
+    command = [sys.executable, "-m", "dit.prepare", *argv]
+    command += [f"--out={tmp_path / 'shared'}", "--workers=0"]
     machines = [subprocess.Popen([*command, f"--share={i}/2"]) for i in (1, 0)]
     assert [m.wait(timeout=500) for m in machines] == [0, 0]
     assert content(tmp_path / "one") == content(tmp_path / "two") == content(tmp_path / "shared")

@@ -12,12 +12,14 @@ a mark when a file is whole, so a run that was killed goes on from there.
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-MOST_BYTES = 256 * 2**20  # of one picture's file
+MOST_BYTES = 256 * 2**20  # of one picture's file, or of a video's in a tar
+MOST_VIDEO = 16 * 2**30  # bytes of a video's file, which is never in memory as a whole
 MOST_TEXT = 2**20  # bytes of one file of captions, or of one line in a file of many
 MOST_PIXELS = 2**26  # of one picture; RGBA then takes 256 MiB, and what is made of it as much again
 
@@ -32,14 +34,15 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A picture: its ``name``, its file's bytes or its pixels, and what is said of it.
+    """A picture or a video: its ``name``, its file or its pixels, and what is said of it.
 
-    ``captions``: bytes are a text file's, a caption a line. ``held_out``: the split, if the input has
-    splits of its own. ``weight``: bytes of the part that are done with it.
+    ``picture``: the bytes of the file, its place, or pixels. ``captions``: bytes are a text file's, a
+    caption a line. ``held_out``: the split, if the input has splits of its own. ``weight``: bytes of
+    the part that are done with it.
     """
 
     name: str
-    picture: bytes | np.ndarray
+    picture: bytes | pathlib.Path | np.ndarray
     captions: bytes | tuple[str, ...] = ()
     label: int | None = None
     held_out: bool | None = None

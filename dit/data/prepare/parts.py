@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,11 +20,14 @@ import numpy as np
 import PIL
 
 from dit.data.prepare import Broken, Input, Item
-from dit.data.prepare.convert import Options, record
+from dit.data.prepare.convert import Options, made_of
 from dit.types import UserError
 
 WORK = ".work"
 REASON = 500  # characters kept of one
+ADDRESS = re.compile(
+    r" at 0x[0-9a-fA-F]+"
+)  # where in memory something is: no two runs say the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,22 +134,23 @@ def converted(
         elif isinstance(item, Broken):
             yield printable(item.name), item.reason, 0
         else:
-            yield printable(item.name), attempt(item, job.options), item.weight
+            made = attempt(item, job.options)
+            for k, each in enumerate([made] if isinstance(made, str) else made):
+                number, weight = (f"#{k}", 0) if k else ("", item.weight)
+                yield printable(item.name) + number, each, weight
 
 
-def attempt(item: Item, options: Options) -> tuple[bytes, tuple] | str:
-    """The record and its row, or why there is none: nothing that an item holds stops the run."""
+def attempt(item: Item, options: Options) -> list[tuple[bytes, tuple]] | str:
+    """Its records and their rows, or why there is none: nothing that an item holds stops the run."""
     try:
-        return record(item, options)
+        return list(made_of(item, options))
     except MemoryError:
         return "it needs more memory than there is"
     except Exception as error:  # of decoders, on damaged files
-        if isinstance(
-            error.__cause__, PIL.UnidentifiedImageError
-        ):  # which says where in memory it is
+        if isinstance(error.__cause__, PIL.UnidentifiedImageError):
             return "it is no picture of a kind that can be read"
         cause = error.__cause__ if isinstance(error, UserError) else None
-        return str(cause or error) or type(error).__name__
+        return ADDRESS.sub("", str(cause or error)) or type(error).__name__
 
 
 def printable(name: str) -> str:

@@ -101,6 +101,7 @@ def make(job: Job, parts: int, encoded: dict[str, Any]) -> Plan:
         dropped = [{"name": names(i), "copy_of": original[of]} for i, of in pairs]
     chosen = np.flatnonzero(keep)
     table, part, row = table[chosen], part[chosen], row[chosen]
+    options, encoded = without_empty(table, options, encoded)
     held = held_out(table, options.held_out)
     classes = None
     if "label" in needed:
@@ -116,12 +117,29 @@ def make(job: Job, parts: int, encoded: dict[str, Any]) -> Plan:
     fields = {
         "sizes": [list(size) for size in options.sizes],
         "channels": options.channels,
+        **options.clips,
         "classes": classes,
         "captions": "caption" in needed,
         **encoded,
     }
-    sizes = encoded.get("latents", fields)["sizes"]
-    return Plan(shards, fields, splits, statistics(table[~held], sizes), broken, dropped)
+    given = encoded.get("latents", fields)
+    volumes = [given.get("frames", 1) * height * width for height, width in given["sizes"]]
+    return Plan(shards, fields, splits, statistics(table[~held], volumes), broken, dropped)
+
+
+def without_empty(
+    table: np.ndarray, options: Any, encoded: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """``options`` and ``encoded`` without the sizes that no record has, and ``table`` numbered anew."""
+    used = np.unique(table["bucket"])
+    kept = [options.sizes[i] for i in used]
+    for height, width in set(options.sizes) - set(kept):
+        log.warning("no record has the size %dx%d: it is left out", height, width)
+    table["bucket"] = np.searchsorted(used, table["bucket"])
+    if "latents" in encoded:
+        latents = [encoded["latents"]["sizes"][i] for i in used]
+        encoded = encoded | {"latents": encoded["latents"] | {"sizes": latents}}
+    return dataclasses.replace(options, sizes=tuple(kept)), encoded
 
 
 def fields_needed(has: dict[str, np.ndarray], asked: tuple[str, ...] | None) -> list[str]:
@@ -186,12 +204,12 @@ def filled(
             yield bucket, [(int(part[run[0]]), row[run]) for run in np.split(piece, cuts)]
 
 
-def statistics(table: np.ndarray, sizes: Sequence[Sequence[int]]) -> dict[str, list[float]]:
+def statistics(table: np.ndarray, volumes: Sequence[int]) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel, of pixels from 0 to 255 or of latents.
 
-    The sums are rounded once, whatever the order.
+    ``volumes``: pixels of an example of each bucket. The sums are rounded once, whatever the order.
     """
-    count = int(np.array([h * w for h, w in sizes])[table["bucket"]].sum())
+    count = int(np.array(volumes)[table["bucket"]].sum())
     mean, square = (
         [math.fsum(column) / count for column in table[name].T] for name in ("sum", "squares")
     )

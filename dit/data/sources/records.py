@@ -1,4 +1,4 @@
-"""Records that ``dit prepare`` made: pictures with labels or captions, read at random from shards.
+"""Records that ``dit prepare`` made: pictures or clips, labels, captions, read at random from shards.
 
 A shard is opened when one of its records is first asked for; no shard is read whole, and of ten million
 records no more than the number in each shard is kept in memory. So the directory may be on a local disk
@@ -22,7 +22,7 @@ import numpy as np
 from dit.config import fingerprint
 from dit.data import records
 from dit.data.records import Shards
-from dit.data.source import Example, Source, Transform, check_index, identity
+from dit.data.source import Example, Source, Transform, check_finite, check_index, identity
 from dit.data.transforms import random_flip, sample_posterior
 from dit.data.travel import Travels
 from dit.types import Count, UserError, first_line
@@ -76,7 +76,12 @@ def build(
 def shapes_of(fields: dict[str, Any]) -> tuple[tuple[int, int, int, int], ...]:
     """The shape of an example of each bucket."""
     given = fields.get("latents", fields)
-    return tuple((1, *size, given["channels"]) for size in given["sizes"])
+    return tuple((given.get("frames", 1), *size, given["channels"]) for size in given["sizes"])
+
+
+def clip(stored: np.ndarray) -> np.ndarray:
+    """Latents ``(f, h, w, c)``; those of a picture are stored without its one frame."""
+    return stored if stored.ndim == 4 else stored[None]
 
 
 def augmentations(fields: dict[str, Any], flip: bool) -> tuple[Transform, ...]:
@@ -130,7 +135,7 @@ class Records(Travels):
         check_index(i, len(self))
         try:
             found = self._read(self.shards[i])
-            x = self._pixels(found) if "image" in found else found["mean"][None]
+            x = clip(found["mean"]) if "mean" in found else records.seen(found, self.fields)
         except UserError:
             raise
         except Exception as error:  # of a reader of files that may be damaged
@@ -140,6 +145,7 @@ class Records(Travels):
             ) from error
         if x.shape != (expected := self._shape(i)):
             raise UserError(f"{self.shards.where(i)} has shape {x.shape}; expected {expected}")
+        check_finite(x, lambda: self.shards.where(i))
         example: Example = {"x": x}
         if self.fields["classes"] is not None:
             example["label"] = int(found["label"])
@@ -153,16 +159,13 @@ class Records(Travels):
         """What the transforms draw from or choose from."""
         more: dict[str, Any] = {"texts": texts} if texts else {}
         if "std" in found:
-            more["std"] = found["std"][None]
+            more["std"] = clip(found["std"])
         if one_side in self.transforms:
             more["mirrored"] = {
-                "x": found["mean_flipped"][None],
-                "std": found["std_flipped"][None],
+                "x": clip(found["mean_flipped"]),
+                "std": clip(found["std_flipped"]),
             }
         return more
-
-    def _pixels(self, found: dict[str, Any]) -> np.ndarray:
-        return records.pixels(found["image"], self.fields["channels"])[None]
 
     def _shape(self, i: int) -> tuple[int, int, int, int]:
         """Of example ``i``."""

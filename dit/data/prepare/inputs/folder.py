@@ -1,4 +1,4 @@
-"""A folder of pictures: sub-folders are classes, texts lie beside them or in ``captions.jsonl``.
+"""A folder of pictures or videos: sub-folders are classes, texts lie beside or in ``captions.jsonl``.
 
 ``a/b.txt`` holds the captions of ``a/b.jpg``, one a line. A line of ``captions.jsonl``, at the top, is
 ``{"file": "a/b.jpg", "caption": "..."}``, or ``"captions": [...]``, and perhaps ``"label": 3``. A file
@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dit.config import fingerprint
-from dit.data.prepare import MOST_BYTES, MOST_TEXT, Broken, Item, Part
+from dit.data import clips
+from dit.data.prepare import MOST_BYTES, MOST_TEXT, MOST_VIDEO, Broken, Item, Part
 from dit.data.prepare.convert import suffixes
 from dit.data.prepare.said import fields_of
 from dit.data.sources.folder import tell_classes, tell_skipped, walk
@@ -34,6 +35,7 @@ class Pictures:
     parts: list[Part] = dataclasses.field(repr=False)
     facts: dict[str, Any]
     classes: tuple[str, ...] | None
+    videos: bool
 
     def read(self, what: list) -> Iterator[Item | Broken]:
         for each in what:
@@ -43,7 +45,8 @@ class Pictures:
         try:
             if captions is True:
                 captions = read(os.path.join(self.root, beside(name)), MOST_TEXT)
-            found = read(os.path.join(self.root, name), MOST_BYTES)
+            path = os.path.join(self.root, name)
+            found = there(path, MOST_VIDEO) if self.videos else read(path, MOST_BYTES)
         except (OSError, ValueError) as error:
             return Broken(name, getattr(error, "strerror", None) or str(error))
         return Item(name, found, captions, label, weight=size)
@@ -52,15 +55,16 @@ class Pictures:
         return {**vars(self), "parts": []}  # a process is sent one at a time
 
 
-def build(*, path: str, labels: bool | None = None) -> Pictures:
-    """The pictures under ``path``. UserError for a folder without any."""
+def build(*, path: str, labels: bool | None = None, videos: bool = False) -> Pictures:
+    """The pictures, or else the ``videos``, under ``path``. UserError for a folder without any."""
+    kind, known = "videos" if videos else "pictures", suffixes(videos)
     root = pathlib.Path(path).expanduser()
     if not root.is_dir():
-        raise UserError(f"no folder {str(root)!r}: set --source to a folder of pictures")
+        raise UserError(f"no folder {str(root)!r}: set --source to a folder of {kind}")
     files, texts, others = {}, {}, []
     for name, entry in walk(root):
         suffix = os.path.splitext(name)[1].lower()
-        if suffix in suffixes():
+        if suffix in known:
             files[name] = entry.stat().st_size
         elif suffix == ".txt":
             texts[name] = entry.stat().st_size
@@ -69,9 +73,10 @@ def build(*, path: str, labels: bool | None = None) -> Pictures:
     tell_skipped(root, others)
     if not files:
         raise UserError(
-            f"no pictures in {str(root)!r}; expected files in {', '.join(sorted(suffixes()))}"
+            f"no {kind} in {str(root)!r}; expected files in {', '.join(sorted(known))}"
+            + ("" if videos or not others or not films(others) else ". Of videos, give --frames=N")
         )
-    said, broken = listed(root, files) if (root / LISTED).exists() else ({}, [])
+    said, broken = listed(root, files, kind[:-1]) if (root / LISTED).exists() else ({}, [])
     with_text = {name for name in files if beside(name) in texts}
     captioned = bool(with_text) or any(captions for captions, _ in said.values())
     numbered = any(label is not None for _, label in said.values())
@@ -81,7 +86,7 @@ def build(*, path: str, labels: bool | None = None) -> Pictures:
     classes = sorted(set(folders.values()) - {None}) if as_classes else []
     if classes and loose is not None:
         raise UserError(
-            f"{str(root)!r} holds pictures ({loose!r}, ...) beside folders of pictures "
+            f"{str(root)!r} holds {kind} ({loose!r}, ...) beside folders of {kind} "
             f"({classes[0]!r}, ...): move them into a folder, or give --source=folder:PATH,labels=false"
         )
     if classes:
@@ -98,7 +103,7 @@ def build(*, path: str, labels: bool | None = None) -> Pictures:
     content = [[n, s] for n, s in [*files.items(), *texts.items()]]
     notes = [[n, list(c), label] for n, (c, label) in said.items()]
     facts = {"files": len(files), "content": fingerprint({"files": content, "said": notes})}
-    return Pictures(str(root), parts, facts, tuple(classes) or None)
+    return Pictures(str(root), parts, facts, tuple(classes) or None, videos)
 
 
 def beside(name: str) -> str:
@@ -106,7 +111,14 @@ def beside(name: str) -> str:
     return os.path.splitext(name)[0] + ".txt"
 
 
-def listed(root: pathlib.Path, files: dict[str, int]) -> tuple[dict[str, Said], list[Broken]]:
+def films(names: list[str]) -> bool:
+    """Whether there are videos among the files."""
+    return any(name.lower().endswith(clips.VIDEOS) for name in names)
+
+
+def listed(
+    root: pathlib.Path, files: dict[str, int], what: str
+) -> tuple[dict[str, Said], list[Broken]]:
     """What ``captions.jsonl`` says of each file, and the lines of it that say nothing of any."""
     said: dict[str, Said] = {}
     broken = []
@@ -124,7 +136,7 @@ def listed(root: pathlib.Path, files: dict[str, int]) -> tuple[dict[str, Said], 
                 captions, label, fields = fields_of(line)
                 name = str(fields.get("file", fields.get("file_name")))
                 if name not in files:
-                    raise ValueError(f"it names {name[:200]!r}, which is no picture in the folder")
+                    raise ValueError(f"it names {name[:200]!r}, which is no {what} in the folder")
             except ValueError as error:
                 broken.append(Broken(f"{LISTED}:{number}", str(error)))
                 continue
@@ -140,3 +152,10 @@ def read(path: str, most: int) -> bytes:
     if len(found) > most:
         raise ValueError(f"it has more than {most} bytes")
     return found
+
+
+def there(path: str, most: int) -> pathlib.Path:
+    """The path of a file; ValueError for one of more than ``most`` bytes."""
+    if (size := os.stat(path).st_size) > most:
+        raise ValueError(f"it has {size} bytes; expected at most {most}")
+    return pathlib.Path(path)

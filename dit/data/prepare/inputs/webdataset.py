@@ -42,13 +42,16 @@ class Tars:
     root: str
     parts: list[Part] = dataclasses.field(repr=False)
     facts: dict[str, Any]
+    videos: bool
     classes: None = None
 
     def read(self, what: str) -> Iterator[Item | Broken]:
         try:
             with open(os.path.join(self.root, what), "rb") as raw:
-                for key, members in grouped(what, raw):
-                    yield key if isinstance(key, Broken) else example(f"{what}/{key}", members)
+                known = suffixes(self.videos)
+                for key, members in grouped(what, raw, known):
+                    name = f"{what}/{key}"
+                    yield key if isinstance(key, Broken) else example(name, members, known)
         except MemoryError:
             raise
         except Exception as error:  # of a reader of files that may be damaged
@@ -60,8 +63,11 @@ class Tars:
         return {**vars(self), "parts": []}
 
 
-def build(*, path: str) -> Tars:
-    """The tars of a directory, in any depth, or those of a pattern such as ``DIR/*.tar``."""
+def build(*, path: str, videos: bool = False) -> Tars:
+    """The tars of a directory, in any depth, or those of a pattern such as ``DIR/*.tar``.
+
+    ``videos``: what they hold, instead of pictures.
+    """
     path = os.path.expanduser(path)
     inside = glob.glob(os.path.join(glob.escape(path), "**"), recursive=True)
     found = sorted(p for p in inside if p.endswith(SUFFIXES)) if os.path.isdir(path) else None
@@ -74,14 +80,19 @@ def build(*, path: str) -> Tars:
     root = os.path.dirname(found[0]) if len(found) == 1 else os.path.commonpath(found)
     parts = [Part(os.path.relpath(p, root), os.path.getsize(p)) for p in found]
     content = fingerprint({"files": [[part.what, part.weight] for part in parts]})
-    return Tars(root, parts, {"files": len(parts), "content": content})
+    return Tars(root, parts, {"files": len(parts), "content": content}, videos)
 
 
 Members = dict[str, bytes | Broken]  # by suffix
 
 
-def grouped(name: str, raw: io.BufferedIOBase) -> Iterator[tuple[str | Broken, Members]]:
-    """``(key, its members)`` of each example of a tar, and ``(Broken, {})`` of what is not one."""
+def grouped(
+    name: str, raw: io.BufferedIOBase, known: frozenset[str]
+) -> Iterator[tuple[str | Broken, Members]]:
+    """``(key, its members)`` of each example of a tar, and ``(Broken, {})`` of what is not one.
+
+    ``known``: the suffixes of what is to become records.
+    """
     start = raw.read(8)
     raw.seek(0)
     opener = next((o for magic, o in MAGIC.items() if start.startswith(magic)), None)
@@ -95,7 +106,7 @@ def grouped(name: str, raw: io.BufferedIOBase) -> Iterator[tuple[str | Broken, M
                 tar.members = []  # which tarfile would keep
                 if member is None:
                     break
-                found = classified(tar, member)
+                found = classified(tar, member, known)
             except MemoryError:
                 raise
             except Exception as error:
@@ -121,7 +132,7 @@ def grouped(name: str, raw: io.BufferedIOBase) -> Iterator[tuple[str | Broken, M
 
 
 def classified(
-    tar: tarfile.TarFile, member: tarfile.TarInfo
+    tar: tarfile.TarFile, member: tarfile.TarInfo, known: frozenset[str]
 ) -> tuple[str, str, bytes | Broken] | Broken | None:
     """``(key, suffix, content)`` of a member; None for one of no use, Broken for one of no good."""
     name = member.name.encode("utf-8", "backslashreplace").decode()
@@ -129,6 +140,8 @@ def classified(
         return None
     if not member.isreg() or member.issparse():
         return Broken(name, "it is a link, a device or has holes; expected a regular file")
+    if not name:
+        return Broken("(no name)", "it has no name")
     if name.startswith("/") or ".." in name.split("/") or "\0" in name:
         return Broken(name, "its name leads out of the tar")
     folder, slash, base = name.rpartition("/")
@@ -138,7 +151,7 @@ def classified(
     if not stem or not dot:
         return None
     text = short in (*TEXTS, *NUMBERS, ".json")
-    if not text and short not in suffixes():
+    if not text and short not in known:
         return None
     most = MOST_TEXT if text else MOST_BYTES
     key = f"{folder}{slash}{stem}"
@@ -150,14 +163,14 @@ def classified(
     return key, short, content
 
 
-def example(name: str, members: Members) -> Item | Broken:
+def example(name: str, members: Members, known: frozenset[str]) -> Item | Broken:
     """What the members of one name make together."""
-    drawn = [suffix for suffix in members if suffix in suffixes()]
+    drawn = [suffix for suffix in members if suffix in known]
     wrong = next((m for m in members.values() if isinstance(m, Broken)), None)
     if wrong is not None:
         return Broken(name, f"{wrong.name}: {wrong.reason}")
     if not drawn:
-        return Broken(name, f"it has {', '.join(members)} and no picture")
+        return Broken(name, f"it has {', '.join(members)} and no picture of a kind asked for")
     captions: bytes | tuple[str, ...] = ()
     label = None
     try:
