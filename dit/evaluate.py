@@ -119,8 +119,9 @@ def arguments() -> argparse.ArgumentParser:
         "--features",
         action="append",
         default=[],
-        metavar="NAME",
-        help="compare pictures in the features of this network too: efficientnet_lite0; may be repeated",
+        metavar="NAME[,NAME]",
+        help="compare pictures in the features of these networks too: efficientnet_lite0, inception_v3, "
+        "dinov2:size=l,port=hub, clip:path=DIR",
     )
     add("--seed", type=cli.number(Seed))
     add("--batch", type=cli.number(Count))

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "sampling": BASE | {"diffusion"},
     "parallel": BASE,
     "training": BASE | {"objectives", "parallel", "data"},
-    "evaluation": BASE | {"parallel", "scenes", "interop"},
+    "evaluation": BASE | {"parallel", "scenes", "interop", "models", "text"},
     "interop": BASE | {"models"},
     "text": BASE | {"models", "interop"},
     "scaling": BASE | {"models", "diffusion", "training", "parallel"},
