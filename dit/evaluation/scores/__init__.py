@@ -37,12 +37,13 @@ class Need:
 class About:
     """What a score may know before anything is drawn.
 
-    ``samples``: how many. ``captions``: what each was asked for, if they were. ``held_out``: whether
-    there are held-out pictures beside the reference. ``mesh``: the devices that may be used.
+    ``samples``: how many, of so many ``frames`` each. ``captions``: what each was asked for, if they
+    were. ``held_out``: whether there are held-out pictures beside the reference. ``mesh``: the devices.
     """
 
     networks: tuple[Features, ...]
     samples: int
+    frames: int = 1
     captions: Sequence[str] = ()
     held_out: bool = False
     mesh: Mesh | None = None
@@ -53,11 +54,15 @@ Sets = Mapping[str, Mapping[Key, Collector]]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """``lacks``: why each figure cannot be had, or ``""``. ``protocol``: the score's own settings."""
+    """``lacks``: why each figure cannot be had, or ``""``; ``seen_by``: the networks it is made with.
+
+    ``protocol``: the score's own settings.
+    """
 
     needs: tuple[Need, ...]
     lacks: Mapping[str, str]
     measure: Callable[[Sets], dict[str, float]]
+    seen_by: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     protocol: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
@@ -71,3 +76,8 @@ def named(known: str, other: str, network: str) -> str:
 def with_errors(names: Sequence[str], why: str = "") -> dict[str, str]:
     """``lacks`` of figures and of their errors."""
     return {f"{name}{end}": why for name in names for end in ("", "_error")}
+
+
+def by_network(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """``seen_by`` of figures that are of one network each, by the networks' names."""
+    return {name: (network,) for network, name in names.items()}

@@ -31,6 +31,7 @@ def build(*, path: str | None = None):
             if one.name.startswith("clip_")
         }
         why = "" if about.captions else "the model is given no captions"
+        why = why or ("" if about.frames == 1 else "it is of pictures, of one frame")
         why = why or ("" if keys else "it is of --features=clip:path=DIR")
         why = why or ("" if path else "the text tower is missing: --scores=clip_score:path=DIR")
         lacks = with_errors(list(keys) or ["clip_score"], why)
@@ -57,7 +58,7 @@ def build(*, path: str | None = None):
             return Cosines.empty(target)
 
         needs = tuple(Need(key, make, ("samples",)) for key in keys.values())
-        return Plan(needs, lacks, measure, {"text": path})
+        return Plan(needs, lacks, measure, {k: v[:1] for k, v in keys.items()}, {"text": path})
 
     return plan
 

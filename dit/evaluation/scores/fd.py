@@ -8,12 +8,10 @@ the number of samples: compare at equal counts.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
 
-from dit.evaluation import frechet
 from dit.evaluation.collect import GROUPS, Moments
 from dit.evaluation.features import Features
-from dit.evaluation.scores import About, Need, Plan, Sets, named, with_errors
+from dit.evaluation.scores import About, Need, Plan, Sets, by_network, named, with_errors
 
 SETS = ("samples", "reference")
 
@@ -35,7 +33,7 @@ def plan(about: About) -> Plan:
         return found
 
     needs = tuple(need for one in about.networks for need in moments(one, "features", SETS))
-    return Plan(needs, with_errors(list(names.values())), measure)
+    return Plan(needs, with_errors(list(names.values())), measure, by_network(names))
 
 
 def moments(network: Features, output: str, of: tuple[str, ...]) -> tuple[Need, ...]:
@@ -52,33 +50,28 @@ def moments(network: Features, output: str, of: tuple[str, ...]) -> tuple[Need, 
 
 
 def of_moments(ours: Moments, theirs: Moments) -> tuple[float, float]:
-    """The squared distance, and its standard error over draws of the samples."""
-    mean, cov = ours.total()
-    other, spread = theirs.total()
-    return frechet.distance(mean, cov, other, spread), error(ours, other, spread)
-
-
-def error(ours: Moments, mean: Float[np.ndarray, " d"], cov: Float[np.ndarray, "d d"]) -> float:
-    """The standard error of the squared distance of moments from the Gaussian ``mean``, ``cov``.
+    """The squared distance, and its standard error over draws of the samples, NaN without groups.
 
     To first order the distance moves by ``2 (m_1 - m_2) dm + tr((I - T) dS)`` where ``T`` transports
     the samples' Gaussian to the other: ``T S_1 T = S_2``. The error is that of the mean of this over
     the groups of samples, so it is itself uncertain by a quarter.
     """
-    groups = len(ours.count)
-    if groups < 2 or ours.samples == 0:
-        return float("nan")
-    middle, spread = ours.total()
-    values, vectors = np.linalg.eigh(spread)
+    mean, cov = ours.total()
+    other, spread = theirs.total()
+    values, vectors = np.linalg.eigh(cov)
     there = values > 1e-10 * max(values.max(), 1e-300)
-    root = (vectors[:, there] * np.sqrt(values[there])) @ vectors[:, there].T
-    back = (vectors[:, there] / np.sqrt(values[there])) @ vectors[:, there].T
-    inner, axes = np.linalg.eigh(root @ cov @ root)
-    sqrt = (axes * np.sqrt(np.maximum(inner, 0))) @ axes.T
-    slope = np.eye(len(mean)) - back @ sqrt @ back
+    values, vectors = values[there], vectors[:, there]
+    scale = np.sqrt(values)
+    inner, axes = np.linalg.eigh(scale[:, None] * (vectors.T @ spread @ vectors) * scale)
+    sqrt = np.sqrt(np.maximum(inner, 0))
+    gap = mean - other
+    value = gap @ gap + np.trace(cov) + np.trace(spread) - 2 * sqrt.sum()
+    if len(ours.count) < 2:
+        return float(max(0.0, value)), float("nan")
+    half = (vectors / scale) @ (axes * np.sqrt(sqrt))
+    slope = np.eye(len(mean)) - half @ half.T
     moves = []
     for n, m, m2 in zip(ours.count, ours.mean, ours.m2, strict=True):
-        gap = m - middle
-        moved = np.sum(slope * (m2 / n)) + gap @ slope @ gap
-        moves.append(2 * gap @ (middle - mean) + moved)
-    return float(np.std(moves, ddof=1) / np.sqrt(groups))
+        off = m - mean
+        moves.append(2 * off @ gap + np.sum(slope * (m2 / n)) + off @ slope @ off)
+    return float(max(0.0, value)), float(np.std(moves, ddof=1) / np.sqrt(len(moves)))

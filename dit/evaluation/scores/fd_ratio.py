@@ -38,4 +38,4 @@ def plan(about: About) -> Plan:
 
     needs = tuple(need for one in about.networks for need in moments(one, "features", SETS))
     why = "" if about.held_out else "there are no held-out pictures beside the reference"
-    return Plan(needs, with_errors(["fd_ratio"], why), measure, {"networks": networks})
+    return Plan(needs, with_errors(["fd_ratio"], why), measure, {"fd_ratio": tuple(networks)})

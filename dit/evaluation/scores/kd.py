@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dit.evaluation.collect import Rows
-from dit.evaluation.scores import About, Need, Plan, Sets, named, with_errors
+from dit.evaluation.scores import About, Need, Plan, Sets, by_network, named, with_errors
 from dit.types import Count, Seed
 
 SETS = ("samples", "reference")
@@ -33,7 +33,7 @@ def build(*, subsets: Count = 100, size: Count = 1000, seed: Seed = 2020):
 
         needs = tuple(Need((one.name, "features", "rows"), rows) for one in about.networks)
         settings = {"subsets": subsets, "size": size, "seed": seed}
-        return Plan(needs, with_errors(list(names.values())), measure, settings)
+        return Plan(needs, with_errors(list(names.values())), measure, by_network(names), settings)
 
     return plan
 

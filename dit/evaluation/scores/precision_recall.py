@@ -42,7 +42,8 @@ def build(*, k: Count = 3):
             else f"it needs more than {k} samples; there are {about.samples}"
         )
         needs = tuple(Need((name, "features", "rows"), rows) for name in networks)
-        return Plan(needs, with_errors(names, few), measure, {"k": k})
+        used = {name: (name.partition("_")[2],) for name in names}
+        return Plan(needs, with_errors(names, few), measure, used, {"k": k})
 
     return plan
 

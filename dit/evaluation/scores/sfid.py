@@ -5,7 +5,7 @@ The first 7 channels of ``mixed_6/conv``, 17 x 17: where things are counts.
 
 from __future__ import annotations
 
-from dit.evaluation.scores import About, Plan, Sets, with_errors
+from dit.evaluation.scores import About, Plan, Sets, by_network, with_errors
 from dit.evaluation.scores.fd import SETS, moments, of_moments
 
 MISSING = "it is of --features=inception_v3"
@@ -30,4 +30,4 @@ def plan(about: About) -> Plan:
 
     needs = tuple(need for one in networks for need in moments(one, "spatial", SETS))
     lacks = with_errors(list(names.values())) if names else with_errors(["sfid"], MISSING)
-    return Plan(needs, lacks, measure)
+    return Plan(needs, lacks, measure, by_network(names))
