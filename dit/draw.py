@@ -130,14 +130,16 @@ class Sampler:
     def draw(
         self,
         params: Params,
-        put: Callable[[np.ndarray], None],
+        put: Callable[[Any], None],
         *,
         weak: Params | None = None,
+        gathered: bool = True,
         **inputs: np.ndarray | None,
     ) -> tuple[int, float]:
         """Draw samples and hand them on, a batch at a time and in order: ``(nfe, seconds)``.
 
-        ``put(samples)`` is called on process 0; at most two batches are under way. ``weak``:
+        ``put(samples)`` is called on process 0; at most two batches are under way. Not ``gathered``, it
+        is called on every process with the array on the devices, whose last rows repeat. ``weak``:
         parameters of the model that autoguidance steers away from. ``inputs``, with a row for each of
         the n samples: ``start``, data ``n f h w c`` to edit, noised to ``recipe.strength``; what is
         true in a ``mask`` like it is kept; and the conditions that the model takes besides labels, by
@@ -164,7 +166,9 @@ class Sampler:
             if not under_way or (ids is not None and len(under_way) < most):
                 continue
             samples, finite, count = under_way.popleft()
-            samples, calls = _on_main(samples, mesh)[:left], max(calls, int(count))
+            calls = max(calls, int(count))
+            if gathered:
+                samples = _on_main(samples, mesh)[:left]
             left -= len(samples)
             if not finite:
                 raise UserError(
@@ -172,7 +176,7 @@ class Sampler:
                     "another average (--ema), or less guidance"
                 )
             seconds += time.perf_counter() - since
-            if multihost.is_main():
+            if not gathered or multihost.is_main():
                 put(samples)
             since = time.perf_counter()
         return self._count(calls, "start" in given), seconds

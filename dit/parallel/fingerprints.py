@@ -41,6 +41,12 @@ def fingerprints(tree: Any) -> dict[str, str]:
 
 
 @jax.jit
+def of_rows(x: Array) -> UInt32[Array, "b 2"]:
+    """The fingerprint of each row of an array, where it lies."""
+    return jax.vmap(_fingerprint)(x)
+
+
+@jax.jit
 def _fingerprint(x: Array) -> UInt32[Array, "2"]:
     words = _words(x)
     strides = [math.prod(words.shape[i + 1 :]) % 2**32 for i in range(words.ndim)]
