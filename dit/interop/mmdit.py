@@ -13,6 +13,7 @@ from dit.interop import mapping
 from dit.interop.mapping import Entry, Format
 from dit.interop.views import View, Views, joined
 from dit.models.condition import OPTIONS
+from dit.models.layers import Mlp
 from dit.models.mmdit import MMDiT
 from dit.types import Params, UserError
 
@@ -88,8 +89,8 @@ class Table:
         """Channels of queries or keys, whose rotary pairs are neighbours in the file."""
         heads = self.model.heads if heads is None else heads
         size = self.model.width // self.model.heads
-        if self.model.positions == "sincos":
-            return name if not start else View(name, start, heads * size)
+        if "rope" not in self.model.positions:
+            return name
         return View(name, start, heads * size, fold=(heads, size // 2, 2), order=(0, 2, 1))
 
     def qkv(self, path: str, *names: str, layer: int | None = None) -> None:
@@ -97,8 +98,8 @@ class Table:
         d = self.model.width
         if len(names) == 1:
             parts = [self.turned(names[0], i * d) for i in range(ROTARY)]
-            if self.model.positions == "sincos":
-                parts[0] = View(names[0], 0, d)
+            if "rope" not in self.model.positions:
+                parts = [View(names[0], i * d, d) for i in range(ROTARY)]
             parts.append(View(names[0], 2 * d, d))
         else:
             parts = [self.turned(name) for name in names[:ROTARY]] + list(names[ROTARY:])
@@ -108,10 +109,6 @@ class Table:
         """A modulation of shift and scale whose file has the scale first."""
         d = self.model.width
         self.linear(path, View(name, d, d), View(name, 0, d), layer=layer)
-
-    def patches(self, channels: int) -> dict[str, Any]:
-        """What a ``View`` needs for a patch whose file has channels first."""
-        return {"fold": (channels, *self.model.patch[1:]), "order": (1, 2, 0)}
 
 
 def doubles(model: MMDiT) -> Iterator[tuple[str, int, int]]:
@@ -150,6 +147,49 @@ def double_blocks(
                     linear(f"{path}/{part}out", f"{block}.{own[f'{part}out']}", inputs=2)
             for part in () if side.ends else ("mlp/in", "mlp/out"):
                 linear(f"{path}/{part}", f"{block}.{own[part]}")
+
+
+def single_blocks(
+    found: Table, prefix: str, names: Mapping[str, Any], scale: str = "weight"
+) -> None:
+    """Add all single blocks, ``prefix.i`` in the file, by names within a block.
+
+    One array, ``out``, has the columns for attention and then for the MLP. With one name for ``qkv`` and
+    none for ``mlp/in`` the rows of one array are queries, keys, values and the MLP's.
+    """
+    model, d = found.model, found.model.width
+    hidden = Mlp.hidden(model.mlp, d, model.mlp_ratio)
+    for layer in range(model.single_depth):
+        own = {k: v for k, v in names.items() if isinstance(v, str)}
+        own = {k: f"{prefix}.{layer}.{v}" for k, v in own.items()}
+        qkv = [f"{prefix}.{layer}.{name}" for name in names["qkv"]]
+        if not model.shared_modulation:
+            found.linear("single/modulation/linear", own["modulation/linear"], layer=layer)
+        found.qkv("single/attention/qkv", *qkv, layer=layer)
+        for norm in ("q_norm", "k_norm") if model.qk_norm else ():
+            found.norm(f"single/attention/{norm}", own[norm], layer, scale)
+        rest = own.get("mlp/in", View(qkv[0], 3 * d))
+        found.linear("single/mlp/in", rest, layer=layer)
+        for part, start, length, inputs in (("attention", 0, d, 2), ("mlp", d, hidden, 1)):
+            columns = View(own["out"], start, length, axis=1)
+            kernel = f"single/{part}/out/kernel"
+            found.add(kernel, [columns], "weight", layer, kind="linear", inputs=inputs)
+        if model.bias:
+            found.add("single/attention/out/bias", [own["out"]], "bias", layer)
+
+
+def patches_channels_first(found: Table, into: str, out: str) -> None:
+    """Add the first and the last map, for a file whose patches have channels first (FLUX)."""
+    model = found.model
+
+    def order(channels):
+        return {"fold": (channels, *model.patch[1:]), "order": (1, 2, 0)}
+
+    columns = View(into, axis=1, **order(model.in_channels))
+    found.add("embed/kernel", [columns], "weight", None, kind="linear", inputs=1)
+    if model.bias:
+        found.add("embed/bias", [into], "bias", None)
+    found.linear("final/linear", View(out, **order(model.out_channels)))
 
 
 def demand(model: MMDiT, what: str, conditions: set[str], **fields: Any) -> None:
