@@ -150,7 +150,6 @@ MERGED = {"depth": 2, "dual_depth": 1, "single_depth": 1, "guidance_input": True
     [
         (EIGHT, {"depth": 1, "single_depth": 1}),
         pytest.param(LONG, MERGED, marks=pytest.mark.slow),
-        pytest.param({"fsdp": 8}, {"depth": 3, "dual_depth": 1}, marks=pytest.mark.slow),
         pytest.param(
             {"fsdp": 8},
             {"depth": 1, "single_depth": 1, "shared_modulation": True, "bias": False},
