@@ -24,6 +24,7 @@ from dit.models.layers import Norm, mlp_macs, wide
 from dit.models.multihead import self_macs
 from dit.models.plain import PlainBlock
 from dit.models.remat import check_remat
+from dit.models.stack import Stage
 from dit.text import Encoded, TextEncoder, Tokenizer
 from dit.types import Count, Params, Positive, Range, UserError
 
@@ -79,6 +80,11 @@ class ByteEncoder(TextEncoder):
         """The width, unless only ``context`` is given."""
         return None if self.gives == "context" else self.width
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """One, over one stream."""
+        return (Stage("blocks", self.depth, merge=("text",)),)
+
     def setup(self):
         boxed = nn.with_logical_partitioning(initializers.normal(1.0), ("classes", "embed"))
         self.table = self.param("table", boxed, (TOKENS, self.width))
@@ -94,7 +100,9 @@ class ByteEncoder(TextEncoder):
         if real is not None:  # of no text one token is seen: attention to nothing is not defined
             visible = Visibility(k_valid=real | (jnp.arange(real.shape[1]) == 0)[None])
         x = constrain(self.table, None, None)[tokens].astype(self.dtype)
-        x = stack.run(self, x, Condition(visible=visible, rotary=rotary))
+        x = stack.run(self, self.stages, {"text": x}, Condition(visible=visible, rotary=rotary))[
+            "text"
+        ]
         x = self.norm(x)
         pooled = None if self.pooled_dim is None else mean(x, real)
         if self.context_dim is None:
@@ -128,7 +136,7 @@ class ByteEncoder(TextEncoder):
 
     def unstack(self, params: Params) -> Params:
         """See ``TextEncoder``."""
-        return stack.unstack(params)
+        return stack.unstack(params, self.stages)
 
 
 def mean(x: Float[Array, "b m d"], real: Bool[Array, "b m"] | None) -> Float[Array, "b d"]:
