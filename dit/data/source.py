@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -52,7 +52,8 @@ class Source:
     ``shapes``: that of each bucket, where there are several; ``shape`` is the first of them.
     ``num_classes`` is None for unlabelled data, whose examples have no ``label``. ``fingerprint``
     changes with the options and the content: a checkpoint made with one refuses to go on with another.
-    ``codec``: the fingerprint of the weights that made latents, where it is known.
+    ``codec``: the fingerprint of the weights that made latents, where it is known. ``text``: what made
+    embeddings of the captions, ``{"encoders": how they were used, "weights": their fingerprint}``.
     Raises UserError for labels, where a split holds them as an array, that do not fit the classes.
     """
 
@@ -64,6 +65,7 @@ class Source:
     streaming: bool = False
     shapes: tuple[tuple[int, int, int, int], ...] = ()
     codec: str | None = None
+    text: Mapping[str, Any] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "shapes", self.shapes or (self.shape,))
@@ -94,7 +96,7 @@ class Source:
         train, held_out = (Bucket(split, i) for split in (self.train, self.held_out))
         shape, name = self.shapes[i], f"{self.fingerprint}/{i}"
         rest = (self.num_classes, name, self.streaming)
-        return Source(train, held_out, shape, *rest, codec=self.codec)
+        return Source(train, held_out, shape, *rest, codec=self.codec, text=self.text)
 
 
 def bucket_sizes(split: Split) -> tuple[int, ...]:

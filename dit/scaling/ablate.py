@@ -168,6 +168,7 @@ class _Arm:
             process=judge,
             objective=objective_of(reference),
             encode=experiment.codec.encode,
+            tell=experiment.tell,
             beside=experiment.frozen,
         )
         check_weights(ablation.weights, experiment)

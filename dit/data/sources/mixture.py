@@ -47,6 +47,8 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
             ("classes", source.num_classes, first.num_classes),
             ("augmentations", source.train.transforms, first.train.transforms),
             ("being endless", source.streaming, first.streaming),
+            ("the codec of their latents", source.codec, first.codec),
+            ("the encoders of their texts", source.text, first.text),
         ):
             if a != b:
                 raise UserError(
@@ -60,7 +62,15 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
         for part in ("train", "held_out")
     )
     return Source(
-        train, held_out, first.shape, first.num_classes, name, first.streaming, shapes=shapes
+        train,
+        held_out,
+        first.shape,
+        first.num_classes,
+        name,
+        first.streaming,
+        shapes=shapes,
+        codec=first.codec,
+        text=first.text,
     )
 
 
