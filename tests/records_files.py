@@ -10,7 +10,7 @@ from dit.data.prepare.parts import open_writer
 
 
 def write(root, shape, classes, flip, dtype=np.float16, each=6):
-    """``each`` examples of ``shape`` (h, w, c) with labels in either split."""
+    """``each`` examples of ``shape`` (h, w, c) in either split, with labels or with captions."""
     height, width, channels = shape
     given = {
         "sizes": [[height, width]],
@@ -19,7 +19,7 @@ def write(root, shape, classes, flip, dtype=np.float16, each=6):
         "flip": flip,
     }
     fields = {"sizes": [[8 * height, 8 * width]], "channels": 3, "classes": classes}
-    fields |= {"captions": False, "latents": given}
+    fields |= {"captions": classes is None, "latents": given}
     features, draw = records.features(fields), np.random.default_rng(0)
     names, shards = records.latents(flip), []
     for split in records.SPLITS:
@@ -28,7 +28,8 @@ def write(root, shape, classes, flip, dtype=np.float16, each=6):
         for i in range(each):
             z = {n: np.abs(draw.standard_normal(shape, np.float32)).astype(dtype) for n in names}
             size = np.array([height, width], np.int32)
-            known = {"size": size, "id": np.array([0, i], np.uint32), "label": i % classes}
+            known = {"size": size, "id": np.array([0, i], np.uint32)}
+            known |= {"caption": ["a red cat"]} if classes is None else {"label": i % classes}
             writer.write(features.serialize_example({**z, **known}))
         writer.close()
         shard = {"name": path.name, "split": split, "bucket": 0, "records": each}

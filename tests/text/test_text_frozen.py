@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import saved_run
 from PIL import Image
+from shrunken import CONFIGS, shrunken
 from text_cases import save
 
 from dit import draw, embed, prepare, rng, sample
@@ -23,7 +24,11 @@ from dit.experiment import build
 from dit.parallel import compiler
 from dit.parallel.frozen import identities, place
 from dit.parallel.mesh import make_mesh, parse_mesh
+from dit.parallel.topology import find
+from dit.preflight import programs
+from dit.preflight.__main__ import stand_in
 from dit.recipe import Recipe
+from dit.scaling.flops import training_flops
 from dit.scaling.jaxpr_flops import count_flops
 from dit.training.loop import train
 from dit.training.program import program
@@ -128,6 +133,7 @@ def stepped(folders, devices, mesh, steps=2):
     return jax.device_get(state), losses, text, place(experiment.frozen, run.mesh)["text"]
 
 
+@pytest.mark.slow
 def test_weights_are_arguments_split_over_devices_that_agree_with_one(folders):
     state, losses, text, _ = stepped(folders, 1, "dp")
     large = max(map(len, re.findall(r'dense<"0x([0-9A-F]*)"', text)), default=0)
@@ -243,6 +249,7 @@ def test_stored_embeddings_are_known_by_the_encoders_that_made_them(stored, fold
     known = made.example["text"]
     assert known["weights"] == identities(made.frozen, None)["text"]
     assert known == records.read_manifest(stored)["fields"]["text_made_by"]
+    assert resolve("data.sources", "mixture", parts=(data, data)).text == known
     stream = made.batches()
     batch = next(stream)
     stream.close()
@@ -260,6 +267,7 @@ def test_stored_embeddings_are_known_by_the_encoders_that_made_them(stored, fold
         )
 
 
+@pytest.mark.slow
 def test_conditions_by_other_encoders_are_refused(stored, folders, tmp_path):
     """Of a model without a section text, which is told what records hold."""
     config = {**captions.told(), "data": {"name": "records", "path": str(stored)}}
@@ -296,3 +304,22 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(folders, tmp_path)
     made = build(told(folders, steps=6, text=frozen_text(f"clip:path={folders / 'other'}")))
     with pytest.raises(UserError, match="made with other frozen weights of the text"):
         train(made, tmp_path / "a", batches=made.batches(), progress=False)
+
+
+@pytest.mark.slow
+def test_the_recipe_at_scale_is_preflighted_with_its_encoders(tmp_path):
+    """Shrunken, and where its records are not."""
+    (file,) = (file for file in CONFIGS if file.stem == "text_to_image_2b_pod")
+    where = find("cpu:8", 1)
+    config = stand_in(shrunken(file, tmp_path, **{"samples.batch": 8, "samples.steps": 2}), where)
+    made = build(config)
+    assert (made.shape, made.context_len) == ((1, 64, 64, 16), 17 + 256)
+    step, drawn = programs.train_step(made, where), programs.sampler(made, where)
+    assert step.fits
+    assert drawn.fits
+    each = training_flops(made.model, made.shape, made.context_len)
+    assert made.text_flops > 0
+    assert step.model_flops == 8 * (each + made.text_flops)
+    assert (
+        drawn.model_flops == 8 * (2 * 2 * 2 - 2) * each // 3 + 8 * made.text_flops
+    )  # Heun, guided
