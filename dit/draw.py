@@ -147,7 +147,7 @@ class Sampler:
         for inputs that do not fit together, and for samples that are not finite.
         """
         mesh = mesh_of(params)
-        frozen = place(self.experiment.codec.frozen, mesh)
+        frozen = place(self.experiment.sampled_with, mesh)
         given = {"label": self.labels, **self.words, **inputs}
         given = {k: v for k, v in given.items() if v is not None}
         self.check(weak is not None, given)
@@ -260,7 +260,7 @@ class Sampler:
         """Decoded samples, whether all are finite, and how often the denoiser was called for each.
 
         To be jitted. Pixels are uint8. ``batch``: ``id`` of the samples and, where they apply,
-        ``start``, ``mask`` and conditions. ``frozen``: the codec's parameters, if it has any.
+        ``start``, ``mask`` and conditions. ``frozen``: weights, as of ``Experiment.sampled_with``.
         """
         codec = frozen.get("codec", EMPTY)
         experiment, recipe, grid = self.experiment, self.recipe, self._grid
@@ -270,7 +270,8 @@ class Sampler:
             None if p is None else models.unstack(experiment.model, p) for p in (params, weak)
         )
         keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
-        asked, start = Cond.of(batch), 0
+        text, start = frozen.get("text", EMPTY), 0
+        asked = Cond.of(experiment.tell(text, batch))
         cond = models.told(experiment.model, params, asked)
         if "start" in batch:
             known = experiment.codec.encode(codec, batch["start"])
@@ -289,8 +290,9 @@ class Sampler:
         elif guidance.evaluations != 1:
             negative = None
             if NEGATIVE[0] in batch:
-                tokens = {to: batch[name] for to, name in zip(TOLD, NEGATIVE, strict=True)}
-                negative = models.told(experiment.model, params, asked.replace(**tokens))
+                other = {to: batch[name] for to, name in zip(TOLD, NEGATIVE, strict=True)}
+                other = Cond.of(experiment.tell(text, {**batch, **other}))
+                negative = models.told(experiment.model, params, other)
             both = paired(experiment.process, experiment.apply_fn, params, cond, negative)
             denoise = guidance(both, path, grid)
         if "mask" in batch:

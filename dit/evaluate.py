@@ -78,8 +78,7 @@ def held_out_loss(experiment: Experiment, params: Params) -> dict[str, float]:
     """
     key, mesh = rng.root(0), mesh_of(params)
     frozen = place(experiment.frozen, mesh)
-    parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
-    loss_fn = objective(*parts)
+    loss_fn = objective(experiment.loss, *experiment.parts)
 
     def losses(params, batch, frozen):
         return loss_fn(params, batch, key, **told(frozen, jnp.zeros((), jnp.int32)))[1]["loss"]

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from shrunken import CONFIGS, codec, latents, shrunken
+from shrunken import CONFIGS, shrunken, stand_ins
 
 from dit import models, objectives
 from dit.experiment import build, load_config
@@ -17,7 +17,7 @@ from dit.sections import complete
 from dit.training import optimizer as optimizers
 from dit.training.step import objective, told
 from dit.training.workdir import differences
-from dit.types import MASKS, UserError
+from dit.types import UserError, masks
 
 ROOT = pathlib.Path(__file__).parent.parent
 PARAMETERS = {  # with the paper's fixed position table (tokens x width) left out
@@ -32,9 +32,7 @@ DIGITS = str(ROOT / "configs/digits.py")
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
 def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
-    plain = load_config(str(file))
-    files = {**latents(tmp_path, plain), **codec(tmp_path, plain)}
-    experiment = build(load_config(str(file), files))
+    experiment = build(load_config(str(file), stand_ins(tmp_path, load_config(str(file)))))
     shapes = jax.eval_shape(experiment.init, jax.random.key(0))
     count = models.count_params(shapes)
     assert count == PARAMETERS.get(file.stem, count)
@@ -47,7 +45,7 @@ def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
     if experiment.num_classes is None:
         del batch["label"]
     if experiment.conditions:
-        names = {*experiment.conditions, *MASKS} & example.keys()
+        names = {*experiment.conditions, *masks(experiment.conditions)} & example.keys()
         batch |= {name: abstract((4, *example[name].shape), example[name].dtype) for name in names}
     networks = {
         name: jax.eval_shape(partial(experiment.init_of, phase.network), jax.random.key(0))
@@ -56,7 +54,7 @@ def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
     beside = told({**networks, **frozen.shapes(experiment.frozen)}, abstract((), jnp.int32))
     parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
     loss, metrics = jax.eval_shape(
-        lambda p, b, beside: objective(*parts)(p, b, jax.random.key(0), **beside),
+        lambda p, b, beside: objective(*parts, experiment.tell)(p, b, jax.random.key(0), **beside),
         shapes,
         batch,
         beside,

@@ -39,9 +39,10 @@ MAY_IMPORT = {
     "config_file": BASE,
     "init_from": BASE | {"training", "interop"},
     "sections": BASE | {"training", "config_file", "init_from"},
+    "wired": BASE | {"sections", "text"},
     "experiment": BASE
     | MODEL
-    | {"data", "training", "parallel", "config_file", "init_from", "sections"},
+    | {"data", "training", "parallel", "config_file", "init_from", "sections", "wired"},
     "recipe": BASE | {"sampling"},
     "prompts": BASE | {"experiment", "recipe", "text"},
     "draw": BASE

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -55,7 +55,8 @@ class Source:
     ``num_classes`` is None for unlabelled data, whose examples have no ``label``. ``fingerprint``
     changes with the options and the content: a checkpoint made with one refuses to go on with another.
     ``codec``: the fingerprint of the weights that made latents, where it is known. ``parts``: the
-    sources that a mixture is made of, each of which can be judged by itself.
+    sources that a mixture is made of, each of which can be judged by itself. ``text``: what made
+    embeddings of the captions, ``{"encoders": how they were used, "weights": their fingerprint}``.
     Raises UserError for labels, where a split holds them as an array, that do not fit the classes.
     """
 
@@ -68,6 +69,7 @@ class Source:
     shapes: tuple[Shape, ...] = ()
     codec: str | None = None
     parts: tuple[Source, ...] = ()
+    text: Mapping[str, Any] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "shapes", self.shapes or (self.shape,))
@@ -107,7 +109,8 @@ class Source:
         shape, name = self.shapes[i], f"{self.fingerprint}/{i}"
         rest = (self.num_classes, name, self.streaming)
         parts = tuple(p.bucket(p.shapes.index(shape)) for p in self.parts if shape in p.shapes)
-        return Source(train, held_out, shape, *rest, codec=self.codec, parts=parts)
+        beside = {"codec": self.codec, "parts": parts, "text": self.text}
+        return Source(train, held_out, shape, *rest, **beside)
 
 
 def bucket_sizes(split: Split) -> tuple[int, ...]:

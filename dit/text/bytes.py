@@ -46,9 +46,12 @@ class Bytes:
             tokens[: len(data) + 2] = BEGIN, *data, END
         return tokens, tokens != PAD
 
-    def size(self, text: str) -> int:
+    def cut(self, text: str) -> str | None:
         """See ``Tokenizer``."""
-        return len(_encoded(text)) + 2
+        size = len(_encoded(text)) + 2
+        if size <= self.length:
+            return None
+        return f"takes {size} tokens; this model reads {self.length} (text.length)"
 
 
 def _encoded(text: str) -> bytes:

@@ -57,6 +57,7 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
             ("augmentations", source.train.transforms, first.train.transforms),
             ("being endless", source.streaming, first.streaming),
             ("the codec of their latents", source.codec, first.codec),
+            ("the encoders of their texts", source.text, first.text),
         ):
             if a != b:
                 raise UserError(
@@ -74,7 +75,7 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
     train, held_out = (
         mixed(sources, part, weights, f"{name}/{part}") for part in ("train", "held_out")
     )
-    rest = {"shapes": shapes, "codec": first.codec, "parts": tuple(sources)}
+    rest = {"shapes": shapes, "codec": first.codec, "text": first.text, "parts": tuple(sources)}
     return Source(train, held_out, first.shape, first.num_classes, name, first.streaming, **rest)
 
 
