@@ -9,7 +9,7 @@ text is dropped together, in a tenth of the examples, and not each encoder's by 
 Command:   python -m dit.prepare --source='webdataset:crawl/*.tar' --out=/mnt/data/text_to_image --flip
            --size=512x512,448x576,576x448,416x624,624x416,352x704,704x352 --fields=caption
            --codec=autoencoder_kl:path=/mnt/data/sd3/vae --drop-copies --share=0/64   # the first of 64
-           python launch/tpu_vm.py run --name=t2i --zone=us-east5-a --type=v5p-256
+           python launch/tpu_vm.py run --name=t2i --zone=us-east5-a --type=v5p-256 --extra=text
            --mount=gs://DATA:/mnt/data -- python -m dit.train --config=configs/text_to_image_2b_pod.py
            --workdir=gs://BUCKET/t2i
            python -m dit.sample --workdir=gs://BUCKET/t2i --mesh=fsdp --guidance=5
