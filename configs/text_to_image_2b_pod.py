@@ -6,18 +6,19 @@ hundred million captions more room than the pictures. Flow matching with logit-n
 1,024 tokens. The blocks are adaln_cross: the two streams of Stable Diffusion 3 are another network. All
 text is dropped together, in a tenth of the examples, and not each encoder's by itself.
 
-Command:   python -m dit.prepare --source='webdataset:crawl/*.tar' --out=data/text_to_image --flip
+Command:   python -m dit.prepare --source='webdataset:crawl/*.tar' --out=/mnt/data/text_to_image --flip
            --size=512x512,448x576,576x448,416x624,624x416,352x704,704x352 --fields=caption
-           --codec=autoencoder_kl:path=data/sd3/vae --drop-copies --share=0/64   # on each of 64 machines
-           python launch/tpu_vm.py run --name=t2i --zone=us-east5-a --type=v5p-256 --mount=gs://DATA:data
-           -- python -m dit.train --config=configs/text_to_image_2b_pod.py --workdir=gs://BUCKET/t2i
-           python -m dit.sample --workdir=gs://BUCKET/t2i --mesh=fsdp --guidance=5 --grid=shifted:shift=3
-           --prompt="a red fox asleep under a birch, in snow" --size=64x64 --out=drawn.png
+           --codec=autoencoder_kl:path=/mnt/data/sd3/vae --drop-copies --share=0/64   # the first of 64
+           python launch/tpu_vm.py run --name=t2i --zone=us-east5-a --type=v5p-256 --extra=text
+           --mount=gs://DATA:/mnt/data -- python -m dit.train --config=configs/text_to_image_2b_pod.py
+           --workdir=gs://BUCKET/t2i
+           python -m dit.sample --workdir=gs://BUCKET/t2i --mesh=fsdp --guidance=5
+           --prompt="a red fox asleep under a birch, in snow" --out=fox.png    # --size=56x72: of latents
 1024px:    --size=1024x1024,896x1152,... to dit.prepare, and to dit.train --config.data.path=...
            --config.data.shape="(1,128,128,16)" --config.times.shift=3 --config.batch_size=512
            --config.init_from.path=gs://BUCKET/t2i --workdir=gs://BUCKET/t2i_1024
-Data:      tars of pictures with captions; data/sd3, the directories vae, text_encoder, text_encoder_2,
-           text_encoder_3 and tokenizers of a Stable Diffusion 3 pipeline as diffusers saves it.
+Data:      tars of pictures with captions; in /mnt/data/sd3, a Stable Diffusion 3 pipeline as diffusers
+           saves it: vae, text_encoder, text_encoder_2, text_encoder_3 and their tokenizers.
 Check:     python -m dit.preflight --config=configs/text_to_image_2b_pod.py --topology=v5p:4x4x8
 Hardware:  v5p:4x4x8, 128 chips. Not yet run.
 Expected:  not yet run.
@@ -25,7 +26,7 @@ Expected:  not yet run.
 
 from ml_collections import ConfigDict
 
-SD3 = "data/sd3"
+SD3 = "/mnt/data/sd3"
 
 
 def get_config() -> ConfigDict:
@@ -36,7 +37,7 @@ def get_config() -> ConfigDict:
             "batch_size": 2048,
             "data": {
                 "name": "records",
-                "path": "data/text_to_image",
+                "path": "/mnt/data/text_to_image",
                 "flip": True,
                 "shape": (1, 64, 64, 16),
             },

@@ -34,7 +34,7 @@ def check(experiment: Experiment, recipe: Recipe, guided: bool) -> None:
     if text is None and texts:
         told = experiment.conditions or (("labels",) if experiment.num_classes else ("nothing",))
         instead = "train a model whose config has a section text"
-        if experiment.example.get("text"):
+        if experiment.example.get("text") and experiment.arrays:
             instead = "give what dit.embed makes of it, with the same encoders, by --cond"
         raise UserError(
             f"got the prompt {texts[0]!r} for a model without text, which is told {', '.join(told)}: "

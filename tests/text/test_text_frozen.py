@@ -284,6 +284,10 @@ def test_conditions_by_other_encoders_are_refused(stored, folders, tmp_path):
         sample.main([*argv, f"--cond={tmp_path / 'other.npz'}"])
     sample.main([*argv, f"--cond={tmp_path / 'small.npz'}"])
     assert np.load(tmp_path / "x.npz")["samples"].shape == (1, 4, 4, 3)
+    saved_run.save(tmp_path / "told", **told(folders, data=config["data"]))
+    argv[0] = f"--workdir={tmp_path / 'told'}"
+    sample.main([*argv, "--prompt=red"])
+    assert np.load(tmp_path / "x.npz")["captions"].tolist() == ["red"]
 
 
 @pytest.mark.slow
