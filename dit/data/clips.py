@@ -217,7 +217,10 @@ class Video:
 
 def upright(frame: Any, wide: Any, channels: int) -> Image:
     """A decoded frame in 8 bits, turned, with square pixels. ``wide``: how wide they were, by height."""
-    image = pictures.flat(frame.to_image(), channels)
+    from PIL import Image
+
+    kind = "rgba" if any(part.is_alpha for part in frame.format.components) else "rgb24"
+    image = pictures.flat(Image.fromarray(frame.to_ndarray(format=kind)), channels)
     if wide != 1:
         image = image.resize((max(1, round(image.width * wide)), image.height))
     if frame.rotation:
@@ -260,8 +263,8 @@ class Animation:
             self.image.load()
             length = self.image.info.get("duration", 0) / 1000
             length = USUAL if length <= FASTEST else length
-            one = pictures.flat(self.image.copy(), self.channels)
-            yield Frame(start, length, 0.0, functools.partial(lambda one: one, one))
+            picture = functools.partial(pictures.flat, self.image.copy(), self.channels)
+            yield Frame(start, length, 0.0, picture)
             start += length
 
     def finish(self) -> None:

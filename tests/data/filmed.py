@@ -26,6 +26,21 @@ def numbers(clip, width=WIDTH, step=STEP):
     return (np.rint(blue.sum(1) * width / clip.shape[2] / step) - 1).astype(int).tolist()
 
 
+def clear(n=2):
+    """A film that shows nothing: red that is transparent."""
+    out = io.BytesIO()
+    with av.open(out, "w", format="matroska") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "bgra"
+        for i in range(n):
+            x = np.broadcast_to(np.array([200, 30, 30, 0], np.uint8), (HEIGHT, WIDTH, 4))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(x), "rgba")
+            frame.pts = i
+            container.mux(stream.encode(frame.reformat(format="bgra")))
+        container.mux(stream.encode())
+    return out.getvalue()
+
+
 def video(
     kind, n=12, rate=25, times=None, aspect=None, trc=None, audio=False, size=(HEIGHT, WIDTH)
 ):

@@ -60,7 +60,8 @@ def main(out, *argv):
     for far in sorted(rng.sample(range(2 * parts), KILLS)):
         pid = forked([*argv, f"--out={out}/killed"])
         while sum(made(work).values()) < far:
-            time.sleep(0.002)
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it has ended by itself"
+            time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
         os.kill(pid, signal.SIGKILL)
         ended(pid)

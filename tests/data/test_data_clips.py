@@ -77,7 +77,7 @@ def test_times_that_a_file_has_rounded_lose_no_frame(rate):
     assert numbers(content, 7, fps=rate / 2) == [list(range(0, 14, 2))]
 
 
-def test_phones_films_of_long_pixels_and_grey():
+def test_phones_films_long_pixels_grey_sound_and_transparency():
     content = filmed.video("mp4")
     up = read(filmed.turned(content), 3, height=filmed.WIDTH, width=filmed.HEIGHT)[0]
     assert (up[2, :10, :, 2] > 128).all()  # what was left is up after a quarter turn clockwise
@@ -88,6 +88,7 @@ def test_phones_films_of_long_pixels_and_grey():
     assert filmed.numbers(found) == [0, 1, 2]
     assert read(content, 2, channels=1)[0].shape == (2, filmed.HEIGHT, filmed.WIDTH, 1)
     assert numbers(filmed.video("mp4", audio=True), 12) == [list(range(12))]
+    assert (read(filmed.clear(), 2)[0] == 255).all()
 
 
 @pytest.mark.parametrize("kind", [*VIDEOS, *MOVING, "fragmented"])

@@ -1,8 +1,8 @@
 """Webdataset tars: consecutive members with one name but for their suffix make an example.
 
-``000.jpg``, ``000.txt`` (a caption a line), ``000.json`` (``caption`` or ``captions``, ``label``) and
-``000.cls`` (a number) belong together; other members are passed over. A part is one tar, plain or
-compressed (gz, bz2, xz).
+``000.jpg``, or ``000.mp4`` where videos are asked for, ``000.txt`` (a caption a line), ``000.json``
+(``caption`` or ``captions``, ``label``) and ``000.cls`` (a number) belong together; other members are
+passed over. A part is one tar, plain or compressed (gz, bz2, xz).
 
 The tars may come from anywhere, so they are read with Python's own ``tarfile`` over a file that gives no
 more than is asked of it within bounds, and not with the ``webdataset`` package, which believes every
