@@ -23,6 +23,9 @@ samples go by, 50,000 as well as 500, and are compared with the training data, o
 held_out, train:limit=5000, or a file .npz of pictures or moments, as ADM's. Every score is written with
 its protocol and its standard error, to ``scores.json``.
 
+``--compare A B`` says of every score that two runs have whether the second's is better, worse or
+neither; A and B are workdirs, score files or, which say the most, files of features of ``--keep``.
+
 Of an autoencoder, held-out pictures are compared with their reconstructions: PSNR, SSIM, LPIPS where its
 weights are installed, and beside them what making the pictures smaller would score, at as many numbers.
 
@@ -55,7 +58,7 @@ from dit.draw import (
     load_params,
     with_conditions,
 )
-from dit.evaluation import demands
+from dit.evaluation import compare, demands
 from dit.evaluation.demands import Demand
 from dit.evaluation.full import evaluation_of
 from dit.evaluation.parts import Evaluation
@@ -98,7 +101,14 @@ def held_out_loss(experiment: Experiment, params: Params) -> dict[str, float]:
 def arguments() -> argparse.ArgumentParser:
     parser = cli.Parser(prog="dit evaluate", description=__doc__)
     add = parser.add_argument
-    add("--workdir", required=True, help="where the model was trained")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workdir", help="where the model was trained")
+    what.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="draw nothing: compare the scores of two runs, or of two files of --out or --keep",
+    )
     add(
         "--num",
         type=cli.number(Count),
@@ -141,6 +151,7 @@ def arguments() -> argparse.ArgumentParser:
         "--reference",
         help="what --scores compare samples with: train (default), held_out or a file",
     )
+    add("--keep", metavar="FILE.npz", help="write the samples' features there, for --compare")
     add("--seed", type=cli.number(Seed))
     add("--batch", type=cli.number(Count))
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
@@ -165,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = cli.parse(arguments(), argv)
     if rest:
         raise UserError(f"--config.{next(iter(rest))} belongs to dit.train; see --help")
+    if args.compare:
+        return run_comparison(args)
     demanded = [demands.parse(text) for text in args.demand]
     names = ("solver", "grid", "steps", "guidance", "seed", "batch")
     given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
@@ -173,6 +186,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     multihost.connect(args)
     with multihost.guard(storage.workdir(args.workdir), writes=False), cli.full_disk():
         return run(args, given | negative, demanded)
+
+
+def run_comparison(args: argparse.Namespace) -> int:
+    """Compare the scores of two runs or files, and print what can be said; the exit status."""
+    usual = {name: arguments().get_default(name) for name in vars(args)}
+    odd = [name for name, value in vars(args).items() if value != usual[name] and name != "compare"]
+    if odd:
+        raise UserError(f"got --{odd[0]} with --compare, which draws nothing; leave it out")
+    sides = [compare.read(address) for address in args.compare]
+    print(f"is {sides[1].name} better than {sides[0].name}?")
+    print("\n".join(str(verdict) for verdict in compare.compare(*sides)))
+    return 0
 
 
 def chosen_bucket(experiment: Experiment, args: argparse.Namespace) -> Experiment:
@@ -209,8 +234,9 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     recipe, conditions = with_conditions(one, recipe, args.split)
     recipe = dataclasses.replace(recipe, **given)
     captions = recipe.prompts
-    if args.reference and not args.scores:
-        raise UserError("got --reference without --scores, which it is for; leave it out")
+    for name in ("reference", "keep"):
+        if getattr(args, name) and not args.scores:
+            raise UserError(f"got --{name} without --scores, which it is for; leave it out")
     if args.blank and not captions:
         raise UserError("got --blank for a model that is given no prompts; leave it out")
     if args.split != "held_out" and not one.conditions:
@@ -219,10 +245,13 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         recipe = dataclasses.replace(recipe, prompts=("",) * args.num)
     sampler = Sampler(one, recipe)
     judge: Evaluation | scoring.Scoring
+    keep = storage.place(args.keep) if args.keep else None
+    if keep is not None and multihost.is_main():
+        media.check_place(keep, (".npz",))
     if args.scores:
         about = args.num, args.features, args.scores, args.reference or "train"
         mesh, kept = make_mesh(parse_mesh(args.mesh)), storage.workdir(args.workdir) / "scores"
-        judge = scoring.plan(one, *about, mesh, kept, captions)
+        judge = scoring.plan(one, *about, mesh, kept, captions, keep)
     else:
         judge = evaluation_of(one.source, args.num, captions, args.split, args.features)
     others = ("sampling_seconds", "nfe", "held_out_loss", "held_out_loss_error")
@@ -275,7 +304,9 @@ def run_autoencoder(
     demanded: Sequence[Demand],
 ) -> int:
     """Compare held-out pictures with their reconstructions, and write the figures; the exit status."""
-    others = [name for name in ("blank", "features", "scores", "reference") if getattr(args, name)]
+    others = [
+        name for name in ("blank", "features", "scores", "reference", "keep") if getattr(args, name)
+    ]
     drawing = [f"--{name}" for name in (*given, *others)]
     if drawing:
         raise UserError(

@@ -19,12 +19,14 @@ from jax.sharding import Mesh
 from dit import storage
 from dit.config import call, parse_spec, resolve
 from dit.draw import Sampler
-from dit.evaluation import reference
+from dit.evaluation import compare, reference
 from dit.evaluation.features import Features, networks, specs
 from dit.evaluation.featurise import Featurise
 from dit.evaluation.reference import Collected
 from dit.evaluation.scores import About, Need, Plan
+from dit.evaluation.scores.kd import rows
 from dit.experiment import Experiment
+from dit.parallel import multihost
 from dit.types import Count, Params, UserError
 
 UINT8 = "round(127.5 (x + 1)) of x clipped to [-1, 1]"
@@ -61,13 +63,18 @@ def reference_of(text: str) -> Reference:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scoring:
-    """Scores of ``about.samples`` samples of an experiment on data of one shape; ``plan`` makes one."""
+    """Scores of ``about.samples`` samples of an experiment on data of one shape; ``plan`` makes one.
+
+    ``folder``: where references are kept; ``keep``: the file to which the samples' features go, if any.
+    """
 
     experiment: Experiment
     about: About
     plans: Mapping[str, Plan]
+    specs: Sequence[str]
     reference: Reference
     folder: storage.Place
+    keep: storage.Place | None = None
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -81,8 +88,11 @@ class Scoring:
 
     def needs(self, of: str) -> list[Need]:
         """What is collected of a set of pictures, by the scores that can be had."""
-        plans = [plan for plan in self.plans.values() if not all(plan.lacks.values())]
-        found = {need.key: need for plan in plans for need in plan.needs if of in need.of}
+        needs = [need for plan in self._possible.values() for need in plan.needs if of in need.of]
+        found = {need.key: need for need in needs}
+        if self.keep and of == "samples":
+            outputs = [key[:2] for key in found]
+            found |= {(*key, "rows"): Need((*key, "rows"), rows, ("samples",)) for key in outputs}
         return list(found.values())
 
     def references(self) -> tuple[dict[str, Collected], dict[str, Any]]:
@@ -119,7 +129,10 @@ class Scoring:
         values = {k: v for plan in self._possible.values() for k, v in plan.measure(sets).items()}
         samples = {"count": self.about.samples, "hash": featurise.digest(), "uint8": UINT8}
         samples |= {"shape": list(self.experiment.source.shape)} | balance(sampler.labels)
-        return Scored(values, self.protocols(samples, told), sets, nfe, seconds)
+        protocol = self.protocols(samples, told)
+        if self.keep and multihost.is_main():
+            compare.save(self.keep, values, protocol, sets, self.specs)
+        return Scored(values, protocol, nfe, seconds)
 
     @property
     def _possible(self) -> dict[str, Plan]:
@@ -134,6 +147,7 @@ class Scoring:
             for figure, used in plan.seen_by.items():
                 found[figure] = {
                     "score": {"name": name, **plan.protocol},
+                    "better": plan.better,
                     "networks": [seen[network] for network in used],
                     "samples": dict(samples),
                     **{of: told[of] for of in compared},
@@ -143,11 +157,10 @@ class Scoring:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scored:
-    """``figures`` and the protocol of each; ``sets``: what was collected; ``nfe`` of each sample."""
+    """``figures`` and the protocol of each; ``nfe`` of each sample."""
 
     figures: Mapping[str, float]
     protocol: Mapping[str, Any]
-    sets: Mapping[str, Collected]
     nfe: int
     seconds: float
 
@@ -170,6 +183,7 @@ def plan(
     mesh: Mesh,
     folder: storage.Place,
     captions: Sequence[str] = (),
+    keep: storage.Place | None = None,
 ) -> Scoring:
     """The scores of ``count`` samples, before any is drawn; UserError for what does not exist."""
     source, one = experiment.source, reference_of(against)
@@ -184,10 +198,10 @@ def plan(
         raise UserError(f"got --features={','.join(names)}; expected each network once")
     for network in seen_by:
         network.check(source.shape[3])
-    held_out = one.name == "train" and len(source.held_out) > 1
+    held_out = len(source.held_out) if one.name == "train" else 0
     about = About(seen_by, count, source.shape[0], captions, held_out, mesh)
     plans = {}
     for text in specs(scores):
         spec = parse_spec(text)
         plans[spec["name"]] = resolve("evaluation.scores", **spec)(about)
-    return Scoring(experiment, about, plans, one, folder)
+    return Scoring(experiment, about, plans, specs(scores), one, folder, keep)

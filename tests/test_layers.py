@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "quality": LIBRARY | {"evaluation", "parallel", "scaling"},
     "preflight": LIBRARY | {"models", "parallel", "training", "scaling"},
     "notebook": BASE | {"media"},
-    "scoring": LIBRARY | {"evaluation"},
+    "scoring": LIBRARY | {"evaluation", "parallel"},
     "reconstruct": LIBRARY | {"data", "evaluation", "lpips", "parallel", "training"},
     # commands, and what they share; no other command is imported
     "cli": BASE,

@@ -28,8 +28,7 @@ def nearest(
     mesh: Mesh | None = None,
 ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
     """Squared distances to the ``k`` nearest rows, the nearest first, and which these are."""
-    search = functools.partial(_nearest, k=k)
-    squares, which = _over(queries, rows, np.zeros(len(rows), np.float32), search, mesh)
+    squares, which = _over(queries, rows, np.zeros(len(rows), np.float32), k, mesh)
     return squares, which
 
 
@@ -40,12 +39,19 @@ def covered(
     mesh: Mesh | None = None,
 ) -> Bool[np.ndarray, " n"]:
     """Whether each query is in the ball of some row; ``radius`` is squared."""
-    (found,) = _over(queries, rows, radius.astype(np.float32), _covered, mesh)
+    (found,) = _over(queries, rows, radius.astype(np.float32), None, mesh)
     return found
 
 
-def _over(queries, rows, radius, search, mesh):
-    """``search`` in all rows, for so many queries at a time."""
+@functools.cache
+def _program(k, mesh):
+    """The search for ``k`` neighbours, or for balls, compiled once for rows of one shape."""
+    search = _covered if k is None else functools.partial(_nearest, k=k)
+    return jax.jit(search, out_shardings=replicated(mesh) if mesh else None)
+
+
+def _over(queries, rows, radius, k, mesh):
+    """A search in all rows, for so many queries at a time."""
     centre = rows.mean(0, dtype=np.float64)
     rows, queries = ((x - centre).astype(np.float32) for x in (rows, queries))
     block = min(BLOCK, len(rows))
@@ -56,7 +62,7 @@ def _over(queries, rows, radius, search, mesh):
     shards = batch_shards(mesh) if mesh else 1
     size = -(-min(QUERIES * shards, len(queries)) // shards) * shards
     whole = replicated(mesh) if mesh else None
-    program = jax.jit(search, out_shardings=whole)
+    program = _program(k, mesh)
     base = [_put(x, whole) for x in (rows, radius, inside)]
     parts = []
     for first in range(0, len(queries), size):

@@ -127,6 +127,7 @@ def test_every_score_says_what_it_will_measure_and_what_it_lacks(tmp_path):
     names = config.names("evaluation.scores")
     assert names == [
         "clip_score",
+        "copies",
         "fd",
         "fd_ratio",
         "inception_score",
@@ -152,9 +153,7 @@ def test_every_score_says_what_it_will_measure_and_what_it_lacks(tmp_path):
 
 def test_the_ratio_is_the_mean_over_networks_of_distances_over_those_of_new_pictures():
     networks = [Features(name, {}, same, side=8, origin="none") for name in "ab"]
-    plan = config.resolve("evaluation.scores", "fd_ratio")(
-        About(tuple(networks), 60, held_out=True)
-    )
+    plan = config.resolve("evaluation.scores", "fd_ratio")(About(tuple(networks), 60, held_out=60))
     assert not any(plan.lacks.values())
     sets = {of: {} for of in ("samples", "reference", "held_out")}
     shift = {"samples": [2, 6], "reference": [0, 0], "held_out": [1, 2]}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from jax.sharding import Mesh
 
@@ -38,14 +39,14 @@ class About:
     """What a score may know before anything is drawn.
 
     ``samples``: how many, of so many ``frames`` each. ``captions``: what each was asked for, if they
-    were. ``held_out``: whether there are held-out pictures beside the reference. ``mesh``: the devices.
+    were. ``held_out``: how many new pictures there are beside the reference. ``mesh``: the devices.
     """
 
     networks: tuple[Features, ...]
     samples: int
     frames: int = 1
     captions: Sequence[str] = ()
-    held_out: bool = False
+    held_out: int = 0
     mesh: Mesh | None = None
 
 
@@ -56,7 +57,7 @@ Sets = Mapping[str, Mapping[Key, Collector]]
 class Plan:
     """``lacks``: why each figure cannot be had, or ``""``; ``seen_by``: the networks it is made with.
 
-    ``protocol``: the score's own settings.
+    ``protocol``: the score's own settings; ``better``: which of two values is.
     """
 
     needs: tuple[Need, ...]
@@ -64,6 +65,7 @@ class Plan:
     measure: Callable[[Sets], dict[str, float]]
     seen_by: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     protocol: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    better: Literal["lower", "higher"] = "lower"
 
 
 def named(known: str, other: str, network: str) -> str:

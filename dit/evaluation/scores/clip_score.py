@@ -58,7 +58,9 @@ def build(*, path: str | None = None):
             return Cosines.empty(target)
 
         needs = tuple(Need(key, make, ("samples",)) for key in keys.values())
-        return Plan(needs, lacks, measure, {k: v[:1] for k, v in keys.items()}, {"text": path})
+        return Plan(
+            needs, lacks, measure, {k: v[:1] for k, v in keys.items()}, {"text": path}, "higher"
+        )
 
     return plan
 

@@ -37,5 +37,5 @@ def plan(about: About) -> Plan:
         return {"fd_ratio": mean, "fd_ratio_error": float(np.sum(errors) / count)}
 
     needs = tuple(need for one in about.networks for need in moments(one, "features", SETS))
-    why = "" if about.held_out else "there are no held-out pictures beside the reference"
+    why = "" if about.held_out > 1 else "there are no held-out pictures beside the reference"
     return Plan(needs, with_errors(["fd_ratio"], why), measure, {"fd_ratio": tuple(networks)})

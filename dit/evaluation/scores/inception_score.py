@@ -44,4 +44,6 @@ def plan(about: About) -> Plan:
     needs = tuple(Need(key, make, ("samples",)) for key in keys.values())
     missing = "it is of --features=inception_v3"
     lacks = with_errors(list(keys)) if keys else with_errors(["inception_score"], missing)
-    return Plan(needs, lacks, measure, {name: key[:1] for name, key in keys.items()})
+    return Plan(
+        needs, lacks, measure, {name: key[:1] for name, key in keys.items()}, better="higher"
+    )

@@ -43,7 +43,7 @@ def build(*, k: Count = 3):
         )
         needs = tuple(Need((name, "features", "rows"), rows) for name in networks)
         used = {name: (name.partition("_")[2],) for name in names}
-        return Plan(needs, with_errors(names, few), measure, used, {"k": k})
+        return Plan(needs, with_errors(names, few), measure, used, {"k": k}, "higher")
 
     return plan
 
