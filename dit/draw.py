@@ -35,6 +35,7 @@ from dit.sampling.edit import coarse, first_step, image_to_image, inpaint, revea
 from dit.sampling.nfe import nfe
 from dit.sampling.sample import initial_noise, solve
 from dit.training.checkpoint import Restored, read_meta, restore_params
+from dit.training.lora import join
 from dit.training.state import EMPTY
 from dit.types import MASKS, Cond, Params, UserError
 
@@ -145,7 +146,7 @@ class Sampler:
         for inputs that do not fit together, and for samples that are not finite.
         """
         mesh = mesh_of(params)
-        frozen = place(self.experiment.codec.frozen, mesh)
+        frozen = place(self.experiment.frozen_to_draw, mesh)
         given = {"label": self.labels, **self.words, **inputs}
         given = {k: v for k, v in given.items() if v is not None}
         self.check(weak is not None, given)
@@ -256,9 +257,11 @@ class Sampler:
         """Decoded samples, whether all are finite, and how often the denoiser was called for each.
 
         To be jitted. Pixels are uint8. ``batch``: ``id`` of the samples and, where they apply,
-        ``start``, ``mask`` and conditions. ``frozen``: the codec's parameters, if it has any.
+        ``start``, ``mask`` and conditions. ``frozen``: of codec and network, if there are any.
         """
         codec = frozen.get("codec", EMPTY)
+        if "base" in frozen:
+            params, weak = (None if p is None else join(frozen["base"], p) for p in (params, weak))
         experiment, recipe, grid = self.experiment, self.recipe, self._grid
         path = experiment.process.path
         guidance = self._rules.guidance

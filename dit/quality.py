@@ -50,7 +50,7 @@ class Quality:
             given = {"label": sampler.labels, **sampler.words, "id": np.arange(1)}
             batch = {k: v[:1] for k, v in given.items() if v is not None}
             jax.eval_shape(
-                sampler.run, params, None, batch, shapes(sampler.experiment.codec.frozen)
+                sampler.run, params, None, batch, shapes(sampler.experiment.frozen_to_draw)
             )
 
     def __call__(self, arm: str, experiment: Any, trained: Any) -> dict[str, float]:

@@ -20,6 +20,7 @@ from dit.config import builder, checked, defaults, keywords, open_ended, require
 from dit.init_from import InitFrom
 from dit.training import ema
 from dit.training import optimizer as optimizers
+from dit.training.lora import LoraSettings
 from dit.types import Count, Range, Scale, Seed, UserError, Whole
 
 ROOMS = {
@@ -143,6 +144,7 @@ PLAIN = {
     "log": LogSettings,
     "samples": SampleSettings,
     "init_from": InitFrom,
+    "lora": LoraSettings,
 }
 NUMBERS = tuple(keywords(numbers))
 

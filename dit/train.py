@@ -86,12 +86,14 @@ def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str]
     """
     reconstructs = experiment.process is None
     picture = (reconstruct.painter if reconstructs else painter)(experiment, workdir)
+    share = 1 if experiment.lora is None else 2 / 3  # frozen maps have no gradient of their own
     outcome = train(
         experiment,
         workdir,
         batches=experiment.batches(),
         draw=picture,
-        flops_per_example=experiment.mean(
+        flops_per_example=share
+        * experiment.mean(
             lambda shape: training_flops(
                 experiment.model, shape, experiment.context_len, experiment.level
             )
@@ -172,7 +174,7 @@ def rehearse(sampler: Sampler, conditions: Mapping[str, np.ndarray]) -> None:
     if recipe.labels:
         batch["label"] = np.zeros(2, np.int32)
     params = jax.eval_shape(experiment.init, rng.root(0))
-    frozen = shapes(sampler.experiment.codec.frozen)
+    frozen = shapes(experiment.frozen_to_draw)
     samples = jax.eval_shape(sampler.run, params, None, batch, frozen)[0]
     blank = np.zeros(samples.shape, np.uint8)
     with tempfile.TemporaryDirectory() as folder:

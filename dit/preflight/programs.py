@@ -95,7 +95,7 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
         shape, dtype = shapes[name]
         ids[name] = jax.ShapeDtypeStruct((size, *shape[1:]), dtype)
     batch = placed(ids, jax.tree.map(lambda _: run.batch_sharding, ids))
-    frozen = shapes_of(experiment.codec.frozen, run.mesh)
+    frozen = shapes_of(experiment.frozen_to_draw, run.mesh)
     with jax.default_device(target(where)):
         traced = draw.jitted(run.mesh).trace(params, None, batch, frozen)
     return report(

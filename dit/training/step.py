@@ -32,6 +32,7 @@ from dit.parallel.rules import in_force
 from dit.training import ema as averages
 from dit.training import meter as meters
 from dit.training.ema import Ema
+from dit.training.lora import join
 from dit.training.optimizer import Optimizer
 from dit.training.state import EMPTY, Companion, Trained, TrainState
 from dit.types import ApplyFn, Key, Params
@@ -45,11 +46,20 @@ def objective(
 ) -> Objective:
     """The loss as a function of ``(params, batch, key)``; ``encode`` turns data into latents.
 
-    Where the codec has parameters it takes them too, as ``codec``; that of an objective with phases
+    Where the codec has parameters it takes them too, as ``codec``, and where ``params`` are added to a
+    frozen network it takes that, as ``base`` (``training/lora.py``); that of an objective with phases
     takes ``networks`` and ``step``.
     """
 
-    def loss_fn(params: Params, batch: Batch, key: Key, codec: Params = EMPTY, **beside: Any):
+    def loss_fn(
+        params: Params,
+        batch: Batch,
+        key: Key,
+        codec: Params = EMPTY,
+        base: Params | None = None,
+        **beside: Any,
+    ):
+        params = params if base is None else join(base, params)
         batch = {**batch, "x": encode(codec, batch["x"], key, batch["id"])}
         return loss(key, params, apply_fn, process, batch, **beside)
 
@@ -115,8 +125,8 @@ def metric_names(
 
 
 def told(networks: Mapping[str, Params], step: Any) -> dict[str, Any]:
-    """What a loss is told beside the batch, where it has further networks, or the codec parameters."""
-    own = {name: networks[name] for name in ("codec",) if name in networks}
+    """What a loss is told beside the batch, where there are further networks or frozen weights."""
+    own = {name: networks[name] for name in ("codec", "base") if name in networks}
     others = {name: params for name, params in networks.items() if name not in own}
     return own | ({"networks": others, "step": step} if others else {})
 
