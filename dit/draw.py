@@ -35,6 +35,7 @@ from dit.sampling.edit import coarse, first_step, image_to_image, inpaint, revea
 from dit.sampling.nfe import nfe
 from dit.sampling.sample import initial_noise, solve
 from dit.training.checkpoint import Restored, read_meta, restore_params
+from dit.training.lora import join
 from dit.training.state import EMPTY
 from dit.types import MASKS, Cond, Params, UserError
 
@@ -263,6 +264,8 @@ class Sampler:
         ``start``, ``mask`` and conditions. ``frozen``: weights, as of ``Experiment.sampled_with``.
         """
         codec = frozen.get("codec", EMPTY)
+        if "base" in frozen:
+            params, weak = (None if p is None else join(frozen["base"], p) for p in (params, weak))
         experiment, recipe, grid = self.experiment, self.recipe, self._grid
         path = experiment.process.path
         guidance = self._rules.guidance

@@ -8,12 +8,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dit import config_file, init_from, models, objectives, rng
+from dit import config_file, init_from, models, objectives
 from dit.codecs import Codec
 from dit.config import builder, call, keywords, resolve
 from dit.data import captions, pipeline
@@ -29,6 +28,7 @@ from dit.sections import PLAIN, ROOMS, complete, diffuses, override, precision
 from dit.text import FrozenText, TextEncoder, check_made_by, is_told
 from dit.text.network import TextConditioned
 from dit.training.learning import moments
+from dit.training.lora import Lora
 from dit.training.step import Tell, untold
 from dit.training.transfer import of_section, scale_init
 from dit.training.workdir import of_today
@@ -55,6 +55,7 @@ class Experiment:
 
     ``best(moments)``: what the best constant prediction scores on data with these moments. It is None,
     and so is ``process``, where the objective is not about diffusion: an autoencoder's.
+    ``lora``: where low-rank maps are trained beside a frozen network, ``base``; else None, as it is.
     ``example`` says what of the data the model depends on, as a checkpoint keeps it: the ``shape`` of
     an example and the number of ``classes``, None for unlabelled data; the ``shapes`` of all buckets,
     where there are several; and what made stored embeddings of ``text``, where that is known.
@@ -70,6 +71,8 @@ class Experiment:
     loss: LossFn
     best: Callable[[Moments], Constant | None] | None
     shapes: tuple[tuple[int, int, int, int], ...]
+    lora: Lora | None = None
+    base: Weights | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -173,7 +176,9 @@ class Experiment:
         return models.apply_fn(self.model)
 
     def init(self, key: Key) -> Params:
-        """Random parameters, in the optimizer's parametrisation; works under ``jax.eval_shape``."""
+        """What is trained, at random, in the optimizer's parametrisation; under ``eval_shape`` too."""
+        if self.lora is not None:
+            return self.lora.init(key)
         params = self.init_of(self.model, key)
         return scale_init(of_section(self.config.optimizer.to_dict()), self.axes, params)
 
@@ -187,6 +192,8 @@ class Experiment:
 
     def initial(self, target: Params) -> Given:
         """The parameters that a new run takes from elsewhere, shaped and placed as ``target``."""
+        if self.lora is not None:
+            return init_from.NOTHING  # they are the frozen network's
         return init_from.read(self.settings("init_from"), target, self.model, self.shape)
 
     @property
@@ -206,9 +213,10 @@ class Experiment:
 
     @property
     def sampled_with(self) -> dict[str, Weights]:
-        """The weights that a sampler takes beside the model's: the codec's and the text encoder's."""
+        """What a sampler takes beside the model: codec, text encoder, and the network under LoRA."""
         text = {"text": self.text.weights} if isinstance(self.text, FrozenText) else {}
-        return {**self.codec.frozen, **text}
+        base = {} if self.base is None else {"base": self.base}
+        return {**self.codec.frozen, **text, **base}
 
     @property
     def text_flops(self) -> int:
@@ -223,8 +231,8 @@ class Experiment:
 
     @property
     def axes(self) -> Any:
-        """The logical axis names of the parameters, in a tree like theirs."""
-        return self.axes_of(self.model)
+        """The logical axis names of what is trained, in a tree like it."""
+        return self.axes_of(self.model) if self.lora is None else self.lora.axes
 
     def batches(self) -> Batches:
         """The stream of training data, from its first batch."""
@@ -253,7 +261,7 @@ class Experiment:
         Raises UserError if the network, or its parameters, do not fit it.
         """
         other = dataclasses.replace(self, shapes=(tuple(self.codec.encoded_shape(shape)),))
-        ours, theirs = (jax.eval_shape(each.init, rng.root(0)) for each in (self, other))
+        ours, theirs = (models.abstract(each.model, each.shape) for each in (self, other))
         if ours != theirs:
             raise UserError(
                 f"got a shape of {shape}, for which this network has other parameters than it was "
@@ -325,7 +333,15 @@ def build(
         best = functools.partial(best_constant, process, wired["times"], wired["weight"])
     takes = keywords(builder(ROOMS["objective"], config.objective.name))
     loss = section("objective", **{k: v for k, v in wired.items() if k in takes})
-    experiment = Experiment(config, example, codec, text, model, process, loss, best, shapes)
+    told = (call(PLAIN[k], k, **config[k].to_dict()) for k in ("lora", "init_from"))
+    lora, base = init_from.beside(*told, model, shapes[0], (frozen or {}).get("base"))
+    if lora is not None and of_section(config.optimizer.to_dict()):
+        raise UserError(
+            "got lora.rank and optimizer.mup_base_...; muP has no rule for LoRA: give one"
+        )
+    experiment = Experiment(
+        config, example, codec, text, model, process, loss, best, shapes, lora=lora, base=base
+    )
     if source is not None:
         experiment.__dict__["source"] = source  # has just been built: not to be built again
         experiment.check_conditions()

@@ -1,7 +1,8 @@
 """What a new run begins with: the parameters of a checkpoint or of a file, or a part of them.
 
 The optimizer, the averages and the count of steps begin anew. A run that goes on never reads them
-again: what they were taken from need not be there any more.
+again: what they were taken from need not be there any more. A run with ``lora`` is another matter: they
+are its frozen network, of which it keeps the fingerprint alone.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
+from dit import models
 from dit.config import resolve
-from dit.interop import files
-from dit.training.checkpoint import restore_params
-from dit.types import Params, UserError, Whole
+from dit.interop import folder
+from dit.training.checkpoint import read_meta, restore_params
+from dit.training.lora import Lora, LoraSettings
+from dit.training.lora import build as build_lora
+from dit.types import Params, UserError, Weights, Whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitFrom:
     """Parameters are random where ``path`` is None.
 
-    ``path``: the workdir of a run or, with ``format`` (a name in ``dit.interop``), a file of weights.
+    ``path``: the workdir of a run or, with ``format`` (a name in ``dit.interop``), a file of weights,
+    or a directory of its parts, of which every process reads the slices that its devices hold.
     ``which``: ``params`` or an average of them, by default that of the longest half-life; of a file
     ``ema``, the default, or ``model``. ``step``: of the run's checkpoints, by default the latest.
     ``only``: patterns of names, such as ``blocks/*``, of what is taken. The rest is random; of a
@@ -58,11 +63,14 @@ class Given(NamedTuple):
 NOTHING = Given({}, "")
 
 
-def read(settings: InitFrom, target: Params, model: Any, shape: tuple[int, ...]) -> Given:
+def read(
+    settings: InitFrom, target: Params, model: Any, shape: tuple[int, ...], part: bool = False
+) -> Given:
     """The parameters that ``settings`` name, with the shapes and shardings of ``target``.
 
-    ``model`` and ``shape``, of its data: what a file's weights have to fit, as a whole. Raises
-    UserError for what is not there or does not fit, and for patterns that match nothing.
+    ``model`` and ``shape``, of its data: what a file's weights have to fit, as a whole. ``part``:
+    ``target`` lacks some of the model's. Raises UserError for what is not there or does not fit, and
+    for patterns that match nothing.
     """
     if settings.path is None:
         return NOTHING
@@ -71,20 +79,52 @@ def read(settings: InitFrom, target: Params, model: Any, shape: tuple[int, ...])
         names = matching(wanted, settings.only)
         wanted = {name: wanted[name] for name in names}
     if settings.format is None:
+        rank = read_meta(settings.path, settings.step)["config"].get("lora", {}).get("rank")
+        if rank is not None:
+            raise UserError(
+                f"the run in {settings.path} trained a LoRA, which is no network by itself: merge it "
+                f"first (dit convert --merge --workdir={settings.path} --out=DIR), and begin with that"
+            )
         found = restore_params(
             settings.path,
             unflatten_dict(wanted, sep="/"),
             which=settings.which,
             step=settings.step,
-            part=settings.only is not None,
+            part=part or settings.only is not None,
         )
         origin = f"{found.which} of step {found.step} in {settings.path} ({found.fingerprint})"
         return Given(flatten_dict(found.params, sep="/"), origin)
     weights = resolve("interop", settings.format)
-    state = files.read(settings.path, settings.which or "ema")
-    params = flatten_dict(weights.to_params(state, model, shape), sep="/")
-    placed = {name: jax.device_put(params[name], x.sharding) for name, x in wanted.items()}
-    return Given(placed, f"{settings.format} weights in {settings.path}")
+    state = folder.opened(settings.path, settings.which or "ema")[0]
+    params = weights.to_params(state, model, shape, unflatten_dict(wanted, sep="/"))
+    return Given(flatten_dict(params, sep="/"), f"{settings.format} weights in {settings.path}")
+
+
+def beside(
+    lora: LoraSettings, source: InitFrom, model: Any, shape: tuple[int, ...], expected: str | None
+) -> tuple[Lora | None, Weights | None]:
+    """What ``lora`` trains, and the frozen network of ``source`` beside it; None twice without a rank.
+
+    ``expected``: the fingerprint that the network must have. Raises UserError where there is none.
+    """
+    if lora.rank is None:
+        return None, None
+    if source.path is None or source.only is not None:
+        raise UserError(
+            "got lora.rank; expected the frozen network too, as a whole: give init_from.path, and no "
+            "init_from.only"
+        )
+    abstract, axes = models.abstract(model, shape), models.logical_axes(model, shape)
+    pairs = build_lora(lora, abstract, axes)
+
+    def load(shardings: Any) -> Params:
+        target = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+        )
+        return unflatten_dict(read(source, target, model, shape).params, sep="/")
+
+    where = f"the weights of the frozen network in {source.path}"
+    return pairs, pairs.base(Weights(abstract, axes, load, where, expected))
 
 
 def matching(names: Iterable[str], only: str | tuple[str, ...]) -> list[str]:

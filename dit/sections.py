@@ -29,6 +29,7 @@ from dit.config import (
 from dit.init_from import InitFrom
 from dit.training import ema
 from dit.training import optimizer as optimizers
+from dit.training.lora import LoraSettings
 from dit.types import Count, Range, Scale, Seed, UserError, Whole
 
 ROOMS = {
@@ -153,6 +154,7 @@ PLAIN = {
     "log": LogSettings,
     "samples": SampleSettings,
     "init_from": InitFrom,
+    "lora": LoraSettings,
 }
 NUMBERS = tuple(keywords(numbers))
 

@@ -86,12 +86,14 @@ def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str]
     """
     reconstructs = experiment.process is None
     picture = (reconstruct.painter if reconstructs else painter)(experiment, workdir)
+    share = 1 if experiment.lora is None else 2 / 3  # frozen maps have no gradient of their own
     outcome = train(
         experiment,
         workdir,
         batches=experiment.batches(),
         draw=picture,
-        flops_per_example=experiment.mean(
+        flops_per_example=share
+        * experiment.mean(
             lambda shape: training_flops(
                 experiment.model, shape, experiment.context_len, experiment.level
             )

@@ -30,12 +30,16 @@ def make(kind, **more):
     return autoencoder.make(**settings(kind), **more)
 
 
+def shape_of(model):
+    """The smallest data that an autoencoder takes."""
+    side = 2**model.halvings
+    return (1, side, side, model.in_channels)
+
+
 def params_of(model, seed=0, noise=0.2):
     """Random parameters, none of them zero, made without compiling."""
     draw = np.random.default_rng(seed)
-    side = 2**model.halvings
-    shape = (1, side, side, model.in_channels)
-    shapes = jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: models.init(model, key, shape_of(model)), jax.random.key(0))
 
     def leaf(path, p):
         base = 1.0 if path[-1].key == "scale" else 0.0

@@ -22,7 +22,7 @@ def state_of(kind, layout="diffusers", old=False, seed=0):
     model = cases.make(kind)
     params = cases.params_of(model, seed)
     weights = config.resolve("interop", f"autoencoder_{layout}")
-    state = weights.to_state(params, model, ())
+    state = weights.to_state(params, model, cases.shape_of(model))
     if old and layout == "diffusers":
         state = mapping.to_state(params, list(entries(model, autoencoder_diffusers.OLD)))
     if old and layout == "original":

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dit import cli, storage
+from dit import cli, convert, storage
 from dit import evaluate as evaluation
 from dit import sample as sampling
 from dit import train as training
@@ -22,6 +22,7 @@ ENTRIES = {
     "dit.train": training,
     "dit.sample": sampling,
     "dit.evaluate": evaluation,
+    "dit.convert": convert,
     "dit.preflight": preflight,
     "dit.benchmark": benchmark,
     "dit.benchmark.loop": loop,

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "media": BASE | {"tiles"},
     # what joins them
     "config_file": BASE,
-    "init_from": BASE | {"training", "interop"},
+    "init_from": BASE | {"training", "interop", "models"},
     "sections": BASE | {"training", "config_file", "init_from"},
     "wired": BASE | {"sections", "text"},
     "experiment": BASE
@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "draw": BASE
     | {"prompts", "recipe", "experiment", "media", "models", "diffusion", "sampling"}
     | {"parallel", "training"},
+    "carry": BASE | {"experiment", "init_from", "interop", "models", "parallel", "training"},
     "encoders": BASE | {"draw", "parallel", "text"},
     "encode": BASE | {"data", "draw", "encoders", "parallel"},
     "quality": LIBRARY | {"evaluation", "parallel", "scaling"},
@@ -58,6 +59,8 @@ MAY_IMPORT = {
     # commands, and what they share; no other command is imported
     "cli": BASE,
     "prepare": COMMAND | {"data", "encode"},
+    "convert": COMMAND
+    | {"carry", "config_file", "interop", "models", "reconstruct", "sections", "training"},
     "train": COMMAND | {"data", "reconstruct", "training", "scaling"},
     "sample": COMMAND | {"data", "prompts"},
     "embed": COMMAND | {"prompts", "encoders"},

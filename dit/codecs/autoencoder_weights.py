@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit import models, rng, storage
+from dit import models, storage
 from dit.config import resolve
 from dit.interop import autoencoder, autoencoder_diffusers, autoencoder_original, files, mapping
 from dit.interop.folder import read, read_json
@@ -110,8 +110,9 @@ def described(model: AutoencoderKL) -> tuple[dict[str, Any], dict[str, Any]]:
     """The shapes of the parameters of the network, and the names of their axes."""
     side = 2**model.halvings
     shape = (1, side, side, model.in_channels)
-    abstract = jax.eval_shape(lambda key: models.init(model, key, shape), rng.root(0))
-    return {"network": abstract}, {"network": models.logical_axes(model, shape)}
+    return {"network": models.abstract(model, shape)}, {
+        "network": models.logical_axes(model, shape)
+    }
 
 
 def is_workdir(path: str) -> bool:

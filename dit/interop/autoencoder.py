@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from dit.config import call
-from dit.interop import mapping
 from dit.interop.mapping import Entry, State
 from dit.models.autoencoder import AutoencoderKL, make
 from dit.models.unet_blocks import Layer
-from dit.types import Params, UserError
+from dit.types import UserError
 
 STATISTICS = {"mean": "bn.running_mean", "variance": "bn.running_var"}  # of FLUX.2's latents
 COUNTER = "bn.num_batches_tracked"  # beside them
@@ -99,12 +97,9 @@ def _attention(ours: str, theirs: str, names: Names) -> Iterator[Entry]:
         yield Entry((*path, "bias"), tuple(f"{name}.bias" for name in there))
 
 
-def to_params(state: Mapping[str, np.ndarray], table: list[Entry], model: AutoencoderKL) -> Params:
-    """The parameters of a state, in which statistics of the latents may lie beside them."""
-    side = 2**model.halvings
-    beside = {*STATISTICS.values(), COUNTER}
-    state = {name: x for name, x in state.items() if name not in beside}
-    return mapping.to_params(state, table, model, (1, side, side, model.in_channels))
+def only(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state without the statistics of the latents, which may lie beside the parameters."""
+    return {name: x for name, x in state.items() if name not in {*STATISTICS.values(), COUNTER}}
 
 
 def describe(
@@ -154,6 +149,79 @@ def describe(
         norm_groups=settings.get("norm_num_groups", 32),
         **how,
     )
+
+
+def sections(model: AutoencoderKL, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a config for an autoencoder; UserError for one that no config can name.
+
+    Pictures are ``sample_size`` wide in its ``config.json``, or 256.
+    """
+    widths, decoder_widths = _widths(model)
+    unit = math.gcd(*widths)
+    multipliers = tuple(width // unit for width in widths)
+    decoder_unit = decoder_widths[0] // multipliers[0]
+    if tuple(decoder_unit * m for m in multipliers) != decoder_widths:
+        raise UserError(
+            f"got an encoder of {widths} channels and a decoder of {decoder_widths}, which are no "
+            "multiple of them; a codec reads such files as they are: codec.path=FILE"
+        )
+    side = settings.get("sample_size", 256)
+    side = max(side[0] if isinstance(side, list) else side, 2**model.halvings)
+    return {
+        "data": {"name": "noise", "shape": (1, side, side, model.in_channels)},
+        "model": {
+            "name": "autoencoder",
+            "width": unit,
+            "multipliers": multipliers,
+            "decoder_width": decoder_unit,
+            "depth": _depth(model),
+            "latent_channels": model.latent_channels,
+            "out_channels": model.out_channels,
+            "quant_conv": model.quant_conv,
+            "post_quant_conv": model.post_quant_conv,
+            "middle_attention": any(layer.heads for layer in model.encoder_layers),
+            "norm_groups": model.style.groups,
+        },
+        "objective": {"name": "autoencoder", "lpips": 0.0, "adversarial": 0.0},
+    }
+
+
+def settings(model: AutoencoderKL, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The ``config.json`` of an autoencoder as diffusers has it, but for the scale of its latents."""
+    widths, decoder_widths = _widths(model)
+    levels = len(widths)
+    if decoder_widths != widths:
+        raise UserError(f"got a decoder of {decoder_widths} channels; expected those of {widths}")
+    return {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": list(widths),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": _depth(model),
+        "latent_channels": model.latent_channels,
+        "in_channels": model.in_channels,
+        "out_channels": model.out_channels,
+        "norm_num_groups": model.style.groups,
+        "use_quant_conv": model.quant_conv,
+        "use_post_quant_conv": model.post_quant_conv,
+        "mid_block_add_attention": any(layer.heads for layer in model.encoder_layers),
+        "sample_size": shape[1],
+    }
+
+
+def _widths(model: AutoencoderKL) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The channels of each level of the encoder and of the decoder, the finest first."""
+    halves = {"down": model.encoder_layers, "up": model.decoder_layers}
+    encoder, decoder = (
+        {x.level: x.outputs for x in layers if x.name.startswith(f"{way}_") and x.kind != "conv"}
+        for way, layers in halves.items()
+    )
+    return tuple(encoder[i] for i in sorted(encoder)), tuple(decoder[i] for i in sorted(decoder))
+
+
+def _depth(model: AutoencoderKL) -> int:
+    return sum(x.name.startswith("down_0_") and x.kind != "conv" for x in model.encoder_layers)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from typing import Any
 
-import numpy as np
-
-from dit.interop import autoencoder, mapping
+from dit.interop import autoencoder
 from dit.interop.autoencoder import Names
-from dit.interop.mapping import Format
+from dit.interop.mapping import Entry, Format, State
 from dit.models.autoencoder import AutoencoderKL
 from dit.models.unet_blocks import Layer
-from dit.types import Params
 
 
 def place(layer: Layer, levels: int) -> str:
@@ -47,7 +45,14 @@ OLD = dataclasses.replace(NEW, qkv=("query", "key", "value"), out="proj_attn")
 
 def build() -> Format:
     """The format, for any ``AutoencoderKL``."""
-    return Format(AutoencoderKL, to_params, to_state)
+    return Format(
+        AutoencoderKL,
+        entries,
+        only=autoencoder.only,
+        sections=sections,
+        settings=autoencoder.settings,
+        stem="diffusion_pytorch_model",
+    )
 
 
 def names(state: Collection[str]) -> Names:
@@ -55,14 +60,11 @@ def names(state: Collection[str]) -> Names:
     return OLD if f"encoder.{OLD.attention}.{OLD.out}.weight" in state else NEW
 
 
-def to_params(
-    state: Mapping[str, np.ndarray], model: AutoencoderKL, shape: tuple[int, ...]
-) -> Params:
-    """See ``Format``."""
-    table = list(autoencoder.entries(model, names(state)))
-    return autoencoder.to_params(state, table, model)
+def entries(model: AutoencoderKL, of: Collection[str] = ()) -> list[Entry]:
+    """The table of the names that a file uses."""
+    return list(autoencoder.entries(model, names(of)))
 
 
-def to_state(params: Params, model: AutoencoderKL, shape: tuple[int, ...]) -> mapping.State:
+def sections(state: State, settings: Mapping[str, Any]) -> dict[str, Any]:
     """See ``Format``."""
-    return mapping.to_state(params, list(autoencoder.entries(model, NEW)))
+    return autoencoder.sections(autoencoder.describe(state, names(state), settings), settings)

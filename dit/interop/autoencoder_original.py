@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from typing import Any
 
-import numpy as np
-
-from dit.interop import autoencoder, mapping
+from dit.interop import autoencoder
 from dit.interop.autoencoder import Names
-from dit.interop.mapping import Format, State
+from dit.interop.mapping import Entry, Format, State
 from dit.models.autoencoder import AutoencoderKL
 from dit.models.unet_blocks import Layer
-from dit.types import Params
 
 WITHIN = ("first_stage_model.", "vae.", "state_dict.")  # where the autoencoder is in a file of more
 BESIDE = ("loss.", "model_ema.")  # of an autoencoder's own training
@@ -47,7 +45,12 @@ INSIDE = dataclasses.replace(OUTSIDE, quant=("encoder.quant_conv", "decoder.post
 
 def build() -> Format:
     """The format, for any ``AutoencoderKL``; what is written has the names of before FLUX.2."""
-    return Format(AutoencoderKL, to_params, to_state)
+    return Format(
+        AutoencoderKL,
+        entries,
+        only=lambda state: autoencoder.only(only(state)),
+        sections=sections,
+    )
 
 
 def names(state: Collection[str]) -> Names:
@@ -55,7 +58,7 @@ def names(state: Collection[str]) -> Names:
     return INSIDE if f"{INSIDE.quant[0]}.weight" in state else OUTSIDE
 
 
-def only(state: Mapping[str, np.ndarray]) -> State:
+def only(state: Mapping[str, Any]) -> State:
     """The autoencoder's part of a file, without the prefix that it has there."""
     for prefix in WITHIN:
         found = {n.removeprefix(prefix): x for n, x in state.items() if n.startswith(prefix)}
@@ -63,15 +66,11 @@ def only(state: Mapping[str, np.ndarray]) -> State:
     return {name: x for name, x in state.items() if not name.startswith(BESIDE)}
 
 
-def to_params(
-    state: Mapping[str, np.ndarray], model: AutoencoderKL, shape: tuple[int, ...]
-) -> Params:
-    """See ``Format``."""
-    state = only(state)
-    table = list(autoencoder.entries(model, names(state)))
-    return autoencoder.to_params(state, table, model)
+def entries(model: AutoencoderKL, of: Collection[str] = ()) -> list[Entry]:
+    """The table of the names that a file uses."""
+    return list(autoencoder.entries(model, names(of)))
 
 
-def to_state(params: Params, model: AutoencoderKL, shape: tuple[int, ...]) -> mapping.State:
+def sections(state: State, settings: Mapping[str, Any]) -> dict[str, Any]:
     """See ``Format``."""
-    return mapping.to_state(params, list(autoencoder.entries(model, OUTSIDE)))
+    return autoencoder.sections(autoencoder.describe(state, names(state), settings), settings)

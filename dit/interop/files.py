@@ -1,8 +1,9 @@
-"""Weights from files that nobody vouches for: ``read(path)`` gives a flat dict of NumPy arrays.
+"""Weights from files that nobody vouches for: ``read(path)`` gives a flat dict of arrays by name.
 
 Of a training checkpoint, with weights under ``ema`` and ``model``, one is chosen: ``ema`` by default.
 
-``.safetensors``: a length (8 bytes), a JSON header and the bytes of the tensors, without gaps. ``.pt``,
+``.safetensors``: a length (8 bytes), a JSON header and the bytes of the tensors, without gaps; they
+stay in the file until they are asked for, one at a time (``Stored``). ``.pt``,
 ``.pth``, ``.bin``, ``.ckpt``: what ``torch.save`` writes since 1.6, a zip archive of a pickle and of
 storages, or what it wrote before, several pickles and then the storages. A pickle is a program; this
 one is run by an interpreter that knows the few functions of which tensors are made, and nothing else,
@@ -16,6 +17,7 @@ file's size before memory is reserved for it. The bits are not: neither format h
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import io
 import json
@@ -108,13 +110,26 @@ def _chosen(state: State, weights: str, path: pathlib.Path) -> State:
     return found
 
 
-def _safetensors(path: pathlib.Path) -> State:
+def metadata(path: pathlib.Path) -> dict[str, str]:
+    """The metadata in the header of a ``.safetensors`` file that ``read`` accepts; of another, none."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    found = _header(path)[0].get("__metadata__", {})
+    return {k: v for k, v in found.items() if isinstance(v, str)}
+
+
+def _header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
+    """The header of a file and its length."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(size - 8, LARGEST_TEXT):
             raise ValueError(f"its header claims {length} bytes; the file has {size}")
-        header = json.loads(file.read(length), object_pairs_hook=_unique)
+        return json.loads(file.read(length), object_pairs_hook=_unique), length
+
+
+def _safetensors(path: pathlib.Path) -> State:
+    size, (header, length) = path.stat().st_size, _header(path)
     header.pop("__metadata__", None)
     places = {name: _place(name, entry) for name, entry in header.items()}
     end = 0
@@ -124,11 +139,39 @@ def _safetensors(path: pathlib.Path) -> State:
         end = stop
     if 8 + length + end != size:
         raise ValueError(f"it has {size} bytes; its header says {8 + length + end}")
-    data = np.memmap(path, np.uint8, "r", 8 + length, (end,)) if end else np.zeros(0, np.uint8)
     return {
-        name: np.asarray(data[begin:stop]).view(dtype).reshape(shape)
-        for name, (dtype, shape, begin, stop) in places.items()
+        name: Stored(path, dtype, shape, 8 + length + begin)
+        for name, (dtype, shape, begin, _) in places.items()
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor in a file, which NumPy takes for an array: mapped anew, and let go, at each use."""
+
+    path: pathlib.Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if not self.size:
+            return np.zeros(self.shape, dtype or self.dtype)
+        data = np.memmap(self.path, np.uint8, "r", self.offset, (self.nbytes,))
+        array = np.asarray(data).view(self.dtype).reshape(self.shape)
+        return np.array(array, dtype, copy=copy)
 
 
 def _place(name: str, entry: Mapping[str, Any]) -> tuple[np.dtype, tuple[int, ...], int, int]:

@@ -12,6 +12,14 @@ from dit.interop.mapping import State
 from dit.types import UserError
 
 LARGEST_JSON = 10 * 2**20  # bytes
+NAMES = (  # that libraries give to weights; each may be in parts, with an index
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+)
 
 
 def find(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -39,6 +47,29 @@ def read_json(file: pathlib.Path, kind: type = dict) -> Any:
             f"cannot read {str(file)!r}: {error}; expected a JSON {kind.__name__}"
         ) from error
     return found
+
+
+def opened(path: str, weights: str | None = "ema") -> tuple[State, dict[str, Any], pathlib.Path]:
+    """The weights at ``path``, mapped where they can be, the ``config.json`` beside them, and where.
+
+    ``path``: a file, an index of parts, a directory of either, or one with such a directory named
+    ``transformer`` in it. ``weights``: as for ``files.read``. The settings are empty without a
+    ``config.json``. UserError for what is none of these.
+    """
+    place = pathlib.Path(path).expanduser()
+    if not place.exists():
+        raise UserError(f"there is nothing at {path!r}; expected a file or directory of weights")
+    if not place.is_dir():
+        folder = place.parent
+        indexed = place.name.endswith(".index.json")
+        state = _parts(place) if indexed else dict(files.read(place, weights))
+    else:
+        folder = place / "transformer" if (place / "transformer").is_dir() else place
+        names = [p.name.removesuffix(".index.json") for p in folder.glob("*.safetensors*")]
+        alone = sorted(set(names)) if len(set(names)) == 1 else []
+        state = read(folder, (*NAMES, *alone))
+    settings = folder / "config.json"
+    return state, read_json(settings) if settings.exists() else {}, folder
 
 
 def read(folder: pathlib.Path, names: Sequence[str]) -> State:

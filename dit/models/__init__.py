@@ -21,6 +21,7 @@ from dit.types import ApplyFn, Cond, Key, Params
 
 __all__ = [
     "Network",
+    "abstract",
     "apply_fn",
     "check_labels",
     "conditions",
@@ -40,6 +41,11 @@ def _boxed(model: Network, shape: tuple[int, ...], key: Key) -> Params:
 def init(model: Network, key: Key, shape: tuple[int, ...]) -> Params:
     """Float32 parameters for data of ``shape = (f, h, w, c)``. Works under ``jax.eval_shape``."""
     return nn.unbox(_boxed(model, tuple(shape), key))
+
+
+def abstract(model: Network, shape: tuple[int, ...]) -> Params:
+    """The shapes and types of the parameters."""
+    return jax.eval_shape(lambda key: init(model, key, shape), rng.root(0))
 
 
 def conditions(model: Network, shape: tuple[int, ...]) -> list[str]:

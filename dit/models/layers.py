@@ -50,7 +50,8 @@ class Linear(nn.Module):
     ``axes`` names the axes of the kernel, inputs first. Heads are axes of their own, so that a mesh can
     split them; ``split`` is the logical axis of activations by which it does. With ``apart`` the result
     is a list, one array for each index of the first axis of ``features``: query, key and value then
-    share one product.
+    share one product. A pair ``lora_a``, ``lora_b`` among the parameters (``training/lora.py``) adds a
+    map of low rank.
     """
 
     features: tuple[int, ...]
@@ -71,7 +72,11 @@ class Linear(nn.Module):
             "kernel", nn.with_logical_partitioning(init, self.axes), (*inputs, *self.features)
         )
         flat = shards(self.split) == 1  # several axes as one: gradients are then plain matrices
-        y = product(x.astype(self.dtype), kernel.astype(self.dtype), n_in, flat)
+        x = x.astype(self.dtype)
+        y = product(x, kernel.astype(self.dtype), n_in, flat)
+        if self.has_variable("params", "lora_a"):
+            a, b = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
+            y = y + low_rank(x, a.astype(self.dtype), b.astype(self.dtype), n_in).reshape(y.shape)
         bias = None
         if self.bias:
             boxed = nn.with_logical_partitioning(zeros, self.axes[n_in:])
@@ -102,6 +107,18 @@ def product(x: Array, kernel: Array, n_in: int, flat: bool) -> Array:
         x, kernel, n_in = x.reshape(*rows, inputs), kernel.reshape(inputs, -1), 1
     contract = (tuple(range(x.ndim - n_in, x.ndim)), tuple(range(n_in)))
     return jax.lax.dot_general(x, kernel, (contract, ((), ())))
+
+
+def low_rank(x: Array, a: Array, b: Array, n_in: int) -> Array:
+    """``x A B`` with the inputs and outputs of ``x @ kernel``, outputs in one axis.
+
+    ``a``: inputs, a stack or none, rank; ``b``: the stack, rank, outputs.
+    """
+    stack = math.prod(a.shape[n_in:-1])
+    h = product(x, a.reshape(*a.shape[:n_in], -1), n_in, True)
+    h = h.reshape(*h.shape[:-1], stack, -1)
+    y = jnp.einsum("...sr,sro->...so", h, b.reshape(stack, a.shape[-1], -1))
+    return y.reshape(*y.shape[:-2], -1)
 
 
 def layer_norm(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:

@@ -87,6 +87,10 @@ class Conv(nn.Module):
         kernel = self.param("kernel", boxed, shape).astype(self.dtype)
         frames = x.reshape(-1, *x.shape[2:]).astype(self.dtype)  # (b f) h w c
         y = convolve(frames, kernel, self.stride, self.pad)
+        if self.has_variable("params", "lora_a"):  # see training/lora.py
+            pair = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
+            a, b = (x.astype(self.dtype) for x in pair)
+            y = y + convolve(frames, a, self.stride, self.pad) @ b
         if self.bias:
             boxed = nn.with_logical_partitioning(zeros, self.axes[1:])
             y = y + along(self.param("bias", boxed, (self.features,)).astype(self.dtype), y)

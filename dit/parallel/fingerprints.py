@@ -9,6 +9,7 @@ computed on the device that holds the array, and is the same on every mesh.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -48,6 +49,15 @@ def fingerprints(tree: Any, rounded: str | None = None) -> dict[str, str]:
     return {name: w.tobytes().hex() for name, w in zip(leaf_names(tree), words, strict=True)}
 
 
+def fingerprint_of(parts: Iterable[Any]) -> str:
+    """The fingerprint of an array that is given in parts along its first axis, one after the other."""
+    total, first = np.zeros(2, np.uint32), 0
+    for part in parts:
+        total += np.asarray(_fingerprint(jnp.asarray(part), np.uint32(first % 2**32)))
+        first += part.size * max(1, part.dtype.itemsize // 4)
+    return total.tobytes().hex()
+
+
 @jax.jit
 def of_rows(x: Array) -> UInt32[Array, "b 2"]:
     """The fingerprint of each row of an array, where it lies."""
@@ -55,12 +65,14 @@ def of_rows(x: Array) -> UInt32[Array, "b 2"]:
 
 
 @jax.jit
-def _fingerprint(x: Array) -> UInt32[Array, "2"]:
+def _fingerprint(x: Array, first: Any = None) -> UInt32[Array, "2"]:
+    """``first``: how many words of the array are before those of ``x``."""
     words = _words(x)
     strides = [math.prod(words.shape[i + 1 :]) % 2**32 for i in range(words.ndim)]
     index = jnp.zeros(words.shape, jnp.uint32)
     for axis, stride in enumerate(strides):
         index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * np.uint32(stride)
+    index = index if first is None else index + first
     sums = [jnp.sum(_mix(words, _mix(index, np.uint32(seed))), dtype=jnp.uint32) for seed in SEEDS]
     return jnp.stack(sums)
 

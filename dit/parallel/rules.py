@@ -48,6 +48,7 @@ RULES: Rules = {
     "classes": STATE,
     "context": STATE,
     "time": STATE,
+    "rank": (),
 }
 
 ACTIVATIONS: dict[str, tuple[str, ...]] = {

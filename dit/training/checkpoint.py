@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import platform
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -20,18 +19,17 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-import dit
 from dit import storage
 from dit.config import fingerprint, suggest
 from dit.parallel import multihost
 from dit.parallel.fingerprints import describe, fingerprints
 from dit.parallel.frozen import check_known
+from dit.training import sealed
 from dit.training.workdir import Changes, check_same
 from dit.types import OutsideError, Params, UserError, first_line
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # 1 had no seal
 READ = {"create": False, "save_root_metadata": False, "enable_async_checkpointing": False}
 STEP = re.compile("0|[1-9][0-9]*")  # the name of its directory
 NOT_DAMAGE = (UserError, MemoryError, jax.errors.JaxRuntimeError)  # of what a read may raise
@@ -74,7 +72,7 @@ class Checkpoints:
         self._written: int | None = None  # the step last passed to Orbax
         if multihost.is_main():
             _clear(workdir / "checkpoints")
-        self._manager = _manager(
+        self._manager = open_manager(
             workdir,
             preservation_policy=LatestN(keep),
             cleanup_tmp_directories=True,
@@ -85,10 +83,20 @@ class Checkpoints:
         """Start writing a checkpoint of ``state`` and return once the arrays have been copied."""
         if step in self._manager.all_steps():
             return
+        bits = fingerprints(state)
+        meta = sealed.described(
+            step,
+            self._config,
+            {k: {**v, "bits": bits[k]} for k, v in describe(state).items()},
+            data,
+            history=self._history,
+            example=self._example,
+            frozen=self._frozen,
+        )
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             data=ocp.args.JsonSave(data),
-            meta=ocp.args.JsonSave(self._meta(step, state, data)),
+            meta=ocp.args.JsonSave(meta),
         )
         self._finish()
         try:
@@ -96,26 +104,6 @@ class Checkpoints:
         except storage.failures(self._workdir) as error:
             raise _not_written(error, self._manager.latest_step()) from error
         self._written = step
-
-    def _meta(self, step: int, state: Any, data: dict[str, Any]) -> dict[str, Any]:
-        """What a checkpoint says of itself."""
-        bits = fingerprints(state)
-        meta = {
-            "format": FORMAT,
-            "step": step,
-            "config": self._config,
-            "changes": self._history,
-            "config_fingerprint": fingerprint(self._config),
-            "example": None if self._example is None else dict(self._example),
-            "frozen": self._frozen,
-            "versions": {
-                "dit": dit.__version__,
-                "jax": jax.__version__,
-                "python": platform.python_version(),
-            },
-            "arrays": {k: {**v, "bits": bits[k]} for k, v in describe(state).items()},
-        }
-        return {**meta, "seal": _seal(meta, data)}
 
     def check(self) -> None:
         """Raise UserError if a write in the background has failed."""
@@ -131,7 +119,7 @@ class Checkpoints:
         the config differs from that of the checkpoint, and later checkpoints store it. Raises UserError
         if there are checkpoints but none is intact, or if they belong to another config or model.
         """
-        with _manager(self._workdir, **READ) as reader:
+        with open_manager(self._workdir, **READ) as reader:
             steps = [*reader.all_steps()]
             while (step := multihost.highest_of_all(max(steps, default=-1))) >= 0:
                 meta, data, state, changes, damage = {}, {}, None, {}, ""
@@ -140,6 +128,7 @@ class Checkpoints:
                         raise DamagedError("it is not there")
                     meta, data = _read_json(reader, step)
                     where = f"checkpoint {step} in {self._workdir}"
+                    _check_goes_on(meta, self._workdir)
                     changes = check_same(meta["config"], self._config, where, self._allowed)
                     check_known(self._frozen, meta.get("frozen", {}), where)
                     _check_arrays(describe(abstract), meta, where)
@@ -214,7 +203,7 @@ def read_meta(workdir: str | storage.Place, step: int | None = None) -> dict[str
     step = known[-1] if step is None else step
     if step not in known:
         raise UserError(f"no checkpoint at step {step} in {workdir}; there are {known}")
-    with _manager(storage.workdir(workdir), **READ) as manager:
+    with open_manager(storage.workdir(workdir), **READ) as manager:
         try:
             return {**_read_json(manager, step)[0], "step": step}
         except DamagedError as error:
@@ -258,7 +247,7 @@ def restore_params(
     }
     meta = {**meta, "arrays": arrays}
     _check_arrays(wanted, meta, f"checkpoint {meta['step']} in {workdir}")
-    with _manager(storage.workdir(workdir), **READ) as manager:
+    with open_manager(storage.workdir(workdir), **READ) as manager:
         try:
             tree = _read_arrays(manager, meta["step"], tree)
             _check_bits(tree, meta)
@@ -281,8 +270,13 @@ def _default(averages: Iterable[str]) -> str:
     return max(averages, key=lambda n: float(n.removeprefix("ema_")), default="params")
 
 
-def _manager(workdir: storage.Place, **options) -> ocp.CheckpointManager:
-    """Orbax's manager; a read-only one (``READ``) belongs to this process and waits for no other."""
+def open_manager(
+    workdir: storage.Place, state: Any = None, **options: Any
+) -> ocp.CheckpointManager:
+    """Orbax's manager; a read-only one (``READ``) belongs to this process and waits for no other.
+
+    ``state``: what handles the arrays, if not Orbax's usual way.
+    """
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process-{me}"
@@ -292,7 +286,7 @@ def _manager(workdir: storage.Place, **options) -> ocp.CheckpointManager:
         storage.for_orbax(workdir / "checkpoints"),
         options=ocp.CheckpointManagerOptions(multiprocessing_options=among, **options),
         item_handlers={
-            "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=among),
+            "state": state or ocp.PyTreeCheckpointHandler(multiprocessing_options=among),
             "data": ocp.JsonCheckpointHandler(multiprocessing_options=among),
             "meta": ocp.JsonCheckpointHandler(multiprocessing_options=among),
         },
@@ -314,25 +308,22 @@ def _clear(folder: storage.Place) -> None:
             log.warning("%s is no checkpoint; it is called %s now", file, junk.name)
 
 
-def _seal(meta: dict[str, Any], data: dict[str, Any]) -> str:
-    """A hash of everything in a checkpoint but its arrays, so that no change goes unnoticed."""
-    return fingerprint({"meta": {k: v for k, v in meta.items() if k != "seal"}, "data": data})
-
-
 def _read_json(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
     args = ocp.args.Composite(meta=ocp.args.JsonRestore(), data=ocp.args.JsonRestore())
     try:
         read = manager.restore(step, args=args)
         meta, data = read["meta"], read["data"]
-        sealed, version = meta.get("seal") == _seal(meta, data), meta["format"]
+        intact, version = meta.get("seal") == sealed.seal(meta, data), meta["format"]
     except NOT_DAMAGE:
         raise
     except Exception as error:
         storage.check(manager.directory)
         raise DamagedError(f"its description cannot be read: {first_line(error)}") from error
-    if version == 1 or (sealed and version != FORMAT):
-        raise UserError(f"checkpoint {step} has format {version}; this version reads {FORMAT}")
-    if not sealed:
+    if version == 1 or (intact and version != sealed.FORMAT):
+        raise UserError(
+            f"checkpoint {step} has format {version}; this version reads {sealed.FORMAT}"
+        )
+    if not intact:
         raise DamagedError("its description is not the one that was written")
     if meta["step"] != step:
         raise DamagedError(f"it is a copy of the one of step {meta['step']}")
@@ -370,6 +361,14 @@ def _check_bits(state: Any, meta: dict[str, Any]) -> None:
     wrong = [name for name, bits in found.items() if bits != meta["arrays"][name]["bits"]]
     if wrong:
         raise DamagedError(f"the bits of {len(wrong)} arrays have changed: {', '.join(wrong[:3])}")
+
+
+def _check_goes_on(meta: dict[str, Any], workdir: storage.Place) -> None:
+    if "step" not in meta["arrays"]:
+        raise UserError(
+            f"{workdir} holds parameters alone, and no run that could go on: begin one with them in "
+            f"another workdir, by --config.init_from.path={workdir}"
+        )
 
 
 def _check_arrays(expected: dict[str, Any], meta: dict[str, Any], where: str) -> None:

@@ -32,6 +32,7 @@ from dit.parallel.rules import in_force
 from dit.training import ema as averages
 from dit.training import meter as meters
 from dit.training.ema import Ema
+from dit.training.lora import join
 from dit.training.optimizer import Optimizer
 from dit.training.state import EMPTY, Companion, Trained, TrainState
 from dit.types import ApplyFn, Key, Params
@@ -61,8 +62,9 @@ def objective(
     """The loss as a function of ``(params, batch, key)``.
 
     ``encode`` turns data into latents, ``tell`` tokens into what a frozen encoder gives. Where these
-    have parameters, it takes them too, as ``codec`` and ``text``; that of an objective with phases takes
-    ``networks`` and ``step``.
+    have parameters, it takes them too, as ``codec`` and ``text``, and where ``params`` are added to a
+    frozen network it takes that, as ``base`` (``training/lora.py``); that of an objective with phases
+    takes ``networks`` and ``step``.
     """
 
     def loss_fn(
@@ -71,8 +73,10 @@ def objective(
         key: Key,
         codec: Params = EMPTY,
         text: Params = EMPTY,
+        base: Params | None = None,
         **beside: Any,
     ):
+        params = params if base is None else join(base, params)
         batch = {**tell(text, batch), "x": encode(codec, batch["x"], key, batch["id"])}
         return loss(key, params, apply_fn, process, batch, **beside)
 
@@ -133,8 +137,8 @@ def metric_names(
 
 
 def told(networks: Mapping[str, Params], step: Any) -> dict[str, Any]:
-    """What a loss is told beside the batch: further networks, the codec's parameters and the text's."""
-    own = {name: networks[name] for name in ("codec", "text") if name in networks}
+    """What a loss is told beside the batch: further networks, and the weights of frozen ones."""
+    own = {name: networks[name] for name in ("codec", "text", "base") if name in networks}
     others = {name: params for name, params in networks.items() if name not in own}
     return own | ({"networks": others, "step": step} if others else {})
 

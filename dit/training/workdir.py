@@ -65,6 +65,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
 
 def is_operational(key: str, config: Mapping[str, Any]) -> bool:
     """Whether a run of ``config`` may resume with another value of ``key``."""
+    if key.startswith("init_from.") and config.get("lora", {}).get("rank") is not None:
+        return True  # the frozen network of a LoRA, known by its fingerprint
     if key == "steps":
         return not depends_on_steps(config["schedule"]["name"])
     key = re.sub(r"\[\d+\]", "", key)  # of any of several

@@ -30,15 +30,17 @@ def test_a_state_describes_its_network_and_comes_back_as_it_was(kind, layout, ol
     weights, room = config.resolve("interop", f"autoencoder_{layout}"), LAYOUTS[layout]
     settings = {"norm_num_groups": cases.KINDS[kind]["norm_groups"]}
     assert describe(state, room.names(state), settings) == model
-    found = weights.to_params(state, model, ())
+    found = weights.to_params(state, model, cases.shape_of(model))
     assert equal(found, params)
-    again = weights.to_state(found, model, ())
+    again = weights.to_state(found, model, cases.shape_of(model))
     assert old or (again.keys() == state.keys() and equal(again, state))
     for name in (next(iter(state)), list(state)[-1]):
         with pytest.raises(UserError, match="missing"):
-            weights.to_params({n: x for n, x in state.items() if n != name}, model, ())
+            weights.to_params(
+                {n: x for n, x in state.items() if n != name}, model, cases.shape_of(model)
+            )
     with pytest.raises(UserError, match="not used"):
-        weights.to_params({**state, "encoder.more": np.zeros(3)}, model, ())
+        weights.to_params({**state, "encoder.more": np.zeros(3)}, model, cases.shape_of(model))
 
 
 def test_levels_are_numbered_from_the_finest_in_one_layout_and_the_coarsest_in_the_other():

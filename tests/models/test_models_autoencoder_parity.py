@@ -50,7 +50,9 @@ def test_it_encodes_and_decodes_as_diffusers_does(kind):
     state = {name: x.numpy() for name, x in other.state_dict().items()}
     model = describe(state, layout.names(state), dict(other.config))
     assert model == cases.make(kind)
-    params = config.resolve("interop", "autoencoder_diffusers").to_params(state, model, ())
+    params = config.resolve("interop", "autoencoder_diffusers").to_params(
+        state, model, cases.shape_of(model)
+    )
 
     @jax.jit
     def run(x):

@@ -167,6 +167,7 @@ class Encoder:
         weights that do not fit the network.
         """
         entries = list(self.model.entries(self.state.keys()))
+        mapping.check_names(self.state, entries, "its config.json")
         return mapping.placed(self.state, entries, self.abstract(), shardings)
 
     def to_state(self, params: Params) -> mapping.State:

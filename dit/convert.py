@@ -1,0 +1,265 @@
+"""Weights in and out: from files of a known format to a workdir, and from a workdir to files.
+
+``--from=FORMAT --weights=FILE_OR_DIR --workdir=DIR`` makes a workdir that ``dit.sample`` and
+``dit.evaluate`` take, and ``--config.init_from.path`` of ``dit.train``. The sizes of the network come
+from the ``config.json`` beside the weights or, where the format allows it, from their shapes; all else,
+and the sizes of other weights, from ``--config=FILE`` and ``--config.SECTION.FIELD=VALUE``, as for
+``dit.train``. Of latents it must say the codec.
+
+``--to=FORMAT --workdir=DIR --out=FILE_OR_DIR`` writes the weights of a run: a ``.safetensors`` file, or
+a directory with ``config.json`` and, above ``--largest`` gigabytes, parts and an index.
+
+A LoRA (``--config.lora.rank``) is written alone, as PEFT and diffusers lay it out, or with ``--merge``
+as a whole network; ``--merge`` without ``--to`` makes a workdir of it. A file of a LoRA is read with
+``--base=WORKDIR``, the run or converted weights that it is for.
+
+Tensors are read and written one at a time: memory is needed for the largest, and not for the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import ml_dtypes
+import numpy as np
+
+from dit import carry, cli, config_file, storage
+from dit.config import names, resolve
+from dit.draw import load_experiment
+from dit.experiment import Experiment, build
+from dit.interop import autoencoder, files, folder
+from dit.interop import lora as layouts
+from dit.interop.mapping import Format, State
+from dit.models.autoencoder import AutoencoderKL
+from dit.reconstruct import LATENTS
+from dit.sections import HOW, complete, override
+from dit.training.weights import check_new
+from dit.types import Range, UserError, Whole
+
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+OPTIONS = {  # what belongs to which way
+    "in": ("weights", "config", "base", "which"),
+    "out": ("out", "which", "step", "merge", "dtype", "largest"),
+    "merge": ("out", "which", "step", "merge"),
+}
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = cli.Parser(prog="dit convert", description=__doc__)
+    add, known = parser.add_argument, ", ".join(names("interop"))
+    add("--from", dest="source", metavar="FORMAT", help=f"the format that is read: {known}")
+    add("--to", metavar="FORMAT", help="the format that is written, one of the same")
+    add("--workdir", required=True, help="the run that is made, or that is written or merged")
+    add("--weights", help="a file, an index of parts, or a directory")
+    add("--config", help="a Python file with get_config(), or the name of a config of this package")
+    add("--base", help="of a LoRA's file: the workdir of the network that it is for")
+    add("--out", help="a .safetensors file or a directory; of --merge alone, a workdir")
+    add(
+        "--which",
+        help="of a run: params, or an average (default: of the longest half-life); of a training "
+        "checkpoint in a file: ema (default) or model",
+    )
+    add("--step", type=cli.number(Whole), help="which checkpoint (default: the latest)")
+    add("--merge", action="store_true", help="add a LoRA to the network that it was trained on")
+    add("--dtype", choices=DTYPES, help="of the numbers that are written (default: float32)")
+    add(
+        "--largest",
+        type=cli.number(Annotated[float, Range(1e-6, 1e6)]),
+        help="gigabytes of a file that is written into a directory (default: 5)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; UserError for bad input."""
+    args, overrides = cli.parse(arguments(), argv)
+    storage.workdir(args.workdir)
+    ways = [way for way, on in (("in", args.source), ("out", args.to)) if on]
+    if len(ways) == 2 or not (ways or args.merge):
+        raise UserError("expected one of --from=FORMAT, --to=FORMAT and --merge; see --help")
+    way = ways[0] if ways else "merge"
+    given = {k for k, v in vars(args).items() if v not in (None, False)}
+    given -= {"source", "to", "workdir", *OPTIONS[way]}
+    if given or (overrides and way != "in"):
+        odd = min(given) if given else f"config.{next(iter(overrides))}"
+        raise UserError(
+            f"--{odd} is of no effect with {'--from' if way == 'in' else '--to, --merge'}"
+        )
+    needed = "weights" if way == "in" else "out"
+    if getattr(args, needed) is None:
+        raise UserError(f"--{needed} is missing; see --help")
+    with cli.full_disk():
+        {"in": bring_in, "out": bring_out, "merge": merge}[way](args, overrides)
+
+
+# --- in ------------------------------------------------------------------------------------------
+
+
+def bring_in(args: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+    """Make a workdir of weights in a foreign format."""
+    workdir, form = storage.workdir(args.workdir), resolve("interop", args.source)
+    check_new(workdir)
+    if layouts.is_lora(folder.opened(args.weights, None)[0]):
+        bring_in_lora(args, form, workdir, overrides)
+        return
+    if args.base is not None:
+        raise UserError(f"got --base, and no LoRA in {args.weights!r}; leave it out")
+    state, settings, place = folder.opened(args.weights, args.which or "ema")
+    is_autoencoder = issubclass(form.network, AutoencoderKL)
+    if is_autoencoder and autoencoder.statistics(state):
+        raise UserError(
+            "these weights have statistics of their latents (FLUX.2), which no workdir keeps; a codec "
+            f"takes them: --config.codec.name=autoencoder_kl --config.codec.path={args.weights}"
+        )
+    told = {}
+    if settings or args.config is None:
+        told = form.sections(dict(form.only(state)), settings) if form.sections else {}
+    experiment = described(args.config, overrides, told, vae_of(place))
+    form.check(experiment.model)
+    count = carry.save(workdir, experiment, carry.of_state(form, state, experiment))
+    if is_autoencoder and settings.get("scaling_factor"):
+        z, shift = experiment.model.latent_channels, settings.get("shift_factor") or 0.0
+        scale = {"mean": [shift] * z, "std": [1 / settings["scaling_factor"]] * z}
+        storage.write(workdir / LATENTS, json.dumps(scale, indent=2) + "\n")
+    print(f"{count:,} parameters of {args.weights} are in {workdir}, {summary(experiment)}")
+
+
+def described(
+    file: str | None, overrides: Mapping[str, Any], told: Mapping[str, Any], vae: str | None
+) -> Experiment:
+    """The experiment that a config, or else the weights themselves (``told``), and overrides name.
+
+    ``vae``: an autoencoder that lies beside them. Raises UserError for what nothing names.
+    """
+    if file is None:
+        config = {"steps": 1, "batch_size": 1, **told}
+        latents = "objective" not in told and told["data"]["shape"][-1] not in (1, 3)
+        if vae is not None:
+            config["codec"] = {"name": "autoencoder_kl", "path": vae}
+        elif latents and "codec.name" not in overrides:
+            raise UserError(
+                f"the weights are of latents of {told['data']['shape'][-1]} channels, and nothing says "
+                "of which autoencoder: give --config.codec.name=autoencoder_kl --config.codec.path=VAE "
+                "(and --config.codec.family=sd), to draw pictures, or --config.codec.name=latent "
+                "--config.codec.scale=0.18215, to draw latents"
+            )
+    else:
+        config = config_file.plain(config_file.overlay(config_file.read(file), overrides))
+        if "model" in told:
+            how = {k: v for k, v in config.get("model", {}).items() if k in HOW}
+            config["model"] = {**told["model"], **how}
+    config = complete(override(config, overrides))
+    try:
+        return build(config)
+    except UserError:  # the data need not be there
+        data = {**config.data, **told.get("data", {})}
+        if data.get("shape") is None:
+            raise
+        example = {"shape": list(data["shape"]), "classes": data.get("num_classes")}
+        return build(config.to_dict(), example)
+
+
+def vae_of(place: pathlib.Path) -> str | None:
+    """The autoencoder of a pipeline, beside its transformer."""
+    there = (place.parent / "vae" / "config.json").exists() and place.name == "transformer"
+    return str((place.parent / "vae").absolute()) if there else None
+
+
+def bring_in_lora(
+    args: argparse.Namespace, form: Format, workdir: storage.Place, overrides: Mapping[str, Any]
+) -> None:
+    """Make a workdir of a LoRA in the layout of PEFT or diffusers."""
+    if args.base is None or args.config is not None or overrides:
+        raise UserError(
+            f"{args.weights!r} holds a LoRA; expected --base=WORKDIR, the run or converted weights that "
+            "it is for, and no --config"
+        )
+    state, _, place = folder.opened(args.weights, None)
+    experiment, parts = carry.with_lora(form, state, header_of(args, place), args.base, args.which)
+    count = carry.save(workdir, experiment, parts)
+    print(
+        f"{count:,} parameters of a LoRA of rank {experiment.lora.rank} are in {workdir}, for the "
+        f"network in {args.base}"
+    )
+
+
+def header_of(args: argparse.Namespace, place: pathlib.Path) -> Mapping[str, str]:
+    """The metadata of a LoRA's file; PEFT keeps them in a file of their own."""
+    if (place / "adapter_config.json").exists():
+        return {layouts.METADATA: (place / "adapter_config.json").read_text(encoding="utf-8")}
+    whole = pathlib.Path(args.weights).expanduser()
+    found = [whole] if whole.is_file() else sorted(whole.glob("*.safetensors"))
+    return files.metadata(found[0]) if found else {}
+
+
+def summary(experiment: Experiment) -> str:
+    """What a workdir draws, in words."""
+    classes = (
+        "no classes" if experiment.num_classes is None else f"{experiment.num_classes} classes"
+    )
+    shape = "x".join(map(str, experiment.codec.decoded_shape(experiment.shape)))
+    return f"for examples of {shape}, {classes}, codec {experiment.config.codec.name}"
+
+
+# --- out -----------------------------------------------------------------------------------------
+
+
+def bring_out(args: argparse.Namespace, _: Mapping[str, Any]) -> None:
+    """Write the weights of a run in a foreign format."""
+    form, experiment = resolve("interop", args.to), load_experiment(args.workdir, args.step)
+    how = {
+        "dtype": DTYPES[args.dtype or "float32"],
+        "largest": int((args.largest or 5) * 1e9),
+    }
+    lora = experiment.lora is not None
+    form.check(experiment.model)
+    check_merge(args, experiment)
+    if lora and not args.merge:
+        pairs = carry.pairs_of(experiment, args.workdir, args.which, args.step)
+        written = carry.write_lora(form, experiment, pairs, args.out, **how)
+    else:
+        if lora:
+            carry.fingerprints_of(experiment)  # the frozen network must be the one that it was
+        read = carry.of_run(experiment, args.workdir, args.which, args.step)
+        settings = None
+        if form.settings is not None and not args.out.endswith(".safetensors"):
+            settings = form.settings(experiment.model, experiment.shape) | scale_of(args.workdir)
+        written = carry.write(form, experiment, read, args.out, settings=settings, **how)
+    size = sum(file.stat().st_size for file in written)
+    print(f"{size / 1e9:.3g} GB in {len(written)} files: {written[0]}")
+
+
+def scale_of(workdir: str) -> State:
+    """How the latents of an autoencoder are scaled, where it is the same for all channels."""
+    file = storage.workdir(workdir) / LATENTS
+    if not file.is_file():
+        return {}
+    found = json.loads(file.read_text())
+    if len({*found["mean"]}) > 1 or len({*found["std"]}) > 1:
+        return {}
+    return {"scaling_factor": 1 / found["std"][0], "shift_factor": found["mean"][0] or None}
+
+
+def merge(args: argparse.Namespace, _: Mapping[str, Any]) -> None:
+    """Make a workdir of a LoRA run's network."""
+    out, experiment = storage.workdir(args.out), load_experiment(args.workdir, args.step)
+    check_merge(args, experiment)
+    check_new(out)
+    carry.fingerprints_of(experiment)
+    read = carry.of_run(experiment, args.workdir, args.which, args.step)
+    count = carry.save(out, carry.merged(experiment), lambda name: [read(name)])
+    print(f"{count:,} parameters, the LoRA of {args.workdir} added, are in {out}")
+
+
+def check_merge(args: argparse.Namespace, experiment: Experiment) -> None:
+    """Raise UserError for a run that trained no LoRA, where one is to be merged."""
+    if args.merge and experiment.lora is None:
+        raise UserError(f"got --merge, and the run in {args.workdir} trained no LoRA; leave it out")
+
+
+if __name__ == "__main__":
+    cli.run(main)

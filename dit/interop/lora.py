@@ -1,0 +1,218 @@
+"""LoRAs in the layout of PEFT and diffusers: ``transformer.MODULE.lora_A.weight`` and ``lora_B``.
+
+There A is ``(rank, inputs)`` and B ``(outputs, rank)``, of a convolution with its window in A, and the
+names of the modules are those of a format of the whole network. The factor is ``alpha / rank``: alpha
+stands in ``.alpha`` beside a pair (kohya), in diffusers' metadata of the file, or else is the rank.
+
+A format may have in one map what the model has in a stack (query, key and value). Its pair is then one
+of a stack of blocks, of a rank as many times larger, on the way out; on the way in its A is every one's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dit.interop.mapping import Entry, State
+from dit.types import UserError
+
+STEM = "pytorch_lora_weights"
+PREFIXES = ("transformer.", "base_model.model.", "")
+A, B, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
+METADATA = "lora_adapter_metadata"  # diffusers' key in a file's header
+Sizes = Mapping[str, tuple[int, int, int]]  # inputs, stack and outputs of a kernel, by our module
+
+
+class Read(NamedTuple):
+    """A LoRA that was read. ``targets``: the names of its kernels here; all have the largest ``rank``.
+
+    ``pairs``, by name: ``MODULE/lora_a``, (layers, inputs, stack, rank), and ``MODULE/lora_b``,
+    (layers, stack, rank, outputs).
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    pairs: dict[str, np.ndarray]
+
+
+def is_lora(state: Mapping[str, Any]) -> bool:
+    """Whether these are names of a LoRA."""
+    return any(name.endswith(A) for name in state)
+
+
+def kernels(entries: list[Entry]) -> dict[str, list[Entry]]:
+    """The entries of every kernel, by the name of its module here."""
+    table: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.path[-1] == "kernel":
+            table.setdefault("/".join(entry.path[:-1]), []).append(entry)
+    return table
+
+
+# --- out -----------------------------------------------------------------------------------------
+
+
+def to_state(pairs: Mapping[str, Any], entries: list[Entry], sizes: Sizes) -> State:
+    """The tensors of ``pairs``, by name as in ``Read``, where they are not zero."""
+    found = {}
+    for module, group in kernels(entries).items():
+        if f"{module}/lora_a" not in pairs:
+            continue
+        a, b = (np.asarray(pairs[f"{module}/lora_{x}"]) for x in "ab")
+        for entry in group:
+            own = (a, b) if entry.layer is None else (a[entry.layer], b[entry.layer])
+            for name, x, y in _parts(entry, *own, sizes[module][1]):
+                if x.any() or y.any():
+                    full = f"{PREFIXES[0]}{name.removesuffix('.weight')}"
+                    found |= {full + A: np.ascontiguousarray(x), full + B: np.ascontiguousarray(y)}
+    return found
+
+
+def metadata(rank: int, alpha: float, state: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """What diffusers keeps in the header: the settings of PEFT, of which it takes alpha."""
+    modules = [n.removeprefix(PREFIXES[0]).removesuffix(A) for n in state if n.endswith(A)]
+    ranks = {m: state[f"{PREFIXES[0]}{m}{A}"].shape[0] for m in modules}
+    other = {m: r for m, r in ranks.items() if r != rank}
+    settings = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": other,
+        "alpha_pattern": {m: alpha * r / rank for m, r in other.items()},
+        "target_modules": modules,
+    }
+    return {METADATA: json.dumps({f"{PREFIXES[0]}{k}": v for k, v in settings.items()})}
+
+
+def _parts(
+    entry: Entry, a: np.ndarray, b: np.ndarray, stack: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The pairs of one layer under the names there."""
+    rank, outputs = a.shape[-1], b.size // (a.shape[-1] * stack)
+    x = a.reshape(-1, stack, rank).transpose(1, 2, 0)  # stack rank inputs
+    y = b.reshape(stack, rank, outputs).transpose(0, 2, 1)  # stack outputs rank
+    count = 1 if entry.copies else len(entry.names)
+    _check_count(entry, count, stack)
+    if count < stack:  # one map there: a stack of blocks
+        whole = np.zeros((stack, outputs, stack, rank), y.dtype)
+        for i in range(stack):
+            whole[i, :, i] = y[i]
+        x, y = x.reshape(1, stack * rank, -1), whole.reshape(1, stack * outputs, stack * rank)
+    for i, name in enumerate(entry.names):
+        yield name, *_turned(entry, x[0 if entry.copies else i], y[0 if entry.copies else i])
+
+
+def _turned(entry: Entry, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if entry.kind != "conv":
+        return x, y
+    x = x.reshape(len(x), *entry.window, -1).transpose(0, 3, 1, 2)
+    return x, y[:, :, None, None]
+
+
+# --- in ------------------------------------------------------------------------------------------
+
+
+def read(
+    state: Mapping[str, Any], header: Mapping[str, str], entries: list[Entry], sizes: Sizes
+) -> Read:
+    """The LoRA in a state and the metadata of its file; what it has no pair for is zero.
+
+    Raises UserError, by name, for what is of no kernel, has no partner, or does not fit.
+    """
+    prefix = next(p for p in PREFIXES if any(n.startswith(p) and n.endswith(A) for n in state))
+    own = {n.removeprefix(prefix): np.asarray(x, np.float32) for n, x in state.items()}
+    table = kernels(entries)
+    maps = {n.removesuffix(".weight") for group in table.values() for e in group for n in e.names}
+    known = {f"{m}{end}" for m in maps for end in (A, B, ALPHA)}
+    odd = sorted(own.keys() - known)
+    if odd:
+        raise UserError(
+            f"the LoRA has {len(odd)} tensors of no linear map of this network in this format, such as "
+            f"{prefix + odd[0]!r}: is it of another model, or layout?"
+        )
+    modules = {m for m in maps if any(m + end in own for end in (A, B, ALPHA))}
+    alone = sorted(m for m in modules if m + A not in own or m + B not in own)
+    if alone:
+        raise UserError(f"the LoRA lacks lora_A or lora_B of {prefix + alone[0]!r}; expected both")
+    told = _metadata(header)
+    scales = {m: _alpha(m, own, told) / len(own[m + A]) for m in sorted(modules)}
+    rank, first = max(len(own[m + A]) for m in modules), next(iter(scales.values()))
+    same = all(math.isclose(scale, first) for scale in scales.values())
+    pairs: dict[str, np.ndarray] = {}
+    for module, group in table.items():
+        if not modules.isdisjoint(n.removesuffix(".weight") for e in group for n in e.names):
+            extra = {} if same else scales  # B then takes each map's own
+            each = [_ours(entry, own, extra, sizes[module], rank) for entry in group]
+            for name, parts in zip(("lora_a", "lora_b"), zip(*each, strict=True), strict=True):
+                pairs[f"{module}/{name}"] = parts[0] if group[0].layer is None else np.stack(parts)
+    targets = sorted({f"{name.rpartition('/')[0]}/kernel" for name in pairs})
+    return Read(rank, rank * (first if same else 1.0), tuple(targets), pairs)
+
+
+def _metadata(header: Mapping[str, str]) -> dict[str, Any]:
+    """PEFT's settings in the metadata of a file, without the prefix that diffusers gives them."""
+    try:
+        found = json.loads(header.get(METADATA, "{}"))
+        found = {k.removeprefix(PREFIXES[0]): v for k, v in found.items()}
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"the LoRA's metadata cannot be read: {error}") from error
+    for key in ("use_dora", "use_rslora"):
+        if found.get(key):
+            raise UserError(f"the LoRA's metadata say {key}; expected a plain LoRA")
+    return found
+
+
+def _alpha(module: str, own: State, told: Mapping[str, Any]) -> float:
+    """Alpha of one map: beside it, or in the metadata, or its rank."""
+    if module + ALPHA in own:
+        return float(own[module + ALPHA])
+    value = (told.get("alpha_pattern") or {}).get(module, told.get("lora_alpha"))
+    if value is None:
+        return float(len(own[module + A]))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise UserError(f"the LoRA's metadata say lora_alpha={value!r}; expected a positive number")
+    return float(value)
+
+
+def _ours(
+    entry: Entry,
+    own: State,
+    scales: Mapping[str, float],
+    size: tuple[int, int, int],
+    rank: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A (inputs, stack, rank) and B (stack, rank, outputs) of one layer."""
+    inputs, stack, outputs = size
+    count = 1 if entry.copies else len(entry.names)
+    _check_count(entry, count, stack)
+    x = np.zeros((count, inputs, rank), np.float32)
+    y = np.zeros((count, rank, stack * outputs // count), np.float32)
+    for i, name in enumerate(entry.names[:count]):
+        module = name.removesuffix(".weight")
+        if module + A not in own:
+            continue
+        a, b = own[module + A], own[module + B]
+        a = a.transpose(0, 2, 3, 1) if a.ndim == 4 else a
+        a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+        if a.shape[1] != inputs or b.shape != (y.shape[2], len(a)):
+            raise UserError(
+                f"the LoRA of {module!r} has shapes {own[module + A].shape} and "
+                f"{own[module + B].shape}; the map there has {inputs} inputs and {y.shape[2]} outputs"
+            )
+        x[i, :, : len(a)], y[i, : len(a)] = a.T, b.T * scales.get(module, 1.0)
+    if count < stack:  # one map there
+        x = np.repeat(x, stack, 0)
+        y = y.reshape(rank, stack, outputs).transpose(1, 0, 2)
+    return x.transpose(1, 0, 2), y
+
+
+def _check_count(entry: Entry, count: int, stack: int) -> None:
+    if count not in (1, stack):
+        raise UserError(
+            f"this format has {'/'.join(entry.path)} in {count} maps, and here it stacks {stack}: a "
+            "LoRA of it cannot be told in both; merge it, or leave it out of lora.targets"
+        )
