@@ -130,14 +130,16 @@ class Sampler:
     def draw(
         self,
         params: Params,
-        put: Callable[[np.ndarray], None],
+        put: Callable[[Any], None],
         *,
         weak: Params | None = None,
+        gathered: bool = True,
         **inputs: np.ndarray | None,
     ) -> tuple[int, float]:
         """Draw samples and hand them on, a batch at a time and in order: ``(nfe, seconds)``.
 
-        ``put(samples)`` is called on process 0; at most two batches are under way. ``weak``:
+        ``put(samples)`` is called on process 0; at most two batches are under way. Not ``gathered``, it
+        is called on every process with the array on the devices, whose last rows repeat. ``weak``:
         parameters of the model that autoguidance steers away from. ``inputs``, with a row for each of
         the n samples: ``start``, data ``n f h w c`` to edit, noised to ``recipe.strength``; what is
         true in a ``mask`` like it is kept; and the conditions that the model takes besides labels, by
@@ -145,7 +147,7 @@ class Sampler:
         for inputs that do not fit together, and for samples that are not finite.
         """
         mesh = mesh_of(params)
-        frozen = place(self.experiment.codec.frozen, mesh)
+        frozen = place(self.experiment.sampled_with, mesh)
         given = {"label": self.labels, **self.words, **inputs}
         given = {k: v for k, v in given.items() if v is not None}
         self.check(weak is not None, given)
@@ -164,7 +166,9 @@ class Sampler:
             if not under_way or (ids is not None and len(under_way) < most):
                 continue
             samples, finite, count = under_way.popleft()
-            samples, calls = _on_main(samples, mesh)[:left], max(calls, int(count))
+            calls = max(calls, int(count))
+            if gathered:
+                samples = _on_main(samples, mesh)[:left]
             left -= len(samples)
             if not finite:
                 raise UserError(
@@ -172,7 +176,7 @@ class Sampler:
                     "another average (--ema), or less guidance"
                 )
             seconds += time.perf_counter() - since
-            if multihost.is_main():
+            if not gathered or multihost.is_main():
                 put(samples)
             since = time.perf_counter()
         return self._count(calls, "start" in given), seconds
@@ -256,7 +260,7 @@ class Sampler:
         """Decoded samples, whether all are finite, and how often the denoiser was called for each.
 
         To be jitted. Pixels are uint8. ``batch``: ``id`` of the samples and, where they apply,
-        ``start``, ``mask`` and conditions. ``frozen``: the codec's parameters, if it has any.
+        ``start``, ``mask`` and conditions. ``frozen``: weights, as of ``Experiment.sampled_with``.
         """
         codec = frozen.get("codec", EMPTY)
         experiment, recipe, grid = self.experiment, self.recipe, self._grid
@@ -266,7 +270,8 @@ class Sampler:
             None if p is None else models.unstack(experiment.model, p) for p in (params, weak)
         )
         keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
-        asked, start = Cond.of(batch), 0
+        text, start = frozen.get("text", EMPTY), 0
+        asked = Cond.of(experiment.tell(text, batch))
         cond = models.told(experiment.model, params, asked)
         if "start" in batch:
             known = experiment.codec.encode(codec, batch["start"])
@@ -285,8 +290,9 @@ class Sampler:
         elif guidance.evaluations != 1:
             negative = None
             if NEGATIVE[0] in batch:
-                tokens = {to: batch[name] for to, name in zip(TOLD, NEGATIVE, strict=True)}
-                negative = models.told(experiment.model, params, asked.replace(**tokens))
+                other = {to: batch[name] for to, name in zip(TOLD, NEGATIVE, strict=True)}
+                other = Cond.of(experiment.tell(text, {**batch, **other}))
+                negative = models.told(experiment.model, params, other)
             both = paired(experiment.process, experiment.apply_fn, params, cond, negative)
             denoise = guidance(both, path, grid)
         if "mask" in batch:

@@ -1,8 +1,9 @@
 """Embed texts by frozen encoders: ``python -m dit.embed --text=minilm --prompt="a red circle"``.
 
 Writes an .npz file with a row for each text of ``context``, ``context_mask`` and ``pooled``, which
-``dit.sample --cond=FILE`` reads. Several encoders, each in a ``--text`` of its own, are joined as in
-Stable Diffusion 3: CLIPs along the channels, then the others along the sequence.
+``dit.sample --cond=FILE`` reads, and which encoders made them (``made_by``). Several encoders, each in
+a ``--text`` of its own, are joined as in Stable Diffusion 3: CLIPs along the channels, then the others
+along the sequence.
 
     --text=minilm                              the encoder inside a package of the extra 'text'
     --text=clip:path=DIR --text=t5:path=DIR    directories as transformers saves them
@@ -14,15 +15,18 @@ On several hosts the same command runs on each of them, as for ``dit.train``; th
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
+
+import numpy as np
 
 from dit import cli, media, storage
 from dit.encoders import Encoders
 from dit.parallel import multihost
 from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
-from dit.prompts import read_prompts
+from dit.prompts import MADE_BY, read_prompts
 from dit.types import Count, UserError
 
 
@@ -86,10 +90,10 @@ def run(args: argparse.Namespace, texts: Sequence[str]) -> None:
     rows = encoders.rows(min(args.batch, len(texts)))
     encoders.compiled(rows)
     since = time.perf_counter()
-    arrays = encoders(tokens, rows)
+    arrays, made_by = encoders(tokens, rows), encoders.made_by
     seconds = time.perf_counter() - since
     if multihost.is_main():
-        media.save_arrays(args.out, arrays)
+        media.save_arrays(args.out, {**arrays, MADE_BY: np.array(json.dumps(made_by))})
     shown = ", ".join(f"{name} {'x'.join(map(str, x.shape))}" for name, x in arrays.items())
     multihost.say(f"{len(texts)} texts in {seconds:.2f} s after compilation: {shown} in {args.out}")
 

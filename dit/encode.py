@@ -129,7 +129,10 @@ class Captions:
         self._told = False
         shapes = {name: list(x.shape[1:]) for name, x in self._encoded([""]).items()}
         kinds = {name: "bool" if name in MASKS else dtype for name in shapes}
-        self.fields = {"text": {n: {"shape": shapes[n], "dtype": kinds[n]} for n in shapes}}
+        self.fields = {
+            "text": {n: {"shape": shapes[n], "dtype": kinds[n]} for n in shapes},
+            "text_made_by": self._encoders.made_by,
+        }
 
     def __call__(self, examples: Sequence[Values]) -> Made:
         captions = [[text.decode() for text in example["caption"]] for example in examples]

@@ -17,6 +17,12 @@ examples: a model that has memorised passes for one that can draw, until it is a
 other pictures: the Frechet distance, and of how many samples the nearest real picture, among all that
 were asked for, has the caption that was asked for.
 
+``--scores=fd,kd,precision_recall`` measures what papers report (``dit/evaluation/scores``: also sfid,
+inception_score, fd_ratio, clip_score) in the features that are named: FID is fd in inception_v3. The
+samples go by, 50,000 as well as 500, and are compared with the training data, or with ``--reference``:
+held_out, train:limit=5000, or a file .npz of pictures or moments, as ADM's. Every score is written with
+its protocol and its standard error, to ``scores.json``.
+
 Of an autoencoder, held-out pictures are compared with their reconstructions: PSNR, SSIM, LPIPS where its
 weights are installed, and beside them what making the pictures smaller would score, at as many numbers.
 
@@ -41,7 +47,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit import cli, media, reconstruct, rng, storage
+from dit import cli, media, reconstruct, rng, scoring, storage
 from dit.data.pipeline import eval_batches
 from dit.draw import (
     Sampler,
@@ -52,10 +58,11 @@ from dit.draw import (
 from dit.evaluation import demands
 from dit.evaluation.demands import Demand
 from dit.evaluation.full import evaluation_of
+from dit.evaluation.parts import Evaluation
 from dit.experiment import Experiment
 from dit.parallel import multihost
 from dit.parallel.frozen import place
-from dit.parallel.mesh import OPTION, mesh_of, replicated
+from dit.parallel.mesh import OPTION, make_mesh, mesh_of, parse_mesh, replicated
 from dit.recipe import Recipe, recipe_from, rules, stamped
 from dit.training.step import objective, told
 from dit.types import Count, Params, Seed, UserError, Whole
@@ -71,8 +78,7 @@ def held_out_loss(experiment: Experiment, params: Params) -> dict[str, float]:
     """
     key, mesh = rng.root(0), mesh_of(params)
     frozen = place(experiment.frozen, mesh)
-    parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
-    loss_fn = objective(*parts)
+    loss_fn = objective(experiment.loss, *experiment.parts)
 
     def losses(params, batch, frozen):
         return loss_fn(params, batch, key, **told(frozen, jnp.zeros((), jnp.int32)))[1]["loss"]
@@ -119,8 +125,21 @@ def arguments() -> argparse.ArgumentParser:
         "--features",
         action="append",
         default=[],
-        metavar="NAME",
-        help="compare pictures in the features of this network too: efficientnet_lite0; may be repeated",
+        metavar="NAME[,NAME]",
+        help="compare pictures in the features of these networks too: efficientnet_lite0, inception_v3, "
+        "dinov2:size=l,port=hub, clip:path=DIR",
+    )
+    add(
+        "--scores",
+        action="append",
+        default=[],
+        metavar="NAME[,NAME]",
+        help="measure these alone, in the features that are named: fd, kd, sfid, inception_score, "
+        "precision_recall:k=3, fd_ratio, clip_score:path=DIR",
+    )
+    add(
+        "--reference",
+        help="what --scores compare samples with: train (default), held_out or a file",
     )
     add("--seed", type=cli.number(Seed))
     add("--batch", type=cli.number(Count))
@@ -180,7 +199,8 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
             "this model makes latents: decode samples (dit.sample --out=samples.npz) with the "
             "autoencoder they belong to, and evaluate the pixels"
         )
-    out = storage.place(args.out or storage.workdir(args.workdir) / "evaluation.json")
+    name = "scores.json" if args.scores else "evaluation.json"
+    out = storage.place(args.out or storage.workdir(args.workdir) / name)
     if multihost.is_main():
         media.check_place(out, (".json",))
     one = chosen_bucket(experiment, args)
@@ -189,6 +209,8 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     recipe, conditions = with_conditions(one, recipe, args.split)
     recipe = dataclasses.replace(recipe, **given)
     captions = recipe.prompts
+    if args.reference and not args.scores:
+        raise UserError("got --reference without --scores, which it is for; leave it out")
     if args.blank and not captions:
         raise UserError("got --blank for a model that is given no prompts; leave it out")
     if args.split != "held_out" and not one.conditions:
@@ -196,12 +218,18 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     if args.blank:
         recipe = dataclasses.replace(recipe, prompts=("",) * args.num)
     sampler = Sampler(one, recipe)
-    evaluation = evaluation_of(one.source, args.num, captions, args.split, args.features)
+    judge: Evaluation | scoring.Scoring
+    if args.scores:
+        about = args.num, args.features, args.scores, args.reference or "train"
+        mesh, kept = make_mesh(parse_mesh(args.mesh)), storage.workdir(args.workdir) / "scores"
+        judge = scoring.plan(one, *about, mesh, kept, captions)
+    else:
+        judge = evaluation_of(one.source, args.num, captions, args.split, args.features)
     others = ("sampling_seconds", "nfe", "held_out_loss", "held_out_loss_error")
     for demand in demanded:
-        demand.check((*evaluation.figures, *others), evaluation.left_out)
-    for why in dict.fromkeys(evaluation.left_out.values()):
-        names = [name for name, other in evaluation.left_out.items() if other == why]
+        demand.check((*judge.figures, *others), judge.left_out)
+    for why in dict.fromkeys(judge.left_out.values()):
+        names = [name for name, other in judge.left_out.items() if other == why]
         multihost.say(f"not measured, {why}: {', '.join(names)}")
     restored = load_params(experiment, args.workdir, args.ema, args.step, args.mesh)
     loss = held_out_loss(experiment, restored.params)
@@ -211,15 +239,20 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
             "evaluate an earlier checkpoint (--step)"
         )
     multihost.say(
-        f"drawing {args.num} samples: {recipe.solver}, {recipe.steps} steps, {recipe.guidance}\n"
-        f"judging them at {evaluation.size} pixels"
+        f"drawing {args.num} samples: {recipe.solver}, {recipe.steps} steps, {recipe.guidance}"
     )
-    drawn = sampler(restored.params, **conditions)
+    report: dict[str, Any] = {"not_measured": judge.left_out}
+    if isinstance(judge, scoring.Scoring):
+        drawn = judge.draw(sampler, restored.params, **conditions)
+        figures, report["protocol"] = dict(drawn.figures), drawn.protocol
+    else:
+        multihost.say(f"judging them at {judge.size} pixels")
+        drawn = sampler(restored.params, **conditions)
+        figures = judge(drawn.samples, drawn.labels) if multihost.is_main() else {}
     if not multihost.is_main():
         return 0
-    figures = evaluation(drawn.samples, drawn.labels)
     figures |= {"sampling_seconds": drawn.seconds, "nfe": float(drawn.nfe)} | loss
-    report = {"figures": figures, "not_measured": evaluation.left_out}
+    report = {"figures": figures, **report}
     report["recipe"] = stamped(recipe, restored, drawn.nfe)
     whose = {"held_out": "held-out", "train": "training"}[args.split]
     classes = f"of {whose} examples" if one.conditions else "in turn"
@@ -229,7 +262,8 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         asked = f"the captions of {args.num} {whose} examples"
         report["recipe"]["prompts"] = f"empty, and judged by {asked}" if args.blank else asked
     report["recipe"]["shape"] = list(one.source.shape)
-    report["recipe"]["judged_at"] = evaluation.size
+    if not args.scores:
+        report["recipe"]["judged_at"] = judge.size
     report["recipe"]["features"] = list(args.features)
     return finish(figures, report, out, demanded)
 
@@ -241,7 +275,7 @@ def run_autoencoder(
     demanded: Sequence[Demand],
 ) -> int:
     """Compare held-out pictures with their reconstructions, and write the figures; the exit status."""
-    others = [name for name in ("blank", "features") if getattr(args, name)]
+    others = [name for name in ("blank", "features", "scores", "reference") if getattr(args, name)]
     drawing = [f"--{name}" for name in (*given, *others)]
     if drawing:
         raise UserError(

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dit import config_file, init_from, models, objectives, rng
 from dit.codecs import Codec
-from dit.config import builder, call, keywords, open_ended, resolve
+from dit.config import builder, call, keywords, resolve
 from dit.data import captions, pipeline
 from dit.data.pipeline import Batches
 from dit.data.source import Source, bucket_sizes, bucket_weights
@@ -25,13 +25,15 @@ from dit.init_from import Given
 from dit.objectives import LossFn
 from dit.objectives.constant import Constant, Moments, best_constant
 from dit.parallel.frozen import place
-from dit.sections import HOW, PLAIN, ROOMS, complete, diffuses, override, precision
-from dit.text import TextEncoder
+from dit.sections import PLAIN, ROOMS, complete, diffuses, override, precision
+from dit.text import FrozenText, TextEncoder, check_made_by, is_told
 from dit.text.network import TextConditioned
 from dit.training.learning import moments
+from dit.training.step import Tell, untold
 from dit.training.transfer import of_section, scale_init
 from dit.training.workdir import of_today
-from dit.types import MASKS, ApplyFn, Key, Params, UserError, Weights
+from dit.types import ApplyFn, Key, Params, UserError, Weights, masks
+from dit.wired import wired_to_codec, wired_to_model, wired_to_text
 
 
 def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -54,13 +56,15 @@ class Experiment:
     ``best(moments)``: what the best constant prediction scores on data with these moments. It is None,
     and so is ``process``, where the objective is not about diffusion: an autoencoder's.
     ``example`` says what of the data the model depends on, as a checkpoint keeps it: the ``shape`` of
-    an example and the number of ``classes``, None for unlabelled data; and the ``shapes`` of all
-    buckets, where there are several.
+    an example and the number of ``classes``, None for unlabelled data; the ``shapes`` of all buckets,
+    where there are several; and what made stored embeddings of ``text``, where that is known.
+    ``text``: the encoder of a model that reads text, a part of it or frozen.
     """
 
     config: ConfigDict
     example: Mapping[str, Any]
     codec: Codec
+    text: TextEncoder | FrozenText | None
     model: Any
     process: Process | None
     loss: LossFn
@@ -88,15 +92,16 @@ class Experiment:
             )
         return source
 
-    @property
-    def text(self) -> TextEncoder | None:
-        """The encoder of a model that reads text."""
-        return self.model.text if isinstance(self.model, TextConditioned) else None
-
     @functools.cached_property
     def conditions(self) -> tuple[str, ...]:
-        """What the model is conditioned on besides labels: names of ``Cond``'s fields."""
-        return tuple(name for name in models.conditions(self.model, self.shape) if name != "label")
+        """What the model is conditioned on besides labels: names of ``Cond``'s fields.
+
+        ``tokens`` in place of what a frozen encoder gives.
+        """
+        names = [name for name in models.conditions(self.model, self.shape) if name != "label"]
+        if isinstance(self.text, FrozenText):
+            names = ["tokens", *(name for name in names if name not in self.text.gives)]
+        return tuple(names)
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -109,6 +114,8 @@ class Experiment:
             return
         example = self.source.train[0]
         missing = [name for name in self.conditions if name not in example]
+        if is_told(self.text, example):
+            missing = [name for name in missing if name != "tokens"]
         if missing:
             raise UserError(
                 f"the model takes {', '.join(missing)}, and the examples of the data have only "
@@ -118,7 +125,7 @@ class Experiment:
     def captions_of(self, split: str, num: int) -> tuple[str, ...]:
         """Of the first ``num`` examples, those whose conditions ``conditions_of`` has."""
         split = getattr(self.source, split)
-        return tuple(split.caption(i % len(split)) for i in range(num))
+        return tuple(captions.caption_of(split, i % len(split)) for i in range(num))
 
     def conditions_of(self, split: str, num: int) -> dict[str, np.ndarray]:
         """Those of the first ``num`` examples, with their labels; empty for labels alone.
@@ -135,12 +142,14 @@ class Experiment:
                 "samples could be given: hold some out, or set samples.num=0"
             )
         rows = [split[i % len(split)] for i in range(num)]
-        names = {*self.conditions, "label", *MASKS} & rows[0].keys()
+        names = {*self.conditions, *masks(self.conditions), "label"} & rows[0].keys()
         return {name: np.stack([row[name] for row in rows]) for name in sorted(names)}
 
     @functools.cached_property
     def context_len(self) -> int:
         """Tokens of an example's context or text; 0 for a model that takes none."""
+        if isinstance(self.text, FrozenText):
+            return self.text.context_len
         names = [name for name in ("context", "tokens") if name in self.conditions]
         return len(self.source.train[0][names[0]]) if names else 0
 
@@ -181,9 +190,36 @@ class Experiment:
         return init_from.read(self.settings("init_from"), target, self.model, self.shape)
 
     @property
+    def tell(self) -> Tell:
+        """``tell(params, batch)``: the batch with what a frozen encoder gives in place of tokens."""
+        return self.text.told if isinstance(self.text, FrozenText) else untold
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What ``training.step.objective`` takes beside a loss."""
+        return self.apply_fn, self.process, self.codec.encode, self.tell
+
+    @property
     def frozen(self) -> dict[str, Weights]:
-        """The weights that nothing trains, by name: the codec's, and what the objective needs."""
-        return {**self.codec.frozen, **objectives.frozen(self.loss)}
+        """The weights that nothing trains, by name: a sampler's, and what the objective needs."""
+        return {**self.sampled_with, **objectives.frozen(self.loss)}
+
+    @property
+    def sampled_with(self) -> dict[str, Weights]:
+        """The weights that a sampler takes beside the model's: the codec's and the text encoder's."""
+        text = {"text": self.text.weights} if isinstance(self.text, FrozenText) else {}
+        return {**self.codec.frozen, **text}
+
+    @property
+    def text_flops(self) -> int:
+        """FLOPs of one text in a frozen encoder; 0 without one."""
+        return 2 * sum(self.text.macs.values()) if isinstance(self.text, FrozenText) else 0
+
+    @functools.cached_property
+    def flops_beside(self) -> int:
+        """FLOPs of training on one example beside the network's: none where the data hold embeddings."""
+        told = self.text_flops and is_told(self.text, self.source.train[0])
+        return 0 if told else self.text_flops
 
     @property
     def axes(self) -> Any:
@@ -259,7 +295,8 @@ def build(
 
     ``example``: that of a run, from its checkpoint. Without it the data are looked at; with it they
     need not be there. ``frozen``: the fingerprints that the run's frozen weights must have; of a new
-    run, the codec's are those that its latents were made with.
+    run, the codec's are those that its latents were made with, and the text encoders' those that its
+    stored embeddings were made with.
     """
     config = complete(config if example is None else of_today(config))
     section = functools.partial(_section, config)
@@ -268,15 +305,17 @@ def build(
     if example is None:
         source = _source(config, text)
         example = _example(source)
-    codec = section("codec")
-    if codec.weights is not None:
-        known = {"codec": None if source is None else source.codec} if frozen is None else frozen
-        weights = dataclasses.replace(codec.weights, expected=known.get("codec"))
-        codec = dataclasses.replace(codec, weights=weights)
+    if frozen is None:
+        frozen = {"codec": None if source is None else source.codec}
+    codec = expecting(section("codec", **wired_to_codec(config)), frozen.get("codec"))
+    if isinstance(text, FrozenText):
+        made_by = example.get("text")
+        check_made_by(text, made_by)
+        text = expecting(text, frozen.get("text", None if made_by is None else made_by["weights"]))
     found = example.get("shapes", [example["shape"]])
     shapes = tuple(tuple(codec.encoded_shape(tuple(shape))) for shape in found)
     model = section("model", **wired_to_model(config, shapes[0][-1], example["classes"], text))
-    model = model if text is None else TextConditioned(text, model)
+    model = TextConditioned(text, model) if isinstance(text, TextEncoder) else model
     process = best = None
     wired = {"model": model, "dtype": precision(**config.precision), "patch": model.cell()}
     if diffuses(config.objective.name):
@@ -286,63 +325,29 @@ def build(
         best = functools.partial(best_constant, process, wired["times"], wired["weight"])
     takes = keywords(builder(ROOMS["objective"], config.objective.name))
     loss = section("objective", **{k: v for k, v in wired.items() if k in takes})
-    experiment = Experiment(config, example, codec, model, process, loss, best, shapes)
+    experiment = Experiment(config, example, codec, text, model, process, loss, best, shapes)
     if source is not None:
         experiment.__dict__["source"] = source  # has just been built: not to be built again
         experiment.check_conditions()
     return experiment
 
 
-def wired_to_text(config: ConfigDict) -> dict[str, Any]:
-    """What a text encoder is told of the precision, and of how the network is run."""
-    how = {k: config.model[k] for k in HOW if k in config.model}
-    wired = {"dtype": precision(**config.precision), **how}
-    build = builder(ROOMS["text"], config.text.name)
-    return {k: v for k, v in wired.items() if k in keywords(build)}
+def expecting(user: Any, fingerprint: str | None) -> Any:
+    """A codec or a text encoder whose weights, if it has any, must have this fingerprint."""
+    if user.weights is None:
+        return user
+    weights = dataclasses.replace(user.weights, expected=fingerprint)
+    return dataclasses.replace(user, weights=weights)
 
 
-def wired_to_model(
-    config: ConfigDict, channels: int, classes: int | None, text: TextEncoder | None = None
-) -> dict[str, Any]:
-    """What a network is told of the data, the text and the precision, in the keywords of its ``build``.
+def _source(config: ConfigDict, text: TextEncoder | FrozenText | None) -> Source:
+    """The data, with tokens in place of captions for a model that reads them.
 
-    Raises UserError where it has none for what it would have to be told.
+    Those that hold what a frozen encoder gives stay as they are.
     """
-    name, dtype = config.model.name, precision(**config.precision)
-    wired = {"in_channels": channels, "num_classes": classes, "dtype": dtype}
-    for key in () if text is None else ("context_dim", "pooled_dim"):
-        if config.model.get(key) is not None:
-            raise UserError(
-                f"got config.model.{key}={config.model[key]}; it follows from the section text: leave "
-                "one of them out"
-            )
-        if getattr(text, key) is not None:
-            wired[key] = getattr(text, key)
-    build = builder(ROOMS["model"], name)
-    if not open_ended(build):
-        wired = {k: v for k, v in wired.items() if k in keywords(build)}
-    for key in ("context_dim", "pooled_dim"):
-        if text is not None and getattr(text, key) is not None and key not in wired:
-            raise UserError(
-                f"network {name!r} takes no {key}, by which it would be told what a text says; take "
-                "another, or --config.text.name=none"
-            )
-    if classes is not None and "num_classes" not in wired and diffuses(config.objective.name):
-        raise UserError(
-            f"the data have {classes} classes, and network {name!r} takes no num_classes; give its "
-            "build that keyword, or data without labels"
-        )
-    if config.precision.compute == "bfloat16" and "dtype" not in wired:
-        raise UserError(
-            f"got precision.compute='bfloat16', and network {name!r} takes no dtype; expected 'auto'"
-        )
-    return wired
-
-
-def _source(config: ConfigDict, text: TextEncoder | None) -> Source:
-    """The data, with tokens in place of captions for a model that reads them."""
     source = _section(config, "data")
-    return source if text is None else captions.tokenized(source, text.tokenizer())
+    told = len(source.train) and is_told(text, source.train[0])
+    return source if text is None or told else captions.tokenized(source, text.tokenizer())
 
 
 def _section(config: ConfigDict, name: str, **wired) -> Any:
@@ -355,7 +360,7 @@ def _example(source: Source) -> dict[str, Any]:
     """What of its data a model depends on, as JSON keeps it."""
     found = {"shape": list(source.shape), "classes": source.num_classes}
     several = {"shapes": [list(shape) for shape in source.shapes]} if len(source.shapes) > 1 else {}
-    return found | several
+    return found | several | ({} if source.text is None else {"text": dict(source.text)})
 
 
 def check_weight(weight: Weight, process: Process, name: str) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from dit import storage
 from dit.experiment import Experiment
 from dit.recipe import Recipe
-from dit.text import TextEncoder, check_prompt
+from dit.text import FrozenText, TextEncoder, check_prompt
 from dit.types import UserError
 
 TOLD = ("tokens", "tokens_mask")  # what a tokenizer gives, by the names of Cond's fields
 NEGATIVE = ("negative_tokens", "negative_tokens_mask")
+MADE_BY = "made_by"  # in a file of dit.embed: its encoders, as JSON
 
 
 def check(experiment: Experiment, recipe: Recipe, guided: bool) -> None:
@@ -28,9 +33,12 @@ def check(experiment: Experiment, recipe: Recipe, guided: bool) -> None:
     text, texts = experiment.text, [*recipe.prompts, *recipe.negative]
     if text is None and texts:
         told = experiment.conditions or (("labels",) if experiment.num_classes else ("nothing",))
+        instead = "train a model whose config has a section text"
+        if experiment.example.get("text"):
+            instead = "give what dit.embed makes of it, with the same encoders, by --cond"
         raise UserError(
             f"got the prompt {texts[0]!r} for a model without text, which is told {', '.join(told)}: "
-            "leave --prompt and --negative out, or train a model whose config has a section text"
+            f"leave --prompt and --negative out, or {instead}"
         )
     if text is None:
         return
@@ -63,7 +71,19 @@ def read_prompts(path: str) -> tuple[str, ...]:
     return found
 
 
-def words(text: TextEncoder | None, recipe: Recipe) -> dict[str, np.ndarray]:
+def check_made_by(got: str, expected: Mapping[str, Any] | None, path: str) -> None:
+    """Raise UserError for embeddings by other encoders than those of the data that a model learned from.
+
+    ``got``: as ``dit.embed`` writes it to the file ``path``; ``expected``: None where it is not known.
+    """
+    if expected is not None and json.loads(got) != expected:
+        raise UserError(
+            f"{path} holds embeddings by {got}; this model was trained on those by "
+            f"{json.dumps(expected)}: embed the prompts with the same encoders, used in the same way"
+        )
+
+
+def words(text: TextEncoder | FrozenText | None, recipe: Recipe) -> dict[str, np.ndarray]:
     """The tokens of each sample's prompt, and of its negative one; empty for a recipe without."""
     found: dict[str, np.ndarray] = {}
     negative = recipe.negative * (len(recipe.prompts) if len(recipe.negative) == 1 else 1)

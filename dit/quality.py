@@ -49,9 +49,7 @@ class Quality:
                 adherence.asked(recipe.prompts)
             given = {"label": sampler.labels, **sampler.words, "id": np.arange(1)}
             batch = {k: v[:1] for k, v in given.items() if v is not None}
-            jax.eval_shape(
-                sampler.run, params, None, batch, shapes(sampler.experiment.codec.frozen)
-            )
+            jax.eval_shape(sampler.run, params, None, batch, shapes(experiment.sampled_with))
 
     def __call__(self, arm: str, experiment: Any, trained: Any) -> dict[str, float]:
         """Figures of the samples that ``trained`` draws by each recipe."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 import dit
 from dit import lpips, media, storage
-from dit.data.source import Split
+from dit.data.source import Source, Split
 from dit.evaluation import fidelity
 from dit.experiment import Experiment
 from dit.parallel import multihost
@@ -138,8 +138,27 @@ def figures(
     ``psnr``, ``ssim``, ``lpips_alex``, ``lpips_vgg``, with ``psnr_error``, the standard error;
     ``ratio``: numbers of a picture for each of its latents; and the first three of the same pictures
     made smaller until they have as many numbers as the latents, and larger again (``resized_...``).
+    Of a mixture each figure is there for its parts too, as ``psnr_emoji``.
     """
-    x = spread(getattr(experiment.source, split), num)
+    found, left_out = _figures(experiment, params, spread(getattr(experiment.source, split), num))
+    for name, part in parts_of(experiment.source).items():
+        own, lacking = _figures(experiment, params, spread(getattr(part, split), num))
+        found |= {f"{figure}_{name}": value for figure, value in own.items()}
+        left_out |= {f"{figure}_{name}": why for figure, why in lacking.items()}
+    return found, left_out
+
+
+def parts_of(source: Source) -> dict[str, Source]:
+    """The parts of a mixture by name, numbered where a name occurs twice; none of another source."""
+    names = [part.fingerprint.partition("-")[0] for part in source.parts]
+    numbers = [f"{n}_{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
+    return dict(zip(numbers, source.parts, strict=True)) if len(names) > 1 else {}
+
+
+def _figures(
+    experiment: Experiment, params: Params, x: np.ndarray
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Those of these pictures."""
     latents = jax.eval_shape(functools.partial(moments, experiment), params, x[:1])[0]
     ratio = x[0].size / latents.size
     y, z = Reconstructor(experiment)(params, x), resized(x, math.sqrt(ratio))

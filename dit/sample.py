@@ -33,7 +33,7 @@ from dit.draw import (
 from dit.experiment import Experiment
 from dit.parallel import multihost
 from dit.parallel.mesh import OPTION
-from dit.prompts import read_prompts
+from dit.prompts import MADE_BY, check_made_by, read_prompts
 from dit.recipe import LATER, Recipe, recipe_from, rules, stamped
 from dit.types import Count, Seed, Share, UserError, Whole
 
@@ -55,9 +55,16 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
     return truth(read_data(path, "mask", shape), path, "--init is kept")
 
 
-def read_conditions(path: str, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; UserError for one that the model does not take, or not finite."""
+def read_conditions(
+    path: str, names: Sequence[str], made_by: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; UserError for one that the model does not take, or not finite.
+
+    And for embeddings by other encoders than its data's, ``made_by``.
+    """
     found = {name: read_npz(path, name) for name in npz_names(path)}
+    if MADE_BY in found:
+        check_made_by(str(found.pop(MADE_BY)), made_by, path)
     for name, array in found.items():
         if name not in (*names, "context_mask"):
             raise UserError(f"got {name!r} in {path}; the model takes {', '.join(names) or 'none'}")
@@ -172,7 +179,10 @@ def run(args: argparse.Namespace) -> None:
     sampler = Sampler(experiment, recipe)
     start = read_data(args.init, "samples", sampler.shape) if args.init else None
     mask = read_mask(args.mask, sampler.shape) if args.mask else None
-    conditions = read_conditions(args.cond, experiment.arrays) if args.cond else {}
+    conditions = {}
+    if args.cond:
+        made_by = experiment.example.get("text")
+        conditions = read_conditions(args.cond, experiment.arrays, made_by)
     given = {"init": start, "mask": mask, **conditions}
     inputs = {k: digest(v) for k, v in given.items() if v is not None}
     check_inputs(args, stamp, inputs, ("init", "mask", *experiment.arrays))

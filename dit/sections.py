@@ -16,7 +16,16 @@ import jax
 from ml_collections import ConfigDict
 
 from dit import config_file
-from dit.config import builder, checked, defaults, keywords, open_ended, required, suggest
+from dit.config import (
+    builder,
+    checked,
+    defaults,
+    keywords,
+    open_ended,
+    parse_spec,
+    required,
+    suggest,
+)
 from dit.init_from import InitFrom
 from dit.training import ema
 from dit.training import optimizer as optimizers
@@ -54,7 +63,8 @@ WIRED = {  # keywords that the experiment sets, from other parts of the config
     "schedule": ("lr", "steps"),
 }
 DIFFUSION = ("path", "prediction", "times", "weight")  # sections for objectives with times alone
-PARTS = {"data": "parts"}  # keywords whose value is a list of sections of the same room
+PARTS = {"data": ("parts", "data"), "text": ("encoders", "encoder")}  # keywords that hold sections
+INSIDE = {"encoder": "text.pretrained"}  # rooms of sections that are only inside of others
 
 
 def precision(*, compute: Literal["auto", "float32", "bfloat16"] = "auto") -> str:
@@ -230,7 +240,7 @@ def fields(section: str, name: str | None) -> list[str] | None:
         return keywords(PLAIN[section])
     if name is None:
         return []
-    build = builder(ROOMS[section], name)
+    build = builder(_room(section), name)
     common = keywords(optimizers.common) if section == "optimizer" else []
     own = [k for k in (*common, *keywords(build)) if k not in WIRED.get(section, ())]
     return None if open_ended(build) else own
@@ -312,22 +322,32 @@ def _completed(
     given = {**{k: v for k, v in given.items() if k != "name"}, **extra}
     for field in given:
         _check_field(section, name, field, at)
-    needed, wired = required(builder(ROOMS[section], name)), WIRED.get(section, ())
+    needed, wired = required(builder(_room(section), name)), WIRED.get(section, ())
     missing += [f"{at}.{k}" for k in needed if k not in given and k not in wired]
     parts = {
         key: tuple(
-            _completed(section, _fields(part, f"{at}.{key}[{i}]"), f"{at}.{key}[{i}]", missing)
-            for i, part in enumerate(given[key])
+            _completed(inner, _fields(part, f"{at}.{key}[{i}]"), f"{at}.{key}[{i}]", missing)
+            for i, part in enumerate(_several(given[key]))
         )
-        for key in _parts(section, given)
+        for key, inner in _parts(section, given)
     }
     return {"name": name, **_defaults(section, name), **given, **parts}
 
 
-def _parts(section: str, given: Mapping[str, Any]) -> list[str]:
-    """The keyword of a section that holds others, if it is there."""
-    key = PARTS.get(section)
-    return [key] if isinstance(given.get(key), list | tuple) else []
+def _room(section: str) -> str:
+    return {**ROOMS, **INSIDE}[section]
+
+
+def _parts(section: str, given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The keyword of a section that holds others, if it is there, and what these are."""
+    key, inner = PARTS.get(section, ("", ""))
+    return [(key, inner)] if isinstance(given.get(key), list | tuple | str) else []
+
+
+def _several(given: Any) -> list[Any]:
+    """The sections in a keyword, of which each may be written ``NAME:KEY=VALUE,...``."""
+    each = [given] if isinstance(given, str) else given
+    return [parse_spec(part) if isinstance(part, str) else part for part in each]
 
 
 def _check_values(config: Mapping[str, Any]) -> None:
@@ -345,14 +365,14 @@ def _check_section(section: str, given: Mapping[str, Any], at: str) -> None:
         shared = {k: given.pop(k) for k in keywords(optimizers.common)}
         checked(optimizers.common, f"{section} {name!r}", shared, at=at)
     wired = WIRED.get(section, ())
-    checked(builder(ROOMS[section], name), f"{section} {name!r}", given, wired=wired, at=at)
-    for key in _parts(section, given):
+    checked(builder(_room(section), name), f"{section} {name!r}", given, wired=wired, at=at)
+    for key, inner in _parts(section, given):
         for i, part in enumerate(given[key]):
-            _check_section(section, part, f"{at}{key}[{i}].")
+            _check_section(inner, part, f"{at}{key}[{i}].")
 
 
 def _defaults(section: str, name: str) -> dict[str, Any]:
     """The defaults of a section, without the keywords that the experiment sets."""
     common = defaults(optimizers.common) if section == "optimizer" else {}
-    own = defaults(builder(ROOMS[section], name))
+    own = defaults(builder(_room(section), name))
     return {k: v for k, v in {**common, **own}.items() if k not in WIRED.get(section, ())}

@@ -95,7 +95,8 @@ def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str]
             lambda shape: training_flops(
                 experiment.model, shape, experiment.context_len, experiment.level
             )
-        ),
+        )
+        + experiment.flops_beside,
         allowed=allowed,
     )
     if outcome.stopped:
@@ -172,7 +173,7 @@ def rehearse(sampler: Sampler, conditions: Mapping[str, np.ndarray]) -> None:
     if recipe.labels:
         batch["label"] = np.zeros(2, np.int32)
     params = jax.eval_shape(experiment.init, rng.root(0))
-    frozen = shapes(sampler.experiment.codec.frozen)
+    frozen = shapes(experiment.sampled_with)
     samples = jax.eval_shape(sampler.run, params, None, batch, frozen)[0]
     blank = np.zeros(samples.shape, np.uint8)
     with tempfile.TemporaryDirectory() as folder:

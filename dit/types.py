@@ -9,7 +9,7 @@ where x is tokens. It grows with noise, and ``t = 0`` is data on every path.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import jax
@@ -53,7 +53,9 @@ class Weights:
 
     ``abstract``: their shapes and types; ``axes``: the names of their axes, in a tree like theirs.
     ``read(shardings)`` reads them, of which every process takes what its devices hold. ``expected``:
-    the fingerprint that they must have; ``where``: what a message calls them.
+    the fingerprint that they must have; ``where``: what a message calls them. ``compared``: the type
+    that fractions are rounded to before their fingerprint is taken, for weights that are kept now in
+    one, now in another; None: every bit counts.
     """
 
     abstract: Params
@@ -61,6 +63,7 @@ class Weights:
     read: Callable[[Any], Params]
     where: str
     expected: str | None = None
+    compared: str | None = None
     placed: dict[Any, Params] = dataclasses.field(default_factory=dict)  # by mesh, once read
 
     @classmethod
@@ -142,9 +145,15 @@ class Cond:
 
     @classmethod
     def of(cls, batch: Mapping[str, Array], drop: Bool[Array, " b"] | None = None) -> Cond:
-        """The conditions among the arrays of a batch, which bear the names of the fields."""
+        """The conditions among the arrays of a batch, which bear the names of the fields.
+
+        ``drop`` is where the batch's is true too, if it has one.
+        """
         names = (field.name for field in dataclasses.fields(cls))
-        return cls(**{n: batch[n] for n in names if n in batch and n != "drop"}, drop=drop)
+        found = {n: batch[n] for n in names if n in batch}
+        if drop is not None:
+            found["drop"] = drop | found["drop"] if "drop" in found else drop
+        return cls(**found)
 
     def null(self, batch: int) -> Cond:
         """The same condition with every sample dropped."""
@@ -152,6 +161,11 @@ class Cond:
 
 
 MASKS = ("context_mask", "tokens_mask")  # fields that say which parts of another are real
+
+
+def masks(names: Iterable[str]) -> set[str]:
+    """The masks of the fields of these names."""
+    return {*MASKS} & {f"{name}_mask" for name in names}
 
 
 @struct.dataclass

@@ -10,7 +10,10 @@ from dit.data.prepare.parts import open_writer
 
 
 def write(root, shape, classes, flip, dtype=np.float16, each=6, bad=None):
-    """``each`` examples of ``shape`` (h, w, c) with labels in either split; ``bad`` has a NaN."""
+    """``each`` examples of ``shape`` (h, w, c) in either split; ``bad`` has a NaN.
+
+    With labels, or with captions where there are no classes.
+    """
     height, width, channels = shape
     given = {
         "sizes": [[height, width]],
@@ -19,7 +22,7 @@ def write(root, shape, classes, flip, dtype=np.float16, each=6, bad=None):
         "flip": flip,
     }
     fields = {"sizes": [[8 * height, 8 * width]], "channels": 3, "classes": classes}
-    fields |= {"captions": False, "latents": given}
+    fields |= {"captions": classes is None, "latents": given}
     features, draw = records.features(fields), np.random.default_rng(0)
     names, shards = records.latents(flip), []
     for split in records.SPLITS:
@@ -30,7 +33,8 @@ def write(root, shape, classes, flip, dtype=np.float16, each=6, bad=None):
             if i == bad:
                 z["mean"][0, 0, 0] = np.nan
             size = np.array([height, width], np.int32)
-            known = {"size": size, "id": np.array([0, i], np.uint32), "label": i % classes}
+            known = {"size": size, "id": np.array([0, i], np.uint32)}
+            known |= {"caption": ["a red cat"]} if classes is None else {"label": i % classes}
             writer.write(features.serialize_example({**z, **known}))
         writer.close()
         shard = {"name": path.name, "split": split, "bucket": 0, "records": each}

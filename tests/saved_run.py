@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from dit import rng
 from dit.experiment import build
-from dit.parallel.frozen import identity, place
+from dit.parallel.frozen import identities
 from dit.training.checkpoint import Checkpoints
 from dit.training.workdir import plain, write_config
 
@@ -35,7 +35,7 @@ def save(workdir, data, **changes):
     workdir.mkdir(parents=True, exist_ok=True)
     config = plain(experiment.config)
     write_config(workdir, config)
-    frozen = {n: identity(w) for n, w in place(experiment.frozen, None).items()}
+    frozen = identities(experiment.frozen, None)
     checkpoints = Checkpoints(workdir, config, 1, example=experiment.example, frozen=frozen)
     checkpoints.save(1, {"params": moved(0.1), "ema": {"ema_10": moved(0.05)}}, {})
     checkpoints.close()

@@ -4,12 +4,30 @@ import json
 import pathlib
 import tempfile
 
+import autoencoder_files
 import numpy as np
 import records_files
+import text_cases
 
 from dit.experiment import load_config
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def stand_ins(directory, config, dtype=np.float16):
+    """What a config reads, small: latents of the right shape, an autoencoder, text encoders."""
+    found = latents(directory, config, dtype)
+    if config.codec.name == "autoencoder_kl":
+        autoencoder_files.save(directory / "vae", config.codec.get("family") or "tiny")
+        found["codec.path"] = str(directory / "vae")
+    if config.get("text", {}).get("name") == "pretrained":
+        encoders = []
+        for i, each in enumerate(config.text.encoders):
+            place = directory / f"encoder_{i}"
+            text_cases.save(place, each["name"], projected=each["name"] == "clip", seed=i)
+            encoders.append({**each, "path": str(place)})
+        found["text.encoders"] = tuple(encoders)
+    return found
 
 
 def latents(directory, config, dtype=np.float16):
@@ -26,6 +44,13 @@ def latents(directory, config, dtype=np.float16):
     np.save(directory / "latents.npy", np.abs(x, out=x).astype(dtype))
     np.save(directory / "labels.npy", np.arange(8))
     return {"data.path": str(directory), "data.held_out": 0.25, "loader.workers": 0}
+
+
+def pictures(config):
+    """Small ones, where a config draws them."""
+    if config.objective.name == "autoencoder":
+        return {"data.parts": tuple({**part, "size": 16} for part in config.data.parts)}
+    return {"data.size": 32} if config.data.name == "emoji" else {}
 
 
 def shrunken(file, directory, dtype=np.float16, **more):
@@ -47,7 +72,8 @@ def shrunken(file, directory, dtype=np.float16, **more):
         "checkpoint.every": 100,
         **(adversary if plain.objective.name == "autoencoder" else {}),
         **clip,
-        **latents(directory, plain, dtype),
+        **stand_ins(directory, plain, dtype),
+        **pictures(plain),
         **more,
     }
     if "heads" not in plain.model:
@@ -62,13 +88,20 @@ def shrunken(file, directory, dtype=np.float16, **more):
     return config
 
 
+def drop_paths(section):
+    section.pop("path", None)
+    for part in section.get("encoders", ()):
+        part.pop("path")
+
+
 def distinct():
     """One config file of each that shrink to the same: sizes of one recipe do."""
     found = {}
     for file in CONFIGS:
         with tempfile.TemporaryDirectory() as folder:
             config = shrunken(file, pathlib.Path(folder)).to_dict()
-        config["data"].pop("path", None)
+        for section in ("data", "codec", "text"):
+            drop_paths(config.get(section, {}))
         config["model"].pop("size", None)
         found.setdefault(json.dumps(config, sort_keys=True), file)
     return list(found.values())

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from shrunken import CONFIGS, latents, shrunken
+from shrunken import CONFIGS, shrunken, stand_ins
 
 from dit import models, objectives
 from dit.experiment import build, load_config
@@ -15,9 +15,9 @@ from dit.parallel import frozen
 from dit.parallel.mesh import make_mesh
 from dit.sections import complete
 from dit.training import optimizer as optimizers
-from dit.training.step import told
+from dit.training.step import objective, told
 from dit.training.workdir import differences
-from dit.types import MASKS, UserError
+from dit.types import UserError, masks
 
 ROOT = pathlib.Path(__file__).parent.parent
 PARAMETERS = {  # with the paper's fixed position table (tokens x width) left out
@@ -32,31 +32,29 @@ DIGITS = str(ROOT / "configs/digits.py")
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
 def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
-    experiment = build(load_config(str(file), latents(tmp_path, load_config(str(file)))))
+    experiment = build(load_config(str(file), stand_ins(tmp_path, load_config(str(file)))))
     shapes = jax.eval_shape(experiment.init, jax.random.key(0))
     count = models.count_params(shapes)
     assert count == PARAMETERS.get(file.stem, count)
-    abstract = jax.ShapeDtypeStruct
+    abstract, example = jax.ShapeDtypeStruct, experiment.source.train[0]
     batch = {
-        "x": abstract((4, *experiment.shape), jnp.float32),
+        "x": abstract((4, *example["x"].shape), example["x"].dtype),
         "label": abstract((4,), jnp.int32),
         "id": abstract((4,), jnp.int32),
     }
     if experiment.num_classes is None:
         del batch["label"]
     if experiment.conditions:
-        example = experiment.source.train[0]
-        names = {*experiment.conditions, *MASKS} & example.keys()
+        names = {*experiment.conditions, *masks(experiment.conditions)} & example.keys()
         batch |= {name: abstract((4, *example[name].shape), example[name].dtype) for name in names}
     networks = {
         name: jax.eval_shape(partial(experiment.init_of, phase.network), jax.random.key(0))
         for name, phase in objectives.phases(experiment.loss).items()
     }
     beside = told({**networks, **frozen.shapes(experiment.frozen)}, abstract((), jnp.int32))
+    parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
     loss, metrics = jax.eval_shape(
-        lambda p, b, beside: experiment.loss(
-            jax.random.key(0), p, experiment.apply_fn, experiment.process, b, **beside
-        ),
+        lambda p, b, beside: objective(*parts, experiment.tell)(p, b, jax.random.key(0), **beside),
         shapes,
         batch,
         beside,

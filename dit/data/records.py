@@ -9,7 +9,8 @@ of a split come one size of pictures after the other, each shard of one size. A 
     caption  its captions, one or more, where there are captions
     mean, std  of a codec's latents (h, w, c), or (f, h, w, c) of clips, instead; mean_flipped,
              std_flipped: mirrored
-    context, context_mask, pooled   what text encoders make of each caption, where they were asked for
+    context, context_mask, pooled   what text encoders make of each caption, where they were asked for;
+                                    the manifest says by ``text_made_by`` which these were
     size     height and width of the original, upright
     id       two uint32 words, from a hash of the original's bytes: a copy has the same
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,6 +23,7 @@ from dit.types import UserError
 
 Example = dict[str, Any]
 Transform = Callable[[Example, np.random.Generator], Example]
+Shape = tuple[int, int, int, int]
 STREAM_LENGTH = 2**62  # examples of an endless stream
 
 
@@ -53,18 +54,22 @@ class Source:
     ``shapes``: that of each bucket, where there are several; ``shape`` is the first of them.
     ``num_classes`` is None for unlabelled data, whose examples have no ``label``. ``fingerprint``
     changes with the options and the content: a checkpoint made with one refuses to go on with another.
-    ``codec``: the fingerprint of the weights that made latents, where it is known.
+    ``codec``: the fingerprint of the weights that made latents, where it is known. ``parts``: the
+    sources that a mixture is made of, each of which can be judged by itself. ``text``: what made
+    embeddings of the captions, ``{"encoders": how they were used, "weights": their fingerprint}``.
     Raises UserError for labels, where a split holds them as an array, that do not fit the classes.
     """
 
     train: Split
     held_out: Split
-    shape: tuple[int, int, int, int]
+    shape: Shape
     num_classes: int | None
     fingerprint: str
     streaming: bool = False
-    shapes: tuple[tuple[int, int, int, int], ...] = ()
+    shapes: tuple[Shape, ...] = ()
     codec: str | None = None
+    parts: tuple[Source, ...] = ()
+    text: Mapping[str, Any] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "shapes", self.shapes or (self.shape,))
@@ -103,7 +108,9 @@ class Source:
         train, held_out = (Bucket(split, i) for split in (self.train, self.held_out))
         shape, name = self.shapes[i], f"{self.fingerprint}/{i}"
         rest = (self.num_classes, name, self.streaming)
-        return Source(train, held_out, shape, *rest, codec=self.codec)
+        parts = tuple(p.bucket(p.shapes.index(shape)) for p in self.parts if shape in p.shapes)
+        beside = {"codec": self.codec, "parts": parts, "text": self.text}
+        return Source(train, held_out, shape, *rest, **beside)
 
 
 def bucket_sizes(split: Split) -> tuple[int, ...]:
@@ -179,7 +186,11 @@ class Stream(Travels):
 
     def __getitem__(self, i: int) -> Example:
         check_index(i, self.length)
-        return self.make(generator(self.seed, self.fingerprint.rsplit("/")[-1], i), i)
+        return self.make(self.random(i), i)
+
+    def random(self, i: int) -> np.random.Generator:
+        """The random numbers of example ``i``."""
+        return generator(self.seed, self.fingerprint.rsplit("/")[-1], i)
 
     def make(self, rng: np.random.Generator, i: int) -> Example:
         """Example ``i`` from its own random numbers."""

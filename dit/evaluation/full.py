@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from dit.config import resolve
-from dit.evaluation import Real, adherence, likeness
+from dit.evaluation import Real, adherence, likeness, world
 from dit.evaluation.clips import evaluation_of_clips
+from dit.evaluation.features import networks
 from dit.evaluation.images import evaluation_of_images
 from dit.evaluation.parts import Evaluation
 from dit.types import UserError
@@ -32,9 +32,11 @@ def evaluation_of(
             raise UserError(
                 f"got features={list(features)} for clips; they are of images, one frame"
             )
-        return evaluation_of_clips(source, count)
-    networks = [resolve("evaluation.features", name) for name in features]
+        evaluation = evaluation_of_clips(source, count)
+        moving = world.parts(source, captions, getattr(source, split))
+        return dataclasses.replace(evaluation, parts=(*evaluation.parts, *moving))
+    judges = networks(features)
     evaluation, asked = evaluation_of_images(source, count), getattr(source, split)
     parts = (*evaluation.parts, *adherence.parts(source, captions, asked))
-    parts += tuple(likeness.part(source, count, one, asked, captions) for one in networks)
+    parts += tuple(likeness.part(source, count, one, asked, captions) for one in judges)
     return dataclasses.replace(evaluation, parts=parts)

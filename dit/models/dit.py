@@ -56,16 +56,18 @@ class Final(nn.Module):
     norm: str
     dtype: str
     eps: float
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], c: Condition) -> Float[Array, "b n p"]:
         affine = self.norm == "rms" or not self.adaptive
         h = Norm(self.norm, affine, self.eps, name="norm")(x)
         if self.adaptive:
-            parts = Modulation(2, self.dtype, name="modulation")(c.vector)
+            parts = Modulation(2, self.dtype, self.bias, name="modulation")(c.vector)
             shift, scale = (spread(part, x.shape[1], c.row) for part in parts)
             h = modulate(h, shift, scale)
-        out = Linear((self.features,), ("embed", "patch"), self.dtype, zeros, name="linear")
+        axes = ("embed", "patch")
+        out = Linear((self.features,), axes, self.dtype, zeros, self.bias, name="linear")
         return out(h).astype(wide(x.dtype))
 
 
@@ -191,7 +193,7 @@ class DiT(Transformer):
             time = time.reshape(t.shape[0], -1, self.patch[0], self.width).mean(2)
         x, condition = condition_module.prepare(self, x, time, cond, tokens, rotary, frame_size)
         x = constrain(x.astype(self.dtype), "act_batch", "act_length", "act_embed")
-        x = stack.run(self, x, condition)
+        x = stack.run(self, self.stages, {"image": x}, condition)["image"]
         if self.uses == "prefix":
             x = x[:, x.shape[1] - n :]
         return self.final(x, condition)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from dit.models.activations import constrain
-from dit.models.layers import Linear, along, normal, zeros
+from dit.models.layers import Linear, Norm, along, normal, zeros
 from dit.types import UserError
 
 FREQUENCIES = 256  # channels of the sinusoids of time
@@ -42,33 +42,37 @@ class TimeEmbedding(nn.Module):
     denominator: float | None = None
     frequencies: int | None = None
     silent: bool = False
+    bias: bool = True
 
     @nn.compact
     def __call__(self, t: Float[Array, "b k"]) -> Float[Array, "b k d"]:
         x = sinusoids(t * self.scale, self.frequencies or FREQUENCIES, self.denominator)
         axes = ("embed", "embed_out") if self.frequencies else ("time", "embed")
-        x = Linear((self.width,), axes, self.dtype, kernel_init=normal, name="in")(x)
+        x = Linear((self.width,), axes, self.dtype, normal, self.bias, name="in")(x)
         x = constrain(x, "act_batch", None, "act_embed")
         last = zeros if self.silent else normal
-        out = Linear((self.width,), ("embed", "embed_out"), self.dtype, last, name="out")
+        out = Linear((self.width,), ("embed", "embed_out"), self.dtype, last, self.bias, name="out")
         return out(nn.silu(x))
 
 
 class PooledEmbedding(nn.Module):
     """A two-layer MLP on one embedding a sample, whose output starts at zero (SD3: Esser et al. 2024).
 
-    A dropped sample has a learned null embedding.
+    A dropped sample has a null embedding: ``learned``, or else zero.
     """
 
     width: int
     dtype: str
+    learned: bool = True
 
     @nn.compact
     def __call__(
         self, pooled: Float[Array, "b p"], drop: Bool[Array, " b"] | None
     ) -> Float[Array, "b 1 d"]:
-        null = nn.with_logical_partitioning(normal, ("context",))
-        null = self.param("null", null, pooled.shape[-1:])
+        null = jnp.zeros(pooled.shape[-1:])
+        if self.learned:
+            boxed = nn.with_logical_partitioning(normal, ("context",))
+            null = self.param("null", boxed, pooled.shape[-1:])
         if drop is not None:
             pooled = jnp.where(drop[:, None], along(null, pooled).astype(pooled.dtype), pooled)
         x = Linear((self.width,), ("context", "embed"), self.dtype, name="in")(pooled[:, None])
@@ -100,16 +104,21 @@ class LabelEmbedding(nn.Module):
 
 
 class ContextEmbedding(nn.Module):
-    """A sequence of embeddings to the model's width, with a learned null embedding.
+    """A sequence of embeddings to the model's width, with a null embedding.
 
-    A dropped sample's context is the null embedding alone, whatever its length was.
-    ``pool`` gives the mean over the real tokens, ``b 1 d``, instead of the sequence.
+    A dropped sample's context is the null embedding alone, whatever its length was. If that is not
+    ``learned`` it is zero, and without a mask it takes the place of every token (SD3).
+    ``pool`` gives the mean over the real tokens, ``b 1 d``, instead of the sequence. ``norm``: an
+    RMSNorm before the linear map.
     """
 
     context_dim: int
     width: int
     dtype: str
     pool: bool
+    learned: bool = True
+    norm: bool = False
+    bias: bool = True
 
     @nn.compact
     def __call__(
@@ -118,13 +127,16 @@ class ContextEmbedding(nn.Module):
         mask: Bool[Array, "b m"] | None,
         drop: Bool[Array, " b"] | None,
     ) -> tuple[Float[Array, "b _ d"], Bool[Array, "b m"] | None]:
-        null = self.param(
-            "null", nn.with_logical_partitioning(normal, ("context",)), (self.context_dim,)
-        )
+        null = jnp.zeros((self.context_dim,))
+        if self.learned:
+            boxed = nn.with_logical_partitioning(normal, ("context",))
+            null = self.param("null", boxed, (self.context_dim,))
         if drop is not None:
             null = along(null, context).astype(context.dtype)
             context = jnp.where(drop[:, None, None], null, context)
-            mask = jnp.ones(context.shape[:2], bool) if mask is None else mask
+            if self.learned and mask is None:
+                mask = jnp.ones(context.shape[:2], bool)
+        if drop is not None and mask is not None:
             first = jnp.arange(context.shape[1]) == 0
             mask = jnp.where(drop[:, None], first[None], mask)
         if self.pool:
@@ -132,7 +144,12 @@ class ContextEmbedding(nn.Module):
             weight = weight.astype(context.dtype)[..., None]
             total = jnp.maximum(weight.sum(1, keepdims=True), 1)
             context, mask = (context * weight).sum(1, keepdims=True) / total, None
-        return Linear((self.width,), ("context", "embed"), self.dtype, name="linear")(context), mask
+        if self.norm:
+            context = Norm("rms", affine=True, name="norm")(context)
+        linear = Linear(
+            (self.width,), ("context", "embed"), self.dtype, bias=self.bias, name="linear"
+        )
+        return linear(context), mask
 
 
 def check_labels(label: Array | np.ndarray | Sequence[int], num_classes: int) -> None:

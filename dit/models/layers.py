@@ -158,6 +158,7 @@ class Modulation(nn.Module):
 
     parts: int
     dtype: str
+    bias: bool = True
 
     @nn.compact
     def __call__(self, c: Float[Array, "b k d"]) -> list[Float[Array, "b k d"]]:
@@ -166,6 +167,7 @@ class Modulation(nn.Module):
             ("condition", None, "modulation"),
             dtype=self.dtype,
             kernel_init=zeros,
+            bias=self.bias,
             split="act_modulation",
             name="linear",
         )
@@ -203,11 +205,13 @@ class Mlp(nn.Module):
     """``kind`` ``gelu``: two layers with a tanh-approximated GELU; ``swiglu``: Shazeer 2020.
 
     SwiGLU has three kernels, so its hidden size is two thirds of the other's: ``int(2 r d / 3)``.
+    ``bias``: of the first map and of the last.
     """
 
     kind: str
     ratio: float
     dtype: str
+    bias: tuple[bool, bool] = (True, True)
 
     @staticmethod
     def hidden(kind: str, width: int, ratio: float) -> int:
@@ -218,13 +222,14 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         d = x.shape[-1]
         hidden = self.hidden(self.kind, d, self.ratio)
+        first, last = ({"bias": bias} for bias in self.bias)
         if self.kind == "gelu":
-            h = Linear((hidden,), ("embed", "mlp"), self.dtype, name="in")(x)
+            h = Linear((hidden,), ("embed", "mlp"), self.dtype, name="in", **first)(x)
             h = nn.gelu(h, approximate=True)
         else:
-            h = Linear((2, hidden), ("embed", None, "mlp"), self.dtype, name="in")(x)
+            h = Linear((2, hidden), ("embed", None, "mlp"), self.dtype, name="in", **first)(x)
             h = nn.silu(h[..., 0, :]) * h[..., 1, :]
-        return Linear((d,), ("mlp", "embed"), self.dtype, name="out")(h)
+        return Linear((d,), ("mlp", "embed"), self.dtype, name="out", **last)(h)
 
 
 def mlp_macs(kind: str, width: int, ratio: float, n: int) -> int:

@@ -26,6 +26,7 @@ class SelfAttention(nn.Module):
     qk_norm: bool = False
     kernel: str = "auto"
     out_init: Callable | None = None
+    bias: bool = True
 
     @nn.compact
     def __call__(
@@ -37,7 +38,7 @@ class SelfAttention(nn.Module):
         d = x.shape[-1]
         shape = (3, self.heads, d // self.heads)
         axes = ("embed", None, "heads", "head_dim")
-        qkv = Linear(shape, axes, self.dtype, apart=True, name="qkv")(x)
+        qkv = Linear(shape, axes, self.dtype, bias=self.bias, apart=True, name="qkv")(x)
         q, k, v = (constrain(part, *WHOLE_HEADS) for part in qkv)
         if self.qk_norm:
             q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
@@ -46,7 +47,7 @@ class SelfAttention(nn.Module):
             q, k = rotate(q, rotary), rotate(k, rotary)
         out = mark_attention(attention(q, k, v, visible, self.kernel))
         axes = ("heads", "head_dim", "embed")
-        return Linear((d,), axes, self.dtype, self.out_init, name="out")(out)
+        return Linear((d,), axes, self.dtype, self.out_init, self.bias, name="out")(out)
 
 
 class CrossAttention(nn.Module):

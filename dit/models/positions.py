@@ -43,7 +43,7 @@ def default_axes(head_dim: int) -> tuple[int, int, int]:
     return (head_dim - 2 * side, side, side)
 
 
-def check_axes(axes: tuple[int, int, int], head_dim: int) -> None:
+def check_axes(axes: tuple[int, ...], head_dim: int) -> None:
     """Raise UserError unless ``axes`` are three even numbers that make up ``head_dim``."""
     if len(axes) != 3 or any(a % 2 or a < 0 for a in axes) or sum(axes) != head_dim:
         raise UserError(
@@ -53,7 +53,7 @@ def check_axes(axes: tuple[int, int, int], head_dim: int) -> None:
 
 
 def rotary(
-    position: Float[Array, "b n 3"], axes: tuple[int, int, int], theta: float = 10000.0
+    position: Float[Array, "b n _"], axes: tuple[int, ...], theta: float = 10000.0
 ) -> Rotary:
     """Cosines and sines of the angles of every token, half as many as a head has channels.
 

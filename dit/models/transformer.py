@@ -11,11 +11,17 @@ from dit.models import condition, stack
 from dit.models.embeddings import FREQUENCIES
 from dit.models.network import Level, Network, Shape
 from dit.models.patchify import grid
+from dit.models.stack import Stage
 from dit.types import Params
 
 
 class Transformer(Network):
     """A network of ``depth`` blocks of one ``width``. The fields are those of ``models/dit.py``."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """One, over one stream."""
+        return (Stage("blocks", self.depth, merge=("image",)),)
 
     def example(self, shape: Shape):
         """Zeros for the data and every condition that the model takes; the context has one token."""
@@ -70,7 +76,7 @@ class Transformer(Network):
 
     def unstack(self, params: Params) -> Params:
         """Each layer by itself."""
-        return stack.unstack(params)
+        return stack.unstack(params, self.stages)
 
 
 def make_block(model: Transformer) -> nn.Module:

@@ -33,11 +33,25 @@ def describe(tree: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def fingerprints(tree: Any) -> dict[str, str]:
-    """``{name: sixteen hex digits}`` for every array of a tree."""
+def fingerprints(tree: Any, rounded: str | None = None) -> dict[str, str]:
+    """``{name: sixteen hex digits}`` for every array of a tree.
+
+    ``rounded``: a type that fractions are converted to before.
+    """
+
+    def of(leaf):
+        fraction = rounded is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return _fingerprint(leaf.astype(rounded) if fraction else leaf)
+
     # One at a time: simulated devices deadlock if many collectives are in flight.
-    words = [np.asarray(jax.device_get(_fingerprint(leaf))) for leaf in jax.tree.leaves(tree)]
+    words = [np.asarray(jax.device_get(of(leaf))) for leaf in jax.tree.leaves(tree)]
     return {name: w.tobytes().hex() for name, w in zip(leaf_names(tree), words, strict=True)}
+
+
+@jax.jit
+def of_rows(x: Array) -> UInt32[Array, "b 2"]:
+    """The fingerprint of each row of an array, where it lies."""
+    return jax.vmap(_fingerprint)(x)
 
 
 @jax.jit

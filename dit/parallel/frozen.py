@@ -44,7 +44,7 @@ def place(frozen: Frozen, mesh: Mesh | None) -> dict[str, Params]:
     for name, weights in frozen.items():
         if mesh not in weights.placed:
             params = weights.read(spots[name])
-            if weights.expected not in (None, found := identity(params)):
+            if weights.expected not in (None, found := identity(params, weights.compared)):
                 raise UserError(
                     f"{weights.where} are not those that this run, or its data, were made with: got "
                     f"{found}, expected {weights.expected}; put the same files there again"
@@ -53,9 +53,14 @@ def place(frozen: Frozen, mesh: Mesh | None) -> dict[str, Params]:
     return {name: weights.placed[mesh] for name, weights in frozen.items()}
 
 
-def identity(params: Params) -> str:
-    """Twelve hex digits over every bit of them, on any mesh the same."""
-    return fingerprint(fingerprints(params))
+def identity(params: Params, compared: str | None = None) -> str:
+    """Twelve hex digits over every bit of them, on any mesh the same; ``compared``: see ``Weights``."""
+    return fingerprint(fingerprints(params, compared))
+
+
+def identities(frozen: Frozen, mesh: Mesh | None) -> dict[str, str]:
+    """The fingerprints of all, by name."""
+    return {n: identity(w, frozen[n].compared) for n, w in place(frozen, mesh).items()}
 
 
 def check_known(now: Mapping[str, str], then: Mapping[str, str], where: str) -> None:

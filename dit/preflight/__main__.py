@@ -149,12 +149,16 @@ def set_flags(name: str, text: str | None) -> None:
 
 
 def stand_in(config: ConfigDict, where: topology.Topology) -> ConfigDict:
-    """The config with noise of the data's shape, in the precision of the devices."""
+    """The config with noise of the data's shape, in the precision of the devices.
+
+    Noise with captions, for a config that reads text: encoders are counted as part of the step.
+    """
     config = ConfigDict(config)
     data = config.data
     if data.get("shape") is not None and data.name != "noise":
         shape, classes = data.shape, data.num_classes
-        config.data = ConfigDict({"name": "noise", "shape": shape, "num_classes": classes})
+        noise = {"name": "noise", "shape": shape, "num_classes": classes}
+        config.data = ConfigDict({**noise, "captioned": "text" in config})
     if config.precision.compute == "auto" and where.platform != "cpu":
         config.precision.compute = "bfloat16"
     config.loader.workers = 0

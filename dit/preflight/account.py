@@ -116,7 +116,8 @@ def account(experiment_with: Callable[[str], Any], where: Topology) -> Account:
         state=_bytes((state.params, state.opt_state, state.ema, state.networks)),
         gradients=_bytes(state.params),
         activations=kept,
-        flops=training_flops(model, experiment.shape, experiment.context_len, experiment.level),
+        flops=training_flops(model, experiment.shape, experiment.context_len, experiment.level)
+        + experiment.flops_beside,
         stream=model.stream(experiment.shape),
         policies=tuple(POLICIES) if experiment.remat else ("none",),
         accumulate=experiment.config.optimizer.get("accumulate", 1),
@@ -136,9 +137,7 @@ def activations(experiment: Any, run: Program, batch: Any) -> int:
     The residuals of the objective's derivative, but for the parameters themselves; the compiler may
     keep fewer, by computing some again.
     """
-    loss_fn = objective(
-        experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
-    )
+    loss_fn = objective(experiment.loss, *experiment.parts)
     key = jax.eval_shape(lambda: rng.root(0))
     params, networks = run.abstract.params, run.networks
     own = {(x.shape, x.dtype) for x in jax.tree.leaves((params, networks))}

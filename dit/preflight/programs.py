@@ -28,7 +28,7 @@ from dit.scaling.flops import sampling_flops, training_flops
 from dit.scaling.jaxpr_flops import count
 from dit.training.feed import bucket_shapes
 from dit.training.program import Program, program
-from dit.types import MASKS
+from dit.types import masks
 
 OVERFLOW = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -60,8 +60,11 @@ def train_step(experiment: Experiment, where: Topology) -> Report:
         traced,
         images=size,
         flops=size
-        * training_flops(
-            experiment.model, experiment.shape, experiment.context_len, experiment.level
+        * (
+            training_flops(
+                experiment.model, experiment.shape, experiment.context_len, experiment.level
+            )
+            + experiment.flops_beside
         ),
         memory={
             "parameters": per_device((trained, run.train_step.frozen)),
@@ -91,11 +94,13 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
     ids = {"id": jax.ShapeDtypeStruct((size,), "int32")}
     if experiment.num_classes:
         ids["label"] = jax.ShapeDtypeStruct((size,), "int32")
-    for name in shapes.keys() & {*experiment.conditions, *MASKS}:
+    for name in shapes.keys() & {*experiment.arrays, *masks(experiment.arrays)}:
         shape, dtype = shapes[name]
         ids[name] = jax.ShapeDtypeStruct((size, *shape[1:]), dtype)
+    for name, x in draw.words.items():
+        ids[name] = jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
     batch = placed(ids, jax.tree.map(lambda _: run.batch_sharding, ids))
-    frozen = shapes_of(experiment.codec.frozen, run.mesh)
+    frozen = shapes_of(experiment.sampled_with, run.mesh)
     with jax.default_device(target(where)):
         traced = draw.jitted(run.mesh).trace(params, None, batch, frozen)
     return report(
@@ -106,8 +111,11 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
         traced,
         images=size,
         flops=size
-        * sampling_flops(
-            experiment.model, experiment.shape, draw.evaluations(), experiment.context_len
+        * (
+            sampling_flops(
+                experiment.model, experiment.shape, draw.evaluations(), experiment.context_len
+            )
+            + experiment.text_flops
         ),
         memory={"parameters": per_device((params, frozen)), "batch": per_device(batch)},
         within={},

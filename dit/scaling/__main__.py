@@ -179,12 +179,15 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         raise UserError(
             f"got objective {config.objective.name!r}; a plan is for the losses of diffusion models"
         )
-    if experiment.text is not None:
+    model, text = config.model.to_dict(), experiment.text
+    if text is not None and "text" not in experiment.frozen:
         raise UserError(
-            "got a config with a section text, whose encoder a plan neither varies nor counts: plan for "
-            "labels, or for no condition (--config.text.name=none)"
+            "got a config whose section text trains an encoder, which a plan neither varies nor counts: "
+            "plan for a frozen one (--config.text.name=pretrained), for labels, or for no condition "
+            "(--config.text.name=none)"
         )
-    model = config.model.to_dict()
+    if text is not None:
+        model |= {"context_dim": text.context_dim, "pooled_dim": text.pooled_dim}
     network = model.pop("name")
     for key in ("size", "depth", "width", "heads"):
         model.pop(key, None)
@@ -200,7 +203,9 @@ def make_plan(args: argparse.Namespace, overrides: dict, root: pathlib.Path) -> 
         slack=args.slack,
         least_depth=args.least_depth,
         by=args.by,
+        context_len=experiment.context_len,
         level=experiment.level,
+        beside=experiment.flops_beside,
         network=network,
         **model,
     )

@@ -122,7 +122,8 @@ def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 def cost_of(experiment: Any) -> Costs:
     """What the model of an experiment costs on its data."""
-    return costs(experiment.model, one_shape(experiment), level=experiment.level)
+    shape, beside = one_shape(experiment), experiment.flops_beside
+    return costs(experiment.model, shape, experiment.context_len, experiment.level, beside)
 
 
 class _Arm:
@@ -168,6 +169,7 @@ class _Arm:
             process=judge,
             objective=objective_of(reference),
             encode=experiment.codec.encode,
+            tell=experiment.tell,
             beside=experiment.frozen,
         )
         check_weights(ablation.weights, experiment)

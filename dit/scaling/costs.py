@@ -43,12 +43,17 @@ def one_shape(experiment: Any) -> tuple[int, ...]:
 
 
 def costs(
-    model: Network, shape: tuple[int, ...], context_len: int = 0, level: str = "sample"
+    model: Network,
+    shape: tuple[int, ...],
+    context_len: int = 0,
+    level: str = "sample",
+    beside: int = 0,
 ) -> Costs:
     """The costs of ``model`` on data of ``shape = (f, h, w, c)``; arguments as of ``forward_parts``.
 
     Training is three forward passes less the gradients that nothing needs: with respect to the data
-    and to the sinusoids of time. Recomputation by remat is not in it.
+    and to the sinusoids of time. Recomputation by remat is not in it. ``beside``: FLOPs of a frozen text
+    encoder, of which nothing goes backward.
     """
     shapes = jax.eval_shape(lambda key: models.init(model, key, shape), rng.root(0))
     total = per_token = 0
@@ -58,4 +63,5 @@ def costs(
     parts = forward_parts(model, shape, context_len, level)
     forward = sum(parts.values())
     unneeded = sum(parts.get(part, 0) for part in model.no_input_gradient)
-    return Costs(total, per_token, model.tokens(shape), forward, 3 * forward - unneeded)
+    training = 3 * forward - unneeded + beside
+    return Costs(total, per_token, model.tokens(shape), forward + beside, training)

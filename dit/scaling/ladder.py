@@ -55,6 +55,7 @@ def ladder(
     by: str = "per_token",
     context_len: int = 0,
     level: str = "sample",
+    beside: int = 0,
     network: str = "dit",
     **model,
 ) -> list[Size]:
@@ -62,7 +63,8 @@ def ladder(
 
     ``shape``: (f, h, w, c): one frame is an image, more are a video. ``head_dim``: channels a head.
     ``aspect``: ``width / depth``, which depths may miss by a factor ``slack``. ``by``: which count of
-    parameters (``per_token`` or ``parameters``, see ``Costs``) is spaced evenly. ``network``: a name in
+    parameters (``per_token`` or ``parameters``, see ``Costs``) is spaced evenly. ``beside``: FLOPs of a
+    sample that are the same for all sizes, as of ``costs``. ``network``: a name in
     ``dit.models``, whose ``build`` takes ``depth`` and ``width`` and perhaps ``heads``; ``model``: its
     other keywords. Raises UserError where no such sizes exist or two rungs fall together.
     """
@@ -82,7 +84,7 @@ def ladder(
         )
     model = {"in_channels": shape[-1], **model}
     model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}  # as from JSON
-    options = (tuple(shape), context_len, level, network, tuple(sorted(model.items())))
+    options = (tuple(shape), context_len, level, beside, network, tuple(sorted(model.items())))
     base, layer = _polynomials(by, head_dim, *options)
     candidates = []
     for heads in range(1, 10_000):
@@ -119,11 +121,11 @@ def ladder(
 
 
 @functools.cache
-def _costs(depth, width, heads, shape, context_len, level, network, model) -> Costs:
+def _costs(depth, width, heads, shape, context_len, level, beside, network, model) -> Costs:
     takes = config.keywords(config.builder("models", network))
     given = {"depth": depth, "width": width} | ({"heads": heads} if "heads" in takes else {})
     built = config.resolve("models", network, **given, **dict(model))
-    return costs(built, shape, context_len, level)
+    return costs(built, shape, context_len, level, beside)
 
 
 def _polynomials(by, head_dim, *options) -> tuple[np.poly1d, np.poly1d]:

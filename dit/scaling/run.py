@@ -254,6 +254,7 @@ def evaluated(experiment: Any, state: Any, frozen: EvaluationSet, kept: Kept) ->
             process=experiment.process,
             objective=objective_of(experiment),
             encode=experiment.codec.encode,
+            tell=experiment.tell,
             beside=experiment.frozen,
         )
 

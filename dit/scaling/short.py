@@ -54,9 +54,7 @@ class Trainer:
             axes=experiment.axes,
         )
         ema = experiment.settings("ema")
-        loss_fn = objective(
-            experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
-        )
+        loss_fn = objective(experiment.loss, *experiment.parts)
 
         def advance(state, batches, key, lr, count, frozen):
             optimizer = optimizers.at_rate(unit, lr)

@@ -1,9 +1,10 @@
 """Text encoders, one a file: from a caption to what a network is conditioned on.
 
-``config.resolve("text", NAME, **keywords)`` gives a ``TextEncoder``, as the section ``text`` of a config
-asks for one. A caption goes two steps. Its ``tokenizer`` makes integers of it where an example is read;
-no string ever enters a batch. The encoder, a module whose parameters are trained with the network
-(``text.network``), makes ``Cond.context`` or ``Cond.pooled`` of the integers, or both.
+``config.resolve("text", NAME, **keywords)`` gives an encoder, as the section ``text`` of a config asks
+for one. A caption goes two steps. Its ``tokenizer`` makes integers of it where an example is read; no
+string ever enters a batch. The encoder makes ``Cond.context`` or ``Cond.pooled`` of the integers, or
+both. A ``TextEncoder`` is a module whose parameters are trained with the network (``text.network``); the
+weights of a ``FrozenText`` are not trained, and are arguments of every program that uses it.
 
 ``build`` is given ``dtype``, and ``remat``, ``unroll`` and ``attention`` of the section ``model``, where
 it has keywords of these names.
@@ -11,14 +12,17 @@ it has keywords of these names.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
+import jax
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from dit.types import Params, UserError
+from dit.types import Params, UserError, Weights
 
 
 @runtime_checkable
@@ -35,8 +39,8 @@ class Tokenizer(Protocol):
         self, text: str
     ) -> tuple[Int[np.ndarray, " length"], Bool[np.ndarray, " length"]]: ...
 
-    def size(self, text: str) -> int:
-        """How many tokens the whole text takes."""
+    def cut(self, text: str) -> str | None:
+        """How much of a text is read, where its end is read by nothing; else None."""
 
 
 @struct.dataclass
@@ -94,11 +98,71 @@ class TextEncoder(nn.Module):
         return params
 
 
-def check_prompt(tokenizer: Tokenizer, text: str) -> None:
-    """Raise UserError for a text of which the encoder would read only the beginning."""
-    size = tokenizer.size(text)
-    if size > tokenizer.length:
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenText:
+    """An encoder that nothing trains, a pure function of its weights.
+
+    ``encode(params, tokens, real)``: what it makes of a batch of texts, of each of which some token is
+    real. ``words``: its tokenizer; ``context_dim``, ``pooled_dim``: the channels of what it gives, None
+    for what it does not give; ``context_len``: tokens of the context. ``macs``: multiply-adds of one
+    text, by part. ``facts``: how it is used, as JSON: with the fingerprint of the weights it decides the
+    numbers.
+    """
+
+    encode: Callable[[Params, Array, Array], Encoded]
+    words: Tokenizer
+    weights: Weights
+    context_dim: int | None
+    pooled_dim: int | None
+    context_len: int
+    macs: Mapping[str, int]
+    facts: list[dict[str, Any]]
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """Names of ``Cond``'s fields."""
+        dims = {"context": self.context_dim, "pooled": self.pooled_dim}
+        return tuple(name for name, dim in dims.items() if dim is not None)
+
+    def tokenizer(self) -> Tokenizer:
+        """What makes tokens of a text."""
+        return self.words
+
+    def told(self, params: Params, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch with what the encoder gives in place of ``tokens``; without tokens it stays as it is.
+
+        A sample without a single real token has the null condition: ``drop`` is true for it.
+        """
+        rest = {k: v for k, v in batch.items() if k not in ("tokens", "tokens_mask")}
+        if "tokens" not in batch:
+            return rest
+        tokens, real = batch["tokens"], batch["tokens_mask"]
+        empty = ~real.any(1)
+        # Of no text all tokens are seen: attention to nothing is not defined.
+        encoded = jax.lax.stop_gradient(self.encode(params, tokens, real | empty[:, None]))
+        given = {k: v for k, v in vars(encoded).items() if v is not None}
+        return {**rest, **given, "drop": empty | rest["drop"] if "drop" in rest else empty}
+
+
+def is_told(text: Any, example: Mapping[str, Any]) -> bool:
+    """Whether an example holds already what a frozen encoder would make of its caption."""
+    return isinstance(text, FrozenText) and all(name in example for name in text.gives)
+
+
+def check_made_by(text: FrozenText, made_by: Mapping[str, Any] | None) -> None:
+    """Raise UserError for encoders that are not used as those that made the data's embeddings.
+
+    ``made_by``: as ``data.source.Source`` has it; None where that is not known.
+    """
+    if made_by is not None and made_by["encoders"] != text.facts:
         raise UserError(
-            f"got the prompt {text[:60]!r}, which takes {size} tokens; this model reads "
-            f"{tokenizer.length} (text.length): shorten it"
+            f"the data hold embeddings by {made_by['encoders']}; got text.encoders that are used as "
+            f"{text.facts}: give the same ones in the same order, or prepare the records again"
         )
+
+
+def check_prompt(tokenizer: Tokenizer, text: str) -> None:
+    """Raise UserError for a text whose end is read by nothing."""
+    read = tokenizer.cut(text)
+    if read is not None:
+        raise UserError(f"got the prompt {text[:60]!r}, which {read}: shorten it")

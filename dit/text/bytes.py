@@ -24,6 +24,7 @@ from dit.models.layers import Norm, mlp_macs, wide
 from dit.models.multihead import self_macs
 from dit.models.plain import PlainBlock
 from dit.models.remat import check_remat
+from dit.models.stack import Stage
 from dit.text import Encoded, TextEncoder, Tokenizer
 from dit.types import Count, Params, Positive, Range, UserError
 
@@ -45,9 +46,12 @@ class Bytes:
             tokens[: len(data) + 2] = BEGIN, *data, END
         return tokens, tokens != PAD
 
-    def size(self, text: str) -> int:
+    def cut(self, text: str) -> str | None:
         """See ``Tokenizer``."""
-        return len(_encoded(text)) + 2
+        size = len(_encoded(text)) + 2
+        if size <= self.length:
+            return None
+        return f"takes {size} tokens; this model reads {self.length} (text.length)"
 
 
 def _encoded(text: str) -> bytes:
@@ -79,6 +83,11 @@ class ByteEncoder(TextEncoder):
         """The width, unless only ``context`` is given."""
         return None if self.gives == "context" else self.width
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """One, over one stream."""
+        return (Stage("blocks", self.depth, merge=("text",)),)
+
     def setup(self):
         boxed = nn.with_logical_partitioning(initializers.normal(1.0), ("classes", "embed"))
         self.table = self.param("table", boxed, (TOKENS, self.width))
@@ -94,7 +103,9 @@ class ByteEncoder(TextEncoder):
         if real is not None:  # of no text one token is seen: attention to nothing is not defined
             visible = Visibility(k_valid=real | (jnp.arange(real.shape[1]) == 0)[None])
         x = constrain(self.table, None, None)[tokens].astype(self.dtype)
-        x = stack.run(self, x, Condition(visible=visible, rotary=rotary))
+        x = stack.run(self, self.stages, {"text": x}, Condition(visible=visible, rotary=rotary))[
+            "text"
+        ]
         x = self.norm(x)
         pooled = None if self.pooled_dim is None else mean(x, real)
         if self.context_dim is None:
@@ -128,7 +139,7 @@ class ByteEncoder(TextEncoder):
 
     def unstack(self, params: Params) -> Params:
         """See ``TextEncoder``."""
-        return stack.unstack(params)
+        return stack.unstack(params, self.stages)
 
 
 def mean(x: Float[Array, "b m d"], real: Bool[Array, "b m"] | None) -> Float[Array, "b d"]:

@@ -27,7 +27,7 @@ import dit
 from dit import rng, storage
 from dit.data.pipeline import Batches
 from dit.parallel import compiler, multihost
-from dit.parallel.frozen import identity, place
+from dit.parallel.frozen import identities
 from dit.parallel.peak import peak_flops
 from dit.training import feed
 from dit.training.ahead import AheadOfTime, placed
@@ -91,7 +91,7 @@ def train(
 
     run = program(experiment, batches, devices) if compiled is None else compiled
     key = jax.jit(lambda: rng.root(config.seed), out_shardings=run.replicated)()
-    frozen = {n: identity(w) for n, w in place(experiment.frozen, run.mesh).items()}
+    frozen = identities(experiment.frozen, run.mesh)
     multihost.agree("the frozen weights", lambda: json.dumps(frozen, sort_keys=True))
     main = multihost.is_main()
 

@@ -77,7 +77,7 @@ def program(
     check_batch(mesh, config.batch_size, optimizer.accumulate)
     ema = experiment.settings("ema")
     key = rng.root(config.seed)
-    loss_fn = objective(experiment.loss, experiment.apply_fn, process, experiment.codec.encode)
+    loss_fn = objective(experiment.loss, *experiment.parts)
     companions = {name: companion(experiment, name) for name in objectives.phases(experiment.loss)}
     frozen = experiment.frozen
     params = jax.eval_shape(experiment.init, key)
@@ -109,9 +109,7 @@ def companion(experiment: Any, name: str) -> Companion:
     phase, config = objectives.phases(experiment.loss)[name], experiment.config
     axes = experiment.axes_of(phase.network)
     section = {k: v for k, v in config.optimizer.to_dict().items() if not k.startswith("mup_")}
-    loss_fn = objective(
-        phase.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
-    )
+    loss_fn = objective(phase.loss, *experiment.parts)
     return Companion(
         init=functools.partial(experiment.init_of, phase.network),
         axes=axes,

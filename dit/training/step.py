@@ -37,28 +37,46 @@ from dit.training.state import EMPTY, Companion, Trained, TrainState
 from dit.types import ApplyFn, Key, Params
 
 Batch = dict[str, Any]  # arrays on the host or the device, or their shapes
+Tell = Callable[[Params, Mapping[str, Any]], Mapping[str, Any]]  # see text.FrozenText.told
 Objective = Callable[[Params, Batch, Key], tuple[Float[Array, ""], dict[str, Float[Array, " b"]]]]
-
-
-def objective(
-    loss: LossFn, apply_fn: ApplyFn, process: Any, encode: Callable[..., Array]
-) -> Objective:
-    """The loss as a function of ``(params, batch, key)``; ``encode`` turns data into latents.
-
-    Where the codec has parameters it takes them too, as ``codec``; that of an objective with phases
-    takes ``networks`` and ``step``.
-    """
-
-    def loss_fn(params: Params, batch: Batch, key: Key, codec: Params = EMPTY, **beside: Any):
-        batch = {**batch, "x": encode(codec, batch["x"], key, batch["id"])}
-        return loss(key, params, apply_fn, process, batch, **beside)
-
-    return loss_fn
 
 
 def unchanged(params: Params, x: Array, key: Key | None = None, ids: Any = None) -> Array:
     """The codec of data that are latents already."""
     return x
+
+
+def untold(params: Params, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The batch of a model that no frozen text encoder tells anything."""
+    return batch
+
+
+def objective(
+    loss: LossFn,
+    apply_fn: ApplyFn,
+    process: Any,
+    encode: Callable[..., Array],
+    tell: Tell = untold,
+) -> Objective:
+    """The loss as a function of ``(params, batch, key)``.
+
+    ``encode`` turns data into latents, ``tell`` tokens into what a frozen encoder gives. Where these
+    have parameters, it takes them too, as ``codec`` and ``text``; that of an objective with phases takes
+    ``networks`` and ``step``.
+    """
+
+    def loss_fn(
+        params: Params,
+        batch: Batch,
+        key: Key,
+        codec: Params = EMPTY,
+        text: Params = EMPTY,
+        **beside: Any,
+    ):
+        batch = {**tell(text, batch), "x": encode(codec, batch["x"], key, batch["id"])}
+        return loss(key, params, apply_fn, process, batch, **beside)
+
+    return loss_fn
 
 
 def companion_objective(loss_fn: Objective, name: str) -> Callable[..., Any]:
@@ -115,8 +133,8 @@ def metric_names(
 
 
 def told(networks: Mapping[str, Params], step: Any) -> dict[str, Any]:
-    """What a loss is told beside the batch, where it has further networks, or the codec parameters."""
-    own = {name: networks[name] for name in ("codec",) if name in networks}
+    """What a loss is told beside the batch: further networks, the codec's parameters and the text's."""
+    own = {name: networks[name] for name in ("codec", "text") if name in networks}
     others = {name: params for name, params in networks.items() if name not in own}
     return own | ({"networks": others, "step": step} if others else {})
 

@@ -80,10 +80,9 @@ def labels(axes: Any) -> Any:
     return jax.tree.map(kind, axes, is_leaf=is_axes)
 
 
-def is_branch_end(path: tuple[Any, ...]) -> bool:
+def is_branch_end(path: tuple[Any, ...], names: Axes) -> bool:
     """Whether a parameter belongs to the last linear map of a branch, whose output is added to x."""
-    names = [part.key for part in path]
-    return "blocks" in names and "out" in names
+    return "layers" in names and any(part.key == "out" for part in path)
 
 
 def is_text(path: tuple[Any, ...]) -> bool:
@@ -94,16 +93,22 @@ def is_text(path: tuple[Any, ...]) -> bool:
 def ratios(transfer: Transfer, axes: Any, shapes: Any) -> tuple[float, float]:
     """``m`` and ``r``: the width and depth over those that were tuned at, 1 where none are given.
 
-    The width is that of the narrowest axis ``embed``, the depth the length of the axes ``layers``.
-    Raises UserError for a network without such an axis.
+    The width is that of the narrowest axis ``embed``, the depth the length of the axes ``layers``, of
+    all stages of blocks together. Raises UserError for a network without such an axis.
     """
     found: dict[str | None, int] = {}
+    stages: dict[str, int] = {}
     leaves = jax.tree.leaves(axes, is_leaf=is_axes), jax.tree_util.tree_leaves_with_path(shapes)
     for names, (path, array) in zip(*leaves, strict=True):
         if is_text(path):
             continue
         for name, size in zip(names, array.shape, strict=True):
             found[name] = min(size, found.get(name, size))
+        if "layers" in names:
+            stage = next(part.key for part in path if part.key != "model")
+            stages[stage] = array.shape[names.index("layers")]
+    if stages:
+        found["layers"] = sum(stages.values())
     bases = {"embed": transfer.base_width, "layers": transfer.base_depth}
     missing = [name for name, base in bases.items() if base is not None and name not in found]
     if missing:
@@ -122,7 +127,7 @@ def init_multipliers(transfer: Transfer, axes: Any, shapes: Any) -> Any:
     def one(path, names, array):
         if is_text(path):
             return 1.0
-        factor = _branch(transfer, r, path)
+        factor = _branch(transfer, r, path, names)
         if kind(names) == "hidden" and any(part.key in SINUSOIDS for part in path):
             return factor / math.sqrt(m)  # their embedding has a fixed initial spread
         if kind(names) == "input" and XAVIER & set(names):  # both fans count the window, if any
@@ -148,14 +153,14 @@ def rate_multipliers(transfer: Transfer, axes: Any, shapes: Any, powers: Any = 1
             return 1.0
         factor = m**-power if kind(names) in ("hidden", "output") else 1.0
         if "layers" in names:
-            factor *= r ** (transfer.depth_power - 1) * _branch(transfer, r, path)
+            factor *= r ** (transfer.depth_power - 1) * _branch(transfer, r, path, names)
         return factor
 
     return jax.tree_util.tree_map_with_path(one, axes, powers, is_leaf=is_axes)
 
 
-def _branch(transfer: Transfer, r: float, path: tuple[Any, ...]) -> float:
-    return r**-transfer.depth_power if is_branch_end(path) else 1.0
+def _branch(transfer: Transfer, r: float, path: tuple[Any, ...], names: Axes) -> float:
+    return r**-transfer.depth_power if is_branch_end(path, names) else 1.0
 
 
 def of_section(optimizer: Mapping[str, Any]) -> Transfer:

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 
 OPERATIONAL = (  # sections and single keys that change results by rounding at most
     *("log", "samples", "checkpoint", "loader", "mesh"),
-    *("codec.path", "codec.tile"),  # the weights are known by a fingerprint
+    *("codec.path", "codec.tile", "codec.dtype"),  # the weights are known by a fingerprint
+    *("text.encoders.path", "text.encoders.tokenizer"),  # and so are these
     *("model.remat", "model.unroll", "model.attention"),
     *("optimizer.accumulate", "optimizer.skip"),
 )
@@ -65,6 +67,7 @@ def is_operational(key: str, config: Mapping[str, Any]) -> bool:
     """Whether a run of ``config`` may resume with another value of ``key``."""
     if key == "steps":
         return not depends_on_steps(config["schedule"]["name"])
+    key = re.sub(r"\[\d+\]", "", key)  # of any of several
     return any(f"{key}.".startswith(f"{free}.") for free in OPERATIONAL)
 
 

@@ -44,6 +44,17 @@ def settings(root):
     }
 
 
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_products_are_as_precise_as_the_networks_unless_set(root, precision, dtype):
+    given = settings(root) | {"precision": {"compute": precision}}
+    given["codec"] = {**given["codec"], **({} if dtype is None else {"dtype": dtype})}
+    codec = build({**saved_run.TINY, **given}).codec
+    z = jax.ShapeDtypeStruct((1, 1, 4, 4, 4), np.float32)
+    found = "bf16" in str(jax.make_jaxpr(codec.decode)(codec.weights.abstract, z))
+    assert found == ((dtype or precision) == "bfloat16")
+
+
 def stepped(root, devices, mesh):
     """The loss and the change of the parameters by one step, with the program's text."""
     sgd = {"name": "sgd", "lr": 1.0, "momentum": 0.0, "clip": None}

@@ -200,7 +200,7 @@ def part(**more):
 
 
 def test_a_mixture_is_its_parts_after_each_other():
-    given = (part(size=(9, 12)), part(frames=2, size=10, clips=3), {**part(), "seed": 4})
+    given = (part(size=(9, 12)), part(frames=2, size=10, clips=3), part())
     source = mixture.build(parts=given)
     alone = [moving_digits.build(**{k: v for k, v in p.items() if k != "name"}) for p in given]
     assert source.shapes == ((1, 9, 12, 1), (2, 10, 10, 1), (1, 16, 16, 1))
@@ -214,6 +214,21 @@ def test_a_mixture_is_its_parts_after_each_other():
         one = source.bucket(i)
         assert (one.shape, len(one.train)) == (other.shape, len(other.train))
         assert same([one.held_out[3]], [other.held_out[3]])
+
+
+def test_parts_of_one_shape_share_its_batches():
+    given = (part(), part(size=10, clips=3), {**part(clips=4), "seed": 4})
+    source = mixture.build(parts=given)
+    alone = [moving_digits.build(**{k: v for k, v in p.items() if k != "name"}) for p in given]
+    assert source.shapes == ((1, 16, 16, 1), (1, 10, 10, 1))
+    assert source.train.bucket_sizes == (10, 3)
+    order = (alone[0], alone[2], alone[1])
+    rows = [x for other in order for x in (other.train[i] for i in range(len(other.train)))]
+    assert same([source.train[i] for i in range(13)], rows)
+    assert [p.fingerprint for p in source.parts] == [other.fingerprint for other in alone]
+    assert [p.fingerprint for p in source.bucket(0).parts] == [
+        other.fingerprint for other in (alone[0], alone[2])
+    ]
 
 
 def test_endless_parts_take_turns():

@@ -39,8 +39,10 @@ def made(tmp_path_factory):
         "emoji": {"size": 16},
         "moving_digits": {},
         "noise": {"shape": (2, 4, 4, 3), "num_classes": 7},
+        "photographs": {"size": 32},
         "shapes": {},
         "shapes_text": {},
+        "world": {"frames": 3, "size": 16},
         "folder": {"path": str(root / "images"), "size": 8, "held_out": 0.2},
         "latents": {"path": str(root / "latents"), "held_out": 0.1},
         "mixture": {

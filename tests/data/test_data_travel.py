@@ -51,6 +51,7 @@ LARGE = {  # a source of data that are large, or as large as they come
     "moving_digits": lambda root, patch: {},
     "shapes": lambda root, patch: {},
     "shapes_text": lambda root, patch: {},
+    "world": lambda root, patch: {"size": 64, "frames": 17},
     "noise": lambda root, patch: {"shape": (1, 64, 64, 4), "num_classes": 7},
     "folder": large_folder,
     "latents": lambda root, patch: {"path": latents_in(root / "z", [MANY])},
@@ -58,6 +59,7 @@ LARGE = {  # a source of data that are large, or as large as they come
 }
 
 LARGE["emoji"] = lambda root, patch: {"size": 8}
+LARGE["photographs"] = lambda root, patch: {"size": 64}
 LARGE["mixture"] = lambda root, patch: {
     "parts": (
         {"name": "latents", "path": latents_in(root / "a", [MANY])},

@@ -53,11 +53,13 @@ UNLABELLED = {  # None: has labels always
     "moving_digits": None,
     "shapes": None,
     "shapes_text": lambda root: {"held_out": 20},
+    "world": lambda root: {"frames": 2, "size": 16, "held_out": 20},
     "noise": lambda root: {"shape": (1, 8, 8, 3)},
     "mixture": lambda root: {
         "parts": tuple({"name": "noise", "shape": (1, 8, 8, 3), "seed": i} for i in range(2))
     },
     "emoji": lambda root: {"size": 8},
+    "photographs": lambda root: {"size": 8, "overlap": False},
     "folder": pictures,
     "latents": latents,
     "records": prepared,
@@ -97,7 +99,7 @@ def test_no_label_is_in_examples_or_batches(data, name):
 
 
 def section(name, data):
-    pixels = name in ("emoji", "folder", "tfds", "shapes_text", "records")
+    pixels = name in ("emoji", "photographs", "folder", "tfds", "shapes_text", "records", "world")
     codec = {"name": "pixel"} if pixels else {"name": "latent", "scale": 1.0}
     return {**RUN, "data": data(name), "codec": codec}
 

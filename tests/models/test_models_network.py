@@ -142,6 +142,27 @@ def test_a_text_is_read_by_tokens_that_are_split_over_devices(block, kernel):
     equal_on_eight_devices(build(READ + "dit", **LEAST, block=block, attention=kernel), LONG)
 
 
+MERGED = {"depth": 2, "dual_depth": 1, "single_depth": 1, "guidance_input": True}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        (EIGHT, {"depth": 1, "single_depth": 1}),
+        pytest.param(LONG, MERGED, marks=pytest.mark.slow),
+        pytest.param(
+            {"fsdp": 8},
+            {"depth": 1, "single_depth": 1, "shared_modulation": True, "bias": False},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*does not divide")
+def test_two_streams_and_one_row_of_both_are_split_over_devices(sizes, options):
+    equal_on_eight_devices(build(READ + "mmdit", **LEAST | options), sizes)
+
+
 def equal_on_eight_devices(model, sizes):
     x, t, cond = batch_of(model, 8)
     params = params_of(model)

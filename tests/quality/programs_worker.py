@@ -24,6 +24,7 @@ from shrunken import CONFIGS, shrunken
 from dit.draw import Sampler
 from dit.experiment import build
 from dit.parallel import compiler
+from dit.parallel.frozen import place
 from dit.recipe import recipe_from
 from dit.training.program import program
 
@@ -77,8 +78,9 @@ def samples(experiment):
     params = stirred(plain(experiment.init)(jax.random.key(0)))
     batch = {"id": np.arange(4), "label": sampler.labels, **sampler.words}
     batch = {name: x for name, x in batch.items() if x is not None}
-    shipped = sampler.jitted(None)(params, None, batch)[0]
-    expected = plain(sampler.run)(params, None, batch)[0]
+    frozen = place(experiment.sampled_with, None)
+    shipped = sampler.jitted(None)(params, None, batch, frozen)[0]
+    expected = plain(sampler.run)(params, None, batch, frozen)[0]
     return [{"samples": np.asarray(x, np.float32)} for x in (shipped, expected)]
 
 

@@ -52,6 +52,13 @@ def test_formulas():
         2 * t / (1 + t),
         rtol=1e-6,
     )
+    even = grid("linspace", "linear", 4, last=0.1)
+    np.testing.assert_allclose(even, [1, 0.7, 0.4, 0.1, 0], atol=1e-6)
+    stretched = grid("shifted", "linear", 4, terminal=0.02)
+    shifted = grid("shifted", "linear", 4)
+    scale = (1 - stretched[:-1]) / np.maximum(1 - shifted[:-1], 1e-9)
+    np.testing.assert_allclose(scale[1:], scale[1], rtol=1e-6)
+    np.testing.assert_allclose(stretched[-2], 0.02, atol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [10, 250, 1000])

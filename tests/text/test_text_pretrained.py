@@ -12,7 +12,8 @@ from dit import config
 from dit.models import count_params
 from dit.text import Encoded
 from dit.text.pretrained import clip, t5
-from dit.text.pretrained.encoder import Options, join
+from dit.text.pretrained.encoder import Options
+from dit.text.pretrained.joint import join
 from dit.text.pretrained.layers import choose
 from dit.types import UserError
 

@@ -350,6 +350,7 @@ def test_a_run_of_before_levels_loads_and_goes_on(per_frame):
 def test_the_table_names_only_keys_that_there_are():
     known = [*workdirs.differences({}, COMPLETE)]
     known += [f"codec.{key}" for key in keywords(builder("codecs", "autoencoder_kl"))]
+    known += [f"text.encoders.{key}" for key in keywords(builder("text.pretrained", "clip"))]
     for entry in workdirs.OPERATIONAL:
         assert any(key == entry or key.startswith(f"{entry}.") for key in known), entry
     assert not workdirs.is_operational("logging", COMPLETE)

@@ -33,6 +33,7 @@ class Experiment:
         self.codec = types.SimpleNamespace(encode=tiny.encode)
         self.frozen = {}
         self.process, self.loss, self.apply_fn = tiny.PROCESS, tiny.LOSS, tiny.apply_fn
+        self.parts = (self.apply_fn, self.process, self.codec.encode)
         self.init, self.axes = tiny.init_params, tiny.AXES
 
     def constant(self, batches):

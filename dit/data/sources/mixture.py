@@ -2,8 +2,9 @@
 
 Each part is a source, ``{"name": ..., **its options}``, with one bucket or more, and each batch comes
 from one bucket (``dit.data.plan``). Parts are seen in proportion to their sizes, and endless ones
-equally often; or, with a ``weight`` beside the options of each, in proportion to these, and then a small
-part is gone through more often than a large one. Labels mean the same in all of them.
+equally often, and buckets of one shape become one; or, with a ``weight`` beside the options of each, in
+proportion to these, and then a small part is gone through more often than a large one. Labels mean the
+same in all of them.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from dit.data.source import (
     Bucket,
     Example,
     Source,
-    Split,
     Transform,
-    bucket_sizes,
     check_index,
     identity,
 )
@@ -58,6 +57,7 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
             ("augmentations", source.train.transforms, first.train.transforms),
             ("being endless", source.streaming, first.streaming),
             ("the codec of their latents", source.codec, first.codec),
+            ("the encoders of their texts", source.text, first.text),
         ):
             if a != b:
                 raise UserError(
@@ -71,11 +71,11 @@ def build(*, parts: tuple[dict[str, Any], ...]) -> Source:
     given = {} if weights is None else {"weights": weights}
     name = identity("mixture", parts=[source.fingerprint for source in sources], **given)
     shapes = tuple(shape for source in sources for shape in source.shapes)
+    shapes = shapes if weights else tuple(dict.fromkeys(shapes))
     train, held_out = (
-        mixed([getattr(source, part) for source in sources], weights, f"{name}/{part}")
-        for part in ("train", "held_out")
+        mixed(sources, part, weights, f"{name}/{part}") for part in ("train", "held_out")
     )
-    rest = {"shapes": shapes, "codec": first.codec}
+    rest = {"shapes": shapes, "codec": first.codec, "text": first.text, "parts": tuple(sources)}
     return Source(train, held_out, first.shape, first.num_classes, name, first.streaming, **rest)
 
 
@@ -94,18 +94,29 @@ def weights_of(parts: tuple[dict[str, Any], ...]) -> list[float] | None:
     return [float(weight) for weight in given]
 
 
-def mixed(splits: list[Split], weights: list[float] | None, fingerprint: str) -> Mixture:
-    """All buckets of ``splits``, in order; of endless ones the beginnings, all of one length."""
-    buckets = [Bucket(s, i) for s in splits for i in range(len(bucket_sizes(s)))]
-    sizes, streaming = [len(bucket) for bucket in buckets], splits[0].streaming
+def mixed(sources: list[Source], part: str, weights: list[float] | None, name: str) -> Mixture:
+    """All buckets of a split of the sources; of endless ones the beginnings, all of one length."""
+    splits = [getattr(source, part) for source in sources]
+    found = [
+        (s, Bucket(split, i))
+        for split, source in zip(splits, sources, strict=True)
+        for i, s in enumerate(source.shapes)
+    ]
+    if weights is None:  # one shape after the other
+        order = list(dict.fromkeys(shape for shape, _ in found))
+        found.sort(key=lambda pair: order.index(pair[0]))
+    buckets, streaming = [bucket for _, bucket in found], splits[0].streaming
+    taken = [len(bucket) for bucket in buckets]
     if streaming:
-        sizes = [min(*sizes, STREAM_LENGTH // len(sizes))] * len(sizes)
-    turns = sizes
-    if weights is not None:
-        counts = [len(bucket_sizes(split)) for split in splits]
-        turns = turns_of(np.array(sizes, np.float64), counts, weights)
-    rest = fingerprint, streaming, splits[0].transforms
-    return Mixture(tuple(buckets), tuple(sizes), tuple(turns), *rest)
+        taken = [min(*taken, STREAM_LENGTH // len(taken))] * len(taken)
+    if weights is None:
+        together = itertools.groupby(zip(found, taken, strict=True), key=lambda pair: pair[0][0])
+        sizes = turns = [sum(n for _, n in group) for _, group in together]
+    else:
+        counts = [len(source.shapes) for source in sources]
+        sizes, turns = taken, turns_of(np.array(taken, np.float64), counts, weights)
+    rest = name, streaming, splits[0].transforms
+    return Mixture(tuple(buckets), tuple(taken), tuple(sizes), tuple(turns), *rest)
 
 
 def turns_of(sizes: np.ndarray, counts: list[int], weights: list[float]) -> list[int]:
@@ -118,9 +129,13 @@ def turns_of(sizes: np.ndarray, counts: list[int], weights: list[float]) -> list
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
-    """The first examples of each of several buckets, as many as ``bucket_sizes`` says."""
+    """The first ``taken`` examples of each of several buckets.
+
+    ``bucket_sizes``: how many examples there are of each shape, where one shape's stand together.
+    """
 
     buckets: tuple[Bucket, ...]
+    taken: tuple[int, ...]
     bucket_sizes: tuple[int, ...]
     bucket_weights: tuple[int, ...]
     fingerprint: str
@@ -128,10 +143,10 @@ class Mixture:
     transforms: tuple[Transform, ...]
 
     def __len__(self) -> int:
-        return sum(self.bucket_sizes)
+        return sum(self.taken)
 
     def __getitem__(self, i: int) -> Example:
         check_index(i, len(self))
-        ends = list(itertools.accumulate(self.bucket_sizes))
+        ends = list(itertools.accumulate(self.taken))
         bucket = bisect.bisect_right(ends, i)
-        return self.buckets[bucket][i - ends[bucket] + self.bucket_sizes[bucket]]
+        return self.buckets[bucket][i - ends[bucket] + self.taken[bucket]]

@@ -15,16 +15,25 @@ from dit.types import Count, Seed, UserError
 
 
 def build(
-    *, shape: tuple[Count, Count, Count, Count], num_classes: Count | None = None, seed: Seed = 0
+    *,
+    shape: tuple[Count, Count, Count, Count],
+    num_classes: Count | None = None,
+    captioned: bool = False,
+    seed: Seed = 0,
 ) -> Source:
-    """Float32 noise of ``shape`` (f, h, w, c); labels uniform in ``[0, num_classes)``, or none."""
+    """Float32 noise of ``shape`` (f, h, w, c); labels uniform in ``[0, num_classes)``, or none.
+
+    ``captioned``: each example has a caption, for what reads text.
+    """
     if min(shape) < 1 or (num_classes is not None and num_classes < 1):
         raise UserError(f"got shape={shape}, num_classes={num_classes}; expected positive numbers")
-    name = identity("noise", shape=shape, num_classes=num_classes, seed=seed)
+    words = {"captioned": True} if captioned else {}
+    name = identity("noise", shape=shape, num_classes=num_classes, seed=seed, **words)
     train, held_out = (
         Noise(
             shape=shape,
             num_classes=num_classes,
+            captioned=captioned,
             seed=seed,
             length=length,
             fingerprint=f"{name}/{part}",
@@ -40,7 +49,9 @@ class Noise(Stream):
 
     shape: tuple[int, ...]
     num_classes: int | None
+    captioned: bool
 
     def make(self, rng: np.random.Generator, i: int) -> Example:
         label = {} if self.num_classes is None else {"label": int(rng.integers(self.num_classes))}
-        return {"x": rng.standard_normal(self.shape, np.float32), **label}
+        words = {"caption": "noise"} if self.captioned else {}
+        return {"x": rng.standard_normal(self.shape, np.float32), **label, **words}

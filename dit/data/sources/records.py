@@ -69,7 +69,7 @@ def build(
     )
     shapes = train.shapes
     codec = fields.get("latents", {}).get("codec", {}).get("weights")
-    rest = {"shapes": shapes, "codec": codec}
+    rest = {"shapes": shapes, "codec": codec, "text": fields.get("text_made_by")}
     return Source(train, held_out, shapes[0], fields["classes"], name, **rest)
 
 

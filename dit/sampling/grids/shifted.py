@@ -3,7 +3,9 @@ eq. 23).
 
 More tokens average more noise away, so larger images need more steps at noisier times. With
 ``tokens`` the shift is ``sqrt(tokens / base_tokens)``. The formula is applied to the share of
-``t`` in ``[t_min, t_max]``, so that both ends stay where they are.
+``t`` in ``[t_min, t_max]``, so that both ends stay where they are. With ``terminal`` what is left of
+the noise is then stretched, ``1 - t -> (1 - t) (1 - terminal) / (1 - t_last)``, so that the last time
+before data is ``terminal`` (LTX-Video, Qwen-Image).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import math
 
 from dit.config import resolve
 from dit.sampling.grids import GridFn, closed
-from dit.types import Count, Positive, UserError
+from dit.types import Count, Positive, Share, UserError
 
 
 def build(
@@ -20,6 +22,7 @@ def build(
     shift: Positive | None = None,
     tokens: Count | None = None,
     base_tokens: Count = 256,
+    terminal: Share | None = None,
     base: str = "uniform",
     **base_kwargs,
 ) -> GridFn:
@@ -40,6 +43,9 @@ def build(
     def grid(path, steps):
         span = path.t_max - path.t_min
         share = (inner(path, steps)[:-1] - path.t_min) / span
-        return closed(path, path.t_min + span * s * share / (1 + (s - 1) * share))
+        share = s * share / (1 + (s - 1) * share)
+        if terminal is not None and steps > 1:
+            share = 1 - (1 - share) * (1 - terminal) / (1 - share[-1])
+        return closed(path, path.t_min + span * share)
 
     return grid

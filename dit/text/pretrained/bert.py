@@ -24,7 +24,7 @@ from dit.interop.mapping import Entry, linear
 from dit.models.activations import constrain
 from dit.models.attention import Visibility
 from dit.models.layers import Linear, Norm
-from dit.models.multihead import SelfAttention
+from dit.models.multihead import SelfAttention, self_macs
 from dit.text.pretrained import weights
 from dit.text.pretrained.encoder import Encoder, Options, Pretrained
 from dit.text.pretrained.layers import Mlp, Table, check_activation, choose
@@ -181,6 +181,13 @@ class Bert(Pretrained):
         if not self.unit:
             return y
         return y * jax.lax.rsqrt(jnp.maximum(jnp.square(y).sum(-1, keepdims=True), 1e-24))
+
+    def macs(self, length: int) -> dict[str, int]:
+        """See ``Pretrained``; BERT's own pooler, whose result nothing uses, is left out."""
+        return {
+            "attention": self.depth * self_macs(length, self.width),
+            "mlp": self.depth * 2 * length * self.width * self.hidden,
+        }
 
     def entries(self, names: Collection[str]) -> Iterator[Entry]:
         """See ``Pretrained``."""

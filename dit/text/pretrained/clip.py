@@ -20,7 +20,7 @@ from dit.interop.mapping import Entry, linear
 from dit.models.activations import constrain
 from dit.models.attention import Visibility
 from dit.models.layers import Linear, Norm
-from dit.models.multihead import SelfAttention
+from dit.models.multihead import SelfAttention, self_macs
 from dit.text.pretrained import weights
 from dit.text.pretrained.encoder import Encoder, Options, Pretrained
 from dit.text.pretrained.layers import Mlp, Table, check_activation, choose
@@ -147,6 +147,16 @@ class ClipText(Pretrained):
                 f"the vocabulary gives texts without the token {self.end}, which ends them for this "
                 "CLIP: they belong to different models, give tokenizer=DIR"
             )
+
+    def macs(self, length: int) -> dict[str, int]:
+        """See ``Pretrained``."""
+        parts = {
+            "attention": self.depth * self_macs(length, self.width),
+            "mlp": self.depth * 2 * length * self.width * self.hidden,
+        }
+        return parts | (
+            {} if self.projection is None else {"project": self.width * self.projection}
+        )
 
     def entries(self, names: Collection[str]) -> Iterator[Entry]:
         """See ``Pretrained``."""

@@ -1,8 +1,9 @@
-"""What all text encoders with weights of their own have in common, and how several are joined.
+"""What all text encoders with weights of their own have in common.
 
 ``build`` of ``clip.py``, ``t5.py``, ``bert.py`` and ``minilm.py`` opens an ``Encoder``: a network, its
 weights on disk and its vocabulary. ``tokens`` runs on the host, ``load`` reads the weights, and
-``encode`` is a pure function of parameters and tokens, for use under ``jit``.
+``encode`` is a pure function of parameters and tokens, for use under ``jit``. ``joint`` makes one of
+several.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Pretrained(nn.Module):
     depth: int
 
     def __init_subclass__(cls, **kwargs):
-        for name in {"check_tokens", "entries"} & vars(cls).keys():
+        for name in {"check_tokens", "entries", "macs"} & vars(cls).keys():
             nn.nowrap(vars(cls)[name])  # answered from the description alone
         super().__init_subclass__(**kwargs)
 
@@ -89,17 +90,20 @@ class Pretrained(nn.Module):
         """The table of parameters and of their names among those of a file, ``names``."""
         raise NotImplementedError
 
+    def macs(self, length: int) -> dict[str, int]:
+        """Multiply-adds of a text of ``length`` tokens, by part: exact, of products, in all layers."""
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
-    """A text encoder whose weights, ``state``, are not read yet."""
+class Words:
+    """The tokenizer of an encoder, without its weights: what processes that read data need of it."""
 
     model: Pretrained
     vocabulary: Vocabulary
-    state: mapping.State
     length: int
 
-    def tokens(self, texts: Sequence[str]) -> Tokens:
+    def __call__(self, texts: Sequence[str]) -> Tokens:
         """Token numbers of texts, ``(len(texts), length)``, and which are real.
 
         Raises UserError for a text that is not Unicode, and a vocabulary of more tokens than the
@@ -113,6 +117,25 @@ class Encoder:
             )
         self.model.check_tokens(found.ids)
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A text encoder whose weights, ``state``, are not read yet."""
+
+    model: Pretrained
+    vocabulary: Vocabulary
+    state: mapping.State
+    length: int
+
+    @property
+    def words(self) -> Words:
+        """Its tokenizer."""
+        return Words(self.model, self.vocabulary, self.length)
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """See ``Words``."""
+        return self.words(texts)
 
     @functools.cached_property
     def _boxed(self) -> Params:
@@ -165,32 +188,3 @@ class Encoder:
         if pooled is not None:
             pooled = None if options.use == "context" else pooled.astype(jnp.float32)
         return Encoded(context, mask, pooled)
-
-
-def join(beside: Sequence[Encoded], after: Sequence[Encoded] = ()) -> Encoded:
-    """Several encoders' texts as one context and one pooled vector (SD3: Esser et al. 2024, fig. 2).
-
-    The contexts ``beside`` each other (CLIP) are joined along the channels. They and those ``after``
-    them (T5) follow each other along the sequence, the narrower ones filled up with zero channels. The
-    pooled vectors are joined along the channels. Raises UserError for contexts beside each other whose
-    lengths differ.
-    """
-    wide = [part for part in beside if part.context is not None]
-    lengths = [part.context.shape[1] for part in wide]
-    if len(set(lengths)) > 1:
-        raise UserError(
-            f"got contexts of {lengths} tokens to join along the channels; expected one length: give "
-            "these encoders the same length=..."
-        )
-    sequences = [(part.context, part.context_mask) for part in after if part.context is not None]
-    if wide:
-        mask = functools.reduce(jnp.logical_or, [part.context_mask for part in wide])
-        sequences.insert(0, (jnp.concatenate([part.context for part in wide], axis=-1), mask))
-    context = mask = None
-    if sequences:
-        width = max(x.shape[-1] for x, _ in sequences)
-        filled = [jnp.pad(x, ((0, 0), (0, 0), (0, width - x.shape[-1]))) for x, _ in sequences]
-        context = jnp.concatenate(filled, axis=1)
-        mask = jnp.concatenate([mask for _, mask in sequences], axis=1)
-    vectors = [part.pooled for part in (*beside, *after) if part.pooled is not None]
-    return Encoded(context, mask, jnp.concatenate(vectors, axis=-1) if vectors else None)

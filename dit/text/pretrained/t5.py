@@ -218,6 +218,14 @@ class T5(Pretrained):
         final = Norm("rms", True, self.eps, name="norm")
         return choose(states, self.options.layers, self.options.norm, final), None
 
+    def macs(self, length: int) -> dict[str, int]:
+        """See ``Pretrained``."""
+        inner, kernels = self.heads * self.head_dim, 3 if self.gated else 2
+        return {
+            "attention": self.depth * (4 * self.width + 2 * length) * length * inner,
+            "mlp": self.depth * kernels * length * self.width * self.hidden,
+        }
+
     def entries(self, names: Collection[str]) -> Iterator[Entry]:
         """See ``Pretrained``."""
         tied = tuple(name for name in TOKENS if name in names) or TOKENS[:1]

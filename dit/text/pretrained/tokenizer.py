@@ -32,11 +32,16 @@ WORD = (
 
 
 class Tokens(NamedTuple):
-    """``mask``: true on real tokens, the end's and the start's too. ``cut``: which texts were cut."""
+    """``mask``: true on real tokens, the end's and the start's too. ``sizes``: tokens of whole texts."""
 
     ids: Int[np.ndarray, "b n"]
     mask: Bool[np.ndarray, "b n"]
-    cut: list[int]
+    sizes: list[int]
+
+    @property
+    def cut(self) -> list[int]:
+        """Which texts were cut."""
+        return [i for i, size in enumerate(self.sizes) if size > self.ids.shape[1]]
 
 
 class Vocabulary:
@@ -163,10 +168,18 @@ class Fast(Vocabulary):
 
     def __call__(self, texts: Sequence[str], length: int) -> Tokens:
         """See ``Vocabulary``."""
-        self.tokenizer.enable_truncation(length)
-        found = self.tokenizer.encode_batch(_unicode(texts))
-        cut = [i for i, text in enumerate(found) if text.overflowing]
-        return _padded([text.ids for text in found], length, self.pad, cut)
+        texts = _unicode(texts)
+        if (self.tokenizer.truncation or {}).get("max_length") != length:  # not while others read
+            self.tokenizer.enable_truncation(length)
+        one = len(texts) == 1  # where data are read: without threads of its own
+        found = map(self.tokenizer.encode, texts) if one else self.tokenizer.encode_batch(texts)
+        ends = self.tokenizer.num_special_tokens_to_add(False)
+        rows, sizes = [], []
+        for text in found:
+            parts = [text, *text.overflowing]  # each between the tokens that begin and end a text
+            rows.append(text.ids)
+            sizes.append(sum(len(part.ids) for part in parts) - ends * len(text.overflowing))
+        return _padded(rows, length, self.pad, sizes)
 
 
 def _sentencepiece(file: pathlib.Path, special: Mapping[str, Any]) -> Vocabulary:
@@ -196,9 +209,8 @@ class Pieces(Vocabulary):
     def __call__(self, texts: Sequence[str], length: int) -> Tokens:
         """See ``Vocabulary``."""
         found = [self._ids(text) for text in _unicode(texts)]
-        cut = [i for i, ids in enumerate(found) if len(ids) >= length]
         rows = [[*ids[: length - 1], self.end] for ids in found]
-        return _padded(rows, length, self.pad, cut)
+        return _padded(rows, length, self.pad, [len(ids) + 1 for ids in found])
 
     def _ids(self, text: str) -> list[int]:
         parts = re.split(f"({'|'.join(map(re.escape, self.named))})", text)
@@ -209,12 +221,12 @@ class Pieces(Vocabulary):
         return [self.named[part]] if part in self.named else self.model.encode(part)
 
 
-def _padded(rows: Sequence[Sequence[int]], length: int, pad: int, cut: list[int]) -> Tokens:
+def _padded(rows: Sequence[Sequence[int]], length: int, pad: int, sizes: list[int]) -> Tokens:
     ids = np.full((len(rows), length), pad, np.int32)
     mask = np.zeros((len(rows), length), bool)
     for i, row in enumerate(rows):
         ids[i, : len(row)], mask[i, : len(row)] = row, True
-    return Tokens(ids, mask, cut)
+    return Tokens(ids, mask, sizes)
 
 
 def _unicode(texts: Sequence[str]) -> list[str]:

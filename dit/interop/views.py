@@ -1,0 +1,104 @@
+"""Parts of foreign arrays as arrays of their own, in another order: read lazily, written back exactly.
+
+For files that keep several of our parameters in one array (q, k, v and an MLP's input; shift and scale
+in another order) or number channels otherwise (rotary pairs next to each other, not half a head apart).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Container, Iterator, Mapping
+
+import numpy as np
+
+from dit.interop.mapping import State
+from dit.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """``length`` indices from ``start`` on of one ``axis`` of the foreign array ``name``.
+
+    ``length=None``: all from there on. If ``fold`` is given they are numbered as an array of that shape,
+    one size of which may be -1, whose axes are then taken in ``order``.
+    """
+
+    name: str
+    start: int = 0
+    length: int | None = None
+    axis: int = 0
+    fold: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """The part of ``x``; UserError for one that has no such part."""
+        end = x.shape[self.axis] if self.length is None else self.start + self.length
+        if end > x.shape[self.axis]:
+            raise UserError(f"{self.name} has shape {x.shape}; it does not fit the model")
+        x = x[(*(slice(None),) * self.axis, slice(self.start, end))]
+        if not self.fold:
+            return x
+        size, known = end - self.start, math.prod(n for n in self.fold if n > 0)
+        if size % known:
+            raise UserError(
+                f"{self.name} has {size} indices where {self.fold} fit; check the model"
+            )
+        before, after = x.shape[: self.axis], x.shape[self.axis + 1 :]
+        folded = x.reshape(*before, *self.fold, *after)
+        axes = [self.axis + i for i in self.order]
+        rest = range(self.axis + len(self.fold), folded.ndim)
+        return folded.transpose(*range(self.axis), *axes, *rest).reshape(x.shape)
+
+    def write(self, x: np.ndarray) -> np.ndarray:
+        """The inverse of ``read``: the part, in the foreign order."""
+        if not self.fold:
+            return x
+        known = math.prod(n for n in self.fold if n > 0)
+        fold = tuple(x.shape[self.axis] // known if n < 0 else n for n in self.fold)
+        back = tuple(np.argsort(self.order).tolist())
+        there = tuple(fold[i] for i in self.order)
+        return dataclasses.replace(self, start=0, length=None, fold=there, order=back).read(x)
+
+
+class Views(Mapping[str, np.ndarray]):
+    """A foreign state with views, by names of their own, in place of the arrays that they show.
+
+    ``without``: names that are left out.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, np.ndarray],
+        views: Mapping[str, View],
+        without: Container[str] = (),
+    ):
+        self._state = state
+        self._views = {name: view for name, view in views.items() if view.name in state}
+        shown = {view.name for view in views.values()}
+        self._plain = {name for name in state if name not in shown and name not in without}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name in self._plain:
+            return self._state[name]
+        view = self._views[name]
+        return view.read(np.asarray(self._state[view.name]))
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._plain
+        yield from self._views
+
+    def __len__(self) -> int:
+        return len(self._plain) + len(self._views)
+
+
+def joined(state: State, views: Mapping[str, View]) -> State:
+    """The foreign state of which ``Views`` shows ``state``."""
+    parts: dict[str, list[tuple[int, int, np.ndarray]]] = {}
+    for name, view in views.items():
+        parts.setdefault(view.name, []).append((view.start, view.axis, view.write(state[name])))
+    whole = {name: x for name, x in state.items() if name not in views}
+    for name, found in parts.items():
+        found.sort(key=lambda part: part[0])
+        whole[name] = np.ascontiguousarray(np.concatenate([x for *_, x in found], found[0][1]))
+    return whole

@@ -1,0 +1,1 @@
+"""Moving scenes: sentences (``grammar``), what happens (``motion``), and films of it (``film``)."""

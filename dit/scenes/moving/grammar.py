@@ -1,0 +1,151 @@
+"""Moving scenes and the sentences that describe them: ``parse(wording) == scene`` for its ``wordings``.
+
+    a striped red circle moves left slowly               one actor; speed and texture need not be said
+    a blue square falls                                  from rest, and bounces on the floor
+    a green star rests while the camera pans right
+    a pink ring moves up quickly while the camera pans left
+    a red cross moves right behind a grey post
+    a red circle moves right and a blue square moves left    they meet, the first in front
+
+Left, right, up and down are those of the ground, not of the picture. The pairs of a colour and a shape
+that are never trained on are those of ``dit.scenes.grammar``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from dit.scenes.grammar import COLOURS, SHAPES, unseen
+from dit.types import UserError
+
+DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (y, x), y down
+SPEEDS = ("slowly", "quickly")
+TEXTURES = ("striped", "dotted")
+ACTIONS = ("moves", "falls", "rests")
+PANS = ("left", "right")
+KINDS = ("drift", "fall", "pan", "hide", "meet")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Actor:
+    """Something that moves. ``texture``: one of ``TEXTURES``, or None for a plain colour.
+
+    ``direction`` and ``speed`` (of ``SPEEDS``, None where nothing is said of it) are those of what
+    ``moves``, and None where it ``falls`` or ``rests``.
+    """
+
+    colour: str
+    shape: str
+    texture: str | None = None
+    action: str = "moves"
+    direction: str | None = None
+    speed: str | None = None
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.colour, self.shape
+
+    def __str__(self) -> str:
+        looks = " ".join(filter(None, (self.texture, self.colour, self.shape)))
+        does = " ".join(filter(None, (self.action, self.direction, self.speed)))
+        return f"{'an' if looks[0] in 'aeiou' else 'a'} {looks} {does}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What a sentence says: the ``actors``, where the camera pans, and whether there is a post."""
+
+    actors: tuple[Actor, ...]
+    pan: str | None = None
+    post: bool = False
+
+    @property
+    def kind(self) -> str:
+        """One of ``KINDS``."""
+        if len(self.actors) > 1:
+            return "meet"
+        if self.post:
+            return "hide"
+        return "pan" if self.pan else "fall" if self.actors[0].action == "falls" else "drift"
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it holds a pair that is never trained on."""
+        return any(unseen(*actor.pair) for actor in self.actors)
+
+
+def wordings(scene: Scene) -> tuple[str, ...]:
+    """All sentences that describe the scene and nothing else, the plainest first."""
+    said = " and ".join(map(str, scene.actors))
+    said += " behind a grey post" * scene.post
+    if scene.pan:
+        pans = f"the camera pans {scene.pan}"
+        return f"{said} while {pans}", f"{pans} while {said}"
+    return (said,)
+
+
+def _any(words: object) -> str:
+    return f"({'|'.join(map(str, words))})"
+
+
+_ACTOR = (
+    rf"an? (?:{_any(TEXTURES)} )?{_any(COLOURS)} {_any(SHAPES)} "
+    rf"(?:(falls|rests)|moves {_any(DIRECTIONS)}(?: {_any(SPEEDS)})?)"
+)
+_PAN = rf"the camera pans {_any(PANS)}"
+_ONE = re.compile(_ACTOR)
+_PANNED = re.compile(rf"{_ACTOR} while {_PAN}")
+_PANNING = re.compile(rf"{_PAN} while {_ACTOR}")
+_HIDDEN = re.compile(rf"{_ACTOR} behind a grey post")
+_MET = re.compile(rf"{_ACTOR} and {_ACTOR}")
+_FIELDS = 6  # groups of ``_ACTOR``
+
+
+def parse(sentence: str) -> Scene:
+    """The scene that a sentence describes; UserError if it is none of the sentences made here."""
+    text = " ".join(sentence.split())
+    scene = None
+    if found := _ONE.fullmatch(text):
+        scene = Scene((_actor(*found.groups()),))
+    elif found := _PANNED.fullmatch(text):
+        *actor, pan = found.groups()
+        scene = Scene((_actor(*actor),), pan)
+    elif found := _PANNING.fullmatch(text):
+        pan, *actor = found.groups()
+        scene = Scene((_actor(*actor),), pan)
+    elif found := _HIDDEN.fullmatch(text):
+        scene = Scene((_actor(*found.groups()),), post=True)
+    elif found := _MET.fullmatch(text):
+        fields = found.groups()
+        scene = Scene((_actor(*fields[:_FIELDS]), _actor(*fields[_FIELDS:])))
+    if scene is None or not sensible(scene):
+        raise UserError(
+            f"got the sentence {sentence!r}; expected one such as 'a striped red circle moves left "
+            "slowly', 'a blue square falls', 'a green star rests while the camera pans right', 'a red "
+            "cross moves right behind a grey post' or 'a red circle moves right and a blue square moves "
+            f"left', of the colours {', '.join(COLOURS)} and the shapes {', '.join(SHAPES)}"
+        )
+    return scene
+
+
+def sensible(scene: Scene) -> bool:
+    """Whether such a scene can be filmed: nobody leaves the picture, and all can be told apart."""
+    first, last = scene.actors[0], scene.actors[-1]
+    along = {actor.direction for actor in scene.actors}
+    if scene.kind == "meet":
+        return along == {"left", "right"} and first.colour != last.colour
+    if scene.post:
+        return along <= {"left", "right"}
+    return scene.pan is None or not along & {"left", "right"}
+
+
+def _actor(
+    texture: str | None,
+    colour: str,
+    shape: str,
+    still: str | None,
+    direction: str | None,
+    speed: str | None,
+) -> Actor:
+    return Actor(colour, shape, texture, still or "moves", direction, speed)

@@ -1,0 +1,68 @@
+"""What the section of a config is told of other sections, in the keywords of its ``build``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dit.config import builder, keywords, open_ended
+from dit.sections import HOW, ROOMS, diffuses, precision
+from dit.text import FrozenText, TextEncoder
+from dit.types import UserError
+
+
+def wired_to_codec(config: ConfigDict) -> dict[str, Any]:
+    """The type of a codec's products, where its section leaves it open."""
+    takes = "dtype" in keywords(builder(ROOMS["codec"], config.codec.name))
+    open_to = takes and config.codec.get("dtype") is None
+    return {"dtype": precision(**config.precision)} if open_to else {}
+
+
+def wired_to_text(config: ConfigDict) -> dict[str, Any]:
+    """What a text encoder is told of the precision, and of how the network is run."""
+    how = {k: config.model[k] for k in HOW if k in config.model}
+    wired = {"dtype": precision(**config.precision), **how}
+    build = builder(ROOMS["text"], config.text.name)
+    return {k: v for k, v in wired.items() if k in keywords(build)}
+
+
+def wired_to_model(
+    config: ConfigDict,
+    channels: int,
+    classes: int | None,
+    text: TextEncoder | FrozenText | None = None,
+) -> dict[str, Any]:
+    """What a network is told of the data, the text and the precision, in the keywords of its ``build``.
+
+    Raises UserError where it has none for what it would have to be told.
+    """
+    name, dtype = config.model.name, precision(**config.precision)
+    wired = {"in_channels": channels, "num_classes": classes, "dtype": dtype}
+    for key in () if text is None else ("context_dim", "pooled_dim"):
+        if config.model.get(key) is not None:
+            raise UserError(
+                f"got config.model.{key}={config.model[key]}; it follows from the section text: leave "
+                "one of them out"
+            )
+        if getattr(text, key) is not None:
+            wired[key] = getattr(text, key)
+    build = builder(ROOMS["model"], name)
+    if not open_ended(build):
+        wired = {k: v for k, v in wired.items() if k in keywords(build)}
+    for key in ("context_dim", "pooled_dim"):
+        if text is not None and getattr(text, key) is not None and key not in wired:
+            raise UserError(
+                f"network {name!r} takes no {key}, by which it would be told what a text says; take "
+                "another, or --config.text.name=none"
+            )
+    if classes is not None and "num_classes" not in wired and diffuses(config.objective.name):
+        raise UserError(
+            f"the data have {classes} classes, and network {name!r} takes no num_classes; give its "
+            "build that keyword, or data without labels"
+        )
+    if config.precision.compute == "bfloat16" and "dtype" not in wired:
+        raise UserError(
+            f"got precision.compute='bfloat16', and network {name!r} takes no dtype; expected 'auto'"
+        )
+    return wired

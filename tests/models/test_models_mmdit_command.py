@@ -1,0 +1,79 @@
+"""An MMDiT by command: from a file of published names to training and to samples."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from models_cases import params_of
+from weights_files import write_safetensors
+
+import dit.data.sources
+from dit import config, draw, models, sample, train
+from dit.training.checkpoint import restore_params
+
+SOURCE = """
+import dataclasses
+import numpy as np
+from dit.data.source import Source, generator
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    fingerprint: str
+    streaming: bool = False
+    transforms: tuple = ()
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        draw = generator(0, self.fingerprint, i)
+        number = lambda *shape: draw.standard_normal(shape).astype(np.float32)
+        x = draw.integers(0, 256, (1, 8, 8, 1), np.uint8)
+        return {"x": x, "context": number(3, 7), "pooled": number(5)}
+
+def build():
+    parts = Encoded("encoded-train"), Encoded("encoded-held_out")
+    return Source(*parts, shape=(1, 8, 8, 1), num_classes=None, fingerprint="encoded")
+"""
+SIZES = {"depth": 3, "dual_depth": 1, "width": 16, "heads": 2, "context_dim": 7, "pooled_dim": 5}
+NETWORK = {"size": "SD3.5-medium", "position_table": (6, 4), **SIZES}
+
+
+@pytest.mark.slow
+def test_weights_of_sd3_are_trained_and_sampled(tmp_path, monkeypatch):
+    (tmp_path / "encoded.py").write_text(SOURCE)
+    monkeypatch.setattr(dit.data.sources, "__path__", [*dit.data.sources.__path__, str(tmp_path)])
+    model = config.resolve("models", "mmdit", in_channels=1, **NETWORK)
+    params = jax.tree.map(np.asarray, params_of(model, (1, 8, 8, 1), noise=0.1))
+    state = config.resolve("interop", "diffusers_sd3").to_state(params, model, (1, 8, 8, 1))
+    write_safetensors(tmp_path / "sd3.safetensors", state)
+    asked = {f"model.{k}": v for k, v in NETWORK.items()}
+    asked |= {
+        "model.name": "mmdit",
+        "model.positions": "sincos",
+        "data.name": "encoded",
+        "path.time_scale": 1000.0,
+    }
+    asked |= {"init_from.path": f"{tmp_path}/sd3.safetensors", "init_from.format": "diffusers_sd3"}
+    asked |= {"steps": 1, "batch_size": 8, "schedule.name": "constant", "samples.num": 0}
+    asked |= {"optimizer.lr": 1e-12, "optimizer.weight_decay": 0, "samples.every": 0}
+    options = [f"--config.{k}={v}" for k, v in asked.items()]
+    run = f"--workdir={tmp_path}/run"
+    assert train.main(["--config=digits", run, *options]) in (0, None)
+    experiment = draw.load_experiment(f"{tmp_path}/run")
+    abstract = jax.eval_shape(experiment.init, jax.random.key(0))
+    found = restore_params(tmp_path / "run", abstract, which="params").params
+    assert models.count_params(found) == models.count_params(params)
+    for name, value in flatten_dict(params, sep="/").items():
+        got = flatten_dict(found, sep="/")[name]
+        np.testing.assert_allclose(got, value, atol=1e-9, err_msg=name)
+    told = experiment.conditions_of("held_out", 2)
+    assert set(told) == {"context", "pooled"}
+    drawn = []
+    for change in (0, 1):
+        np.savez(tmp_path / "cond.npz", **{k: v + change for k, v in told.items()})
+        out = f"--out={tmp_path}/out.npz"
+        grid = ["--solver=euler", "--steps=2", "--num=2"]
+        sample.main([run, f"--cond={tmp_path}/cond.npz", out, *grid])
+        drawn.append(np.load(tmp_path / "out.npz")["samples"])
+    assert (drawn[0] != drawn[1]).any()
