@@ -8,6 +8,7 @@ import sys
 
 import autoencoder_files
 import pytest
+import text_cases
 from test_data_prepare import content, pictures_in
 
 from dit.data import records
@@ -16,10 +17,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_latents_and_texts_are_the_same_when_killed_and_by_two(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(HERE.parent / "text")
-    import text_cases
-
+def test_latents_and_texts_are_the_same_when_killed_and_by_two(tmp_path):
     source = pictures_in(tmp_path / "in", n=200)
     (source / "000.png").write_bytes(b"spoilt")
     autoencoder_files.save(tmp_path / "vae", "tiny")
