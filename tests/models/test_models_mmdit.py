@@ -88,7 +88,7 @@ def test_what_it_is_told_changes_its_output_and_padding_does_not(kind):
             assert np.abs(change).max((1, 2, 3, 4)).min() > 1e-3, name
     padding = jnp.where(cond.context_mask[..., None], 0.0, 9.0)
     same = run(x, t, cond.replace(context=cond.context + padding))
-    np.testing.assert_allclose(same, out, atol=1e-5)
+    np.testing.assert_allclose(same, out, atol=1e-4)
     shorter = jnp.ones_like(cond.context_mask).at[:, 1:].set(False)
     change = run(x, t, cond.replace(context_mask=shorter)) - out
     assert np.abs(change).max((1, 2, 3, 4)).min() > 1e-3
@@ -105,7 +105,10 @@ def test_a_dropped_sample_is_told_nothing(kind):
         context=cond.context + 1, pooled=cond.pooled + 1, context_mask=~cond.context_mask | True
     )
     change = np.abs(run(x, t, other) - out).max((1, 2, 3, 4))
-    assert change[0] < 1e-5 < 1e-3 < change[1]
+    assert change[0] < 1e-4 < 1e-3 < change[1]
+    if model.null == "learned":  # a zero takes the place of every token, where nothing is masked
+        unmasked = run(x, t, dropped.replace(context_mask=None))  # the other's text has no padding
+        np.testing.assert_allclose(unmasked, out, atol=1e-4)
     if model.guidance_input:
         change = run(x, t, dropped.replace(guidance=cond.guidance + 1)) - out
         assert np.abs(change).max((1, 2, 3, 4)).min() > 1e-3
@@ -117,9 +120,12 @@ def test_one_time_for_all_frames_is_one_for_the_sample(kind):
     x, t, cond = inputs(model)
     run = runs(model)
     out = run(x, t, cond)
-    np.testing.assert_allclose(run(x, jnp.stack([t, t], 1), cond), out, atol=1e-5)
-    one = run(x, jnp.stack([t, t + 0.2], 1), cond)
+    np.testing.assert_allclose(run(x, jnp.stack([t, t], 1), cond), out, atol=1e-4)
+    several = jnp.stack([t, t + 0.2], 1)
+    one = run(x, several, cond)
     assert np.abs(one - out).max() > 1e-3
+    tokens = jnp.broadcast_to(several[..., None, None], x.shape[:-1])
+    np.testing.assert_allclose(run(x, tokens, cond), one, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["sd3", "flux"])
@@ -128,8 +134,8 @@ def test_stages_are_the_same_scanned_unrolled_and_taken_apart(kind):
     params, (x, t, cond) = params_of(model, SHAPE), inputs(model)
     out = runs(model)(x, t, cond)
     apply = quick(models.apply_fn(model.clone(unroll=True)))
-    np.testing.assert_allclose(apply(params, x, t, cond), out, atol=1e-5)
-    np.testing.assert_allclose(apply(model.unstack(params), x, t, cond), out, atol=1e-5)
+    np.testing.assert_allclose(apply(params, x, t, cond), out, atol=1e-4)
+    np.testing.assert_allclose(apply(model.unstack(params), x, t, cond), out, atol=1e-4)
     transfer = Transfer(base_width=16, base_depth=1)
     found = ratios(transfer, models.logical_axes(model, SHAPE), abstract(model, SHAPE))
     assert found == (2, model.depth + model.single_depth)
