@@ -256,4 +256,4 @@ def test_memory_is_needed_for_the_largest_tensor_and_not_for_the_network(tmp_pat
         timeout=600,
     )
     one, ten = (int(line.split()[1]) for line in done.stdout.splitlines() if "peak" in line)
-    assert ten < one + 150, done.stdout
+    assert ten < one + 300, done.stdout  # of 680 that are more; it does not grow with the depth

@@ -128,7 +128,7 @@ class Checkpoints:
                         raise DamagedError("it is not there")
                     meta, data = _read_json(reader, step)
                     where = f"checkpoint {step} in {self._workdir}"
-                    _check_goes_on(meta, self._workdir)
+                    _check_goes_on(describe(abstract), meta, self._workdir)
                     changes = check_same(meta["config"], self._config, where, self._allowed)
                     check_known(self._frozen, meta.get("frozen", {}), where)
                     _check_arrays(describe(abstract), meta, where)
@@ -363,8 +363,8 @@ def _check_bits(state: Any, meta: dict[str, Any]) -> None:
         raise DamagedError(f"the bits of {len(wrong)} arrays have changed: {', '.join(wrong[:3])}")
 
 
-def _check_goes_on(meta: dict[str, Any], workdir: storage.Place) -> None:
-    if "step" not in meta["arrays"]:
+def _check_goes_on(expected: dict[str, Any], meta: dict[str, Any], workdir: storage.Place) -> None:
+    if "step" in expected.keys() - meta["arrays"].keys():
         raise UserError(
             f"{workdir} holds parameters alone, and no run that could go on: begin one with them in "
             f"another workdir, by --config.init_from.path={workdir}"

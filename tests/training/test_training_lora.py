@@ -53,7 +53,10 @@ def adapted(name, targets="*kernel", rank=2):
     return model, noise(abstract), found, noise(pairs), inputs
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "autoencoder")]
+
+
+@pytest.mark.parametrize("name", ["dit", "dit modern", *SLOW])
 def test_every_kernel_of_a_network_is_adapted_and_merges(name):
     model, params, found, pairs, (x, t, cond) = adapted(name)
     base = {"network": params, "scale": jnp.float32(found.scale)}
