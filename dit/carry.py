@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from dit import init_from, models, rng, storage
 from dit.config import fingerprint
 from dit.experiment import Experiment, build
 from dit.interop import lora as layouts
-from dit.interop import mapping, writing
+from dit.interop import mapping, views, writing
 from dit.interop.mapping import Format, State
 from dit.parallel.fingerprints import fingerprints
 from dit.parallel.frozen import identity, place
@@ -131,7 +132,7 @@ def with_lora(
         raise UserError(
             f"the run in {base} trained a LoRA itself: merge it, and give what that makes"
         )
-    form.check(below.model)
+    check_lora(form, below.model)
     abstract = models.abstract(below.model, below.shape)
     known = low_rank.kernels(abstract, models.logical_axes(below.model, below.shape))
     sizes = {name.rpartition("/")[0]: pair.size for name, pair in known.items()}
@@ -152,23 +153,34 @@ def write(
     model, shape = experiment.model, experiment.shape
     form.check(model)
     entries, abstract = form.table(model, ()), models.abstract(model, shape)
-    fixed = form.fixed(model, shape)
-    shapes = {name: x.shape for name, x in {**fixed, **mapping.layout(entries, abstract)}.items()}
+    fixed, parts = form.fixed(model, shape), form.views(model)
+    layout = {**fixed, **views.joined_layout(mapping.layout(entries, abstract), parts)}
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
-        yield from fixed.items()
         for path, group in mapping.by_path(entries).items():
             part = unflatten_dict({path: read("/".join(path))})
             yield from mapping.tensors(part, group, abstract)
 
-    return writing.write(out, form.stem, shapes, tensors(), **how)
+    shapes = {name: x.shape for name, x in layout.items()}
+    found = itertools.chain(fixed.items(), views.joined(tensors(), parts))
+    return writing.write(out, form.stem, shapes, found, **how)
+
+
+def check_lora(form: Format, model: Any) -> None:
+    """Raise UserError for a layout in which a LoRA of this model has no names."""
+    form.check(model)
+    if form.views(model):
+        raise UserError(
+            "this layout keeps parts of a map of ours in one tensor, or in another order, and a LoRA in "
+            "it can be neither read nor written: merge it (--merge), and write the whole"
+        )
 
 
 def write_lora(
     form: Format, experiment: Experiment, pairs: Any, out: str, **how: Any
 ) -> list[pathlib.Path]:
     """Write the maps of a LoRA alone, under a format's names, as PEFT and diffusers lay them out."""
-    form.check(experiment.model)
+    check_lora(form, experiment.model)
     lora = experiment.lora
     sizes = {module: pair.size for module, pair in lora.pairs.items()}
     state = layouts.to_state(flat(pairs), form.table(experiment.model, ()), sizes)

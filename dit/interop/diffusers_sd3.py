@@ -16,7 +16,7 @@ from dit.types import UserError
 
 def build() -> Format:
     """The format, for an MMDiT like ``size="SD3-medium"``, of any size."""
-    return format_of(check, table, positions)
+    return format_of(check, table, fixed=positions)
 
 
 def check(model: MMDiT) -> None:
@@ -49,7 +49,7 @@ def table(model: MMDiT) -> Table:
     return found
 
 
-def positions(model: MMDiT) -> dict[str, np.ndarray]:
+def positions(model: MMDiT, shape: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
     """The whole table of positions, of which an image has the middle, computed in float64."""
     most, base = model.position_table
     y, x = np.meshgrid(np.arange(most), np.arange(most), indexing="ij")

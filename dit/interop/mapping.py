@@ -16,6 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dit import models
+from dit.interop.views import View, Views, joined
 from dit.models import Network
 from dit.models.condition import OPTIONS
 from dit.models.dit import DiT
@@ -55,7 +56,8 @@ class Format:
     ``table(model, names)``: the entries, or UserError for a model that the layout cannot hold.
     ``names``: those of the file, which tell the generations of a layout apart; none for what is
     written. ``fixed(model, shape)``: tensors that are no parameters there but follow from the model and
-    from the shape ``(f, h, w, c)`` of its data: those of a file are checked. ``only(state)``: the part
+    from the shape ``(f, h, w, c)`` of its data: those of a file are checked. ``views(model)``: parts of
+    tensors, under the names that the table has for them. ``only(state)``: the part
     of a file of more that is of the network. ``sections(state, settings)``: what the tensors and the
     ``config.json`` beside them (empty without one) say, as sections of a config; ``settings(model,
     shape)``: that file of a model, None for a layout without one. ``stem``: what files are called.
@@ -64,6 +66,7 @@ class Format:
     network: type[Network]
     table: Callable[[Any, Collection[str]], list[Entry]]
     fixed: Callable[[Any, tuple[int, ...]], State] = _nothing
+    views: Callable[[Any], Mapping[str, View]] = _nothing
     only: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     sections: Callable[[State, Mapping[str, Any]], dict[str, Any]] | None = None
     settings: Callable[[Any, tuple[int, ...]], dict[str, Any]] | None = None
@@ -90,27 +93,31 @@ class Format:
 
     def opened(
         self, state: Mapping[str, Any], model: Network, shape: tuple[int, ...]
-    ) -> tuple[list[Entry], State]:
+    ) -> tuple[list[Entry], Mapping[str, Any]]:
         """The table of a state and what of it is in the table; UserError as for ``to_params``."""
         self.check(model)
         state = dict(self.only(state))
+        entries = self.table(model, state.keys())
         for name, expected in self.fixed(model, shape).items():
             if name not in state:
                 raise UserError(f"the weights lack {name!r}: they are of another kind or layout")
             found = np.asarray(state.pop(name))
-            if found.shape != expected.shape or not np.allclose(found, expected, atol=1e-5):
+            near = 1e-4 if found.dtype.itemsize > 2 else 2**-8
+            if found.shape != expected.shape or not np.allclose(found, expected, atol=near):
                 raise UserError(
                     f"{name!r} of shape {found.shape} is not the table {expected.shape} that follows "
                     f"from the model and data of shape {shape}"
                 )
-        entries = self.table(model, state.keys())
-        check_names(state, entries, "depth, patch and classes")
-        return entries, state
+        views = self.views(model)
+        shown = Views(state, views) if views else state
+        check_names(shown, entries, "depth, patch and classes")
+        return entries, shown
 
     def to_state(self, params: Params, model: Network, shape: tuple[int, ...]) -> State:
         """The foreign state that holds these parameters."""
         self.check(model)
-        return self.fixed(model, shape) | to_state(params, self.table(model, ()))
+        found = tensors(params, self.table(model, ()), params)
+        return self.fixed(model, shape) | dict(joined(found, self.views(model)))
 
     def check(self, model: Network) -> None:
         """Raise UserError for another network."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from dit.interop import mapping
 from dit.interop.mapping import Entry, Format
-from dit.interop.views import View, Views, joined
+from dit.interop.views import View
 from dit.models.condition import OPTIONS
 from dit.models.layers import Mlp
 from dit.models.mmdit import MMDiT
-from dit.types import Params, UserError
+from dit.types import UserError
 
 Foreign = str | View  # an array, or a part of one
 Names = Mapping[str, Mapping[str, Any]]  # by stream, then by path within its part of a block
@@ -212,38 +209,12 @@ def demand(model: MMDiT, what: str, conditions: set[str], **fields: Any) -> None
 def format_of(
     check: Callable[[MMDiT], None],
     table: Callable[[MMDiT], Table],
-    fixed: Callable[[MMDiT], Mapping[str, np.ndarray]] = lambda model: {},
+    **more: Any,
 ) -> Format:
-    """The format with these names, for models that ``check`` accepts.
+    """The format with these names, for models that ``check`` accepts; ``more``: fields of ``Format``."""
 
-    ``fixed``: arrays that a file has and that nothing trains, checked on the way in.
-    """
-
-    def to_params(state: Mapping[str, np.ndarray], model: MMDiT, shape: tuple[int, ...]) -> Params:
+    def entries(model: MMDiT, names: Collection[str] = ()) -> list[Entry]:
         check(model)
-        constants, found = fixed(model), table(model)
-        for name, value in constants.items():
-            check_fixed(state, name, value)
-        rest = Views(state, found.views, without=constants)
-        return mapping.to_params(rest, found.entries, model, shape)
+        return table(model).entries
 
-    def to_state(params: Params, model: MMDiT, shape: tuple[int, ...]) -> mapping.State:
-        check(model)
-        found = table(model)
-        return dict(fixed(model)) | joined(mapping.to_state(params, found.entries), found.views)
-
-    return Format(MMDiT, to_params, to_state)
-
-
-def check_fixed(state: Mapping[str, np.ndarray], name: str, value: np.ndarray) -> None:
-    """Raise UserError unless the state has this array, as nearly as its type can hold it."""
-    found = np.asarray(state[name]) if name in state else None
-    if found is None:
-        raise UserError(f"the weights lack {name!r}: they are not those of this format")
-    near = 1e-4 if found.dtype.itemsize > 2 else 2**-8
-    same = found.shape == value.shape
-    if not same or not np.allclose(found.astype(np.float32), value, rtol=0, atol=near):
-        raise UserError(
-            f"{name!r} of shape {found.shape} is not the table {value.shape} that this model computes; "
-            "position_table says which one it has"
-        )
+    return Format(MMDiT, entries, views=lambda model: table(model).views, **more)

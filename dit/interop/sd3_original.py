@@ -7,15 +7,14 @@ is not behind it is left alone. What is written has the names without that.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from dit.interop import diffusers_sd3
 from dit.interop.mapping import Entry, Format
 from dit.interop.mmdit import Table, double_blocks, format_of
-from dit.interop.views import View, Views
 from dit.models.mmdit import MMDiT
-from dit.types import Params
 
 PREFIX = "model.diffusion_model."
 TEXT = {
@@ -44,15 +43,13 @@ IMAGE = {
 
 def build() -> Format:
     """The format, for an MMDiT like ``size="SD3-medium"``, of any size."""
-    inner = format_of(diffusers_sd3.check, table, positions)
+    return format_of(diffusers_sd3.check, table, fixed=positions, only=transformer)
 
-    def to_params(state: Mapping[str, np.ndarray], model: MMDiT, shape: tuple[int, ...]) -> Params:
-        behind = {n.removeprefix(PREFIX): View(n) for n in state if n.startswith(PREFIX)}
-        if behind:
-            state = Views(state, behind, without=set(state))
-        return inner.read(state, model, shape)
 
-    return Format(MMDiT, to_params, inner.write)
+def transformer(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The transformer's part of a file of all that the pipeline needs."""
+    behind = {n.removeprefix(PREFIX): x for n, x in state.items() if n.startswith(PREFIX)}
+    return behind or dict(state)
 
 
 def table(model: MMDiT) -> Table:
@@ -71,7 +68,7 @@ def table(model: MMDiT) -> Table:
     return found
 
 
-def positions(model: MMDiT) -> dict[str, np.ndarray]:
+def positions(model: MMDiT, shape: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
     """The table of positions."""
     (values,) = diffusers_sd3.positions(model).values()
     return {"pos_embed": values}

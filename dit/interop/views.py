@@ -6,13 +6,15 @@ in another order) or number channels otherwise (rotary pairs next to each other,
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
-from dit.interop.mapping import State
 from dit.types import UserError
 
 
@@ -61,24 +63,16 @@ class View:
         return dataclasses.replace(self, start=0, length=None, fold=there, order=back).read(x)
 
 
-class Views(Mapping[str, np.ndarray]):
-    """A foreign state with views, by names of their own, in place of the arrays that they show.
+class Views(Mapping[str, Any]):
+    """A foreign state with views, by names of their own, in place of the arrays that they show."""
 
-    ``without``: names that are left out.
-    """
-
-    def __init__(
-        self,
-        state: Mapping[str, np.ndarray],
-        views: Mapping[str, View],
-        without: Container[str] = (),
-    ):
+    def __init__(self, state: Mapping[str, Any], views: Mapping[str, View]):
         self._state = state
         self._views = {name: view for name, view in views.items() if view.name in state}
         shown = {view.name for view in views.values()}
-        self._plain = {name for name in state if name not in shown and name not in without}
+        self._plain = {name for name in state if name not in shown}
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         if name in self._plain:
             return self._state[name]
         view = self._views[name]
@@ -92,13 +86,30 @@ class Views(Mapping[str, np.ndarray]):
         return len(self._plain) + len(self._views)
 
 
-def joined(state: State, views: Mapping[str, View]) -> State:
-    """The foreign state of which ``Views`` shows ``state``."""
-    parts: dict[str, list[tuple[int, int, np.ndarray]]] = {}
+def joined(
+    tensors: Iterable[tuple[str, np.ndarray]], views: Mapping[str, View]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The foreign tensors of which ``Views`` shows ``tensors``, each as soon as it is whole."""
+    counts = collections.Counter(view.name for view in views.values())
+    waiting: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for name, x in tensors:
+        if name not in views:
+            yield name, x
+            continue
+        view = views[name]
+        found = waiting.setdefault(view.name, [])
+        found.append((view.start, view.write(x)))
+        if len(found) == counts[view.name]:
+            parts = [part for _, part in sorted(waiting.pop(view.name), key=lambda pair: pair[0])]
+            yield view.name, np.ascontiguousarray(np.concatenate(parts, view.axis))
+
+
+def joined_layout(layout: Mapping[str, Any], views: Mapping[str, View]) -> dict[str, Any]:
+    """The shapes and types of what ``joined`` gives, from those of ``tensors``."""
+    found: dict[str, Any] = {name: x for name, x in layout.items() if name not in views}
     for name, view in views.items():
-        parts.setdefault(view.name, []).append((view.start, view.axis, view.write(state[name])))
-    whole = {name: x for name, x in state.items() if name not in views}
-    for name, found in parts.items():
-        found.sort(key=lambda part: part[0])
-        whole[name] = np.ascontiguousarray(np.concatenate([x for *_, x in found], found[0][1]))
-    return whole
+        part, whole = layout[name], found.get(view.name)
+        shape = list(part.shape)
+        shape[view.axis] += 0 if whole is None else whole.shape[view.axis]
+        found[view.name] = jax.ShapeDtypeStruct(tuple(shape), part.dtype)
+    return found
