@@ -6,12 +6,11 @@ The outputs agree only for models built with ``quirks="diffusers"``: see ``model
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
-from dit import config
-from dit.interop import mapping
-from dit.interop.mapping import Entry, Format, State, linear
+from dit.interop import described, mapping
+from dit.interop.mapping import Entry, Format, linear
 from dit.models.dit import DiT
 from dit.types import Count, UserError
 
@@ -34,6 +33,7 @@ ALWAYS = {  # settings of theirs that have one value here
 
 def build() -> Format:
     """The format, for models that ``mapping.check`` accepts."""
+    sections = described.by_settings(NAME, ALWAYS, sizes)
     return Format(
         DiT, entries, sections=sections, settings=settings, stem="diffusion_pytorch_model"
     )
@@ -57,22 +57,6 @@ def entries(model: DiT, names: Collection[str] = ()) -> list[Entry]:
         *linear("final/modulation/linear", "proj_out_1"),
         *linear("final/linear", "proj_out_2"),
     ]
-
-
-def sections(state: State, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The model of a ``config.json``, the shape of its data, and the process that it was trained for."""
-    if not settings:
-        raise UserError(
-            "no config.json lies beside the weights, and they do not tell their heads: give "
-            "--config=FILE"
-        )
-    if settings.get("_class_name", NAME) != NAME:
-        raise UserError(f"config.json is of a {settings['_class_name']}; expected a {NAME}")
-    for key, value in ALWAYS.items():
-        if settings.get(key, value) != value:
-            raise UserError(f"config.json says {key}={settings[key]!r}; expected {value!r}")
-    known = {k: settings[k] for k in config.keywords(sizes) if settings.get(k) is not None}
-    return config.call(sizes, f"config.json of a {NAME}", **known)
 
 
 def sizes(

@@ -6,17 +6,90 @@ positions is part of the file: ``position_table`` of the model has its number of
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 
+from dit.interop import described
 from dit.interop.mapping import Entry, Format
 from dit.interop.mmdit import DIFFUSERS, Table, demand, double_blocks, format_of
 from dit.models.mmdit import MMDiT
-from dit.types import UserError
+from dit.types import Count, UserError, Whole
+
+NAME = "SD3Transformer2DModel"
 
 
 def build() -> Format:
     """The format, for an MMDiT like ``size="SD3-medium"``, of any size."""
-    return format_of(check, table, fixed=positions)
+    sections = described.by_settings(NAME, {}, sizes)
+    more = {"sections": sections, "settings": settings, "stem": "diffusion_pytorch_model"}
+    return format_of(check, table, fixed=positions, **more)
+
+
+def sizes(
+    *,
+    num_layers: Count = 18,
+    num_attention_heads: Count = 18,
+    attention_head_dim: Count = 64,
+    caption_projection_dim: Count | None = None,
+    joint_attention_dim: Count = 4096,
+    pooled_projection_dim: Count = 2048,
+    in_channels: Count = 16,
+    out_channels: Count | None = None,
+    patch_size: Count = 2,
+    sample_size: Count = 128,
+    pos_embed_max_size: Count = 96,
+    dual_attention_layers: tuple[Whole, ...] = (),
+    qk_norm: Literal["rms_norm"] | None = None,
+) -> dict[str, Any]:
+    """The sections of a config that these settings stand for; the sampler is that of the authors."""
+    width, dual = num_attention_heads * attention_head_dim, tuple(dual_attention_layers)
+    if caption_projection_dim not in (None, width) or out_channels not in (None, in_channels):
+        raise UserError(
+            f"config.json says caption_projection_dim={caption_projection_dim}, out_channels="
+            f"{out_channels}; expected {width} and {in_channels}, as all published ones have"
+        )
+    if dual != tuple(range(len(dual))):
+        raise UserError(f"config.json says dual_attention_layers={dual}; expected the first layers")
+    model = {
+        "name": "mmdit",
+        "depth": num_layers,
+        "dual_depth": len(dual),
+        "width": width,
+        "heads": num_attention_heads,
+        "patch": patch_size,
+        "context_dim": joint_attention_dim,
+        "pooled_dim": pooled_projection_dim,
+        "qk_norm": qk_norm is not None,
+        "positions": "sincos",
+        "position_table": (pos_embed_max_size, sample_size // patch_size),
+        "context_ends": True,
+        "null": "zero",
+    }
+    grid = "shifted:shift=3.0,base=linspace,last=0.002994"
+    shape = (1, sample_size, sample_size, in_channels)
+    return {"model": model, **described.flow(shape, grid=grid, steps=28, guidance=7.0)}
+
+
+def settings(model: MMDiT, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The ``config.json`` of a model."""
+    most, base = model.position_table
+    return {
+        "_class_name": NAME,
+        "num_layers": model.depth,
+        "num_attention_heads": model.heads,
+        "attention_head_dim": model.width // model.heads,
+        "caption_projection_dim": model.width,
+        "joint_attention_dim": model.context_dim,
+        "pooled_projection_dim": model.pooled_dim,
+        "in_channels": model.in_channels,
+        "out_channels": model.out_channels,
+        "patch_size": model.patch[1],
+        "sample_size": base * model.patch[1],
+        "pos_embed_max_size": most,
+        "dual_attention_layers": list(range(model.dual_depth)),
+        "qk_norm": "rms_norm" if model.qk_norm else None,
+    }
 
 
 def check(model: MMDiT) -> None:

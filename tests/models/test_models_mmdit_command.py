@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from models_cases import params_of
-from weights_files import write_safetensors
+from weights_files import write_json, write_safetensors
 
 import dit.data.sources
-from dit import config, draw, models, sample, train
+from dit import config, convert, draw, experiment, models, sample, train
+from dit.interop import folder
 from dit.training.checkpoint import restore_params
 
 SOURCE = """
@@ -60,14 +61,14 @@ def test_weights_of_sd3_are_trained_and_sampled(tmp_path, monkeypatch):
     options = [f"--config.{k}={v}" for k, v in asked.items()]
     run = f"--workdir={tmp_path}/run"
     assert train.main(["--config=digits", run, *options]) in (0, None)
-    experiment = draw.load_experiment(f"{tmp_path}/run")
-    abstract = jax.eval_shape(experiment.init, jax.random.key(0))
+    trained = draw.load_experiment(f"{tmp_path}/run")
+    abstract = jax.eval_shape(trained.init, jax.random.key(0))
     found = restore_params(tmp_path / "run", abstract, which="params").params
     assert models.count_params(found) == models.count_params(params)
     for name, value in flatten_dict(params, sep="/").items():
         got = flatten_dict(found, sep="/")[name]
         np.testing.assert_allclose(got, value, atol=1e-9, err_msg=name)
-    told = experiment.conditions_of("held_out", 2)
+    told = trained.conditions_of("held_out", 2)
     assert set(told) == {"context", "pooled"}
     drawn = []
     for change in (0, 1):
@@ -77,3 +78,59 @@ def test_weights_of_sd3_are_trained_and_sampled(tmp_path, monkeypatch):
         sample.main([run, f"--cond={tmp_path}/cond.npz", out, *grid])
         drawn.append(np.load(tmp_path / "out.npz")["samples"])
     assert (drawn[0] != drawn[1]).any()
+
+
+SETTINGS = {  # as diffusers writes them
+    "diffusers_sd3": {
+        "_class_name": "SD3Transformer2DModel",
+        **{"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8},
+        **{"caption_projection_dim": 16, "joint_attention_dim": 7, "pooled_projection_dim": 5},
+        **{"in_channels": 4, "out_channels": 4, "patch_size": 2, "sample_size": 8},
+        **{"pos_embed_max_size": 6, "dual_attention_layers": [0], "qk_norm": "rms_norm"},
+    },
+    "diffusers_flux": {
+        "_class_name": "FluxTransformer2DModel",
+        **{"num_layers": 1, "num_single_layers": 2, "num_attention_heads": 2},
+        **{"attention_head_dim": 12, "joint_attention_dim": 7, "pooled_projection_dim": 5},
+        **{"patch_size": 1, "in_channels": 16, "guidance_embeds": True},
+        **{"axes_dims_rope": [4, 4, 4]},
+    },
+}
+
+
+def described(name):
+    """The experiment of which a ``config.json`` tells."""
+    told = config.resolve("interop", name).sections({}, SETTINGS[name])
+    example = {"shape": list(told["data"]["shape"]), "classes": None}
+    latents = {"codec": {"name": "latent", "scale": 1.0}, "steps": 1, "batch_size": 1}
+    return experiment.build({**told, **latents}, example)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_directory_of_diffusers_becomes_a_workdir_and_comes_back(name, tmp_path):
+    given = described(name)
+    params = jax.tree.map(np.asarray, params_of(given.model, given.shape, noise=0.1))
+    weights = config.resolve("interop", name)
+    state = weights.to_state(params, given.model, given.shape)
+    (tmp_path / "in").mkdir()
+    write_safetensors(tmp_path / "in/diffusion_pytorch_model.safetensors", state)
+    write_json(tmp_path / "in/config.json", SETTINGS[name])
+    place = f"--workdir={tmp_path}/run"
+    codec = ("--config.codec.name=latent", "--config.codec.scale=1.0")
+    convert.main([f"--from={name}", f"--weights={tmp_path}/in", place, *codec])
+    convert.main([f"--to={name}", f"--out={tmp_path}/out", place])
+    back, settings, _ = folder.opened(str(tmp_path / "out"))
+    assert {k: settings[k] for k in SETTINGS[name]} == SETTINGS[name]
+    assert back.keys() == state.keys()
+    for key, value in state.items():
+        np.testing.assert_array_equal(np.asarray(back[key]), value, err_msg=key)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_diffusers_builds_of_the_same_config_has_as_many_parameters(name):
+    diffusers = pytest.importorskip("diffusers")
+    theirs = getattr(diffusers, SETTINGS[name]["_class_name"]).from_config(SETTINGS[name])
+    ours = described(name)
+    shapes = jax.eval_shape(ours.init, jax.random.key(0))
+    assert models.count_params(shapes) == sum(p.numel() for p in theirs.parameters())
