@@ -11,7 +11,8 @@ import dit
 from dit import __main__ as command
 
 ROOT = pathlib.Path(dit.__file__).parent
-FOR_OTHERS = {"dit.__main__", "dit.benchmark.stopwatch"}  # itself, and what a command starts
+# Itself, what a command starts, and what makes a table of the documentation.
+FOR_OTHERS = {"dit.__main__", "dit.benchmark.stopwatch", "dit.evaluation.damage"}
 
 
 def run(*argv):

@@ -369,4 +369,4 @@ def test_a_clip_is_drawn_at_once_not_frame_by_frame():
             sys.setprofile(None)
         return len(calls)
 
-    assert 10 < called(frames=2, size=16) == called(frames=32, size=64) < 1000
+    assert 10 < called(frames=2, size=16) == called(frames=32, size=64) < 1100

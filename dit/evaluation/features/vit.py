@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dit import rng
 from dit.interop.mapping import Entry, linear, placed
 from dit.models.layers import Linear, Norm, along, normal
 from dit.models.multihead import SelfAttention
@@ -106,7 +107,7 @@ def read(model: Vit, state: Mapping[str, np.ndarray], entries: list[Entry]) -> P
     """The parameters of a state whose names are those of the table; UserError for others."""
     side = model.patch * model.grid
     x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    abstract = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), x))["params"]
+    abstract = nn.unbox(jax.eval_shape(model.init, rng.root(0), x))["params"]
     return placed(state, entries, abstract, None)
 
 
