@@ -1,4 +1,4 @@
-"""Pictures of samples and of training: PNG grids and filmstrips, GIFs, .npz arrays, loss curves.
+"""Samples and training as files: PNG grids and filmstrips, what moves, .npz arrays, loss curves.
 
 Samples are uint8 ``(n, f, h, w, c)``; an image is a clip of one frame. They are laid out by ``tiles``,
 their captions beneath them. A PNG carries its recipe, the JSON of how it was made, in a text chunk.
@@ -8,6 +8,8 @@ Files are written under a temporary name and then renamed, so that nobody ever r
 from __future__ import annotations
 
 import contextlib
+import fractions
+import importlib.util
 import io
 import json
 import math
@@ -24,11 +26,14 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image, PngImagePlugin
 
 from dit import storage
-from dit.tiles import Clips, Picture, enlargement, rows_of, strips_of, tile
+from dit.tiles import GREY, Clips, Picture, enlargement, rows_of, strips_of, tile
 from dit.types import UserError
 
 RECIPE = "dit-recipe"  # keyword of the PNG text chunk
-SUFFIXES = (".png", ".gif", ".npz")
+MOVING = (".gif", ".webp", ".mp4")
+SUFFIXES = (".png", *MOVING, ".npz")
+FPS = 8.0  # frames a second, where nothing is said of them
+QUALITY = "14"  # of MP4: the constant rate factor of x264, of which 18 is called visually lossless
 LATENTS = (
     "these samples are latents and not pixels, so they cannot be drawn: write them with an --out "
     "ending in .npz and decode them with the autoencoder they came from"
@@ -110,7 +115,9 @@ def check_drawable(
         raise UserError(LATENTS)
     n, frames, *picture = shape
     _check_channels(picture[-1], "uint8")
-    if suffix == ".gif":
+    if suffix in MOVING:
+        if suffix == ".mp4" and importlib.util.find_spec("av") is None:
+            raise UserError("MP4 needs the package av, which is not installed: pip install av")
         enlargement(rows_of(n, labels), picture, captions, pages=frames)
     else:
         rows = rows_of(n, labels) if frames == 1 else strips_of((n, frames), labels)
@@ -123,21 +130,22 @@ def save_samples(
     labels: Int[np.ndarray, " n"] | None,
     recipe: Mapping[str, Any],
     captions: Sequence[str] = (),
+    fps: float = FPS,
 ) -> None:
     """Write samples as the suffix of ``path`` says.
 
-    .png: a grid, or a filmstrip of clips, with its recipe; .gif: an animated grid; .npz: arrays.
-    ``captions``: of each sample, if any. Raises UserError for another suffix, or for latents (floating
-    point) in anything but .npz.
+    .png: a grid, or a filmstrip of clips, with its recipe; .gif, .webp, .mp4: a grid that moves, at
+    ``fps``; .npz: arrays. ``captions``: of each sample, if any. Raises UserError for another suffix, or
+    for latents (floating point) in anything but .npz.
     """
     suffix = storage.place(path).suffix.lower()
-    if suffix in (".png", ".gif") and samples.dtype != np.uint8:
+    if suffix in (".png", *MOVING) and samples.dtype != np.uint8:
         raise UserError(LATENTS)
     if suffix == ".png":
         lay_out = grid if samples.shape[1] == 1 else filmstrip
         save_png(path, lay_out(samples, labels, captions), recipe)
-    elif suffix == ".gif":
-        save_gif(path, samples, labels, captions)
+    elif suffix in MOVING:
+        save_moving(path, samples, labels, captions, fps=fps)
     elif suffix == ".npz":
         with npz_writer(path, len(samples), labels, captions) as write:
             write(samples)
@@ -177,27 +185,48 @@ def read_recipe(path: Address) -> dict[str, Any]:
     return recipe
 
 
-def save_gif(
+def save_moving(
     path: Address,
     clips: Clips,
     labels: Int[np.ndarray, " n"] | None = None,
     captions: Sequence[str] = (),
     *,
-    frames_per_second: float = 8.0,
+    fps: float = FPS,
 ) -> None:
-    """Write clips side by side, as ``grid`` lays them out, as one GIF that loops."""
+    """Write clips side by side, as ``grid`` lays them out: a GIF or WebP that loops, or an MP4.
+
+    WebP is lossless, GIF has 256 colours. MP4 is H.264, whose sides are even: odd ones get a line of
+    the ground's grey more.
+    """
     rows, count = rows_of(len(clips), labels), clips.shape[1]
     each = (clips[:, k : k + 1] for k in range(count))
     pages = [_picture(tile(clip, rows, captions, pages=count)) for clip in each]
+    suffix = storage.place(path).suffix.lower()
     with _atomic(path) as file:
-        pages[0].save(
-            file,
-            format="GIF",
-            save_all=True,
-            append_images=pages[1:],
-            duration=round(1000 / frames_per_second),
-            loop=0,
-        )
+        if suffix == ".mp4":
+            _encode(file, pages, fps)
+            return
+        how = {".gif": {"format": "GIF"}, ".webp": {"format": "WEBP", "lossless": True}}[suffix]
+        looped = {"duration": round(1000 / fps), "loop": 0}
+        pages[0].save(file, save_all=True, append_images=pages[1:], **looped, **how)
+
+
+def _encode(file: Any, pages: Sequence[Image.Image], fps: float) -> None:
+    """Write pictures of one size as a video."""
+    import av
+
+    width, height = (side + side % 2 for side in pages[0].size)
+    with av.open(file, "w", format="mp4") as container:
+        rate = fractions.Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": QUALITY})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for page in pages:
+            whole = Image.new("RGB", (width, height), (GREY,) * 3)
+            whole.paste(page)
+            for packet in stream.encode(av.VideoFrame.from_image(whole)):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ one a line; ``--negative`` says what guidance is to lead away from. The prompts 
 pictures.
 
 The suffix of ``--out`` decides what is written: a ``.png`` grid (a filmstrip for clips) that carries
-its recipe, a moving ``.gif``, or ``.npz`` arrays. ``--like=grid.png`` reads the recipe of a PNG and
-makes the same picture again, bit for bit on the same machine; what an edit began with must be given
-again (``--init``, ``--mask``), and must be the same. The training data need not be there.
+its recipe, a moving ``.gif``, ``.webp`` or ``.mp4``, or ``.npz`` arrays. ``--like=grid.png`` reads the
+recipe of a PNG and makes the same picture again, bit for bit on the same machine; what an edit began
+with must be given again (``--init``, ``--mask``), and must be the same. The training data need not be
+there.
 
 On several hosts the same command runs on each of them, as for ``dit.train``; the first one writes.
 """
@@ -35,7 +36,7 @@ from dit.parallel import multihost
 from dit.parallel.mesh import OPTION
 from dit.prompts import MADE_BY, check_made_by, read_prompts
 from dit.recipe import LATER, Recipe, recipe_from, rules, stamped
-from dit.types import Count, Seed, Share, UserError, Whole
+from dit.types import Count, Positive, Seed, Share, UserError, Whole
 
 
 def read_data(path: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -88,7 +89,14 @@ def arguments() -> argparse.ArgumentParser:
     parser = cli.Parser(prog="dit sample", description=__doc__)
     add = parser.add_argument
     add("--workdir", required=True, help="where the model was trained")
-    add("--out", default="samples.png", help="a .png, .gif or .npz file (default: %(default)s)")
+    add(
+        "--out",
+        default="samples.png",
+        help="a .png, .gif, .webp, .mp4 or .npz file (default: %(default)s)",
+    )
+    add(
+        "--fps", type=cli.number(Positive), help="frames a second of a file that moves (default: 8)"
+    )
     add("--labels", help="class labels, like 0,1,5-7 (default: the config's)")
     add(
         "--num",
@@ -154,6 +162,10 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("got both --labels and --num; expected one of them: labels have a number")
     if args.prompt and args.prompts is not None:
         raise UserError("got both --prompt and --prompts; expected one of them")
+    if args.fps is not None and storage.place(args.out).suffix.lower() not in media.MOVING:
+        raise UserError(
+            f"--fps is of no effect on {args.out!r}: files that move end in {', '.join(media.MOVING)}"
+        )
     if args.known is not None and args.mask is None:
         raise UserError("--known is of no effect without --mask: which part of --init is kept")
     for option in ("mask", "strength"):
@@ -217,8 +229,9 @@ def run(args: argparse.Namespace) -> None:
         if multihost.is_main():
             used |= {} if weak_name is None else {"weak": weak_name}
             recipe_of = {**stamped(recipe, restored, nfe, inputs), **used}
+            words, fps = recipe.prompts, args.fps or media.FPS
             media.save_samples(
-                args.out, drawn.samples, drawn.labels, recipe_of, captions=recipe.prompts
+                args.out, drawn.samples, drawn.labels, recipe_of, captions=words, fps=fps
             )
     multihost.say(
         f"{sampler.n} samples in {seconds:.2f} s after compilation, {nfe} network evaluations each, "

@@ -9,6 +9,7 @@ from PIL import Image
 
 from dit import media, tiles
 from dit.codecs import latent, pixel
+from dit.data import clips as video
 from dit.data.npy import read_npz
 from dit.types import UserError
 
@@ -115,7 +116,7 @@ def test_what_is_too_large_is_refused_before_it_is_there(tmp_path, shape, suffix
 def test_the_largest_picture_can_be_read_again(tmp_path):
     """Pillow refuses larger ones as an attack."""
     assert tiles.MOST_PIXELS <= Image.MAX_IMAGE_PIXELS
-    media.save_gif(tmp_path / "x.gif", clips(n=300, f=2))
+    media.save_moving(tmp_path / "x.gif", clips(n=300, f=2))
     with Image.open(tmp_path / "x.gif") as image:
         assert max(image.size) < 65_536
 
@@ -123,9 +124,9 @@ def test_the_largest_picture_can_be_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("grid.jpg", r"\.png, \.gif or \.npz"),
-        ("grid", r"\.png, \.gif or \.npz"),
-        (".", r"\.png, \.gif or \.npz"),
+        ("grid.jpg", r"\.png, \.gif, \.webp, \.mp4 or \.npz"),
+        ("grid", r"\.png, \.gif, \.webp, \.mp4 or \.npz"),
+        (".", r"\.png, \.gif, \.webp, \.mp4 or \.npz"),
         ("folder.png", "is a directory"),
         ("file/x.png", "cannot write"),
         ("/proc/x.png", "cannot write"),
@@ -208,7 +209,7 @@ def test_npz_is_written_as_samples_come(tmp_path, dtype):
 
 
 def test_suffix_and_channels_are_checked(tmp_path):
-    with pytest.raises(UserError, match=r"\.png, \.gif or \.npz"):
+    with pytest.raises(UserError, match=r"\.png, \.gif, \.webp, \.mp4 or \.npz"):
         media.save_samples(tmp_path / "grid.jpg", clips(), np.arange(5), {})
     with pytest.raises(UserError, match="4 channels"):
         media.save_samples(tmp_path / "grid.png", clips(c=4), np.arange(5), {})
@@ -267,3 +268,28 @@ def test_curve_is_drawn_from_the_last_log_of_each_step(tmp_path):
         assert min(image.size) > 300
     with pytest.raises(UserError, match="accuracy"):
         media.plot_curve(log, tmp_path / "curve.png", key="accuracy")
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".mp4"])
+def test_what_moves_is_read_back_frame_by_frame(tmp_path, suffix):
+    pytest.importorskip("av")
+    ramp = np.linspace(0, 255, 15 * 19, dtype=np.uint8).reshape(15, 19)  # odd sides
+    x = np.stack([np.roll(ramp, 3 * k, axis=1) for k in range(5)])[None, ..., None].repeat(3, -1)
+    path = tmp_path / f"clip{suffix}"
+    media.check_drawable(path, x.shape, None, pixels=True)
+    media.save_samples(path, x, None, {}, fps=12.0)
+    taking = video.Taking(frames=5, fps=12.0)
+    (found,) = video.read(str(path), taking, np.asarray, 3, 10**8)
+    for k in range(5):
+        page = tiles.tile(x[:, k : k + 1], tiles.rows_of(1, None), pages=5)
+        height, width, _ = page.shape
+        off = found[k, :height, :width].astype(float) - page
+        assert np.abs(off).max() == 0 if suffix == ".webp" else np.sqrt((off**2).mean()) < 4
+    with pytest.raises(ValueError, match="it has 5 frames"):
+        video.read(str(path), video.Taking(frames=6, fps=12.0), np.asarray, 3, 10**8)
+
+
+def test_mp4_without_its_package_is_refused_before_anything_is_drawn(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install av"):
+        media.check_drawable("x.mp4", (1, 2, 8, 8, 3), None, pixels=True)
