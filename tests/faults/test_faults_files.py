@@ -17,7 +17,7 @@ import training_fake as fake
 import training_tiny as tiny
 
 from dit.training import checkpoint as checkpoints
-from dit.training import loop
+from dit.training import loop, sealed
 from dit.training.checkpoint import Checkpoints
 from dit.training.logging import read_metrics
 from dit.training.workdir import write_config
@@ -211,7 +211,7 @@ def forged(run, change, seal):
     data, meta = json.loads(data_file.read_text()), json.loads(meta_file.read_text())
     data.update(change)
     if seal:
-        meta["seal"] = checkpoints._seal(meta, data)
+        meta["seal"] = sealed.seal(meta, data)
     data_file.write_text(json.dumps(data))
     meta_file.write_text(json.dumps(meta))
 
