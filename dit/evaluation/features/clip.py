@@ -89,7 +89,7 @@ def sizes(
     )
 
 
-def params_of(state: Mapping[str, np.ndarray], model: vit.Vit) -> Params:
+def params_of(state: Mapping[str, Any], model: vit.Vit) -> Params:
     """The parameters of a whole CLIP's state, or of its vision part's; UserError for others."""
     state = {
         name: np.asarray(x)

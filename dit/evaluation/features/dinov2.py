@@ -15,7 +15,7 @@ FD-DINOv2 (Stein et al. 2023) is ``hub`` at 224 pixels, scaled by Pillow's bicub
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +70,7 @@ def network(
     return vit.Vit(PATCH, grid, width, depth, heads, hidden, activation, EPS, **how)
 
 
-def params_of(state: Mapping[str, np.ndarray], model: vit.Vit, port: Port, side: int) -> Params:
+def params_of(state: Mapping[str, Any], model: vit.Vit, port: Port, side: int) -> Params:
     """The parameters of a state of any of the three layouts, positions scaled; UserError for others."""
     theirs = any(name.startswith("encoder.layer.") for name in state)
     given = {"positions": "pos_embed", "class": "cls_token", "registers": "register_tokens"}
@@ -116,7 +116,7 @@ def positions(
     return np.concatenate([first, rest], 1).astype(np.float32)
 
 
-def _split(state: dict[str, np.ndarray], theirs: bool) -> None:
+def _split(state: dict[str, Any], theirs: bool) -> None:
     """Halve the packed first layer of SwiGLU: what is activated, then the rest."""
     names = ("weights_in",) if theirs else ("w12", "fc1")
     for name in [k for k in state if k.split(".")[-2:-1] and k.split(".")[-2] in names]:
@@ -126,9 +126,7 @@ def _split(state: dict[str, np.ndarray], theirs: bool) -> None:
         )
 
 
-def _entries(
-    state: Mapping[str, np.ndarray], model: vit.Vit, given: Mapping[str, str], theirs: bool
-):
+def _entries(state: Mapping[str, Any], model: vit.Vit, given: Mapping[str, str], theirs: bool):
     for ours, name in given.items():
         yield Entry((ours,), (name,))
     project = "embeddings.patch_embeddings.projection" if theirs else "patch_embed.proj"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def folder() -> pathlib.Path:
     return package_files(PACKAGE, missing) / "models"
 
 
-def params_of(state: Mapping[str, np.ndarray]) -> Params:
+def params_of(state: Mapping[str, Any]) -> Params:
     """The parameters by their names in the file, kernels as ``h w in out``; UserError for others."""
     params = {}
     for name in sorted(state.keys()):

@@ -16,7 +16,7 @@ Inception score.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ def layers() -> dict[str, tuple[int, int, int, int]]:
     return found
 
 
-def params_of(state: Mapping[str, np.ndarray]) -> Params:
+def params_of(state: Mapping[str, Any]) -> Params:
     """The parameters by their names in the file, kernels as ``h w in out``; UserError for others.
 
     Each batch norm is a scale and a shift, worked out in float64.

@@ -8,11 +8,11 @@ result is the class token after the last norm, projected if there is a projectio
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from dit import rng
@@ -103,7 +103,7 @@ class Vit(nn.Module):
         return x
 
 
-def read(model: Vit, state: Mapping[str, np.ndarray], entries: list[Entry]) -> Params:
+def read(model: Vit, state: Mapping[str, Any], entries: list[Entry]) -> Params:
     """The parameters of a state whose names are those of the table; UserError for others."""
     side = model.patch * model.grid
     x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)

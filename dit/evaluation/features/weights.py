@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-
-import numpy as np
+from typing import Any
 
 from dit.interop import files, folder
 from dit.types import UserError
@@ -21,7 +20,7 @@ WHOLE = ("model.safetensors", "pytorch_model.bin")  # in a directory, as transfo
 
 def read(
     network: str, path: str | None, usual: Sequence[str], source: str
-) -> tuple[Mapping[str, np.ndarray], str]:
+) -> tuple[Mapping[str, Any], str]:
     """The arrays of a file or directory ``path``, or of a file of a ``usual`` name; and its name.
 
     ``source``: where such files come from, for the UserError that says that there is none.
