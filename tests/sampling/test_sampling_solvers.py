@@ -36,7 +36,8 @@ def grids(path_name):
     path, made = PATHS[path_name], {}
     for name in config.names("sampling.grids"):
         if name != "ddpm" or path.timesteps is not None:
-            kwargs = {"shift": 3.0} if name == "shifted" else {}
+            # A large variance at a step to almost no noise leaves what no later step can take away.
+            kwargs = {"shifted": {"shift": 3.0}, "linspace": {"last": 0.2}}.get(name, {})
             made[name] = config.resolve("sampling.grids", name, **kwargs)(path, STEPS)
     return made
 
