@@ -57,6 +57,7 @@ class Source:
     ``codec``: the fingerprint of the weights that made latents, where it is known. ``parts``: the
     sources that a mixture is made of, each of which can be judged by itself. ``text``: what made
     embeddings of the captions, ``{"encoders": how they were used, "weights": their fingerprint}``.
+    ``fps``: frames a second of clips, where that is known.
     Raises UserError for labels, where a split holds them as an array, that do not fit the classes.
     """
 
@@ -70,6 +71,7 @@ class Source:
     codec: str | None = None
     parts: tuple[Source, ...] = ()
     text: Mapping[str, Any] | None = None
+    fps: float | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "shapes", self.shapes or (self.shape,))
@@ -109,7 +111,7 @@ class Source:
         shape, name = self.shapes[i], f"{self.fingerprint}/{i}"
         rest = (self.num_classes, name, self.streaming)
         parts = tuple(p.bucket(p.shapes.index(shape)) for p in self.parts if shape in p.shapes)
-        beside = {"codec": self.codec, "parts": parts, "text": self.text}
+        beside = {"codec": self.codec, "parts": parts, "text": self.text, "fps": self.fps}
         return Source(train, held_out, shape, *rest, **beside)
 
 

@@ -42,6 +42,7 @@ QUESTIONS = (
 )
 FIGURES = ("speed", "gravity", "flicker", "jump", "area_variation")
 REAL = 256  # real clips that are followed
+FPS = 8.0  # frames a second, of data that do not say
 WHOLE = 0.85  # of its usual area, for an actor to be whole
 STILL = 0.35 * RATES["slowly"][0]  # units a second, below which something rests
 
@@ -67,7 +68,8 @@ def answers(scene: Scene, found: Followed, fps: float) -> dict[str, bool]:
     if scene.kind in ("drift", "fall", "pan"):
         said["present"] = all_there and all((t.area > 0.5 * t.size).all() for _, t in there)
     if scene.post and scene.actors[0].speed != "slowly":
-        said["permanent"] = all_there and _comes_out(*there[0])
+        middle = UNITS * found.clip.shape[2] / min(found.clip.shape[1:3]) / 2
+        said["permanent"] = all_there and _comes_out(*there[0], middle)
     return said
 
 
@@ -111,11 +113,11 @@ def _same(found: Followed, track: Track) -> bool:
     return first is not None and first == last
 
 
-def _comes_out(actor: Actor, track: Track) -> bool:
-    """Whether it comes from one side of the post, and is seen on the other."""
+def _comes_out(actor: Actor, track: Track, middle: float) -> bool:
+    """Whether it comes from one side of the post, near the ``middle``, and is seen on the other."""
     seen = track.area > 0.5 * track.area.max()
     sign, half = DIRECTIONS[actor.direction][1], POST / 2
-    along = sign * (track.middle[seen, 1] - UNITS / 2)
+    along = sign * (track.middle[seen, 1] - middle)
     return bool(along[0] < -half and along.max() > half)
 
 
@@ -195,7 +197,7 @@ def parts(source: Real, captions: Sequence[str], asked_of: Split) -> tuple[Part,
         return ()
     if not scenes or source.shape[0] < 2 or source.shape[3] != 3:
         return ()
-    few, fps = scenes[:REAL], float(getattr(asked_of, "fps", 8.0))
+    few, fps = scenes[:REAL], getattr(source, "fps", None) or FPS
     theirs = score(few, [asked_of[i % len(asked_of)]["x"] for i in range(len(few))], fps)
     names = [f"{name}_real" for name in theirs if not name.endswith(("_low", "_high"))]
     ours = [name for name in _names(scenes) if name not in FIGURES or name in theirs]

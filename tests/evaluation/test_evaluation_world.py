@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dit.data.captions import tokenized
 from dit.data.sources import world as source
 from dit.evaluation import clips as evaluation_clips
 from dit.evaluation import damage, world
@@ -102,3 +103,17 @@ def test_an_evaluation_of_clips_has_these_figures(monkeypatch):
     still = np.stack([made.held_out[i]["x"][:1].repeat(9, 0) for i in range(10)])
     assert evaluation(still, None)["speed_ratio"] == 0
     assert "direction" not in evaluation_of(made, 10, ("a cat",) * 10).figures
+
+
+def test_the_rate_and_the_width_of_the_data_count(monkeypatch):
+    monkeypatch.setattr(evaluation_clips, "TRAIN", 20)
+    monkeypatch.setattr(evaluation_clips, "HELD_OUT", 20)
+    made = source.build(fps=16.0, frames=33, size=(32, 48), kinds=("fall", "hide"), held_out=24)
+    captions = tuple(made.held_out[i]["caption"] for i in range(24))
+    seen = tokenized(made, lambda text: (np.zeros(2, np.int32), np.ones(2, bool)))  # as in a run
+    figures = evaluation_of(seen, 24, captions)(
+        np.stack([made.held_out[i]["x"] for i in range(24)]), None
+    )
+    assert figures["gravity"] == pytest.approx(GRAVITY, rel=0.05)
+    assert figures["permanent"] >= 0.9
+    assert figures["direction"] >= 0.95

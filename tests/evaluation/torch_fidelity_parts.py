@@ -13,7 +13,7 @@ def part(name):
     """The module ``torch_fidelity.<name>``; skipped where it is not installed."""
     pytest.importorskip("torch")
     if importlib.util.find_spec("torch_fidelity") is None:
-        pytest.skip("needs torch-fidelity, of the extra 'torch'")
+        pytest.skip("pip install --no-deps torch-fidelity")
     there = {}
     if importlib.util.find_spec("torchvision") is None:
         there = {"torchvision": mock.MagicMock(), "torchvision.datasets": types.ModuleType("d")}

@@ -66,7 +66,7 @@ def build(
         )
         for part, length in (("train", STREAM_LENGTH), ("held_out", held_out))
     )
-    return Source(train, aside, (frames, *canvas, 3), None, name, streaming=True)
+    return Source(train, aside, (frames, *canvas, 3), None, name, streaming=True, fps=fps)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
