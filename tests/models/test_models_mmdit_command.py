@@ -1,5 +1,6 @@
 """An MMDiT by command: from a file of published names to training and to samples."""
 
+import captions
 import jax
 import numpy as np
 import pytest
@@ -7,43 +8,23 @@ from flax.traverse_util import flatten_dict
 from models_cases import params_of
 from weights_files import write_json, write_safetensors
 
-import dit.data.sources
 from dit import config, convert, draw, experiment, models, sample, train
 from dit.interop import folder
 from dit.training.checkpoint import restore_params
 
-SOURCE = """
-import dataclasses
-import numpy as np
-from dit.data.source import Source, generator
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    fingerprint: str
-    streaming: bool = False
-    transforms: tuple = ()
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, i):
-        draw = generator(0, self.fingerprint, i)
-        number = lambda *shape: draw.standard_normal(shape).astype(np.float32)
-        x = draw.integers(0, 256, (1, 8, 8, 1), np.uint8)
-        return {"x": x, "context": number(3, 7), "pooled": number(5)}
-
-def build():
-    parts = Encoded("encoded-train"), Encoded("encoded-held_out")
-    return Source(*parts, shape=(1, 8, 8, 1), num_classes=None, fingerprint="encoded")
-"""
 SIZES = {"depth": 3, "dual_depth": 1, "width": 16, "heads": 2, "context_dim": 7, "pooled_dim": 5}
 NETWORK = {"size": "SD3.5-medium", "position_table": (6, 4), **SIZES}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def encoded():
+    """A source of embeddings."""
+    with captions.installed():
+        yield
+
+
 @pytest.mark.slow
-def test_weights_of_sd3_are_trained_and_sampled(tmp_path, monkeypatch):
-    (tmp_path / "encoded.py").write_text(SOURCE)
-    monkeypatch.setattr(dit.data.sources, "__path__", [*dit.data.sources.__path__, str(tmp_path)])
+def test_weights_of_sd3_are_trained_and_sampled(tmp_path):
     model = config.resolve("models", "mmdit", in_channels=1, **NETWORK)
     params = jax.tree.map(np.asarray, params_of(model, (1, 8, 8, 1), noise=0.1))
     state = config.resolve("interop", "diffusers_sd3").to_state(params, model, (1, 8, 8, 1))
@@ -94,6 +75,19 @@ SETTINGS = {  # as diffusers writes them
         **{"attention_head_dim": 12, "joint_attention_dim": 7, "pooled_projection_dim": 5},
         **{"patch_size": 1, "in_channels": 16, "guidance_embeds": True},
         **{"axes_dims_rope": [4, 4, 4]},
+    },
+    "diffusers_flux2": {
+        "_class_name": "Flux2Transformer2DModel",
+        **{"num_layers": 1, "num_single_layers": 2, "num_attention_heads": 2},
+        **{"attention_head_dim": 16, "joint_attention_dim": 7, "in_channels": 4, "mlp_ratio": 2.5},
+        **{"patch_size": 1, "axes_dims_rope": [4, 4, 4, 4], "rope_theta": 500.0, "eps": 1e-5},
+        **{"guidance_embeds": False},
+    },
+    "diffusers_qwen_image": {
+        "_class_name": "QwenImageTransformer2DModel",
+        **{"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 12},
+        **{"joint_attention_dim": 7, "in_channels": 16, "out_channels": 4, "patch_size": 2},
+        **{"axes_dims_rope": [4, 4, 4], "guidance_embeds": False, "zero_cond_t": False},
     },
 }
 
