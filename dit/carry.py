@@ -132,11 +132,7 @@ def with_lora(
         raise UserError(
             f"the run in {base} trained a LoRA itself: merge it, and give what that makes"
         )
-    check_lora(form, below.model)
-    abstract = models.abstract(below.model, below.shape)
-    known = low_rank.kernels(abstract, models.logical_axes(below.model, below.shape))
-    sizes = {name.rpartition("/")[0]: pair.size for name, pair in known.items()}
-    found = layouts.read(state, header, form.table(below.model, ()), sizes)
+    found = layouts.read(state, header, names_of(form, below.model, below.shape))
     config = plain(below.config)
     config["lora"] = {"rank": found.rank, "alpha": found.alpha, "targets": list(found.targets)}
     config["init_from"] = {"path": base, "which": which, "step": meta["step"]}
@@ -166,24 +162,23 @@ def write(
     return writing.write(out, form.stem, shapes, found, **how)
 
 
-def check_lora(form: Format, model: Any) -> None:
-    """Raise UserError for a layout in which a LoRA of this model has no names."""
+def names_of(form: Format, model: Any, shape: tuple[int, ...]) -> layouts.Names:
+    """What the maps of a LoRA of this model are called in a format, and how large they are."""
     form.check(model)
-    if form.views(model):
-        raise UserError(
-            "this layout keeps parts of a map of ours in one tensor, or in another order, and a LoRA in "
-            "it can be neither read nor written: merge it (--merge), and write the whole"
-        )
+    abstract = models.abstract(model, shape)
+    entries, parts = form.table(model, ()), form.views(model)
+    layout = views.joined_layout(mapping.layout(entries, abstract), parts)
+    known = low_rank.kernels(abstract, models.logical_axes(model, shape))
+    sizes = {name.rpartition("/")[0]: pair.size for name, pair in known.items()}
+    return layouts.Names(entries, parts, {name: x.shape for name, x in layout.items()}, sizes)
 
 
 def write_lora(
     form: Format, experiment: Experiment, pairs: Any, out: str, **how: Any
 ) -> list[pathlib.Path]:
     """Write the maps of a LoRA alone, under a format's names, as PEFT and diffusers lay them out."""
-    check_lora(form, experiment.model)
-    lora = experiment.lora
-    sizes = {module: pair.size for module, pair in lora.pairs.items()}
-    state = layouts.to_state(flat(pairs), form.table(experiment.model, ()), sizes)
+    lora, names = experiment.lora, names_of(form, experiment.model, experiment.shape)
+    state = layouts.to_state(flat(pairs), names)
     told = layouts.metadata(lora.rank, lora.rank * lora.scale, state)
     shapes = {name: x.shape for name, x in state.items()}
     return writing.write(out, layouts.STEM, shapes, state.items(), metadata=told, **how)

@@ -4,27 +4,49 @@ There A is ``(rank, inputs)`` and B ``(outputs, rank)``, of a convolution with i
 names of the modules are those of a format of the whole network. The factor is ``alpha / rank``: alpha
 stands in ``.alpha`` beside a pair (kohya), in diffusers' metadata of the file, or else is the rank.
 
-A format may have in one map what the model has in a stack (query, key and value). Its pair is then one
-of a stack of blocks, of a rank as many times larger, on the way out; on the way in its A is every one's.
+A format may have in one map what are several here, or a stack (query, key and value, shift and scale):
+each has the rows of the map's outputs, or the columns of its inputs, that are its own. On the way in,
+rows take their part of B and the whole of A, columns the reverse. On the way out, rows with one A in
+common (columns with one B) stay a pair of their rank; others become one with B (or A) a stack of
+blocks, of the sum of their ranks. Either way ``B A`` is the same.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dit.interop.mapping import Entry, State
+from dit.interop.views import View
 from dit.types import UserError
 
 STEM = "pytorch_lora_weights"
 PREFIXES = ("transformer.", "base_model.model.", "")
 A, B, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 METADATA = "lora_adapter_metadata"  # diffusers' key in a file's header
-Sizes = Mapping[str, tuple[int, int, int]]  # inputs, stack and outputs of a kernel, by our module
+Size = tuple[int, int, int]  # inputs, stack and outputs of a kernel
+Maps = tuple[np.ndarray, np.ndarray]  # one pair there: (rank, inputs) and (outputs, rank)
+
+
+class Names(NamedTuple):
+    """A model's names in a format: ``entries`` and ``views`` of its tensors, which have ``shapes``.
+
+    ``sizes``: of all kernels here, by module.
+    """
+
+    entries: list[Entry]
+    views: Mapping[str, View]
+    shapes: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, Size]
+
+    def module(self, name: str) -> str:
+        """The map there that an entry calls so, or calls a part of so."""
+        view = self.views.get(name)
+        return (name if view is None else view.name).removesuffix(".weight")
 
 
 class Read(NamedTuple):
@@ -57,19 +79,28 @@ def kernels(entries: list[Entry]) -> dict[str, list[Entry]]:
 # --- out -----------------------------------------------------------------------------------------
 
 
-def to_state(pairs: Mapping[str, Any], entries: list[Entry], sizes: Sizes) -> State:
+def to_state(pairs: Mapping[str, Any], names: Names) -> State:
     """The tensors of ``pairs``, by name as in ``Read``, where they are not zero."""
-    found = {}
-    for module, group in kernels(entries).items():
-        if f"{module}/lora_a" not in pairs:
-            continue
-        a, b = (np.asarray(pairs[f"{module}/lora_{x}"]) for x in "ab")
+    parts: dict[str, list[tuple[int, Maps]]] = {}
+    last: dict[str, tuple[Entry, View | None]] = {}
+    for module, group in kernels(names.entries).items():
+        own = [pairs.get(f"{module}/lora_{x}") for x in "ab"]
         for entry in group:
-            own = (a, b) if entry.layer is None else (a[entry.layer], b[entry.layer])
-            for name, x, y in _parts(entry, *own, sizes[module][1]):
-                if x.any() or y.any():
-                    full = f"{PREFIXES[0]}{name.removesuffix('.weight')}"
-                    found |= {full + A: np.ascontiguousarray(x), full + B: np.ascontiguousarray(y)}
+            a, b = own if entry.layer is None or own[0] is None else (x[entry.layer] for x in own)
+            for name, maps in _parts(entry, a, b, names.sizes[module]):
+                there, view = names.module(name), names.views.get(name)
+                last[there] = entry, view
+                start = 0 if view is None else view.start
+                parts.setdefault(there, []).append((start, _seen(view, maps, View.write)))
+    found = {}
+    for there, maps in parts.items():
+        entry, view = last[there]
+        join = _columns if view is not None and view.axis else _rows
+        x, y = join([part for _, part in sorted(maps, key=lambda pair: pair[0])])
+        if len(x):
+            full = f"{PREFIXES[0]}{there}"
+            x, y = _turned(entry, x, y)
+            found |= {full + A: np.ascontiguousarray(x), full + B: np.ascontiguousarray(y)}
     return found
 
 
@@ -88,22 +119,53 @@ def metadata(rank: int, alpha: float, state: Mapping[str, np.ndarray]) -> dict[s
     return {METADATA: json.dumps({f"{PREFIXES[0]}{k}": v for k, v in settings.items()})}
 
 
-def _parts(
-    entry: Entry, a: np.ndarray, b: np.ndarray, stack: int
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The pairs of one layer under the names there."""
-    rank, outputs = a.shape[-1], b.size // (a.shape[-1] * stack)
-    x = a.reshape(-1, stack, rank).transpose(1, 2, 0)  # stack rank inputs
-    y = b.reshape(stack, rank, outputs).transpose(0, 2, 1)  # stack outputs rank
+def _parts(entry: Entry, a: Any, b: Any, size: Size) -> Iterator[tuple[str, Maps]]:
+    """The pairs of one layer under the names there; of rank zero without ``a`` and ``b``."""
+    inputs, stack, outputs = size
     count = 1 if entry.copies else len(entry.names)
+    if a is None:
+        none = np.zeros((0, inputs)), np.zeros((stack * outputs // count, 0))
+        yield from ((name, none) for name in entry.names)
+        return
     _check_count(entry, count, stack)
-    if count < stack:  # one map there: a stack of blocks
-        whole = np.zeros((stack, outputs, stack, rank), y.dtype)
-        for i in range(stack):
-            whole[i, :, i] = y[i]
-        x, y = x.reshape(1, stack * rank, -1), whole.reshape(1, stack * outputs, stack * rank)
+    rank = np.shape(a)[-1]
+    x = np.asarray(a).reshape(inputs, stack, rank).transpose(1, 2, 0)
+    y = np.asarray(b).reshape(stack, rank, outputs).transpose(0, 2, 1)
+    keep = [u.any(1) | v.any(0) for u, v in zip(x, y, strict=True)]
+    pairs = [(u[k], v[:, k]) for u, v, k in zip(x, y, keep, strict=True)]
+    if count < stack:
+        pairs = [_rows(pairs)]
     for i, name in enumerate(entry.names):
-        yield name, *_turned(entry, x[0 if entry.copies else i], y[0 if entry.copies else i])
+        yield name, pairs[0 if entry.copies else i]
+
+
+def _rows(pairs: Sequence[Maps]) -> Maps:
+    """One pair with the outputs of all in turn, of the same inputs: each distinct A is there once."""
+    distinct: list[np.ndarray] = []
+    which = []
+    for x, _ in pairs:
+        same = (i for i, other in enumerate(distinct) if np.array_equal(other, x))
+        which.append(next(same, len(distinct)))
+        distinct += [x] if which[-1] == len(distinct) else []
+    ends = np.cumsum([0, *(len(x) for x in distinct)])
+    rows = [np.zeros((len(y), ends[-1]), y.dtype) for _, y in pairs]
+    for row, (_, y), i in zip(rows, pairs, which, strict=True):
+        row[:, ends[i] : ends[i + 1]] = y
+    return np.concatenate(distinct), np.concatenate(rows)
+
+
+def _columns(pairs: Sequence[Maps]) -> Maps:
+    """One pair with the inputs of all in turn, of the same outputs: each distinct B is there once."""
+    y, x = _rows([(y.T, x.T) for x, y in pairs])
+    return x.T, y.T
+
+
+def _seen(view: View | None, maps: Maps, how: Callable[[View, np.ndarray], np.ndarray]) -> Maps:
+    """A pair of a map, through a view of the map that ``how`` reads or writes."""
+    x, y = maps
+    if view is None:
+        return maps
+    return (how(view, x), y) if view.axis else (x, how(view, y))
 
 
 def _turned(entry: Entry, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,17 +178,15 @@ def _turned(entry: Entry, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.
 # --- in ------------------------------------------------------------------------------------------
 
 
-def read(
-    state: Mapping[str, Any], header: Mapping[str, str], entries: list[Entry], sizes: Sizes
-) -> Read:
+def read(state: Mapping[str, Any], header: Mapping[str, str], names: Names) -> Read:
     """The LoRA in a state and the metadata of its file; what it has no pair for is zero.
 
     Raises UserError, by name, for what is of no kernel, has no partner, or does not fit.
     """
     prefix = next(p for p in PREFIXES if any(n.startswith(p) and n.endswith(A) for n in state))
     own = {n.removeprefix(prefix): np.asarray(x, np.float32) for n, x in state.items()}
-    table = kernels(entries)
-    maps = {n.removesuffix(".weight") for group in table.values() for e in group for n in e.names}
+    table = kernels(names.entries)
+    maps = {names.module(n) for group in table.values() for e in group for n in e.names}
     known = {f"{m}{end}" for m in maps for end in (A, B, ALPHA)}
     odd = sorted(own.keys() - known)
     if odd:
@@ -138,15 +198,17 @@ def read(
     alone = sorted(m for m in modules if m + A not in own or m + B not in own)
     if alone:
         raise UserError(f"the LoRA lacks lora_A or lora_B of {prefix + alone[0]!r}; expected both")
+    for module in sorted(modules):
+        _check_shapes(module, own[module + A], own[module + B], names.shapes[f"{module}.weight"])
     told = _metadata(header)
     scales = {m: _alpha(m, own, told) / len(own[m + A]) for m in sorted(modules)}
     rank, first = max(len(own[m + A]) for m in modules), next(iter(scales.values()))
     same = all(math.isclose(scale, first) for scale in scales.values())
     pairs: dict[str, np.ndarray] = {}
     for module, group in table.items():
-        if not modules.isdisjoint(n.removesuffix(".weight") for e in group for n in e.names):
+        if not modules.isdisjoint(names.module(n) for e in group for n in e.names):
             extra = {} if same else scales  # B then takes each map's own
-            each = [_ours(entry, own, extra, sizes[module], rank) for entry in group]
+            each = [_ours(entry, own, extra, names, names.sizes[module], rank) for entry in group]
             for name, parts in zip(("lora_a", "lora_b"), zip(*each, strict=True), strict=True):
                 pairs[f"{module}/{name}"] = parts[0] if group[0].layer is None else np.stack(parts)
     targets = sorted({f"{name.rpartition('/')[0]}/kernel" for name in pairs})
@@ -179,11 +241,7 @@ def _alpha(module: str, own: State, told: Mapping[str, Any]) -> float:
 
 
 def _ours(
-    entry: Entry,
-    own: State,
-    scales: Mapping[str, float],
-    size: tuple[int, int, int],
-    rank: int,
+    entry: Entry, own: State, scales: Mapping[str, float], names: Names, size: Size, rank: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """A (inputs, stack, rank) and B (stack, rank, outputs) of one layer."""
     inputs, stack, outputs = size
@@ -192,22 +250,27 @@ def _ours(
     x = np.zeros((count, inputs, rank), np.float32)
     y = np.zeros((count, rank, stack * outputs // count), np.float32)
     for i, name in enumerate(entry.names[:count]):
-        module = name.removesuffix(".weight")
+        module = names.module(name)
         if module + A not in own:
             continue
         a, b = own[module + A], own[module + B]
         a = a.transpose(0, 2, 3, 1) if a.ndim == 4 else a
-        a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
-        if a.shape[1] != inputs or b.shape != (y.shape[2], len(a)):
-            raise UserError(
-                f"the LoRA of {module!r} has shapes {own[module + A].shape} and "
-                f"{own[module + B].shape}; the map there has {inputs} inputs and {y.shape[2]} outputs"
-            )
+        maps = a.reshape(len(a), -1), b.reshape(len(b), -1)
+        a, b = _seen(names.views.get(name), maps, View.read)
         x[i, :, : len(a)], y[i, : len(a)] = a.T, b.T * scales.get(module, 1.0)
     if count < stack:  # one map there
         x = np.repeat(x, stack, 0)
         y = y.reshape(rank, stack, outputs).transpose(1, 0, 2)
     return x.transpose(1, 0, 2), y
+
+
+def _check_shapes(module: str, a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> None:
+    inputs = math.prod(shape[1:])
+    if a.size != len(a) * inputs or len(b) != shape[0] or b.size != len(a) * len(b):
+        raise UserError(
+            f"the LoRA of {module!r} has shapes {a.shape} and {b.shape}; the map there has {inputs} "
+            f"inputs and {shape[0]} outputs"
+        )
 
 
 def _check_count(entry: Entry, count: int, stack: int) -> None:

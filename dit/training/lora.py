@@ -28,7 +28,10 @@ from dit.parallel.rules import Axes, is_axes
 from dit.training.optimizers import groups, is_matrix
 from dit.types import Count, Key, Params, Positive, UserError, Weights
 
-USUAL = "*attention*/kernel"
+USUAL = (  # in DiT and U-Net, and in the streams of MMDiT
+    "*attention*/kernel",
+    *("*/qkv/kernel", "*/image/out/kernel", "*/text/out/kernel", "*/second/out/kernel"),
+)
 A, B = "lora_a", "lora_b"
 
 
@@ -154,16 +157,20 @@ def build(settings: LoraSettings, abstract: Params, axes: Any) -> Lora:
     Raises UserError for a pattern that is the name of no kernel.
     """
     known = kernels(abstract, axes)
-    targets = settings.targets or (USUAL,)
-    taken = set()
+    targets, taken = settings.targets or USUAL, set()
     for pattern in (targets,) if isinstance(targets, str) else targets:
         matched = fnmatch.filter(known, pattern)
-        if not matched:
+        if settings.targets and not matched:
             raise UserError(
                 f"got lora.targets={pattern!r}, which is the name of no kernel; expected a pattern of "
                 f"{', '.join([*known][:8])}{', ...' if len(known) > 8 else ''}"
             )
         taken |= {*matched}
+    if not taken:
+        raise UserError(
+            "got lora.rank for a network without attention; give lora.targets, patterns of "
+            f"{', '.join([*known][:8])}{', ...' if len(known) > 8 else ''}"
+        )
     alpha = settings.rank if settings.alpha is None else settings.alpha
     pairs = {name.rpartition("/")[0]: known[name] for name in sorted(taken)}
     return Lora(pairs, settings.rank, alpha / settings.rank)

@@ -10,7 +10,7 @@ import pytest
 import saved_run
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dit import config, convert, draw, models, sample, train
+from dit import carry, config, convert, draw, models, sample, train
 from dit.interop import lora as layouts
 from dit.parallel.frozen import place as place_frozen
 from dit.parallel.mesh import mesh_of
@@ -217,10 +217,8 @@ def test_what_cannot_be_is_refused_by_name(place, trained, tmp_path):
 
 def test_files_of_other_ranks_and_factors_and_of_a_part_of_the_maps():
     """What trainers write: no key, alphas beside the pairs, another rank in one map."""
-    model, params, *_ = adapted("dit")
-    known = lora.kernels(params, models.logical_axes(model, SHAPE))
-    sizes = {name.rpartition("/")[0]: pair.size for name, pair in known.items()}
-    entries = config.resolve("interop", "diffusers_dit").table(model, ())
+    model = adapted("dit")[0]
+    names = carry.names_of(config.resolve("interop", "diffusers_dit"), model, SHAPE)
     draw_ = np.random.default_rng(0)
     state, expected = {}, {}
     for name, rank, alpha in (("to_q", 2, 4.0), ("to_v", 3, 1.5)):
@@ -229,7 +227,7 @@ def test_files_of_other_ranks_and_factors_and_of_a_part_of_the_maps():
         state |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
         state[f"{module}.alpha"] = np.float32(alpha)
         expected[name] = alpha / rank * (b @ a).T
-    found = layouts.read(state, {}, entries, sizes)
+    found = layouts.read(state, {}, names)
     assert (found.rank, found.alpha, found.targets) == (3, 3.0, ("blocks/attention/qkv/kernel",))
     a, b = (found.pairs[f"blocks/attention/qkv/lora_{x}"] for x in "ab")
     product = np.einsum("lisr,lsro->lsio", a, b)
@@ -239,15 +237,15 @@ def test_files_of_other_ranks_and_factors_and_of_a_part_of_the_maps():
     assert not product[1, 1].any()
     told = {layouts.METADATA: json.dumps({"transformer.lora_alpha": 8, "transformer.r": 2})}
     one = {n: x for n, x in state.items() if "to_q" in n and "alpha" not in n}
-    assert layouts.read(one, told, entries, sizes).alpha == 8
-    assert layouts.read(one, {}, entries, sizes).alpha == 2
+    assert layouts.read(one, told, names).alpha == 8
+    assert layouts.read(one, {}, names).alpha == 2
     for changed, message in (
         ({"transformer_blocks.9.attn1.to_q.lora_A.weight": a}, "of no linear map"),
         ({"transformer_blocks.0.attn1.to_q.lora_A.weight": a}, "lacks lora_A or lora_B"),
         ({"transformer_blocks.1.attn1.to_q.lora_B.weight": np.ones((9, 2))}, r"16 outputs"),
     ):
         with pytest.raises(UserError, match=message):
-            layouts.read({**one, **changed}, {}, entries, sizes)
+            layouts.read({**one, **changed}, {}, names)
 
 
 @pytest.mark.torch
