@@ -45,9 +45,12 @@ DIFFUSERS: Names = {
 
 @dataclasses.dataclass
 class Table:
-    """Entries, and the views that they name: grows by one map or norm at a time."""
+    """Entries, and the views that they name: grows by one map or norm at a time.
 
-    model: MMDiT
+    ``model``: an MMDiT, or another network with ``width``, ``heads``, ``positions`` and ``bias``.
+    """
+
+    model: Any
     entries: list[Entry] = dataclasses.field(default_factory=list)
     views: dict[str, View] = dataclasses.field(default_factory=dict)
 
@@ -90,7 +93,7 @@ class Table:
             return name
         return View(name, start, heads * size, fold=(heads, size // 2, 2), order=(0, 2, 1))
 
-    def qkv(self, path: str, *names: str, layer: int | None = None) -> None:
+    def qkv(self, path: str, *names: str, layer: int | None = None, bias: bool = True) -> None:
         """Queries, keys and values: three arrays, or the rows of one from its beginning on."""
         d = self.model.width
         if len(names) == 1:
@@ -100,7 +103,7 @@ class Table:
             parts.append(View(names[0], 2 * d, d))
         else:
             parts = [self.turned(name) for name in names[:ROTARY]] + list(names[ROTARY:])
-        self.linear(path, *parts, layer=layer)
+        self.linear(path, *parts, layer=layer, bias=bias)
 
     def swapped(self, path: str, name: str, layer: int | None = None) -> None:
         """A modulation of shift and scale whose file has the scale first."""

@@ -109,7 +109,7 @@ class ContextEmbedding(nn.Module):
     A dropped sample's context is the null embedding alone, whatever its length was. If that is not
     ``learned`` it is zero, and without a mask it takes the place of every token (SD3).
     ``pool`` gives the mean over the real tokens, ``b 1 d``, instead of the sequence. ``norm``: an
-    RMSNorm before the linear map.
+    RMSNorm before the linear map, with ``norm_eps``.
     """
 
     context_dim: int
@@ -119,6 +119,7 @@ class ContextEmbedding(nn.Module):
     learned: bool = True
     norm: bool = False
     bias: bool = True
+    norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -145,7 +146,7 @@ class ContextEmbedding(nn.Module):
             total = jnp.maximum(weight.sum(1, keepdims=True), 1)
             context, mask = (context * weight).sum(1, keepdims=True) / total, None
         if self.norm:
-            context = Norm("rms", affine=True, name="norm")(context)
+            context = Norm("rms", True, self.norm_eps, name="norm")(context)
         linear = Linear(
             (self.width,), ("context", "embed"), self.dtype, bias=self.bias, name="linear"
         )

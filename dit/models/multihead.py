@@ -27,6 +27,7 @@ class SelfAttention(nn.Module):
     kernel: str = "auto"
     out_init: Callable | None = None
     bias: bool = True
+    norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -41,8 +42,9 @@ class SelfAttention(nn.Module):
         qkv = Linear(shape, axes, self.dtype, bias=self.bias, apart=True, name="qkv")(x)
         q, k, v = (constrain(part, *WHOLE_HEADS) for part in qkv)
         if self.qk_norm:
-            q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
-            k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)
+            norm = {"affine": True, "eps": self.norm_eps, "axis": "head_dim"}
+            q = Norm("rms", name="q_norm", **norm)(q).astype(q.dtype)
+            k = Norm("rms", name="k_norm", **norm)(k).astype(k.dtype)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         out = mark_attention(attention(q, k, v, visible, self.kernel))

@@ -43,6 +43,7 @@ RULES: Rules = {
     "norm": (),
     "mlp": ("tensor", *STATE),
     "condition": (),
+    "fixed": (),  # channels of an embedding that does not grow with the width
     "modulation": STATE,
     "patch": STATE,
     "classes": STATE,

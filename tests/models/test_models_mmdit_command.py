@@ -1,4 +1,4 @@
-"""An MMDiT by command: from a file of published names to training and to samples."""
+"""Published networks by command: from a file of their names to training and to samples."""
 
 import captions
 import jax
@@ -12,8 +12,12 @@ from dit import config, convert, draw, experiment, models, sample, train
 from dit.interop import folder
 from dit.training.checkpoint import restore_params
 
-SIZES = {"depth": 3, "dual_depth": 1, "width": 16, "heads": 2, "context_dim": 7, "pooled_dim": 5}
-NETWORK = {"size": "SD3.5-medium", "position_table": (6, 4), **SIZES}
+SIZES = {"width": 16, "heads": 2, "context_dim": 7}
+NETWORKS = {
+    "diffusers_sd3": {"name": "mmdit", "size": "SD3.5-medium", "depth": 3, "dual_depth": 1}
+    | {"position_table": (6, 4), "positions": "sincos", "pooled_dim": 5},
+    "diffusers_z_image": {"name": "zimage", "size": "Z-Image", "depth": 2, "rope_axes": (2, 2, 4)},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,19 +28,18 @@ def encoded():
 
 
 @pytest.mark.slow
-def test_weights_of_sd3_are_trained_and_sampled(tmp_path):
-    model = config.resolve("models", "mmdit", in_channels=1, **NETWORK)
+@pytest.mark.parametrize("format", NETWORKS)
+def test_weights_of_a_file_are_trained_and_sampled(format, tmp_path):
+    network = NETWORKS[format] | SIZES
+    own = {k: v for k, v in network.items() if k != "name"}
+    model = config.resolve("models", network["name"], in_channels=1, **own)
     params = jax.tree.map(np.asarray, params_of(model, (1, 8, 8, 1), noise=0.1))
-    state = config.resolve("interop", "diffusers_sd3").to_state(params, model, (1, 8, 8, 1))
-    write_safetensors(tmp_path / "sd3.safetensors", state)
-    asked = {f"model.{k}": v for k, v in NETWORK.items()}
-    asked |= {
-        "model.name": "mmdit",
-        "model.positions": "sincos",
-        "data.name": "encoded",
-        "path.time_scale": 1000.0,
-    }
-    asked |= {"init_from.path": f"{tmp_path}/sd3.safetensors", "init_from.format": "diffusers_sd3"}
+    state = config.resolve("interop", format).to_state(params, model, (1, 8, 8, 1))
+    write_safetensors(tmp_path / "weights.safetensors", state)
+    asked = {f"model.{k}": v for k, v in network.items()}
+    asked |= {"data.name": "encoded", "data.pooled": network.get("pooled_dim", "none")}
+    asked |= {"init_from.path": f"{tmp_path}/weights.safetensors", "init_from.format": format}
+    asked["path.time_scale"] = 1000.0
     asked |= {"steps": 1, "batch_size": 8, "schedule.name": "constant", "samples.num": 0}
     asked |= {"optimizer.lr": 1e-12, "optimizer.weight_decay": 0, "samples.every": 0}
     options = [f"--config.{k}={v}" for k, v in asked.items()]
@@ -50,7 +53,7 @@ def test_weights_of_sd3_are_trained_and_sampled(tmp_path):
         got = flatten_dict(found, sep="/")[name]
         np.testing.assert_allclose(got, value, atol=1e-9, err_msg=name)
     told = trained.conditions_of("held_out", 2)
-    assert set(told) == {"context", "pooled"}
+    assert set(told) == {"context", *(["pooled"] if "pooled_dim" in network else [])}
     drawn = []
     for change in (0, 1):
         np.savez(tmp_path / "cond.npz", **{k: v + change for k, v in told.items()})
@@ -88,6 +91,12 @@ SETTINGS = {  # as diffusers writes them
         **{"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 12},
         **{"joint_attention_dim": 7, "in_channels": 16, "out_channels": 4, "patch_size": 2},
         **{"axes_dims_rope": [4, 4, 4], "guidance_embeds": False, "zero_cond_t": False},
+    },
+    "diffusers_z_image": {
+        "_class_name": "ZImageTransformer2DModel",
+        **{"all_patch_size": [2], "all_f_patch_size": [1], "in_channels": 4, "dim": 24},
+        **{"n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "norm_eps": 1e-4},
+        **{"cap_feat_dim": 7, "rope_theta": 100.0, "axes_dims": [4, 4, 4], "t_scale": 1000.0},
     },
 }
 

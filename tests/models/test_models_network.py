@@ -55,13 +55,18 @@ def taken(name, **given):
     return {k: v for k, v in given.items() if k in takes}
 
 
+def text_of(name):
+    """The encoder's section, which gives what the network takes."""
+    return TEXT | {"gives": "both" if taken(name, pooled_dim=1) else "context"}
+
+
 @functools.cache
 def build(name, **more):
     given = taken(name, in_channels=SHAPE[-1], **(SMALL | more))
     if not name.startswith(READ):
         return config.resolve("models", name, **given)
-    text = config.resolve("text", **TEXT, **{k: v for k, v in more.items() if k in HOW})
-    told = {"context_dim": text.context_dim, "pooled_dim": text.pooled_dim}
+    text = config.resolve("text", **text_of(name), **{k: v for k, v in more.items() if k in HOW})
+    told = taken(name, context_dim=text.context_dim, pooled_dim=text.pooled_dim)
     model = config.resolve("models", name.removeprefix(READ), **given, **told)
     return TextConditioned(text, model)
 
@@ -215,7 +220,11 @@ def settings(name):
     if name.startswith(READ):
         classes = given.pop("num_classes", None)
         data = {"name": "captioned", "shape": SHAPE, "num_classes": classes}
-        more = {"data": data, "text": TEXT, "model": {"name": name.removeprefix(READ), **given}}
+        more = {
+            "data": data,
+            "text": text_of(name),
+            "model": {"name": name.removeprefix(READ), **given},
+        }
         return {**settings("toy"), "codec": {"name": "pixel"}, **more}
     return {
         "steps": 1,
