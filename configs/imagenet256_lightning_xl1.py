@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
                 "size": "XL/1",
                 "block": "modern",
                 "positions": "sincos+rope",
+                "rope_axes": (0, 36, 36),  # theirs turn with y and x alone
                 "remat": "dots",
             },
             "path": {"name": "linear"},

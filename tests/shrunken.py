@@ -78,6 +78,8 @@ def shrunken(file, directory, dtype=np.float16, **more):
     }
     if "heads" not in plain.model:
         del small["model.heads"]
+    if "rope_axes" in plain.model:
+        small["model.rope_axes"] = (0, 8, 8)
     config = load_config(str(file), small)
     if "warmup" in config.schedule:
         config.schedule.warmup = 1

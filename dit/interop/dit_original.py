@@ -1,4 +1,4 @@
-"""Weights of the original DiT (and SiT): a state dict, which ``files.read`` takes out of checkpoints.
+"""Weights of the original DiT: a state dict, which ``files.read`` takes out of checkpoints.
 
 The fixed table of positions is part of that state: it is checked on the way in, computed on the way out.
 """

@@ -91,7 +91,9 @@ def to_state(pairs: Mapping[str, Any], names: Names) -> State:
                 there, view = names.module(name), names.views.get(name)
                 last[there] = entry, view
                 start = 0 if view is None else view.start
-                parts.setdefault(there, []).append((start, _seen(view, maps, View.write)))
+                parts.setdefault(there, []).append(
+                    (start, _seen(view, maps, lambda v, x: v.write(x)))
+                )
     found = {}
     for there, maps in parts.items():
         entry, view = last[there]
@@ -256,7 +258,7 @@ def _ours(
         a, b = own[module + A], own[module + B]
         a = a.transpose(0, 2, 3, 1) if a.ndim == 4 else a
         maps = a.reshape(len(a), -1), b.reshape(len(b), -1)
-        a, b = _seen(names.views.get(name), maps, View.read)
+        a, b = _seen(names.views.get(name), maps, lambda v, x: v.read(x))
         x[i, :, : len(a)], y[i, : len(a)] = a.T, b.T * scales.get(module, 1.0)
     if count < stack:  # one map there
         x = np.repeat(x, stack, 0)

@@ -62,6 +62,10 @@ class View:
         there = tuple(fold[i] for i in self.order)
         return dataclasses.replace(self, start=0, length=None, fold=there, order=back).read(x)
 
+    def whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what ``write`` makes of a part of this shape."""
+        return shape
+
 
 class Views(Mapping[str, Any]):
     """A foreign state with views, by names of their own, in place of the arrays that they show."""
@@ -109,7 +113,7 @@ def joined_layout(layout: Mapping[str, Any], views: Mapping[str, View]) -> dict[
     found: dict[str, Any] = {name: x for name, x in layout.items() if name not in views}
     for name, view in views.items():
         part, whole = layout[name], found.get(view.name)
-        shape = list(part.shape)
+        shape = list(view.whole(part.shape))
         shape[view.axis] += 0 if whole is None else whole.shape[view.axis]
         found[view.name] = jax.ShapeDtypeStruct(tuple(shape), part.dtype)
     return found

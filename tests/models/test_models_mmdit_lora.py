@@ -1,4 +1,4 @@
-"""LoRAs of MMDiT in files whose maps are ours in parts: exact both ways, for all that can be adapted."""
+"""LoRAs of MMDiT and Z-Image in files whose maps are ours in parts: exact both ways, of every map."""
 
 import copy
 import json
@@ -20,10 +20,14 @@ from dit.training.lora import LoraSettings
 TINY = {"width": 24, "heads": 3, "in_channels": 4, "context_dim": 7}
 CASES = [(name, FAMILIES[name][1]) for name in FAMILIES]
 CASES += [("sd3.5", "sd3_original"), ("flux.1", "flux_original"), ("flux.2", "flux_original")]
+CASES += [("z-image", "diffusers_z_image")]
 
 
 def network(name):
     """A tiny network of a family, and parameters none of which is zero."""
+    if name == "z-image":
+        model = config.resolve("models", "zimage", depth=2, refiner_depth=1, null="zero", **TINY)
+        return model, params_of(model, SHAPE, noise=0.2)
     options, takes = FAMILIES[name][2:]
     pooled = {"pooled_dim": 5} if "pooled" in takes else {}
     model = config.resolve("models", "mmdit", **{**options, **TINY, **pooled})
@@ -132,7 +136,7 @@ def test_a_pair_of_some_parts_of_a_map_is_zero_in_the_others():
     close(added(before, file, told), form.to_state(both, model, SHAPE))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, "z-image"])
 def test_attention_is_adapted_where_nothing_is_said(name):
     model, _ = network(name)
     usual = lora_of(model, LoraSettings(rank=1)).pairs

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import config, models
+from dit import carry, config, models
 from dit.interop import files
 from dit.models.patchify import patchify
 from dit.types import Cond, UserError
@@ -69,6 +69,49 @@ def test_original_round_trip_is_exact(original):
     assert set(again) == set(state)
     for name in state:
         np.testing.assert_array_equal(again[name], state[name], err_msg=name)
+
+
+def test_original_sit_is_that_network_with_time_and_velocity_turned(original):
+    """Its code calls the same network with 1 - t, and drops the second half of the channels."""
+    arrays, model, shape = original
+    model, layout = model.clone(out_channels=3), config.resolve("interop", "sit_original")
+    state = group(arrays, "weight.")
+    params = layout.to_params(state, model, shape)
+    x, t, y = (jnp.asarray(arrays[f"in.{k}"]) for k in "xty")
+    _, _, out = loss_and_output(model, params, x, 1 - t, y)
+    np.testing.assert_allclose(-out[:2], arrays["out"][:2, :3], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(-out[2], arrays["out"][2, :3], atol=3e-4)  # -998 w, in float32
+    again = layout.to_state(params, model, shape)
+    assert {n: x.shape for n, x in again.items()} == {n: x.shape for n, x in state.items()}
+    assert (
+        carry.names_of(layout, model, shape).shapes.items()
+        <= {n: x.shape for n, x in state.items()}.items()
+    )
+    for name, value in state.items():
+        if name.startswith("final_layer.linear"):  # pixels of three channels and three unread ones
+            read = np.arange(len(value)) % 6 < 3
+            assert not again[name][~read].any()
+            value = np.where(read.reshape(-1, *(1,) * (value.ndim - 1)), value, 0)
+        np.testing.assert_allclose(again[name], value, atol=1e-6, err_msg=name)
+    for wrong, message in (
+        (model.clone(out_channels=6), "holds SiT, without learn_sigma"),
+        (model.clone(time_scale=1000.0), "time_scale=1000"),
+    ):
+        with pytest.raises(UserError, match=message):
+            layout.to_params(state, wrong, shape)
+
+
+def test_an_original_sit_tells_its_sizes_and_its_process():
+    layout = config.resolve("interop", "sit_original")
+    shapes = {"x_embedder.proj.weight": (384, 4, 2, 2), "pos_embed": (1, 256, 384)}
+    shapes |= {"y_embedder.embedding_table.weight": (1001, 384), "final_layer.linear.bias": (32,)}
+    state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    told = layout.sections(state | {"blocks.0.attn.proj.bias": np.zeros(384)}, {})
+    assert told["model"] == {"name": "dit", "depth": 1, "width": 384, "heads": 6, "patch": 2}
+    assert told["data"]["shape"] == (1, 32, 32, 4)
+    assert (told["path"], told["prediction"]) == ({"name": "linear"}, {"name": "velocity"})
+    with pytest.raises(UserError, match="not a SiT's"):
+        layout.sections(state | {"final_layer.linear.bias": np.zeros(16)}, {})
 
 
 def test_original_state_that_does_not_fit(original):
