@@ -7,6 +7,7 @@ latents have 16 channels (480p), and 5 and 5 where they have 48 (720p).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from dit.interop import described
@@ -58,6 +59,7 @@ ALWAYS = {  # settings of theirs that have one value here
     "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads",
 }
+UNUSED = ".attn2.norm_added_q.weight"
 IMAGE_TOKENS = 257  # of CLIP ViT-H/14, its first among them
 
 
@@ -65,7 +67,12 @@ def build() -> Format:
     """The format, for a Wan like ``size="Wan2.1-T2V-1.3B"``, of any size."""
     sections = described.by_settings(NAME, ALWAYS, sizes)
     more = {"sections": sections, "settings": settings, "stem": "diffusion_pytorch_model"}
-    return format_of(NAMES, BLOCK, **more)
+    return format_of(NAMES, BLOCK, only=used, **more)
+
+
+def used(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A file without norms of queries for the image, which early files have and nothing reads."""
+    return {name: x for name, x in state.items() if not name.endswith(UNUSED)}
 
 
 def sizes(
