@@ -121,6 +121,7 @@ class Cond:
 
     ``label``: class index in ``[0, num_classes)``; ``num_classes`` itself is the null class.
     ``context``: a sequence of embeddings (text, say), with ``context_mask`` true on real tokens.
+    ``image_context``: a sequence of embeddings of a reference image (CLIP's, say).
     ``pooled``: one embedding of the whole condition (of a text, say).
     ``tokens``: a text as integers, with ``tokens_mask`` true on those that are not padding: for a
     network with a text encoder (``dit.text``), which makes ``context`` or ``pooled`` of them.
@@ -129,12 +130,13 @@ class Cond:
     ``concat``: known channels beside those of x (a reference frame, a mask).
     ``drop``: true where the condition is replaced by the null one (label row ``num_classes``, the
     learned null context and null pooled embedding): how classifier-free guidance is trained and sampled
-    (Ho & Salimans 2022). It leaves ``r``, ``guidance`` and ``concat`` as they are.
+    (Ho & Salimans 2022). It leaves ``r``, ``guidance``, ``concat`` and ``image_context`` as they are.
     """
 
     label: Int[Array, " b"] | None = None
     context: Float[Array, "b m e"] | None = None
     context_mask: Bool[Array, "b m"] | None = None
+    image_context: Float[Array, "b i q"] | None = None
     pooled: Float[Array, "b p"] | None = None
     tokens: Int[Array, "b l"] | None = None
     tokens_mask: Bool[Array, "b l"] | None = None

@@ -10,16 +10,17 @@ from dit.data.prepare.parts import open_writer
 
 
 def write(root, shape, classes, flip, dtype=np.float16, each=6, bad=None):
-    """``each`` examples of ``shape`` (h, w, c) in either split; ``bad`` has a NaN.
+    """``each`` examples of ``shape`` (h, w, c), or (f, h, w, c), in either split; ``bad`` has a NaN.
 
     With labels, or with captions where there are no classes.
     """
-    height, width, channels = shape
+    *frames, height, width, channels = shape
     given = {
         "sizes": [[height, width]],
         "channels": channels,
         "dtype": str(np.dtype(dtype)),
         "flip": flip,
+        **({"frames": frames[0]} if frames else {}),
     }
     fields = {"sizes": [[8 * height, 8 * width]], "channels": 3, "classes": classes}
     fields |= {"captions": classes is None, "latents": given}

@@ -33,7 +33,8 @@ def stand_ins(directory, config, dtype=np.float16):
 def latents(directory, config, dtype=np.float16):
     """Stand-in latents where a config reads some: the right shape, a handful of examples."""
     if config.data.name == "records":
-        shape, classes = config.data.shape[1:], config.data.num_classes
+        shape, classes = config.data.shape, config.data.num_classes
+        shape = shape if shape[0] > 1 else shape[1:]
         records_files.write(directory, shape, classes, config.data.flip, dtype)
         return {"data.path": str(directory), "loader.workers": 0}
     if config.data.name != "latents":

@@ -17,8 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dit import models
 from dit.interop.views import View, Views, joined
-from dit.models import Network
-from dit.models.condition import OPTIONS
+from dit.models import Network, condition
 from dit.models.dit import DiT
 from dit.types import Params, UserError
 
@@ -41,7 +40,7 @@ class Entry:
     kind: str = "same"
     layer: int | None = None
     copies: bool = False
-    window: tuple[int, int] | None = None
+    window: tuple[int, ...] | None = None
     inputs: int | None = None
 
 
@@ -208,7 +207,7 @@ def _outputs_at(
     entry: Entry, there: tuple[int, ...], count: int, shape: tuple[int, ...]
 ) -> int | None:
     """The axis of a parameter of ``shape`` at which its outputs begin; None if it is another's."""
-    rank = {"linear": 2, "conv": 4}.get(entry.kind)
+    rank = {"linear": 2, "conv": 2 + len(entry.window or ())}.get(entry.kind)
     if rank is None and count == 1 and _long(there) == _long(shape):
         return 0
     if len(there) != (rank or 1):
@@ -279,7 +278,7 @@ def _value(
         if not np.array_equal(parts[0], np.asarray(state[name])):
             raise UserError(f"{entry.names[0]} and its copies differ; this model has only one")
     axis = _outputs_at(entry, parts[0].shape, len(parts), shape)
-    turned = {"linear": lambda x: x.T, "conv": lambda x: x.transpose(2, 3, 1, 0)}
+    turned = {"linear": lambda x: x.T, "conv": lambda x: x.transpose(*range(2, x.ndim), 1, 0)}
     parts = [turned.get(entry.kind, lambda x: x)(part) for part in parts]
     if len(parts) == 1:
         return parts[0].reshape(shape)[index]
@@ -334,7 +333,8 @@ def _written(value: Any, entry: Entry, shapes: Mapping[Path, Any]) -> Iterator[t
         value = value.reshape(math.prod(value.shape[:n_in]), -1).T
     elif entry.kind == "conv":
         outputs = math.prod(value.shape[entry.inputs or value.ndim - 1 :])
-        value = value.reshape(*entry.window, -1, outputs).transpose(3, 2, 0, 1)
+        value = value.reshape(*entry.window, -1, outputs)
+        value = value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
     elif entry.path[-1] == "bias":
         value = value.reshape(-1)
     size = len(value) // (1 if entry.copies else len(entry.names))
@@ -360,9 +360,7 @@ def check(model: DiT) -> None:
     """Raise UserError unless a DiT has the structure of the original."""
     options = dict(model.block_options)
     plain = model.block == "adaln_zero" and model.positions == "sincos" and model.patch[0] == 1
-    taken = {
-        name for name, option in OPTIONS.items() if getattr(model, option) not in (None, False)
-    }
+    taken = condition.taken(model)
     if not plain or options.get("qk_norm") or taken != {"label"}:
         raise UserError(
             "this format holds models of block 'adaln_zero' with sincos positions, a patch of one "

@@ -9,7 +9,7 @@ from typing import Any
 
 from dit.interop.mapping import Entry, Format
 from dit.interop.views import View
-from dit.models.condition import OPTIONS
+from dit.models import condition
 from dit.models.layers import Mlp
 from dit.models.mmdit import MMDiT
 from dit.types import UserError
@@ -196,9 +196,7 @@ def demand(model: MMDiT, what: str, conditions: set[str], **fields: Any) -> None
     """Raise UserError unless a model has the structure and the ``conditions`` of a family."""
     fields = {"second_time": False, "concat_channels": None, "null": "zero"} | fields
     wrong = {k: v for k, v in fields.items() if getattr(model, k) != v}
-    taken = {
-        name for name, option in OPTIONS.items() if getattr(model, option) not in (None, False)
-    }
+    taken = condition.taken(model)
     if model.patch[0] != 1:
         wrong["patch"] = (1, *model.patch[1:])
     if wrong or taken - {"guidance"} != conditions - {"guidance"}:

@@ -19,6 +19,7 @@ USES = ("vector", "both", "sequence", "prefix")
 OPTIONS = {  # a field of Cond, and the keyword of ``build`` by which a model takes it
     "label": "num_classes",
     "context": "context_dim",
+    "image_context": "image_context",
     "pooled": "pooled_dim",
     "r": "second_time",
     "guidance": "guidance_input",
@@ -51,6 +52,7 @@ def example(model: Any, shape: tuple[int, ...]) -> tuple[Array, Array, Cond]:
     """Zeros for the data and every condition that the model takes; the context has one token."""
     sizes = {
         "context": (1, model.context_dim) if model.context_dim else None,
+        "image_context": getattr(model, "image_context", None),
         "pooled": (model.pooled_dim,) if model.pooled_dim else None,
         "r": () if model.second_time else None,
         "guidance": () if model.guidance_input else None,
@@ -89,6 +91,7 @@ def check(
     """
     shapes = {
         "context": (len(t), None, model.context_dim),
+        "image_context": (len(t), *(getattr(model, "image_context", None) or ())),
         "pooled": (len(t), model.pooled_dim),
         "r": t.shape,
         "guidance": (len(t),),
@@ -99,12 +102,13 @@ def check(
             "got Cond.tokens, but the network has no text encoder: give the config a section text"
         )
     for name, option in OPTIONS.items():
-        value, asked = given[name], getattr(model, option)
+        value, asked = given[name], getattr(model, option, None)
         if asked in (None, False):
             if value is not None:
+                able = hasattr(model, option)
                 raise UserError(
                     f"got Cond.{name}, but the model was built without {option}: leave it out, or "
-                    f"build the model with {option}"
+                    + (f"build the model with {option}" if able else "take a network that has that")
                 )
             continue
         if value is None:
@@ -119,6 +123,15 @@ def check(
         ):
             shown = ", ".join("length" if w is None else str(w) for w in wanted)
             raise UserError(f"got a {name} of shape {value.shape}; expected ({shown})")
+
+
+def taken(model: Any) -> set[str]:
+    """The fields of ``Cond`` that a model takes."""
+    return {
+        name
+        for name, option in OPTIONS.items()
+        if getattr(model, option, None) not in (None, False)
+    }
 
 
 def embed_time(model: Any, t: Float[Array, "b k"], cond: Cond) -> Float[Array, "b k d"]:

@@ -182,17 +182,6 @@ class MMDiT(Transformer):
         out = self.final(image, Condition(vector=joint.vectors["image"]))
         return patches.unpatchify(out, self.patch, x.shape[1:4])
 
-    def times_of(self, x: Array, t: Array, cond: Cond) -> Float[Array, "b k d"]:
-        """All that is one vector a noise level, summed; averaged over the frames of a patch."""
-        r = None if cond.r is None else patches.levels(cond.r, x.shape[:4], self.patch)
-        levels = patches.levels(t, x.shape[:4], self.patch)
-        time = condition_module.embed_time(self, levels, cond.replace(r=r))
-        if t.ndim == 2:
-            time = time.reshape(len(t), -1, self.patch[0], self.width).mean(2)
-        if cond.label is not None:
-            time = time + self.label(cond.label.reshape(len(t), -1), cond.drop)
-        return constrain(time, "act_batch", None, "act_embed")
-
     def angles(
         self, position: Array, grid: tuple[int, int, int], lengths: dict[str, int]
     ) -> Angles:

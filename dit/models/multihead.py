@@ -18,7 +18,8 @@ class SelfAttention(nn.Module):
     """One kernel ``(d, 3, heads, head_dim)`` gives q, k and v; ``qk_norm`` puts RMSNorm on q and k.
 
     QK-norm keeps attention logits bounded over long training (Dehghani et al. 2023); its scales, one
-    a channel of a head, are shared by the heads.
+    a channel of a head, are shared by the heads. With ``whole_norm`` it is over all heads together, and
+    has a scale for each of their channels (Wan).
     """
 
     heads: int
@@ -28,6 +29,7 @@ class SelfAttention(nn.Module):
     out_init: Callable | None = None
     bias: bool = True
     norm_eps: float = 1e-6
+    whole_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -42,9 +44,8 @@ class SelfAttention(nn.Module):
         qkv = Linear(shape, axes, self.dtype, bias=self.bias, apart=True, name="qkv")(x)
         q, k, v = (constrain(part, *WHOLE_HEADS) for part in qkv)
         if self.qk_norm:
-            norm = {"affine": True, "eps": self.norm_eps, "axis": "head_dim"}
-            q = Norm("rms", name="q_norm", **norm)(q).astype(q.dtype)
-            k = Norm("rms", name="k_norm", **norm)(k).astype(k.dtype)
+            q = normed(q, "q_norm", self.whole_norm, self.norm_eps)
+            k = normed(k, "k_norm", self.whole_norm, self.norm_eps)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         out = mark_attention(attention(q, k, v, visible, self.kernel))
@@ -53,13 +54,19 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Tokens attend to a sequence of conditions: q from ``x``, k and v from ``sequence``."""
+    """Tokens attend to a sequence of conditions: q from ``x``, k and v from ``sequence``.
+
+    A second sequence, ``beside`` it, has keys and values of its own, and what the same queries find
+    there is added (decoupled cross-attention: Ye et al. 2023, IP-Adapter). ``qk_norm`` and
+    ``whole_norm`` are as in ``SelfAttention``.
+    """
 
     heads: int
     dtype: str
     qk_norm: bool = False
     kernel: str = "auto"
     out_init: Callable | None = None
+    whole_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -67,6 +74,7 @@ class CrossAttention(nn.Module):
         x: Float[Array, "b n d"],
         sequence: Float[Array, "b m e"],
         visible: Visibility | None = None,
+        beside: Float[Array, "b i e"] | None = None,
     ) -> Float[Array, "b n d"]:
         d = x.shape[-1]
         head = (self.heads, d // self.heads)
@@ -74,11 +82,26 @@ class CrossAttention(nn.Module):
         axes = ("embed", None, "heads", "head_dim")
         k, v = Linear((2, *head), axes, self.dtype, apart=True, name="kv")(sequence)
         if self.qk_norm:
-            q = Norm("rms", affine=True, axis="head_dim", name="q_norm")(q).astype(q.dtype)
-            k = Norm("rms", affine=True, axis="head_dim", name="k_norm")(k).astype(k.dtype)
-        out = mark_attention(attention(constrain(q, *WHOLE_HEADS), k, v, visible, self.kernel))
+            q, k = normed(q, "q_norm", self.whole_norm), normed(k, "k_norm", self.whole_norm)
+        q = constrain(q, *WHOLE_HEADS)
+        out = mark_attention(attention(q, k, v, visible, self.kernel))
+        if beside is not None:
+            k, v = Linear((2, *head), axes, self.dtype, apart=True, name="kv_beside")(beside)
+            if self.qk_norm:
+                k = normed(k, "k_norm_beside", self.whole_norm)
+            out = out + mark_attention(attention(q, k, v, None, self.kernel))
         axes = ("heads", "head_dim", "embed")
         return Linear((d,), axes, self.dtype, self.out_init, name="out")(out)
+
+
+def normed(
+    x: Float[Array, "b n h e"], name: str, whole: bool, eps: float = 1e-6
+) -> Float[Array, "b n h e"]:
+    """RMSNorm of queries or keys, of each head or of the ``whole`` of them; its scale is ``name``."""
+    if whole:
+        y = Norm("rms", affine=True, eps=eps, name=name)(x.reshape(*x.shape[:2], -1))
+        return y.reshape(x.shape).astype(x.dtype)
+    return Norm("rms", affine=True, eps=eps, axis="head_dim", name=name)(x).astype(x.dtype)
 
 
 def self_macs(n: int, d: int) -> int:
@@ -86,6 +109,6 @@ def self_macs(n: int, d: int) -> int:
     return 4 * n * d * d + 2 * n * n * d
 
 
-def cross_macs(n: int, m: int, d: int) -> int:
-    """Multiply-adds of ``CrossAttention`` from ``n`` tokens to ``m``."""
-    return 2 * n * d * d + 2 * m * d * d + 2 * n * m * d
+def cross_macs(n: int, m: int, d: int, beside: int = 0) -> int:
+    """Multiply-adds of ``CrossAttention`` from ``n`` tokens to ``m``, and to others ``beside`` them."""
+    return 2 * n * d * d + 2 * (m + beside) * d * d + 2 * n * (m + beside) * d

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 
 import flax.linen as nn
+from jaxtyping import Array, Float
 
 from dit import config
 from dit.models import condition, stack
+from dit.models.activations import constrain
 from dit.models.embeddings import FREQUENCIES
 from dit.models.network import Level, Network, Shape
 from dit.models.patchify import grid
+from dit.models.patchify import levels as levels_of
 from dit.models.stack import Stage
-from dit.types import Params
+from dit.types import Cond, Params
 
 
 class Transformer(Network):
@@ -22,6 +25,17 @@ class Transformer(Network):
     def stages(self) -> tuple[Stage, ...]:
         """One, over one stream."""
         return (Stage("blocks", self.depth, merge=("image",)),)
+
+    def times_of(self, x: Array, t: Array, cond: Cond) -> Float[Array, "b k d"]:
+        """All that is one vector a noise level, summed; averaged over the frames of a patch."""
+        r = None if cond.r is None else levels_of(cond.r, x.shape[:4], self.patch)
+        times = levels_of(t, x.shape[:4], self.patch)
+        time = condition.embed_time(self, times, cond.replace(r=r))
+        if t.ndim == 2:
+            time = time.reshape(len(t), -1, self.patch[0], self.width).mean(2)
+        if cond.label is not None:
+            time = time + self.label(cond.label.reshape(len(t), -1), cond.drop)
+        return constrain(time, "act_batch", None, "act_embed")
 
     def example(self, shape: Shape):
         """Zeros for the data and every condition that the model takes; the context has one token."""

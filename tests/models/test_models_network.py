@@ -168,6 +168,13 @@ def test_two_streams_and_one_row_of_both_are_split_over_devices(sizes, options):
     equal_on_eight_devices(build(READ + "mmdit", **LEAST | options), sizes)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*does not divide")
+def test_a_text_and_an_image_are_read_by_tokens_that_are_split_over_devices():
+    more = {"image_context": (3, 6), "concat_channels": 2}
+    equal_on_eight_devices(build(READ + "wan", **LEAST | more), LONG)
+
+
 def equal_on_eight_devices(model, sizes):
     x, t, cond = batch_of(model, 8)
     params = params_of(model)
