@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dit import media, models, prompts, rng
+from dit import edits, media, models, prompts, rng
 from dit.diffusion.process import denoiser
 from dit.experiment import Experiment, build
 from dit.parallel import compiler, multihost
@@ -78,8 +78,8 @@ class Sampler:
         if recipe.known == "clean" and experiment.level == "sample":
             raise UserError(
                 "got known='clean' for a model that was never trained with clean tokens or frames "
-                "beside noisy ones (objective.level is 'sample' and objective.known is 0), so that what "
-                "it makes of them means nothing: give --known=noised"
+                "beside noisy ones (objective.level is 'sample' and objective.tasks is empty), so that "
+                "what it makes of them means nothing: give --known=noised"
             )
         if not guided:
             return
@@ -152,6 +152,7 @@ class Sampler:
         given = {"label": self.labels, **self.words, **inputs}
         given = {k: v for k, v in given.items() if v is not None}
         self.check(weak is not None, given)
+        given = self._with_task(given)
         parts = list(self._parts(batch_shards(mesh) if mesh else 1))
         shapes = ((k, v.shape[1:], str(v.dtype)) for k, v in given.items())
         key = (mesh, weak is None, *sorted(shapes))
@@ -189,31 +190,7 @@ class Sampler:
                 "autoguidance steers away from a weaker model: give --guidance=autoguidance:scale=... "
                 f"and --weak=NAME together; got guidance {self.recipe.guidance!r}"
             )
-        if "start" not in given and "mask" in given:
-            raise UserError("got a mask and nothing to keep under it; give --init too")
-        if "mask" not in given and self.recipe.known == "clean":
-            raise UserError("got known='clean' and no mask that says what; give --mask too")
-        if "start" not in given and self.recipe.strength != 1:
-            raise UserError(
-                f"got strength={self.recipe.strength} and nothing to start from; give --init too"
-            )
-        expected = (self.n, *self.shape)
-        for name in {"start", "mask"} & given.keys():
-            if given[name].shape != expected:
-                raise UserError(f"got a {name} of shape {given[name].shape}; expected {expected}")
-        if "mask" in given:
-            if given["mask"].dtype != bool:
-                raise UserError(
-                    f"got a mask of {given['mask'].dtype}; expected truth values (bool)"
-                )
-            parts = given["mask"].reshape(*expected[:2], -1)
-            cut = np.argwhere(parts.any(-1) & ~parts.all(-1))
-            if self.recipe.known == "clean" and self.experiment.level == "frame" and len(cut):
-                raise UserError(
-                    f"got a mask that keeps a part of frame {cut[0][1]} of sample {cut[0][0]}, and "
-                    "known='clean' for a model that was trained with a noise level a frame: keep whole "
-                    "frames, or give --known=noised"
-                )
+        edits.check(self.experiment, self.recipe, self._with_task(given))
         wanted = set(self.experiment.arrays)
         conditions = given.keys() - {"label", "start", "mask", *TOLD, *NEGATIVE}
         if conditions - {*MASKS} != wanted:
@@ -224,6 +201,20 @@ class Sampler:
         for name in conditions:
             if len(given[name]) != self.n:
                 raise UserError(f"got {len(given[name])} rows of {name} for {self.n} samples")
+
+    def _with_task(self, given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The inputs with the mask of the recipe's task, and without what it does not give."""
+        return given if self.kept is None else edits.with_task(given, self.kept, self._anew)
+
+    @functools.cached_property
+    def kept(self) -> np.ndarray | None:
+        """What the recipe's task keeps of each sample; None without a task."""
+        return None if self.recipe.task is None else edits.mask_of(self.experiment, self.recipe)
+
+    @property
+    def _anew(self) -> bool:
+        """Whether what a task does not give is drawn from noise, and from nothing else."""
+        return self.recipe.task is not None and self.recipe.strength == 1
 
     def _parts(self, shards: int) -> Iterator[np.ndarray]:
         """The ids of equal batches, a multiple of ``shards``; the last one repeats a sample."""
@@ -278,10 +269,11 @@ class Sampler:
         cond = models.told(experiment.model, params, asked)
         if "start" in batch:
             known = experiment.codec.encode(codec, batch["start"])
+        if "start" in batch and not self._anew:
             x, start = image_to_image(keys, path, grid, known, recipe.strength)
         else:
             x = initial_noise(keys, experiment.shape, path)
-        if recipe.known == "clean":
+        if recipe.known == "clean" and "mask" in batch:
             mask, frames = coarse(batch["mask"], experiment.shape), experiment.level == "frame"
             clean = mask.all((2, 3, 4)) if frames else whole_patches(mask, experiment.model.cell())
             grid, x = reveal(grid, x, known, clean)
@@ -303,6 +295,8 @@ class Sampler:
         solution = solve(keys, denoise, path, self._rules.solver, grid, x, start=start)
         decoded = experiment.codec.decode(codec, solution.x_0)
         samples = media.to_uint8(decoded, experiment.codec) if experiment.codec.pixels else decoded
+        if "mask" in batch:  # as it went in, whatever the codec makes of it
+            samples = jnp.where(batch["mask"], batch["start"].astype(samples.dtype), samples)
         return samples, jnp.isfinite(solution.x_0).all(), jnp.asarray(solution.evaluations)
 
     def _count(self, calls: int, edited: bool) -> int:

@@ -26,6 +26,10 @@ its protocol and its standard error, to ``scores.json``.
 ``--compare A B`` says of every score that two runs have whether the second's is better, worse or
 neither; A and B are workdirs, score files or, which say the most, files of features of ``--keep``.
 
+With ``--task=image_to_video`` (or another that gives frames) each sample has the first frame of the
+clip whose caption it has: the same figures, and how well it goes on (``evaluation/given.py``), beside
+samples that were given the frame of another clip.
+
 Of an autoencoder, held-out pictures are compared with their reconstructions: PSNR, SSIM, LPIPS where its
 weights are installed, and beside them what making the pictures smaller would score, at as many numbers.
 
@@ -59,6 +63,7 @@ from dit.draw import (
     with_conditions,
 )
 from dit.evaluation import compare, demands
+from dit.evaluation import given as evaluated
 from dit.evaluation.demands import Demand
 from dit.evaluation.full import evaluation_of
 from dit.evaluation.parts import Evaluation
@@ -126,6 +131,11 @@ def arguments() -> argparse.ArgumentParser:
         help="draw with the empty prompt, and judge as if with captions: what chance would score",
     )
     add(
+        "--task",
+        help="give the samples frames of the clips whose captions they have (image_to_video, "
+        "in_between, extend:frames=3, ...), and judge how they go on",
+    )
+    add(
         "--split",
         choices=("held_out", "train"),
         default="held_out",
@@ -182,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = ("solver", "grid", "steps", "guidance", "seed", "batch")
     given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     negative = {} if args.negative is None else {"negative": (args.negative,)}
-    rules(Recipe(num=args.num, **given))
+    rules(Recipe(num=args.num, task=args.task, **given))
     multihost.connect(args)
     with multihost.guard(storage.workdir(args.workdir), writes=False), cli.full_disk():
         return run(args, given | negative, demanded)
@@ -243,7 +253,11 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         raise UserError(f"got --split={args.split} for a model that is told nothing of the data's")
     if args.blank:
         recipe = dataclasses.replace(recipe, prompts=("",) * args.num)
+    if args.task is not None:
+        recipe, conditions["start"] = with_frames(one, recipe, args)
     sampler = Sampler(one, recipe)
+    if args.task is not None:
+        sampler.check(False, conditions)
     judge: Evaluation | scoring.Scoring
     keep = storage.place(args.keep) if args.keep else None
     if keep is not None and multihost.is_main():
@@ -255,6 +269,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     else:
         judge = evaluation_of(one.source, args.num, captions, args.split, args.features)
     others = ("sampling_seconds", "nfe", "held_out_loss", "held_out_loss_error")
+    others = (*others, *(evaluated.FIGURES if args.task is not None else ()))
     for demand in demanded:
         demand.check((*judge.figures, *others), judge.left_out)
     for why in dict.fromkeys(judge.left_out.values()):
@@ -278,6 +293,11 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         multihost.say(f"judging them at {judge.size} pixels")
         drawn = sampler(restored.params, **conditions)
         figures = judge(drawn.samples, drawn.labels) if multihost.is_main() else {}
+        if args.task is not None:
+            real = conditions["start"]
+            control = sampler(restored.params, **{**conditions, "start": np.roll(real, 1, 0)})
+            if multihost.is_main():
+                figures |= evaluated.score(drawn.samples, control.samples, real, sampler.kept)
     if not multihost.is_main():
         return 0
     figures |= {"sampling_seconds": drawn.seconds, "nfe": float(drawn.nfe)} | loss
@@ -297,6 +317,21 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     return finish(figures, report, out, demanded)
 
 
+def with_frames(
+    one: Experiment, recipe: Recipe, args: argparse.Namespace
+) -> tuple[Recipe, np.ndarray]:
+    """The recipe with the task, and the clips of the split's first examples, of which it gives some."""
+    if args.scores or args.num < 2 or args.task == "text_to_video":
+        raise UserError(
+            f"got --task={args.task}; expected one that is given frames, with --num=2 or more and "
+            "without --scores"
+        )
+    split = getattr(one.source, args.split)
+    start = np.stack([split[i % len(split)]["x"] for i in range(args.num)])
+    known = "noised" if one.level == "sample" else "clean"
+    return dataclasses.replace(recipe, task=args.task, known=known), start
+
+
 def run_autoencoder(
     args: argparse.Namespace,
     experiment: Experiment,
@@ -305,7 +340,9 @@ def run_autoencoder(
 ) -> int:
     """Compare held-out pictures with their reconstructions, and write the figures; the exit status."""
     others = [
-        name for name in ("blank", "features", "scores", "reference", "keep") if getattr(args, name)
+        name
+        for name in ("blank", "task", "features", "scores", "reference", "keep")
+        if getattr(args, name)
     ]
     drawing = [f"--{name}" for name in (*given, *others)]
     if drawing:

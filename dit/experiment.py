@@ -19,6 +19,7 @@ from dit.data import captions, pipeline
 from dit.data.pipeline import Batches
 from dit.data.source import Source, bucket_sizes, bucket_weights
 from dit.diffusion.process import Process
+from dit.diffusion.tasks import grid_of, mix
 from dit.diffusion.weights import Weight
 from dit.init_from import Given
 from dit.objectives import LossFn
@@ -160,10 +161,13 @@ class Experiment:
     def level(self) -> str:
         """What has a noise level of its own in training: a ``sample``, ``frame`` or ``token``.
 
-        Tokens do where some of them are known.
+        Tokens do where some of them are known, and frames where only whole ones are.
         """
-        objective = self.config.objective
-        return "token" if objective.get("known") else objective.get("level", "sample")
+        level = self.config.objective.get("level", "sample")
+        mixed = mix(self.config.objective.get("tasks", ()))
+        if mixed is None or level == "token":
+            return level
+        return "frame" if mixed.whole else "token"
 
     @property
     def remat(self) -> str | None:
@@ -330,6 +334,9 @@ def build(
         process = Process(section("path"), section("prediction"))
         wired["times"], wired["weight"] = section("times"), section("weight")
         check_weight(wired["weight"], process, config.weight.name)
+        if (mixed := mix(config.objective.get("tasks", ()))) is not None:
+            for shape in shapes:
+                mixed.fitting(grid_of(shape, model.cell()))
         best = functools.partial(best_constant, process, wired["times"], wired["weight"])
     takes = keywords(builder(ROOMS["objective"], config.objective.name))
     loss = section("objective", **{k: v for k, v in wired.items() if k in takes})

@@ -11,6 +11,7 @@ import jax
 import dit
 from dit import rng
 from dit.config import parse_spec, resolve
+from dit.diffusion import tasks
 from dit.sampling.edit import first_step
 from dit.sampling.grids import GridFn
 from dit.sampling.guidance import Guidance
@@ -18,7 +19,7 @@ from dit.sampling.nfe import check_countable
 from dit.sampling.solver import Solver
 from dit.types import UserError
 
-LATER = ("known", "prompts", "negative")  # fields that older recipes lack
+LATER = ("known", "prompts", "negative", "task")  # fields that older recipes lack
 RANGES = {"num": (0, 10**7), "steps": (1, 10**5), "batch": (1, 10**6)}
 
 
@@ -39,7 +40,8 @@ class Recipe:
     ``labels`` is empty for a model without classes, which makes ``num`` samples. Sample i draws from
     its own key, a function of ``seed`` and i; ``batch`` are made at once. ``strength``: how much of the
     way to noise the data go that an edit starts from. ``known``: whether what its mask keeps is
-    ``noised`` with the rest, or given to the network ``clean``, with t = 0. ``prompts``: each sample's
+    ``noised`` with the rest, or given to the network ``clean``, with t = 0. ``task``: what says it in
+    place of a mask (``diffusion.tasks``). ``prompts``: each sample's
     text, for a model that reads one; the empty text is the null condition. ``negative``: what guidance
     leads away from in place of the null condition, one text for all or one for each. Raises UserError
     for numbers out of range, or that differ.
@@ -57,6 +59,7 @@ class Recipe:
     known: Literal["noised", "clean"] = "noised"
     prompts: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
+    task: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """The fields as plain values; those that were added later only where not the default.
@@ -85,6 +88,8 @@ class Recipe:
         check_numbers(num=self.num, steps=self.steps, batch=self.batch)
         rng.check_seed(self.seed)
         first_step(self.steps, self.strength)
+        if self.task is not None:
+            tasks.mix((self.task,))
 
 
 def recipe_from(settings: Mapping[str, Any], num_classes: int | None) -> Recipe:

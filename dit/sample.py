@@ -7,8 +7,13 @@ pictures.
 The suffix of ``--out`` decides what is written: a ``.png`` grid (a filmstrip for clips) that carries
 its recipe, a moving ``.gif``, ``.webp`` or ``.mp4``, or ``.npz`` arrays. ``--like=grid.png`` reads the
 recipe of a PNG and makes the same picture again, bit for bit on the same machine; what an edit began
-with must be given again (``--init``, ``--mask``), and must be the same. The training data need not be
-there.
+with must be given again (``--init``, ``--mask``, ``--image``, ...), and must be the same. The training
+data need not be there.
+
+A model of clips goes on from what it is given: ``--image=first.png``, with ``--last=last.png`` from one
+to the other, or ``--video=clip.mp4 --task=extend`` (``extend_back``, ``in_between``, ``inpaint``). What
+is given comes out as it went in. ``--video=clip.mp4 --strength=0.6`` draws another clip like it. Files
+must have the size of the samples, ``--size``.
 
 On several hosts the same command runs on each of them, as for ``dit.train``; the first one writes.
 """
@@ -22,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from dit import cli, media, storage
+from dit import cli, given, media, storage
 from dit.config import call
 from dit.data.npy import npz_names, read_npz
 from dit.data.source import check_finite, digest
@@ -37,6 +42,8 @@ from dit.parallel.mesh import OPTION
 from dit.prompts import MADE_BY, check_made_by, read_prompts
 from dit.recipe import LATER, Recipe, recipe_from, rules, stamped
 from dit.types import Count, Positive, Seed, Share, UserError, Whole
+
+INPUTS = ("init", "image", "last", "video", "mask")  # options that name files, in a recipe
 
 
 def read_data(path: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -124,17 +131,30 @@ def arguments() -> argparse.ArgumentParser:
     add("--step", type=cli.number(Whole), help="which checkpoint (default: the latest)")
     add("--weak", help="the average that autoguidance steers away from")
     add("--init", help=".npz with 'samples' (uint8) to start from: image-to-image")
+    add("--image", metavar="FILE", help="a picture, the first frame: image to video")
+    add(
+        "--last",
+        metavar="FILE",
+        help="a picture, the last frame; with --image, from one to the other",
+    )
+    add("--video", metavar="FILE", help="a clip: see --task, --strength and --mask")
+    add(
+        "--task",
+        help="what is given of --video or --init: extend (its last frames, which come first), "
+        "extend_back, in_between, inpaint, or any of objective.tasks, such as extend:frames=3",
+    )
     add(
         "--strength",
         type=cli.number(Share),
-        help="how much of the way from --init to noise, in (0, 1]",
+        help="how much of the way from --init or --video to noise, in (0, 1]",
     )
-    add("--mask", help=".npz with 'mask', true where --init is kept: inpainting")
+    add("--mask", help=".npz with 'mask', true where --init or --video is kept")
     add(
         "--known",
         choices=("noised", "clean"),
-        help="how the network sees what --mask keeps: noised with the rest, or clean, for a model "
-        "trained with tokens or frames that are (objective.known; objective.level=token or frame)",
+        help="how the network sees what is kept: noised with the rest, or clean, for a model trained "
+        "with tokens or frames that are (objective.tasks; objective.level=token or frame). Default: "
+        "noised with --mask, clean with a task where the model allows",
     )
     add(
         "--cond",
@@ -162,15 +182,19 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("got both --labels and --num; expected one of them: labels have a number")
     if args.prompt and args.prompts is not None:
         raise UserError("got both --prompt and --prompts; expected one of them")
-    if args.fps is not None and storage.place(args.out).suffix.lower() not in media.MOVING:
+    moves = storage.place(args.out).suffix.lower() in media.MOVING
+    if args.fps is not None and not moves and args.video is None:
         raise UserError(
             f"--fps is of no effect on {args.out!r}: files that move end in {', '.join(media.MOVING)}"
         )
-    if args.known is not None and args.mask is None:
-        raise UserError("--known is of no effect without --mask: which part of --init is kept")
+    if args.known is not None and not any((args.mask, args.image, args.last, args.task)):
+        raise UserError(
+            "--known is of no effect without --mask, which says what is kept, or a task"
+        )
     for option in ("mask", "strength"):
-        if getattr(args, option) is not None and args.init is None:
-            raise UserError(f"--{option} is of no effect without --init: data to start from")
+        if getattr(args, option) is not None and args.init is None and args.video is None:
+            raise UserError(f"--{option} is of no effect without --init or --video to start from")
+    given.check_options(args)
     rules(Recipe(**chosen(args, "num")))
 
 
@@ -188,16 +212,22 @@ def run(args: argparse.Namespace) -> None:
     used: dict[str, Any] = {}
     if size != usual:
         experiment, used = experiment.shaped((*size, channels)), {"size": size}
+    shape = experiment.codec.decoded_shape(experiment.shape)
+    files = given.read_files(vars(args), shape, args.fps)
+    recipe = given.with_task(recipe, experiment, files, args.known)
     sampler = Sampler(experiment, recipe)
-    start = read_data(args.init, "samples", sampler.shape) if args.init else None
+    if args.init:
+        start = read_data(args.init, "samples", shape)
+    else:
+        start = given.start_of(files, sampler.kept, recipe, shape)
     mask = read_mask(args.mask, sampler.shape) if args.mask else None
     conditions = {}
     if args.cond:
         made_by = experiment.example.get("text")
         conditions = read_conditions(args.cond, experiment.arrays, made_by)
-    given = {"init": start, "mask": mask, **conditions}
-    inputs = {k: digest(v) for k, v in given.items() if v is not None}
-    check_inputs(args, stamp, inputs, ("init", "mask", *experiment.arrays))
+    read = {"init": start if args.init else None, **files, "mask": mask, **conditions}
+    inputs = {k: digest(v) for k, v in read.items() if v is not None}
+    check_inputs(args, stamp, inputs, (*INPUTS, *experiment.arrays))
     weak_name = args.weak or (stamp.get("weak") if sampler.autoguided else None)
     arrays = {"start": start, "mask": mask, **conditions}
     arrays = {k: v for k, v in arrays.items() if v is not None}
@@ -219,12 +249,12 @@ def run(args: argparse.Namespace) -> None:
             f"{restored.step} in {args.workdir} is {restored.fingerprint}: another run's. Give the "
             "workdir it came from"
         )
-    given = {"weak": weak, **arrays}
+    arrays["weak"] = weak
     if storage.place(args.out).suffix.lower() == ".npz" and multihost.is_main():
         with media.npz_writer(args.out, sampler.n, sampler.labels, recipe.prompts) as write:
-            nfe, seconds = sampler.draw(restored.params, write, **given)
+            nfe, seconds = sampler.draw(restored.params, write, **arrays)
     else:
-        drawn = sampler(restored.params, **given)
+        drawn = sampler(restored.params, **arrays)
         nfe, seconds = drawn.nfe, drawn.seconds
         if multihost.is_main():
             used |= {} if weak_name is None else {"weak": weak_name}
@@ -289,7 +319,8 @@ def choose(args: argparse.Namespace, experiment: Experiment, stamp: Mapping[str,
 
 def chosen(args: argparse.Namespace, *more: str) -> dict[str, Any]:
     """The fields of a recipe that the options of the same names give, and ``more`` of them."""
-    names = ("solver", "grid", "steps", "guidance", "seed", "batch", "strength", "known", *more)
+    names = ("solver", "grid", "steps", "guidance", "seed", "batch", "strength", "known", "task")
+    names = (*names, *more)
     return {k: getattr(args, k) for k in names if getattr(args, k) is not None}
 
 

@@ -78,7 +78,7 @@ def told(tmp_path_factory):
 
 
 def config(**objective):
-    data = {"name": "told", "known": "known" in objective}
+    data = {"name": "told", "known": "data" in objective.get("tasks", ())}
     model = {**TINY["model"], **TAKES, "block": "cross_attention"}
     return {**TINY, "data": data, "model": model, "objective": {"name": "denoise", **objective}}
 
@@ -90,7 +90,7 @@ def moved(made):
 
 
 def test_changing_any_condition_of_a_batch_changes_its_loss():
-    experiment = build(config(known="data", condition_dropout=0.0))
+    experiment = build(config(tasks=("data",), condition_dropout=0.0))
     assert experiment.conditions == CONDITIONS
     assert experiment.context_len == 2
     batch = {k: jnp.asarray(v) for k, v in next(experiment.batches()).items()}
@@ -161,7 +161,7 @@ UNET = {
 
 def test_a_unet_learns_from_pixels_of_which_half_are_clean():
     """Their loss does not count, and what they are changes that of the others."""
-    experiment = build({**config(known="data", condition_dropout=0.0), "model": UNET})
+    experiment = build({**config(tasks=("data",), condition_dropout=0.0), "model": UNET})
     batch = next(experiment.batches())
     batch = {k: jnp.asarray(batch[k]) for k in {"x", "id", "label", "known"} & batch.keys()}
     parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
@@ -265,7 +265,7 @@ def test_pictures_of_several_shapes_are_drawn_with_the_conditions_of_their_own(
 
 
 def test_the_command_takes_conditions_and_gives_the_network_what_is_known_clean(tmp_path):
-    changes = {k: v for k, v in config(known=0.5).items() if k in ("model", "objective")}
+    changes = {k: v for k, v in config(tasks=("tokens",)).items() if k in ("model", "objective")}
     made = save(tmp_path / "run", {"name": "told"}, **changes)
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (3, 4, 4, 1), np.uint8)

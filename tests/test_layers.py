@@ -43,10 +43,12 @@ MAY_IMPORT = {
     "experiment": BASE
     | MODEL
     | {"data", "training", "parallel", "config_file", "init_from", "sections", "wired"},
-    "recipe": BASE | {"sampling"},
+    "recipe": BASE | {"diffusion", "sampling"},
+    "given": BASE | {"data", "diffusion", "experiment", "recipe"},
+    "edits": BASE | {"diffusion", "experiment", "recipe"},
     "prompts": BASE | {"experiment", "recipe", "text"},
     "draw": BASE
-    | {"prompts", "recipe", "experiment", "media", "models", "diffusion", "sampling"}
+    | {"edits", "prompts", "recipe", "experiment", "media", "models", "diffusion", "sampling"}
     | {"parallel", "training"},
     "carry": BASE | {"experiment", "init_from", "interop", "models", "parallel", "training"},
     "encoders": BASE | {"draw", "parallel", "text"},
@@ -62,7 +64,7 @@ MAY_IMPORT = {
     "convert": COMMAND
     | {"carry", "config_file", "interop", "models", "reconstruct", "sections", "training"},
     "train": COMMAND | {"data", "reconstruct", "training", "scaling"},
-    "sample": COMMAND | {"data", "prompts"},
+    "sample": COMMAND | {"data", "given", "prompts"},
     "embed": COMMAND | {"prompts", "encoders"},
     "evaluate": COMMAND | {"data", "evaluation", "reconstruct", "scoring", "training"},
     "scaling/__main__": COMMAND | {"training"},

@@ -25,6 +25,7 @@ from dit.diffusion.process import (
     target,
     to_x0,
 )
+from dit.diffusion.tasks import Mix, Patch, grid_of, mix
 from dit.diffusion.times import Quantile, draw
 from dit.diffusion.weights import Weight
 from dit.objectives import LossFn
@@ -49,7 +50,7 @@ def build(
     weight: Weight,
     condition_dropout: Fraction = 0.1,
     level: Literal["sample", "frame", "token"] = "sample",
-    known: Fraction | Literal["data"] | None = None,
+    tasks: tuple[str, ...] = (),
     patch: tuple[Count, Count, Count] = (1, 1, 1),
     strata: Count | None = None,
 ) -> LossFn:
@@ -58,13 +59,14 @@ def build(
     ``condition_dropout``: how often the condition is replaced by the null one (Ho & Salimans 2022).
     ``level``: what has a noise level of its own: a sample, every frame (diffusion forcing, Chen et al.
     2024) or every token.
-    ``known``: the probability with which a token is given clean, with t = 0 and without a loss; or
-    ``data``, for batches that say which tokens are in ``known`` (bool, ``b f h w``, constant within a
-    patch). ``patch``: the frames, height and width of one token.
+    ``tasks``: a mix of what is given clean, with t = 0 and without a loss (``diffusion.tasks``), such as
+    ``("text_to_video:weight=2", "image_to_video")``; none: nothing is. ``patch``: the frames, height and
+    width of one token.
     ``strata``: set to the batch size to stratify the times over each batch.
     Metrics: ``loss`` (weighted), ``mse`` (unweighted), ``t`` (the mean over levels), and ``vb`` in
     bits a dimension with a learned variance; all of them means over what is not known.
     """
+    mixed = mix(tasks)
 
     def loss(
         key: Key, params: Params, apply_fn: ApplyFn, process: Process, batch: dict[str, Array]
@@ -72,7 +74,9 @@ def build(
         x_0, ids = batch["x"], batch["id"]
         streams = {n: rng.stream(key, n) for n in ("noise", "time", "dropout")}
         eps = rng.normal(rng.per_sample(streams["noise"], ids), x_0.shape[1:], x_0.dtype)
-        levels = {"sample": (), "frame": x_0.shape[1:2], "token": _tokens(x_0, patch)}[level]
+        levels = {"sample": (), "frame": x_0.shape[1:2], "token": grid_of(x_0.shape[1:], patch)}[
+            level
+        ]
         t, density = draw(streams["time"], ids, process.path, times, levels=levels, strata=strata)
         if level == "token":
             t, density = repeat_patches(t, patch), repeat_patches(density, patch)
@@ -80,11 +84,11 @@ def build(
             batch, rng.uniform(rng.per_sample(streams["dropout"], ids)) < condition_dropout
         )
         x_t, told, learned = corrupt(process, x_0, eps, t), t, None
-        clean = known_tokens(key, batch, known, patch)
+        clean = known_tokens(key, batch, mixed, patch)
         if clean is not None:
             learned = ~clean[..., None]
             x_t = jnp.where(learned, x_t, x_0)
-            told = jnp.where(clean, 0, match_time(t, x_0)[..., 0])
+            told = told_times(t, clean, mixed.whole)
         out = apply_fn(params, *network_input(process, x_t, told), cond).astype(x_0.dtype)
         out, variance = split_variance(out, x_0.shape[-1])
         error = jnp.square(out - target(process, x_0, eps, t))
@@ -103,25 +107,34 @@ def build(
 
 
 def known_tokens(
-    key: Key, batch: dict[str, Array], known: float | str | None, patch: tuple[int, int, int]
+    key: Key, batch: dict[str, Array], mixed: Mix | None, patch: Patch
 ) -> Bool[Array, "b f h w"] | None:
-    """Where x is given clean, by the ``known`` of ``build``; None for nowhere.
+    """Where x is given clean, by a mix of tasks; None for nowhere.
 
-    Raises UserError for a batch with a ``known`` of its own that is not asked for, and the reverse.
+    Raises UserError for a batch with a ``known`` of its own that no task asks for, and the reverse; and
+    where no task fits samples of this shape.
     """
-    if ("known" in batch) != (known == "data"):
+    of_data = mixed is not None and mixed.of_data
+    if ("known" in batch) != of_data:
+        specs = () if mixed is None else mixed.specs
         raise UserError(
-            f"got objective.known={known!r} and batches of {', '.join(batch)}; expected 'data' where "
-            "the data have a key 'known', and only there"
+            f"got objective.tasks={specs} and batches of {', '.join(batch)}; expected the task 'data' "
+            "where the data have a key 'known', and only there"
         )
-    if not known or known == "data":
-        return batch.get("known")
-    keys = rng.per_sample(rng.stream(key, "known"), batch["id"])
-    return repeat_patches(rng.uniform(keys, _tokens(batch["x"], patch)) < known, patch)
+    if mixed is None:
+        return None
+    return mixed.known(key, batch["id"], batch["x"].shape[1:], patch, batch.get("known"))
 
 
-def _tokens(x: Video, patch: tuple[int, int, int]) -> tuple[int, ...]:
-    return tuple(s // p for s, p in zip(x.shape[1:4], patch, strict=True))
+def told_times(t: Times, clean: Bool[Array, "b f h w"], whole: bool) -> Times:
+    """The times that the network is told: 0 where x is clean, ``t`` elsewhere.
+
+    One a token or, where frames are ``whole`` and have one level, one a frame: of those a network that
+    is modulated makes fewer vectors.
+    """
+    if whole and t.ndim < 3:
+        return jnp.where(clean[:, :, 0, 0], 0, t.reshape(len(t), -1))
+    return jnp.where(clean, 0, t.reshape(t.shape + (1,) * (4 - t.ndim)))
 
 
 def _mean(x: Video, where: Bool[Array, "b f h w 1"] | None = None) -> Float[Array, " b"]:

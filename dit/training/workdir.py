@@ -46,6 +46,10 @@ def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     objective = config.get("objective", {})
     if "per_frame" in objective:
         objective["level"] = "frame" if objective.pop("per_frame") else "sample"
+    if "known" in objective:
+        known = objective.pop("known")
+        named = "data" if known == "data" else f"tokens:share={known}"
+        objective["tasks"] = [named] if known else []
     return config
 
 

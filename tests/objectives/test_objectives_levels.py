@@ -106,7 +106,7 @@ def test_known_tokens_are_clean_and_have_no_loss(process, weight):
     others alone, also where a target or a weight is infinite at t = 0."""
     known = jnp.zeros((3, *SHAPE[:3]), bool).at[:, 0].set(True).at[:, 1, :2, 2:].set(True)
     batch = batch_of(known=known)
-    loss = loss_of(weight, level="token", known="data", patch=PATCH)
+    loss = loss_of(weight, level="token", tasks=("data",), patch=PATCH)
     seen = []
 
     def apply_fn(theta, x, t, cond):
@@ -153,7 +153,9 @@ def test_a_share_of_the_tokens_is_known_and_frames_or_samples_may_have_the_level
             return theta * x
 
         batch = batch_of(200)
-        loss_of(level=level, known=0.25, patch=PATCH)(KEY, 1.0, apply_fn, process, batch)
+        loss_of(level=level, tasks=("tokens:share=0.25",), patch=PATCH)(
+            KEY, 1.0, apply_fn, process, batch
+        )
         x, t = seen[0]
         each = np.asarray(t).reshape(200, 2, 2, 2, 2, 2)
         np.testing.assert_array_equal(each, each[:, :, :, :1, :, :1] + 0 * each)
@@ -168,12 +170,12 @@ def test_a_mask_and_an_option_that_do_not_fit_are_refused():
     process = Process(resolve("diffusion.paths", "linear"), resolve("diffusion.predictions", "v"))
     known = jnp.zeros((3, *SHAPE[:3]), bool)
     for option, batch in (
-        (0.0, batch_of(known=known)),
-        ("data", batch_of()),
-        (0.5, batch_of(known=known)),
+        ((), batch_of(known=known)),
+        (("data",), batch_of()),
+        (("tokens",), batch_of(known=known)),
     ):
-        with pytest.raises(UserError, match=r"got objective\.known="):
-            loss_of(known=option)(KEY, 1.0, network, process, batch)
-    for bad in ({"level": "pixel"}, {"known": 1.5}, {"known": "some"}):
+        with pytest.raises(UserError, match=r"got objective\.tasks="):
+            loss_of(tasks=option)(KEY, 1.0, network, process, batch)
+    for bad in ({"level": "pixel"}, {"tasks": ("tokens:share=1.5",)}, {"tasks": ("some",)}):
         with pytest.raises(UserError, match=r"expected"):
             loss_of(**bad)

@@ -9,7 +9,7 @@ from dit.data.sources import world
 from dit.scenes.draw import UNITS
 from dit.scenes.moving.film import film
 from dit.scenes.moving.grammar import KINDS, Actor, Scene, parse, wordings
-from dit.scenes.moving.motion import GRAVITY, KEPT, PAN, RATES, bounced, events
+from dit.scenes.moving.motion import GRAVITY, KEPT, PAN, RADII, RATES, bounced, events
 from dit.types import UserError
 
 FPS, SIZE = 8.0, (32, 40)
@@ -107,3 +107,15 @@ def test_the_truth_of_a_clip_is_of_that_clip():
     with pytest.raises(UserError, match="expected sides of 16 pixels"):
         world.build(size=8)
     assert dataclasses.replace(split, fps=4.0).truth(0).events.pan.shape == (3,)
+
+
+def test_actors_are_as_large_as_asked():
+    """And data made before that could be said are the same data."""
+    usual, large = world.build(), world.build(radii=(6.0, 7.0))
+    assert usual.fingerprint == world.build(radii=RADII).fingerprint == "world-591ab5dbdea6"
+    assert large.fingerprint != usual.fingerprint
+    paths = [path for i in range(20) for path in large.train.truth(i).events.paths]
+    assert all(6 <= path.radius <= 7 for path in paths)
+    for bad in ((7.0, 6.0), (5.0, 11.0)):
+        with pytest.raises(UserError, match="got radii="):
+            world.build(radii=bad)

@@ -24,8 +24,10 @@ from dit.scenes.grammar import COLOURS, SHAPES, unseen
 from dit.scenes.moving.film import Film, film
 from dit.scenes.moving.grammar import DIRECTIONS, KINDS, PANS, SPEEDS, TEXTURES, Actor, Scene
 from dit.scenes.moving.grammar import wordings as sentences
+from dit.scenes.moving.motion import RADII
 from dit.types import Count, Positive, Seed, UserError
 
+LARGEST = 10.0  # radius of an actor, in units: most of the picture
 Kind = Literal["drift", "fall", "pan", "hide", "meet"]
 
 
@@ -36,13 +38,15 @@ def build(
     fps: Positive = 8.0,
     kinds: tuple[Kind, ...] = KINDS,
     textures: bool = True,
+    radii: tuple[Positive, Positive] = RADII,
     seed: Seed = 0,
     held_out: Count = 2000,
 ) -> Source:
     """Clips of ``frames x size x size x 3``, or (height, width), uint8, with captions, no labels.
 
     ``kinds``: of scene, each as often as it is listed. ``textures``: whether some actors are striped or
-    dotted. Raises UserError below 16 pixels, and for clips of one frame.
+    dotted. ``radii``: the least and the largest of an actor, in 32nd parts of the shorter side. Raises
+    UserError below 16 pixels, for clips of one frame, and for actors that have no room to move.
     """
     canvas = (size, size) if isinstance(size, int) else size
     if min(canvas) < UNITS // 2 or frames < 2 or not kinds:
@@ -50,7 +54,10 @@ def build(
             f"got size={size}, frames={frames}, kinds={kinds}; expected sides of {UNITS // 2} pixels or "
             f"more, two frames or more, and one kind or more of {', '.join(KINDS)}"
         )
+    if not radii[0] <= radii[1] <= LARGEST:
+        raise UserError(f"got radii={radii}; expected a least and a largest one up to {LARGEST}")
     facts = {"frames": frames, "size": canvas, "fps": fps, "kinds": kinds, "textures": textures}
+    facts |= {"radii": radii} if radii != RADII else {}
     name = identity("world", seed=seed, held_out=held_out, version=1, **facts)
     train, aside = (
         World(
@@ -59,6 +66,7 @@ def build(
             fps=fps,
             kinds=kinds,
             textures=textures,
+            radii=radii,
             apart=part == "held_out",
             seed=seed,
             length=length,
@@ -78,6 +86,7 @@ class World(Stream):
     fps: float
     kinds: tuple[str, ...]
     textures: bool
+    radii: tuple[float, float]
     apart: bool
 
     def make(self, rng: np.random.Generator, i: int) -> Example:
@@ -92,7 +101,8 @@ class World(Stream):
         scene = random_scene(rng, self.kinds, self.textures, self.apart and i % 2 == 1)
         said = sentences(scene)
         caption = said[int(rng.integers(len(said)))]
-        return film(scene, rng, self.frames, self.size, self.fps), caption
+        made = film(scene, rng, self.frames, self.size, self.fps, self.radii)
+        return made, caption
 
 
 def random_scene(

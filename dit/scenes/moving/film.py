@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from dit.scenes.draw import UNITS, coverage
 from dit.scenes.grammar import COLOURS
 from dit.scenes.moving.grammar import Scene
-from dit.scenes.moving.motion import POST, Events, Path, events
+from dit.scenes.moving.motion import POST, RADII, Events, Path, events
 
 GREY = np.array([0.34, 0.34, 0.34])  # of the post
 SHADE = 0.72  # of a colour, where a texture darkens it
@@ -38,9 +38,10 @@ def film(
     frames: int,
     size: tuple[int, int],
     fps: float = 8.0,
+    radii: tuple[float, float] = RADII,
 ) -> Film:
     """A film of ``scene`` of ``size`` (height, width), a pure function of these and of ``rng``."""
-    happens = events(scene, rng, frames, fps, size)
+    happens = events(scene, rng, frames, fps, size, radii)
     unit = min(size) / UNITS
     x = _ground(rng, happens, size, unit)
     seen = []

@@ -55,23 +55,31 @@ class Events:
 
 
 def events(
-    scene: Scene, rng: np.random.Generator, frames: int, fps: float, size: tuple[int, int]
+    scene: Scene,
+    rng: np.random.Generator,
+    frames: int,
+    fps: float,
+    size: tuple[int, int],
+    radii: tuple[float, float] = RADII,
 ) -> Events:
-    """What happens in ``frames`` frames at ``fps``, in a picture of ``size`` (height, width) pixels."""
+    """What happens in ``frames`` frames at ``fps``, in a picture of ``size`` (height, width) pixels.
+
+    ``radii``: the least and the largest radius of an actor.
+    """
     seconds = np.arange(frames) / fps
     room = np.array(size) * UNITS / min(size)
     side = {"left": -1, "right": 1, None: 0}[scene.pan]
     pan = PAN * side * seconds
-    radii = [rng.uniform(*RADII) for _ in scene.actors]
+    sizes = [rng.uniform(*radii) for _ in scene.actors]
     if scene.kind == "meet":
-        tracks = _meeting(scene.actors, radii, rng, seconds, room)
+        tracks = _meeting(scene.actors, sizes, rng, seconds, room)
     else:
-        tracks = [_alone(scene, radii[0], rng, seconds, room)]
+        tracks = [_alone(scene, sizes[0], rng, seconds, room)]
     middles = [track - np.stack([np.zeros_like(pan), pan], -1) for track in tracks]
     post = None
     if scene.post:
         post = np.full(frames, (room[1] - POST) / 2 + rng.uniform(-2, 2))
-    paths = zip(scene.actors, radii, middles, strict=True)
+    paths = zip(scene.actors, sizes, middles, strict=True)
     return Events(tuple(Path(*path) for path in paths), pan, post)
 
 

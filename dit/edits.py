@@ -1,0 +1,101 @@
+"""What is kept of data that samples begin with: by a mask, or by the name of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from dit import rng
+from dit.diffusion import tasks
+from dit.experiment import Experiment
+from dit.recipe import Recipe
+from dit.types import UserError
+
+GREY = 128  # of pixels that are given nowhere
+
+
+def mask_of(experiment: Experiment, recipe: Recipe) -> Bool[np.ndarray, "n f h w c"]:
+    """What the recipe's task keeps of each sample's data; UserError where the task does not fit.
+
+    That of sample i depends on the recipe's seed and i.
+    """
+    keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "task"), jnp.arange(recipe.count))
+    latents = experiment.shape
+    known = np.asarray(tasks.mask(recipe.task, keys, latents, experiment.model.cell()))
+    shape = experiment.codec.decoded_shape(latents)
+    for axis, (few, many) in enumerate(zip(latents[:3], shape[:3], strict=True), 1):
+        if many % few:
+            raise UserError(
+                f"got the task {recipe.task!r} for a codec that makes {few} of {many} frames, rows or "
+                "columns; its masks need whole multiples: give --mask"
+            )
+        known = known.repeat(many // few, axis)
+    return np.broadcast_to(known[..., None], (len(known), *shape))
+
+
+def with_task(
+    given: Mapping[str, np.ndarray], mask: Bool[np.ndarray, "n f h w c"], anew: bool
+) -> dict[str, np.ndarray]:
+    """What is given to samples, with the ``mask`` of their task; none where it keeps nothing.
+
+    ``anew``: whether what it does not keep is to be drawn without a look at what was there.
+    """
+    if "mask" in given:
+        raise UserError("got a mask and a task, which has a mask of its own; give one of them")
+    if not mask.any():
+        return dict(given)
+    given = {**given, "mask": mask}
+    if anew and "start" in given and given["start"].shape == mask.shape:
+        given["start"] = hidden(given["start"], mask)
+    return given
+
+
+def hidden(
+    start: Shaped[np.ndarray, "n f h w c"], mask: Bool[np.ndarray, "n f h w c"]
+) -> Shaped[np.ndarray, "n f h w c"]:
+    """``start`` without what is not kept, of which a codec that looks around must see nothing.
+
+    There is the number of the same place in the nearest frame that keeps it, or grey (0 of latents).
+    """
+    length, nothing = mask.shape[1], GREY if start.dtype == np.uint8 else 0
+    found, away = np.full_like(start, nothing), np.full(mask.shape, length)
+    for frames in (range(length), range(length)[::-1]):
+        seen, since = np.full_like(start[:, 0], nothing), np.full(mask[:, 0].shape, length)
+        for k in frames:
+            seen = np.where(mask[:, k], start[:, k], seen)
+            since = np.where(mask[:, k], 0, since + 1)
+            found[:, k] = np.where(since < away[:, k], seen, found[:, k])
+            away[:, k] = np.minimum(since, away[:, k])
+    return found
+
+
+def check(experiment: Experiment, recipe: Recipe, given: Mapping[str, np.ndarray]) -> None:
+    """Raise UserError for a ``start`` and a ``mask`` that do not fit together, or with the recipe."""
+    if "start" not in given and "mask" in given:
+        options = "--init" if recipe.task is None else "--image, --last, --video or --init"
+        raise UserError(f"got a mask and nothing to keep under it; give {options} too")
+    if "mask" not in given and recipe.known == "clean" and recipe.task is None:
+        raise UserError("got known='clean' and no mask that says what; give --mask or --task too")
+    if "start" not in given and recipe.strength != 1:
+        raise UserError(
+            f"got strength={recipe.strength} and nothing to start from; give --init or --video too"
+        )
+    expected = (recipe.count, *experiment.codec.decoded_shape(experiment.shape))
+    for name in {"start", "mask"} & given.keys():
+        if given[name].shape != expected:
+            raise UserError(f"got a {name} of shape {given[name].shape}; expected {expected}")
+    if "mask" not in given:
+        return
+    if given["mask"].dtype != bool:
+        raise UserError(f"got a mask of {given['mask'].dtype}; expected truth values (bool)")
+    parts = given["mask"].reshape(*expected[:2], -1)
+    cut = np.argwhere(parts.any(-1) & ~parts.all(-1))
+    if recipe.known == "clean" and experiment.level == "frame" and len(cut):
+        raise UserError(
+            f"got a mask that keeps a part of frame {cut[0][1]} of sample {cut[0][0]}, and "
+            "known='clean' for a model that was trained with a noise level a frame: keep whole "
+            "frames, or give --known=noised"
+        )
