@@ -16,6 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dit import models
+from dit.interop.described import Latents
 from dit.interop.views import View, Views, joined
 from dit.models import Network
 from dit.models.condition import OPTIONS
@@ -32,8 +33,9 @@ class Entry:
     """One parameter (of one layer) and where it lies in a foreign state.
 
     ``kind``: ``linear`` (rows are outputs there), ``conv`` (a convolution of patches of ``window``,
-    channels first there) or ``same``. Several ``names`` are its parts along the outputs, or, if
-    ``copies``, equal copies. ``inputs``: how many axes of a kernel are inputs, where no bias tells.
+    channels first there), ``channels`` (one number each, followed there by axes of size one, as many as
+    in ``window``) or ``same``. Several ``names`` are its parts along the outputs, or, if ``copies``,
+    equal copies. ``inputs``: how many axes of a kernel are inputs, where no bias tells.
     """
 
     path: Path
@@ -41,7 +43,7 @@ class Entry:
     kind: str = "same"
     layer: int | None = None
     copies: bool = False
-    window: tuple[int, int] | None = None
+    window: tuple[int, ...] | None = None
     inputs: int | None = None
 
 
@@ -60,7 +62,8 @@ class Format:
     tensors, under the names that the table has for them. ``only(state)``: the part
     of a file of more that is of the network. ``sections(state, settings)``: what the tensors and the
     ``config.json`` beside them (empty without one) say, as sections of a config; ``settings(model,
-    shape)``: that file of a model, None for a layout without one. ``stem``: what files are called.
+    shape)``: that file of a model, None for a layout without one. ``latents``: of an autoencoder.
+    ``stem``: what files are called.
     """
 
     network: type[Network]
@@ -70,6 +73,7 @@ class Format:
     only: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     sections: Callable[[State, Mapping[str, Any]], dict[str, Any]] | None = None
     settings: Callable[[Any, tuple[int, ...]], dict[str, Any]] | None = None
+    latents: Latents | None = None
     stem: str = "model"
 
     def to_params(
@@ -208,7 +212,7 @@ def _outputs_at(
     entry: Entry, there: tuple[int, ...], count: int, shape: tuple[int, ...]
 ) -> int | None:
     """The axis of a parameter of ``shape`` at which its outputs begin; None if it is another's."""
-    rank = {"linear": 2, "conv": 4}.get(entry.kind)
+    rank = {"linear": 2, "conv": 2 + len(entry.window or ())}.get(entry.kind)
     if rank is None and count == 1 and _long(there) == _long(shape):
         return 0
     if len(there) != (rank or 1):
@@ -279,7 +283,10 @@ def _value(
         if not np.array_equal(parts[0], np.asarray(state[name])):
             raise UserError(f"{entry.names[0]} and its copies differ; this model has only one")
     axis = _outputs_at(entry, parts[0].shape, len(parts), shape)
-    turned = {"linear": lambda x: x.T, "conv": lambda x: x.transpose(2, 3, 1, 0)}
+    turned = {
+        "linear": lambda x: x.T,
+        "conv": lambda x: x.transpose(*range(2, x.ndim), 1, 0),
+    }
     parts = [turned.get(entry.kind, lambda x: x)(part) for part in parts]
     if len(parts) == 1:
         return parts[0].reshape(shape)[index]
@@ -334,7 +341,10 @@ def _written(value: Any, entry: Entry, shapes: Mapping[Path, Any]) -> Iterator[t
         value = value.reshape(math.prod(value.shape[:n_in]), -1).T
     elif entry.kind == "conv":
         outputs = math.prod(value.shape[entry.inputs or value.ndim - 1 :])
-        value = value.reshape(*entry.window, -1, outputs).transpose(3, 2, 0, 1)
+        value = value.reshape(*entry.window, -1, outputs)
+        value = value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
+    elif entry.kind == "channels":
+        value = value.reshape(-1, *entry.window)
     elif entry.path[-1] == "bias":
         value = value.reshape(-1)
     size = len(value) // (1 if entry.copies else len(entry.names))
