@@ -152,6 +152,12 @@ def arguments() -> argparse.ArgumentParser:
         help="what --scores compare samples with: train (default), held_out or a file",
     )
     add("--keep", metavar="FILE.npz", help="write the samples' features there, for --compare")
+    add(
+        "--pairs",
+        metavar="FILE",
+        help="of an autoencoder: draw some of the pictures or clips above their reconstructions: a "
+        ".png, .gif, .webp or .mp4",
+    )
     add("--seed", type=cli.number(Seed))
     add("--batch", type=cli.number(Count))
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
@@ -234,6 +240,8 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     recipe, conditions = with_conditions(one, recipe, args.split)
     recipe = dataclasses.replace(recipe, **given)
     captions = recipe.prompts
+    if args.pairs:
+        raise UserError("got --pairs, which is for autoencoders; leave it out")
     for name in ("reference", "keep"):
         if getattr(args, name) and not args.scores:
             raise UserError(f"got --{name} without --scores, which it is for; leave it out")
@@ -314,11 +322,15 @@ def run_autoencoder(
         )
     reconstruct.check(experiment)
     out = storage.place(args.out or storage.workdir(args.workdir) / "evaluation.json")
+    one = chosen_bucket(experiment, args)
     if multihost.is_main():
         media.check_place(out, (".json",))
-    one = chosen_bucket(experiment, args)
+        if args.pairs:
+            media.check_place(args.pairs, (".png", *media.MOVING))
     restored = load_params(experiment, args.workdir, args.ema, args.step, args.mesh)
     figures, left_out = reconstruct.figures(one, restored.params, args.num, args.split)
+    if args.pairs:
+        reconstruct.draw_pairs(one, restored, args.pairs, args.num, args.split)
     if args.ema is None and args.step is None:  # what a codec takes, too: of a run that was stopped
         reconstruct.measure_latents(experiment, restored, storage.workdir(args.workdir))
     for name, why in left_out.items():
