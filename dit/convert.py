@@ -31,10 +31,9 @@ from dit import carry, cli, config_file, storage
 from dit.config import names, resolve
 from dit.draw import load_experiment
 from dit.experiment import Experiment, build
-from dit.interop import autoencoder, files, folder
+from dit.interop import autoencoder, diffusers_wan_vae, files, folder
 from dit.interop import lora as layouts
 from dit.interop.mapping import Format, State
-from dit.models.autoencoder import AutoencoderKL
 from dit.reconstruct import LATENTS
 from dit.sections import HOW, complete, override
 from dit.training.weights import check_new
@@ -109,8 +108,7 @@ def bring_in(args: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
     if args.base is not None:
         raise UserError(f"got --base, and no LoRA in {args.weights!r}; leave it out")
     state, settings, place = folder.opened(args.weights, args.which or "ema")
-    is_autoencoder = issubclass(form.network, AutoencoderKL)
-    if is_autoencoder and autoencoder.statistics(state):
+    if form.latents is not None and autoencoder.statistics(state):
         raise UserError(
             "these weights have statistics of their latents (FLUX.2), which no workdir keeps; a codec "
             f"takes them: --config.codec.name=autoencoder_kl --config.codec.path={args.weights}"
@@ -121,25 +119,27 @@ def bring_in(args: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
     experiment = described(args.config, overrides, told, vae_of(place))
     form.check(experiment.model)
     count = carry.save(workdir, experiment, carry.of_state(form, state, experiment))
-    if is_autoencoder and settings.get("scaling_factor"):
-        z, shift = experiment.model.latent_channels, settings.get("shift_factor") or 0.0
-        scale = {"mean": [shift] * z, "std": [1 / settings["scaling_factor"]] * z}
+    scale = form.latents.read(experiment.model, settings) if form.latents is not None else None
+    if scale is not None:
         storage.write(workdir / LATENTS, json.dumps(scale, indent=2) + "\n")
     print(f"{count:,} parameters of {args.weights} are in {workdir}, {summary(experiment)}")
 
 
 def described(
-    file: str | None, overrides: Mapping[str, Any], told: Mapping[str, Any], vae: str | None
+    file: str | None,
+    overrides: Mapping[str, Any],
+    told: Mapping[str, Any],
+    vae: dict[str, str] | None,
 ) -> Experiment:
     """The experiment that a config, or else the weights themselves (``told``), and overrides name.
 
-    ``vae``: an autoencoder that lies beside them. Raises UserError for what nothing names.
+    ``vae``: the codec of an autoencoder that lies beside them. Raises UserError for what nothing names.
     """
     if file is None:
         config = {"steps": 1, "batch_size": 1, **told}
         latents = "objective" not in told and told["data"]["shape"][-1] not in (1, 3)
         if vae is not None:
-            config["codec"] = {"name": "autoencoder_kl", "path": vae}
+            config["codec"] = vae
         elif latents and "codec.name" not in overrides:
             raise UserError(
                 f"the weights are of latents of {told['data']['shape'][-1]} channels, and nothing says "
@@ -163,10 +163,13 @@ def described(
         return build(config.to_dict(), example)
 
 
-def vae_of(place: pathlib.Path) -> str | None:
-    """The autoencoder of a pipeline, beside its transformer."""
-    there = (place.parent / "vae" / "config.json").exists() and place.name == "transformer"
-    return str((place.parent / "vae").absolute()) if there else None
+def vae_of(place: pathlib.Path) -> dict[str, str] | None:
+    """The codec of the autoencoder of a pipeline, beside its transformer."""
+    folder_of, file = place.parent / "vae", place.parent / "vae" / "config.json"
+    if place.name != "transformer" or not file.exists():
+        return None
+    causal = folder.read_json(file).get("_class_name") in diffusers_wan_vae.CLASSES
+    return {"name": "wan_vae" if causal else "autoencoder_kl", "path": str(folder_of.absolute())}
 
 
 def bring_in_lora(
@@ -227,21 +230,19 @@ def bring_out(args: argparse.Namespace, _: Mapping[str, Any]) -> None:
         read = carry.of_run(experiment, args.workdir, args.which, args.step)
         settings = None
         if form.settings is not None and not args.out.endswith(".safetensors"):
-            settings = form.settings(experiment.model, experiment.shape) | scale_of(args.workdir)
+            settings = form.settings(experiment.model, experiment.shape)
+            settings |= scale_of(form, args.workdir)
         written = carry.write(form, experiment, read, args.out, settings=settings, **how)
     size = sum(file.stat().st_size for file in written)
     print(f"{size / 1e9:.3g} GB in {len(written)} files: {written[0]}")
 
 
-def scale_of(workdir: str) -> State:
-    """How the latents of an autoencoder are scaled, where it is the same for all channels."""
+def scale_of(form: Format, workdir: str) -> State:
+    """How the latents of an autoencoder are scaled, as ``config.json`` says it."""
     file = storage.workdir(workdir) / LATENTS
-    if not file.is_file():
+    if form.latents is None or not file.is_file():
         return {}
-    found = json.loads(file.read_text())
-    if len({*found["mean"]}) > 1 or len({*found["std"]}) > 1:
-        return {}
-    return {"scaling_factor": 1 / found["std"][0], "shift_factor": found["mean"][0] or None}
+    return form.latents.written(json.loads(file.read_text()))
 
 
 def merge(args: argparse.Namespace, _: Mapping[str, Any]) -> None:

@@ -56,7 +56,7 @@ class Latents:
         if codec.moments is None:
             raise UserError(
                 f"got --codec={spec}, which has no latents of its own; expected an autoencoder, such as "
-                "--codec=autoencoder_kl:path=DIR"
+                "--codec=autoencoder_kl:path=DIR, or of clips --codec=wan_vae:path=DIR"
             )
         self._moments, self._mesh = codec.moments, mesh
         self._rows = -(-batch // batch_shards(mesh)) * batch_shards(mesh)

@@ -47,7 +47,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -64,7 +64,7 @@ from dit.draw import (
 )
 from dit.evaluation import compare, demands
 from dit.evaluation import given as evaluated
-from dit.evaluation.demands import Demand
+from dit.evaluation.demands import Demand, lines
 from dit.evaluation.full import evaluation_of
 from dit.evaluation.parts import Evaluation
 from dit.experiment import Experiment
@@ -162,6 +162,12 @@ def arguments() -> argparse.ArgumentParser:
         help="what --scores compare samples with: train (default), held_out or a file",
     )
     add("--keep", metavar="FILE.npz", help="write the samples' features there, for --compare")
+    add(
+        "--pairs",
+        metavar="FILE",
+        help="of an autoencoder: draw some of the pictures or clips above their reconstructions: a "
+        ".png, .gif, .webp or .mp4",
+    )
     add("--seed", type=cli.number(Seed))
     add("--batch", type=cli.number(Count))
     add("--mesh", default="dp", help=f"of all devices: {OPTION}")
@@ -244,6 +250,8 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     recipe, conditions = with_conditions(one, recipe, args.split)
     recipe = dataclasses.replace(recipe, **given)
     captions = recipe.prompts
+    if args.pairs:
+        raise UserError("got --pairs, which is for autoencoders; leave it out")
     for name in ("reference", "keep"):
         if getattr(args, name) and not args.scores:
             raise UserError(f"got --{name} without --scores, which it is for; leave it out")
@@ -351,11 +359,15 @@ def run_autoencoder(
         )
     reconstruct.check(experiment)
     out = storage.place(args.out or storage.workdir(args.workdir) / "evaluation.json")
+    one = chosen_bucket(experiment, args)
     if multihost.is_main():
         media.check_place(out, (".json",))
-    one = chosen_bucket(experiment, args)
+        if args.pairs:
+            media.check_place(args.pairs, (".png", *media.MOVING))
     restored = load_params(experiment, args.workdir, args.ema, args.step, args.mesh)
     figures, left_out = reconstruct.figures(one, restored.params, args.num, args.split)
+    if args.pairs:
+        reconstruct.draw_pairs(one, restored, args.pairs, args.num, args.split)
     if args.ema is None and args.step is None:  # what a codec takes, too: of a run that was stopped
         reconstruct.measure_latents(experiment, restored, storage.workdir(args.workdir))
     for name, why in left_out.items():
@@ -384,16 +396,6 @@ def finish(
     for failure in unmet:
         print(f"unmet demand {failure}", file=sys.stderr)
     return UNMET if unmet else 0
-
-
-def lines(figures: Mapping[str, float]) -> Iterator[str]:
-    """A line a figure; one with ``_low`` and ``_high`` has them beside it."""
-    bounds = {f"{name}{end}": name for name in figures for end in ("_low", "_high")}
-    for name, value in figures.items():
-        if name not in bounds:
-            ends = [figures.get(f"{name}{end}") for end in ("_low", "_high")]
-            between = "" if None in ends else "  ({:.4g} to {:.4g})".format(*ends)
-            yield f"{name:24} {value:.5g}{between}"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@
     --source=tfds:imagenet2012,held_out=validation
     --source=videos/ --frames=16 --fps=8        a folder, or tars, of videos and animations
 
-With --codec=autoencoder_kl:path=DIR the records hold latents, and with --text=minilm, for one, what
-text encoders make of the captions.
+With --codec=autoencoder_kl:path=DIR, or wan_vae:path=DIR of clips, the records hold latents, and with
+--text=minilm, for one, what text encoders make of the captions.
 
 Then ``python -m dit.train --config=... --config.data.name=records --config.data.path=RECORDS``. They are
 ArrayRecord shards, which ``tfds.builder_from_directory(RECORDS)`` reads too, with a ``manifest.json``.
@@ -87,7 +87,7 @@ def arguments() -> argparse.ArgumentParser:
         "--codec",
         metavar="NAME:KEY=VALUE,...",
         help="store latents, as mean and standard deviation, in place of pictures: "
-        "autoencoder_kl:path=DIR",
+        "autoencoder_kl:path=DIR, or wan_vae:path=DIR for clips",
     )
     add(
         "--flip", action="store_true", help="with --codec: store the mirrored pictures' latents too"

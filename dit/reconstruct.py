@@ -25,9 +25,10 @@ from dit.parallel.rules import in_force
 from dit.training.checkpoint import Restored, taken_from
 from dit.types import Cond, Params, UserError
 
-BATCH = 64  # pictures at once
-MEASURED = 1024  # training pictures that the latents are measured on
+BATCH = 64  # pictures, or frames of clips, at once
+MEASURED = 1024  # training pictures, or frames, that the latents are measured on
 LATENTS = "latents.json"  # in the workdir
+DRAWN = 18  # pairs
 
 
 def check(experiment: Experiment) -> None:
@@ -75,9 +76,14 @@ def _jit(run: Callable, mesh: Mesh | None) -> Callable:
     return jax.jit(over_mesh, out_shardings=replicated(mesh))
 
 
+def at_once(x: np.ndarray) -> int:
+    """How many pictures or clips are taken together."""
+    return min(max(1, BATCH // x.shape[1]), len(x))
+
+
 def _mapped(run: Callable, x: np.ndarray) -> list[tuple[np.ndarray, int]]:
     """``run`` of equal parts of ``x``, and how many rows of each count."""
-    size, found = min(BATCH, len(x)), []
+    size, found = at_once(x), []
     for first in range(0, len(x), size):
         part = x[first : first + size]
         filled = np.concatenate([part, part[-1:].repeat(size - len(part), 0)])
@@ -97,12 +103,13 @@ def spread(split: Split, num: int) -> np.ndarray:
 def painter(experiment: Experiment, workdir: storage.Place) -> Callable[[Any, int], None] | None:
     """What draws the reconstructions of a step: rows of held-out pictures, each above its own.
 
-    At least ``samples.num`` pictures, of the first shape; first frames of clips.
+    At least ``samples.num`` pictures, of the first shape. Clips are drawn as strips, each above its own,
+    and as a GIF of the rows of pictures.
     """
     if not experiment.config.samples.num:
         return None
     side = 2 * math.ceil(math.sqrt(2 * experiment.config.samples.num) / 2)
-    x = spread(experiment.bucket(experiment.used[0]).source.held_out, side**2 // 2)[:, :1]
+    x = spread(experiment.bucket(experiment.used[0]).source.held_out, side**2 // 2)
     x = np.resize(x, (side**2 // 2, *x.shape[1:]))
     run = Reconstructor(experiment)
 
@@ -110,13 +117,39 @@ def painter(experiment: Experiment, workdir: storage.Place) -> Callable[[Any, in
         taken = taken_from(state)
         y = run(taken.params, x)  # by all processes: each holds a part of the parameters
         if multihost.is_main():
-            pairs = np.stack([x, y]).reshape(2, side // 2, side, *x.shape[1:]).swapaxes(0, 1)
-            out = workdir / "samples" / f"step_{step:07d}.png"
-            rows = "held-out pictures, each row above its reconstructions"
-            stamp = {"rows": rows, **stamped(taken)}
-            media.save_samples(out, pairs.reshape(-1, *x.shape[1:]), None, stamp)
+            for suffix in (".png", ".gif") if x.shape[1] > 1 else (".png",):
+                out = workdir / "samples" / f"step_{step:07d}{suffix}"
+                save_pairs(out, x, y, stamped(taken), experiment.source.fps)
 
     return paint
+
+
+def draw_pairs(
+    experiment: Experiment, restored: Restored, out: str, num: int, split: str = "held_out"
+) -> None:
+    """Draw up to ``num`` examples of a split, and at most ``DRAWN``, above their reconstructions."""
+    x = spread(getattr(experiment.source, split), min(num, DRAWN))
+    y = Reconstructor(experiment)(restored.params, x)
+    if multihost.is_main():
+        save_pairs(storage.place(out), x, y, stamped(restored), experiment.source.fps)
+
+
+def save_pairs(
+    out: storage.Place, x: np.ndarray, y: np.ndarray, stamp: Mapping[str, Any], fps: float | None
+) -> None:
+    """Draw pictures or clips ``x`` above their reconstructions ``y``, as many as fill rows of both.
+
+    Clips are strips in a ``.png``, and rows of pictures that move in other files.
+    """
+    side = 2 * max(1, int(math.sqrt(2 * len(x)) / 2))
+    if out.suffix.lower() == ".png" and x.shape[1] > 1:
+        pairs = np.stack([x, y], axis=1)
+    else:
+        x, y = (part[: side**2 // 2] for part in (x, y))
+        rows = min(side // 2, len(x))
+        pairs = np.stack([x, y]).reshape(2, rows, -1, *x.shape[1:]).swapaxes(0, 1)
+    told = {"rows": "each row above its reconstructions", **stamp}
+    media.save_samples(out, pairs.reshape(-1, *x.shape[1:]), None, told, fps=fps or media.FPS)
 
 
 def stamped(restored: Restored) -> dict[str, Any]:
@@ -229,8 +262,8 @@ def measure_latents(experiment: Experiment, taken: Restored, workdir: storage.Pl
         return jnp.stack([mean, jnp.square(mean) + variance]).mean(1)[None]
 
     run, one = _jit(sums, mesh), experiment.bucket(experiment.largest)
-    x = spread(one.source.train, MEASURED)
-    x = x[: len(x) // BATCH * BATCH or len(x)]  # equal parts
+    x = spread(one.source.train, max(1, MEASURED // one.source.shape[0]))
+    x = x[: len(x) // at_once(x) * at_once(x)]  # equal parts
     parts = _mapped(lambda x: run(taken.params, x), x)
     mean, square = np.mean([part[0].astype(np.float64) for part, _ in parts], axis=0)
     std = np.sqrt(np.maximum(square - mean**2, 0))

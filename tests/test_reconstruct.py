@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import config, evaluate, experiment, media, sample, train
+from dit import config, evaluate, experiment, media, reconstruct, sample, train
 from dit.parallel.frozen import place
 from dit.preflight import __main__ as preflight
 from dit.reconstruct import resized, spread
@@ -92,6 +92,24 @@ def test_preflight_counts_both_networks(tmp_path, capsys):
 def test_sections_of_diffusion_are_refused():
     with pytest.raises(UserError, match=r"got config\.path with objective 'autoencoder'"):
         experiment.load_config("configs/emoji_autoencoder.py", {"path.name": "linear"})
+
+
+@pytest.mark.parametrize(("num", "frames"), [(8, 1), (3, 1), (8, 2), (1, 2)])
+def test_each_row_is_above_its_reconstructions(tmp_path, monkeypatch, num, frames):
+    drawn = {}
+    monkeypatch.setattr(
+        reconstruct.media, "save_samples", lambda out, x, *_, **__: drawn.update({out.suffix: x})
+    )
+    x = np.arange(num, dtype=np.uint8)[:, None] * np.ones(frames, np.uint8)
+    for suffix in (".png", ".gif"):
+        pair = x[..., None, None, None], 100 + x[..., None, None, None]
+        reconstruct.save_pairs(tmp_path / f"a{suffix}", *pair, {}, None)
+    got = {suffix: each[:, 0, 0, 0, 0].tolist() for suffix, each in drawn.items()}
+    rows = {8: [0, 1, 2, 3, 100, 101, 102, 103, 4, 5, 6, 7, 104, 105, 106, 107]}
+    rows |= {3: [0, 1, 100, 101], 1: [0, 100]}
+    assert got[".gif"] == rows[num]
+    strips = [y for i in range(num) for y in (i, 100 + i)]
+    assert got[".png"] == (rows[num] if frames == 1 else strips)
 
 
 def test_resizing_keeps_a_plain_picture():

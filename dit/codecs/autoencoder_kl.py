@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dit import rng
-from dit.codecs import Codec, Shape, autoencoder_tiles
+from dit.codecs import Codec, Shape, autoencoder_tiles, gaussian
 from dit.codecs.autoencoder_weights import Opened, open_weights
 from dit.models.autoencoder import AutoencoderKL
-from dit.types import Count, Ids, Key, Number, Params, Positive, UserError, Video
+from dit.types import Count, Number, Params, Positive, UserError, Video
 
 EPS = 1e-4  # of FLUX.2's statistics
 PACK = 2  # latents a side that FLUX.2 packs into one
@@ -83,24 +82,9 @@ def build(
         mean, logvar = apply(params, x.astype(jnp.float32) / 127.5 - 1, "encode")
         return mean, jnp.exp(0.5 * logvar)
 
-    def encode(
-        params: Params, x: Array, key: Key | None = None, ids: Ids | None = None
-    ) -> Float[Array, "b f h2 w2 d"]:
-        std = None
-        if x.dtype == jnp.uint8:
-            mean, std = moments(params, x)
-        elif jnp.issubdtype(x.dtype, jnp.floating) and x.shape[-1] == model.latent_channels:
-            mean = x.astype(jnp.float32)
-        else:
-            raise UserError(
-                f"codec 'autoencoder_kl' got {x.dtype} data with {x.shape[-1]} channels; expected "
-                f"uint8 pixels with {model.in_channels}, or its own latents, floating point with "
-                f"{model.latent_channels}"
-            )
-        if std is not None and key is not None:
-            keys = rng.per_sample(rng.stream(key, "posterior"), ids)
-            mean = mean + std * rng.normal(keys, mean.shape[1:], mean.dtype)
-        return scaled(rule, params, mean)
+    encode = gaussian.encoder(
+        "autoencoder_kl", model, moments, lambda params, z: scaled(rule, params, z)
+    )
 
     def decode(params: Params, z: Video) -> Float[Array, "b f h2 w2 d"]:
         z = unscaled(rule, params, z)

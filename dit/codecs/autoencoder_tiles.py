@@ -44,7 +44,7 @@ def weights(size: int, tile: int, begins: list[int], factor: int) -> np.ndarray:
 
 def decode(
     run: Callable[[Video], Video], z: Float[Array, "b f h w c"], tile: int, factor: int
-) -> Float[Array, "b f h2 w2 d"]:
+) -> Float[Array, "b f2 h2 w2 d"]:
     """``run`` on tiles of ``tile`` latents a side, one after the other, blended where they overlap.
 
     ``factor``: pixels a side that one latent becomes. Inside a tile and away from its edges, the result
@@ -60,7 +60,7 @@ def decode(
     places = jnp.array([(i, r, j, c) for i, r in enumerate(rows) for j, c in enumerate(columns)])
     sample = jax.eval_shape(run, z[:, :, :high, :wide])
     whole = jnp.zeros(
-        (*z.shape[:2], height * factor, width * factor, sample.shape[-1]), sample.dtype
+        (*sample.shape[:2], height * factor, width * factor, sample.shape[-1]), sample.dtype
     )
 
     def one(whole, place):

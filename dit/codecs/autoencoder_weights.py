@@ -17,6 +17,7 @@ from dit.config import resolve
 from dit.interop import autoencoder, autoencoder_diffusers, autoencoder_original, files, mapping
 from dit.interop.folder import read, read_json
 from dit.models.autoencoder import AutoencoderKL
+from dit.models.wan_vae import WanVAE
 from dit.training.checkpoint import read_meta, restore_params
 from dit.types import Params, UserError, Weights
 
@@ -31,7 +32,7 @@ class Opened:
     ``scale``, ``shift``: of the latents, as the files say; a number, or one a channel.
     """
 
-    model: AutoencoderKL
+    model: AutoencoderKL | WanVAE
     weights: Weights
     statistics: bool = False
     scale: float | tuple[float, ...] | None = None
@@ -43,25 +44,9 @@ def open_weights(path: str, *, dtype: str = "float32", which: str | None = None)
 
     Raises UserError for what is none of them, and for files that do not go together.
     """
-    place = pathlib.Path(path).expanduser()
     if is_workdir(path):
-        return from_workdir(path, dtype, which)
-    if which is not None:
-        raise UserError(f"got codec.which={which!r} for files of weights; only a run has averages")
-    if (place / "vae").is_dir():
-        place = place / "vae"
-    settings: dict[str, Any] = {}
-    if place.is_dir():
-        settings, state = read_json(place / "config.json"), read(place, NAMES)
-    elif not place.exists():
-        raise UserError(
-            f"there is nothing at {path!r}; expected the weights of an autoencoder: a directory with "
-            "config.json, a file, or a workdir"
-        )
-    else:
-        state = dict(files.read(place, weights=None))
-        if (place.parent / "config.json").exists():
-            settings = read_json(place.parent / "config.json")
+        return from_workdir(path, dtype, which, "autoencoder")
+    state, settings = files_at(path, which)
     state = autoencoder_original.only(state)
     old = any(name.startswith("encoder.down.") for name in state)
     layout = autoencoder_original if old else autoencoder_diffusers
@@ -77,8 +62,26 @@ def open_weights(path: str, *, dtype: str = "float32", which: str | None = None)
     )
 
 
+def files_at(path: str, which: str | None) -> tuple[mapping.State, dict[str, Any]]:
+    """The weights in a directory or a file, and the ``config.json`` beside them, empty without one."""
+    place = pathlib.Path(path).expanduser()
+    if which is not None:
+        raise UserError(f"got codec.which={which!r} for files of weights; only a run has averages")
+    if (place / "vae").is_dir():
+        place = place / "vae"
+    if place.is_dir():
+        return read(place, NAMES), read_json(place / "config.json")
+    if not place.exists():
+        raise UserError(
+            f"there is nothing at {path!r}; expected the weights of an autoencoder: a directory with "
+            "config.json, a file, or a workdir"
+        )
+    beside = place.parent / "config.json"
+    return dict(files.read(place, weights=None)), read_json(beside) if beside.exists() else {}
+
+
 def weights_of(
-    model: AutoencoderKL, state: mapping.State, entries: list[mapping.Entry], path: str
+    model: AutoencoderKL | WanVAE, state: mapping.State, entries: list[mapping.Entry], path: str
 ) -> Weights:
     """The weights of a state: the network's, and the statistics that may be beside them."""
     beside = {k: v for k, v in autoencoder.STATISTICS.items() if autoencoder.statistics(state)}
@@ -106,7 +109,7 @@ def weights_of(
     return Weights(abstract, axes, load, f"the autoencoder's weights in {path!r}")
 
 
-def described(model: AutoencoderKL) -> tuple[dict[str, Any], dict[str, Any]]:
+def described(model: AutoencoderKL | WanVAE) -> tuple[dict[str, Any], dict[str, Any]]:
     """The shapes of the parameters of the network, and the names of their axes."""
     side = 2**model.halvings
     shape = (1, side, side, model.in_channels)
@@ -123,17 +126,18 @@ def is_workdir(path: str) -> bool:
     return (place / "checkpoints").is_dir()
 
 
-def from_workdir(path: str, dtype: str, which: str | None) -> Opened:
+def from_workdir(path: str, dtype: str, which: str | None, network: str) -> Opened:
     """The autoencoder that a run trained, with the scale that was measured of its latents."""
     meta = read_meta(path)
     section = dict(meta["config"]["model"])
-    if section.get("name") != "autoencoder":
+    if section.get("name") != network:
         raise UserError(
-            f"the run in {path} trained network {section.get('name')!r}; expected an autoencoder"
+            f"the run in {path} trained network {section.get('name')!r}; expected an autoencoder, "
+            f"{network!r}"
         )
     channels = meta["example"]["shape"][-1]
     how = {k: v for k, v in section.items() if k not in ("name", "remat", "attention")}
-    model = resolve("models", "autoencoder", **how, in_channels=channels, dtype=dtype)
+    model = resolve("models", network, **how, in_channels=channels, dtype=dtype)
     abstract, axes = described(model)
 
     def load(shardings: Any) -> Params:
@@ -146,7 +150,7 @@ def from_workdir(path: str, dtype: str, which: str | None) -> Opened:
     return Opened(model, Weights(abstract, axes, load, where), **measured(path, model))
 
 
-def measured(path: str, model: AutoencoderKL) -> dict[str, tuple[float, ...]]:
+def measured(path: str, model: AutoencoderKL | WanVAE) -> dict[str, tuple[float, ...]]:
     """The scale and shift of each channel, where they were measured; UserError for a bad file."""
     file = storage.workdir(path) / MEASURED
     if not file.is_file():

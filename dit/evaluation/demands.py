@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from dit.types import UserError
 
@@ -104,3 +104,13 @@ def _value(node: ast.expr, figures: Mapping[str, float]) -> float:
     if isinstance(node.op, ast.Div) and right == 0:
         return math.nan
     return ARITHMETIC[type(node.op)](left, right)
+
+
+def lines(figures: Mapping[str, float]) -> Iterator[str]:
+    """A line a figure; one with ``_low`` and ``_high`` has them beside it."""
+    bounds = {f"{name}{end}": name for name in figures for end in ("_low", "_high")}
+    for name, value in figures.items():
+        if name not in bounds:
+            ends = [figures.get(f"{name}{end}") for end in ("_low", "_high")]
+            between = "" if None in ends else "  ({:.4g} to {:.4g})".format(*ends)
+            yield f"{name:24} {value:.5g}{between}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from dit.config import call
+from dit.interop.described import Latents
 from dit.interop.mapping import Entry, State
 from dit.models.autoencoder import AutoencoderKL, make
 from dit.models.unet_blocks import Layer
@@ -265,3 +266,19 @@ def _shape(state: State, name: str) -> tuple[int, ...]:
 def statistics(state: Collection[str]) -> bool:
     """Whether a state has statistics of the latents."""
     return set(STATISTICS.values()) <= set(state)
+
+
+def _read(model: AutoencoderKL, settings: Mapping[str, Any]) -> dict[str, list[float]] | None:
+    if not settings.get("scaling_factor"):
+        return None
+    z, shift = model.latent_channels, settings.get("shift_factor") or 0.0
+    return {"mean": [shift] * z, "std": [1 / settings["scaling_factor"]] * z}
+
+
+def _written(latents: Mapping[str, Any]) -> dict[str, Any]:
+    if len({*latents["mean"]}) > 1 or len({*latents["std"]}) > 1:
+        return {}  # it is not the same for all channels
+    return {"scaling_factor": 1 / latents["std"][0], "shift_factor": latents["mean"][0] or None}
+
+
+LATENTS = Latents(_read, _written)

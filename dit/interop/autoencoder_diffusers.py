@@ -51,6 +51,7 @@ def build() -> Format:
         only=autoencoder.only,
         sections=sections,
         settings=autoencoder.settings,
+        latents=autoencoder.LATENTS,
         stem="diffusion_pytorch_model",
     )
 

@@ -50,6 +50,7 @@ def build() -> Format:
         entries,
         only=lambda state: autoencoder.only(only(state)),
         sections=sections,
+        latents=autoencoder.LATENTS,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,18 @@ from dit import config
 from dit.types import UserError
 
 Sections = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """How the latents of an autoencoder are scaled, in a ``config.json`` and in a workdir.
+
+    ``read(model, settings)``: ``mean`` and ``std`` of each channel, None where nothing says them;
+    ``written(latents)``: the settings that say these, none where the file has no place for them.
+    """
+
+    read: Callable[[Any, Mapping[str, Any]], dict[str, list[float]] | None]
+    written: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def by_settings(

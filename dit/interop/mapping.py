@@ -16,6 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dit import models
+from dit.interop.described import Latents
 from dit.interop.views import View, Views, joined
 from dit.models import Network, condition
 from dit.models.dit import DiT
@@ -31,8 +32,9 @@ class Entry:
     """One parameter (of one layer) and where it lies in a foreign state.
 
     ``kind``: ``linear`` (rows are outputs there), ``conv`` (a convolution of patches of ``window``,
-    channels first there) or ``same``. Several ``names`` are its parts along the outputs, or, if
-    ``copies``, equal copies. ``inputs``: how many axes of a kernel are inputs, where no bias tells.
+    channels first there), ``channels`` (one number each, followed there by axes of size one, as many as
+    in ``window``) or ``same``. Several ``names`` are its parts along the outputs, or, if ``copies``,
+    equal copies. ``inputs``: how many axes of a kernel are inputs, where no bias tells.
     """
 
     path: Path
@@ -59,7 +61,8 @@ class Format:
     tensors, under the names that the table has for them. ``only(state)``: the part
     of a file of more that is of the network. ``sections(state, settings)``: what the tensors and the
     ``config.json`` beside them (empty without one) say, as sections of a config; ``settings(model,
-    shape)``: that file of a model, None for a layout without one. ``stem``: what files are called.
+    shape)``: that file of a model, None for a layout without one. ``latents``: of an autoencoder.
+    ``stem``: what files are called.
     """
 
     network: type[Network]
@@ -69,6 +72,7 @@ class Format:
     only: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     sections: Callable[[State, Mapping[str, Any]], dict[str, Any]] | None = None
     settings: Callable[[Any, tuple[int, ...]], dict[str, Any]] | None = None
+    latents: Latents | None = None
     stem: str = "model"
 
     def to_params(
@@ -335,6 +339,8 @@ def _written(value: Any, entry: Entry, shapes: Mapping[Path, Any]) -> Iterator[t
         outputs = math.prod(value.shape[entry.inputs or value.ndim - 1 :])
         value = value.reshape(*entry.window, -1, outputs)
         value = value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
+    elif entry.kind == "channels":
+        value = value.reshape(-1, *entry.window)
     elif entry.path[-1] == "bias":
         value = value.reshape(-1)
     size = len(value) // (1 if entry.copies else len(entry.names))

@@ -60,7 +60,7 @@ def build(
     if not (hasattr(model, "encode") and hasattr(model, "decode")):
         raise UserError(
             f"got a {type(model).__name__} for objective 'autoencoder'; expected a network that encodes "
-            "and decodes: --config.model.name=autoencoder"
+            "and decodes: --config.model.name=autoencoder, or wan_vae for clips"
         )
     judge = resolve("models.discriminators", **parse_spec(discriminator), dtype=dtype)
     frozen = {"lpips": perceptual.frozen(lpips_net)} if lpips else {}
@@ -73,7 +73,7 @@ def build(
         eps = rng.normal(keys, mean.shape[1:], mean.dtype)
         return mean, logvar, mean + jnp.exp(0.5 * logvar) * eps
 
-    def decode(params: Params, z: Video) -> Float[Array, "b f h2 w2 d"]:
+    def decode(params: Params, z: Video) -> Float[Array, "b f2 h2 w2 d"]:
         return model.apply({"params": params}, z, method="decode")
 
     def logits(networks: dict[str, Params], x: Video) -> Float[Array, "b n"]:

@@ -6,8 +6,8 @@ Every matrix of a stack (of layers; query, key and value in one kernel) has an A
 convolution has an A with its window and a B of 1x1.
 
 The trained tree holds the pairs alone, under the names of the modules whose kernels they adapt.
-``join`` lays them beside those kernels, where ``models.layers.Linear`` and ``models.unet_blocks.Conv``
-find them; ``merge`` adds them up.
+``join`` lays them beside those kernels, where ``models.layers.Linear`` and the convolutions of
+``models.unet_blocks`` and ``models.wan_vae_blocks`` find them; ``merge`` adds them up.
 """
 
 from __future__ import annotations

@@ -130,7 +130,8 @@ def init_multipliers(transfer: Transfer, axes: Any, shapes: Any) -> Any:
         factor = _branch(transfer, r, path, names)
         if kind(names) == "hidden" and any(part.key in SINUSOIDS for part in path):
             return factor / math.sqrt(m)  # their embedding has a fixed initial spread
-        if kind(names) == "input" and XAVIER & set(names):  # both fans count the window, if any
+        grows = XAVIER & set(names) and WIDE & set(names)  # not between channels of the data
+        if kind(names) == "input" and grows:  # both fans count the window, if any
             fan_in, fan_out = (array.shape[group[-1]] for group in groups(names))
             return factor * math.sqrt((fan_in + fan_out) / (fan_in + fan_out / m))
         return factor

@@ -9,9 +9,9 @@ import pytest
 from saved_run import TINY
 
 from dit.data.sources import shapes, shapes_text
-from dit.evaluate import lines
 from dit.evaluation import adherence
 from dit.evaluation.adherence import QUESTIONS, chance, interval, score
+from dit.evaluation.demands import lines
 from dit.evaluation.full import evaluation_of
 from dit.evaluation.reading import Found, read
 from dit.experiment import build

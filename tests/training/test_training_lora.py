@@ -28,6 +28,7 @@ NETWORKS = {
     "dit modern": {"depth": 1, "width": 16, "heads": 2, "block": "modern", "context_dim": 6},
     "unet": {"width": 8, "multipliers": (1, 2), "depth": 1, "heads": 2, "norm_groups": 4},
     "autoencoder": {"width": 8, "multipliers": (1, 2), "depth": 1, "norm_groups": 4},
+    "wan_vae": {"width": 4, "multipliers": (1, 2), "depth": 1},
 }
 
 
@@ -53,7 +54,7 @@ def adapted(name, targets="*kernel", rank=2):
     return model, noise(abstract), found, noise(pairs), inputs
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "autoencoder")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "autoencoder", "wan_vae")]
 
 
 @pytest.mark.parametrize("name", ["dit", "dit modern", *SLOW])
