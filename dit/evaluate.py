@@ -220,9 +220,9 @@ def chosen_bucket(experiment: Experiment, args: argparse.Namespace) -> Experimen
     """The experiment on the data of the shape asked for; UserError for none, and none of several."""
     example = experiment.example
     shapes = [tuple(shape[:3]) for shape in example.get("shapes", [example["shape"]])]
-    wanted = cli.size_of(args, shapes[0])
-    if wanted not in shapes or (len(shapes) > 1 and not (args.size or args.frames)):
-        known = ", ".join(f"--size={h}x{w} --frames={f}" for f, h, w in shapes)
+    wanted, distinct = cli.size_of(args, shapes[0]), dict.fromkeys(shapes)
+    if wanted not in shapes or (len(distinct) > 1 and not (args.size or args.frames)):
+        known = ", ".join(f"--size={h}x{w} --frames={f}" for f, h, w in distinct)
         raise UserError(
             "samples are compared with data of one shape: give one of those that the model was trained "
             f"on, {known}"
@@ -347,12 +347,8 @@ def run_autoencoder(
     demanded: Sequence[Demand],
 ) -> int:
     """Compare held-out pictures with their reconstructions, and write the figures; the exit status."""
-    others = [
-        name
-        for name in ("blank", "task", "features", "scores", "reference", "keep")
-        if getattr(args, name)
-    ]
-    drawing = [f"--{name}" for name in (*given, *others)]
+    names = ("blank", "task", "features", "scores", "reference", "keep")
+    drawing = [f"--{name}" for name in (*given, *(name for name in names if getattr(args, name)))]
     if drawing:
         raise UserError(
             f"got {drawing[0]} for an autoencoder, which draws no samples; leave it out"

@@ -65,6 +65,7 @@ WIRED = {  # keywords that the experiment sets, from other parts of the config
 }
 DIFFUSION = ("path", "prediction", "times", "weight")  # sections for objectives with times alone
 PARTS = {"data": ("parts", "data"), "text": ("encoders", "encoder")}  # keywords that hold sections
+BESIDE = {"data": ("weight",)}  # what a part of one may have beside the options of its own name
 INSIDE = {"encoder": "text.pretrained"}  # rooms of sections that are only inside of others
 
 
@@ -311,11 +312,16 @@ def diffuses(objective: str) -> bool:
 
 
 def _completed(
-    section: str, given: Mapping[str, Any], at: str, missing: list[str]
+    section: str,
+    given: Mapping[str, Any],
+    at: str,
+    missing: list[str],
+    beside: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """A section with a name, and its parts, with every default. What it lacks goes to ``missing``.
 
-    ``at``: where in the config it is, such as ``data`` or ``data.parts[1]``.
+    ``at``: where in the config it is, such as ``data`` or ``data.parts[1]``. ``beside``: fields that
+    belong to the section around it.
     """
     name, extra = _name(section, given, at)
     if name is None:
@@ -323,16 +329,14 @@ def _completed(
         return {}
     given = {**{k: v for k, v in given.items() if k != "name"}, **extra}
     for field in given:
-        _check_field(section, name, field, at)
+        if field not in beside:
+            _check_field(section, name, field, at)
     needed, wired = required(builder(_room(section), name)), WIRED.get(section, ())
     missing += [f"{at}.{k}" for k in needed if k not in given and k not in wired]
-    parts = {
-        key: tuple(
-            _completed(inner, _fields(part, f"{at}.{key}[{i}]"), f"{at}.{key}[{i}]", missing)
-            for i, part in enumerate(_several(given[key]))
-        )
-        for key, inner in _parts(section, given)
-    }
+    parts, more = {}, BESIDE.get(section, ())
+    for key, inner in _parts(section, given):
+        places = [(f"{at}.{key}[{i}]", part) for i, part in enumerate(_several(given[key]))]
+        parts[key] = tuple(_completed(inner, _fields(x, at), at, missing, more) for at, x in places)
     return {"name": name, **_defaults(section, name), **given, **parts}
 
 
@@ -370,7 +374,8 @@ def _check_section(section: str, given: Mapping[str, Any], at: str) -> None:
     checked(builder(_room(section), name), f"{section} {name!r}", given, wired=wired, at=at)
     for key, inner in _parts(section, given):
         for i, part in enumerate(given[key]):
-            _check_section(inner, part, f"{at}{key}[{i}].")
+            own = {k: v for k, v in part.items() if k not in BESIDE.get(section, ())}
+            _check_section(inner, own, f"{at}{key}[{i}].")
 
 
 def _defaults(section: str, name: str) -> dict[str, Any]:

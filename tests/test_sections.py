@@ -307,3 +307,16 @@ def test_override_changes_nothing_that_it_is_given():
 def test_a_recipe_takes_what_the_settings_take():
     taken = {k: v for k, v in load_config(DIGITS).samples.items() if k not in ("every", "guidance")}
     assert configs.call(Recipe, "a recipe", **taken).steps == taken["steps"]
+
+
+def test_a_part_of_a_mixture_has_a_weight_beside_its_own_options_and_nothing_else_has():
+    part = {"name": "digits", "held_out": 297, "weight": 2.0}
+    flat = load_config(DIGITS).to_dict()
+    found = complete({**flat, "data": {"name": "mixture", "parts": (part, {**part, "weight": 1})}})
+    assert [each["weight"] for each in found.data.parts] == [2.0, 1]
+    assert found.data.parts[0]["split_seed"] == 0
+    with pytest.raises(UserError, match="weight"):
+        complete({**flat, "data": part})
+    parts = ({"name": "digits", "weigth": 2.0},)
+    with pytest.raises(UserError, match="weigth"):
+        complete({**flat, "data": {"name": "mixture", "parts": parts}})

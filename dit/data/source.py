@@ -9,8 +9,10 @@ gives the same example, so a position in the data is one integer, and resuming i
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import hashlib
+import itertools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -104,11 +106,13 @@ class Source:
             )
 
     def bucket(self, i: int) -> Source:
-        """The examples of one shape as a source of their own."""
+        """The examples of bucket i's shape, which may have other buckets, as a source of their own."""
         if len(self.shapes) == 1:
             return self
-        train, held_out = (Bucket(split, i) for split in (self.train, self.held_out))
-        shape, name = self.shapes[i], f"{self.fingerprint}/{i}"
+        shape = self.shapes[i]
+        alike = [k for k, other in enumerate(self.shapes) if other == shape]
+        train, held_out = (Bucket(split, *alike) for split in (self.train, self.held_out))
+        name = "/".join((self.fingerprint, *map(str, alike)))
         rest = (self.num_classes, name, self.streaming)
         parts = tuple(p.bucket(p.shapes.index(shape)) for p in self.parts if shape in p.shapes)
         beside = {"codec": self.codec, "parts": parts, "text": self.text, "fps": self.fps}
@@ -126,24 +130,30 @@ def bucket_weights(split: Split) -> tuple[int, ...]:
 
 
 class Bucket:
-    """The examples of one bucket of a split."""
+    """The examples of one bucket of a split, or of several, one after the other."""
 
-    def __init__(self, split: Split, i: int):
+    def __init__(self, split: Split, *which: int):
         sizes = bucket_sizes(split)
-        self._split, self._start, self._length = split, sum(sizes[:i]), sizes[i]
-        self.fingerprint = f"{split.fingerprint}/{i}"
+        self._split = split
+        self._starts = [sum(sizes[:i]) for i in which]
+        self._ends = list(itertools.accumulate(sizes[i] for i in which))
+        self.fingerprint = "/".join((split.fingerprint, *map(str, which)))
         self.streaming, self.transforms = split.streaming, split.transforms
 
     def __len__(self) -> int:
-        return self._length
+        return self._ends[-1]
 
     def __getitem__(self, i: int) -> Example:
-        check_index(i, self._length)
-        return self._split[self._start + i]
+        check_index(i, len(self))
+        return self._split[self._place(i)]
 
     def caption(self, i: int) -> str:
         """See ``captions.Tokenized``."""
-        return self._split.caption(self._start + i)
+        return self._split.caption(self._place(i))
+
+    def _place(self, i: int) -> int:
+        k = bisect.bisect_right(self._ends, i)
+        return self._starts[k] + i - (self._ends[k - 1] if k else 0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

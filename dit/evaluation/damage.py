@@ -146,6 +146,8 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=200, help="clips (default: %(default)s)")
     num = parser.parse_args().num
     split = resolve("data.sources", "world").held_out
+    if not 2 <= num <= len(split):
+        parser.error(f"got --num={num}; expected 2 to {len(split)}, of which one can be another's")
     examples = [split[i] for i in range(num)]
     scenes = [parse(example["caption"]) for example in examples]
     print(table(calibration(scenes, [example["x"] for example in examples])))

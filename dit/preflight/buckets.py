@@ -27,12 +27,15 @@ def train_steps(
     """
     if len(experiment.shapes) == 1:
         return [first or programs.train_step(experiment, where)]
-    reports = []
-    for i in sorted(experiment.used, key=lambda i: -math.prod(experiment.shapes[i])):
+    reports, buckets = [], {}  # of each shape
+    for i in experiment.used:
+        buckets.setdefault(experiment.shapes[i], []).append(i)
+    for _, alike in sorted(buckets.items(), key=lambda item: -math.prod(item[0])):
+        i, share = alike[0], sum(experiment.shares[i] for i in alike)
         frames, height, width, _ = experiment.source.shapes[i]
-        what = f"train step of {frames}x{height}x{width}, {experiment.shares[i]:.1%} of all"
+        what = f"train step of {frames}x{height}x{width}, {share:.1%} of all"
         found = first if first and not reports else programs.train_step(experiment.bucket(i), where)
-        reports.append(dataclasses.replace(found, what=what, share=experiment.shares[i]))
+        reports.append(dataclasses.replace(found, what=what, share=share))
     return reports
 
 

@@ -236,3 +236,18 @@ def test_latents_of_other_weights_do_not_mix_and_what_is_not_finite_is_named(tmp
     train[1]
     with pytest.raises(UserError, match=r"record 2 of .* holds 1 values"):
         train[2]
+
+
+def test_all_examples_of_a_shape_are_one_bucket_for_those_who_ask_by_shape(parts):
+    source = weighted(parts, 1, 3)
+    one = source.bucket(0)
+    sizes = bucket_sizes(source.train)
+    assert source.shapes[0] == source.shapes[2] == one.shape
+    assert len(one.train) == sizes[0] + sizes[2]
+    ends = [0, sizes[0] - 1, sizes[0], len(one.train) - 1]
+    firsts = [0, sizes[0] - 1, sum(sizes[:2]), sum(sizes[:3]) - 1]
+    for i, k in zip(ends, firsts, strict=True):
+        np.testing.assert_array_equal(one.train[i]["x"], source.train[k]["x"])
+        assert one.train.caption(i) == source.train.caption(k)
+    with pytest.raises(IndexError):
+        one.train[len(one.train)]

@@ -87,14 +87,18 @@ def others():
 
 @pytest.mark.slow
 def test_every_configs_programs_are_the_plain_ones_with_the_cache_cold_and_warm(tmp_path):
-    """Each on one of the lesser instruction sets, in turn; the main job's are above, on all."""
+    """Each on one of the lesser instruction sets, in turn; the main job's are above, on all.
+
+    Two of each set are run again from the cache, which does not know what it keeps.
+    """
     sets = RESTRICTED or ("",)
     for n, isa in enumerate(sets):
         names, cache = others()[n :: len(sets)], tmp_path / f"cache{n}"
         cold = run(tmp_path / f"cold{n}.npz", isa, names, cache)
         assert {name.split("|")[0] for name in cold} == set(names)
         assert_close(*kinds(cold), f"{isa or 'native'}, shipped and plain")
-        warm = run(tmp_path / f"warm{n}.npz", isa, names, cache)
+        warm = run(tmp_path / f"warm{n}.npz", isa, names[:2], cache)
+        assert {name.split("|")[0] for name in warm} == set(names[:2])
         for leaf, x in warm.items():
             np.testing.assert_array_equal(x, cold[leaf], err_msg=leaf)
 
