@@ -11,6 +11,7 @@ Published: --config.init_from.path=/mnt/data/wan/transformer --config.init_from.
 weights    --config.optimizer.lr=1e-5; with --config.lora.rank=32 maps of low rank beside them.
 Data:      in config.data.path records of latents of unit variance, (21, 60, 104, 16), and captions; in
            /mnt/data/wan, the text_encoder and tokenizer of a Wan pipeline as diffusers saves it.
+Check:     python -m dit.preflight --config=configs/wan_1b_pod.py --topology=v5p:4x4x4
 Hardware:  v5p:4x4x4: the state is split over 64 chips, the tokens of a clip over 4. Not yet run, nor
            compiled for it.
 Expected:  not yet run.

@@ -9,8 +9,12 @@ Command:   python -m dit.train --config=configs/world.py --workdir=runs/world
            python -m dit.evaluate --workdir=runs/world --num=256 --task=image_to_video
            python -m dit.sample --workdir=runs/world --image=first.png --prompt="a red ring falls"
 Data:      filmed from a seed, without end.
-Expected:  not yet run to its end; .9 s a step on two busy CPU cores, so an hour. 256 real held-out
-           clips score 1.00 for colour, shape and pairs, .97 for direction.
+Expected:  in 55 minutes on two shared CPU cores, on 256 prompts, half of them of held-out pairs, with
+           guidance 3: colour .98 (.96 to .99), shape .96 (.92 to .98), held-out pairs .93 (.87 to .96),
+           direction .93 (.89 to .96), speed 1.08 of the truth; but the ground flickers by 2.7, not .29,
+           and the largest jump is .94, not .27: edges of patches are seen. Held-out loss .0126. With
+           the first frame given: shape .98, direction .94, speed 1.08 of the truth; the next frame is
+           24.5 dB from the truth, and 15.2 with another clip's.
 """
 
 from ml_collections import ConfigDict

@@ -70,7 +70,8 @@ def files_at(path: str, which: str | None) -> tuple[mapping.State, dict[str, Any
     if (place / "vae").is_dir():
         place = place / "vae"
     if place.is_dir():
-        return read(place, NAMES), read_json(place / "config.json")
+        settings = read_json(place / "config.json")
+        return read(place, NAMES), settings
     if not place.exists():
         raise UserError(
             f"there is nothing at {path!r}; expected the weights of an autoencoder: a directory with "

@@ -8,7 +8,8 @@ from typing import Any
 
 from dit.config import call
 from dit.interop.mapping import Entry, State
-from dit.models.wan_vae import WanVAE, build
+from dit.models import wan_vae
+from dit.models.wan_vae import WanVAE
 from dit.models.wan_vae_blocks import Stage
 from dit.types import UserError
 
@@ -104,7 +105,7 @@ def describe(
     keywords of ``build`` on how it is run.
     """
     given = keywords(state, names, settings or {})
-    return call(build, "the weights of a WanVAE", **given, **how)
+    return call(wan_vae.build, "the weights of a WanVAE", **given, **how)
 
 
 def keywords(state: State, names: Names, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dit.models.wan_vae import SIZES, WanVAE, build
+from dit.models import wan_vae
+from dit.models.wan_vae import SIZES, WanVAE
 from dit.types import UserError
 
 Numbers = tuple[float, ...]
@@ -52,7 +53,7 @@ def statistics(model: WanVAE, settings: Mapping[str, Any]) -> tuple[Numbers, Num
     found = tuple(settings.get(key) for key in KEYS)
     if found == (None, None):
         own = (model.encoder_stages, model.decoder_stages, model.latent_channels)
-        for size, other in ((size, build(size=size)) for size in SIZES):
+        for size, other in ((size, wan_vae.build(size=size)) for size in SIZES):
             if own == (other.encoder_stages, other.decoder_stages, other.latent_channels):
                 return PUBLISHED[size]
         return None

@@ -9,7 +9,7 @@ import pytest
 from models_cases import BLOCKS, abstract, inputs, params_of, quick, run, tiny
 
 from dit import models
-from dit.models.condition import OPTIONS
+from dit.models.condition import OPTIONS, taken
 from dit.types import MASKS, Cond, UserError
 
 SHAPE = (2, 4, 4, 3)
@@ -77,7 +77,7 @@ def test_dropped_samples_lose_label_and_pooled_and_keep_the_rest():
         assert change[1] > 1e-4, name
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", sorted(taken(tiny(context_dim=7, **MORE))))
 def test_conditions_missing_or_not_expected_are_refused(name):
     x, t, cond = inputs(shape=SHAPE, context=3)
     t = times(t)
