@@ -13,6 +13,7 @@ from dit.scaling.costs import Costs
 from dit.scaling.evaluate import check_evaluation
 from dit.scaling.ladder import Size
 from dit.scaling.plan import Machine, Plan, Row
+from dit.training.workdir import of_today
 from dit.types import UserError
 
 
@@ -37,7 +38,10 @@ def save_plan(
 
 
 def load_plan(path: str | pathlib.Path) -> tuple[Plan, dict[str, Any], dict[str, Any]]:
-    """``(plan, base, options)``; UserError if the file is missing or damaged."""
+    """``(plan, base, options)``; UserError if the file is missing or damaged.
+
+    ``base`` is in the keywords of this version, whichever version made the plan.
+    """
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"no plan {path}; make one first: python -m dit.scaling plan")
@@ -49,7 +53,7 @@ def load_plan(path: str | pathlib.Path) -> tuple[Plan, dict[str, Any], dict[str,
         machine = Machine(**plan["machine"])
         return (
             Plan(rows, tuple(plan["budgets"]), machine, probed),
-            content["base"],
+            of_today(content["base"]),
             content["options"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

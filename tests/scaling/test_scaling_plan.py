@@ -1,7 +1,9 @@
 """The ladder's spacing and rule; plans whose costs are exact, and the runs they refuse."""
 
 import dataclasses
+import json
 import math
+import pathlib
 
 import jax
 import numpy as np
@@ -11,8 +13,11 @@ from dit import config, models
 from dit.scaling import plan as plans
 from dit.scaling.flops import forward_flops
 from dit.scaling.ladder import ladder
+from dit.scaling.plan_file import load_plan
+from dit.sections import complete
 from dit.types import UserError
 
+STORED = pathlib.Path(__file__).parents[2] / "notebooks" / "results" / "06_scaling_laws"
 IMAGES = {"shape": (1, 8, 8, 3), "patch": 2, "num_classes": 10}
 SMALL = {"smallest": 7e3, "largest": 2.4e5, "count": 6, "head_dim": 16, "aspect": 16.0}
 CPU = plans.Machine("two cores", flops=5e10, step_seconds=1e-3, start_seconds=5.0)
@@ -132,3 +137,14 @@ def test_device_hours_on_a_chip():
         plans.on_chip("abacus", 0.4)
     slower = dataclasses.replace(machine, step_seconds=0.1)
     assert slower.seconds(0.0, 10) == pytest.approx(61)
+
+
+@pytest.mark.parametrize(
+    ("known", "tasks"), [(None, ()), (0.25, ("tokens:share=0.25",)), ("data", ("data",))]
+)
+def test_a_plan_of_an_earlier_version_is_read_in_the_keywords_of_today(known, tasks, tmp_path):
+    stored = json.loads((STORED / "plan.json").read_text())
+    stored["base"]["objective"]["known"] = known
+    (tmp_path / "plan.json").write_text(json.dumps(stored))
+    base = load_plan(tmp_path / "plan.json")[1]
+    assert tuple(complete(base).objective.tasks) == tasks
