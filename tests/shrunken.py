@@ -48,7 +48,9 @@ def latents(directory, config, dtype=np.float16):
 
 
 def pictures(config):
-    """Small ones, where a config draws them."""
+    """Small ones, or short clips, where a config draws them."""
+    if config.objective.name == "autoencoder" and config.data.name == "world":
+        return {"data.frames": 5, "batch_size": 2}
     if config.objective.name == "autoencoder":
         return {"data.parts": tuple({**part, "size": 16} for part in config.data.parts)}
     return {"data.size": 32} if config.data.name == "emoji" else {}
