@@ -211,7 +211,7 @@ def _outputs_at(
     entry: Entry, there: tuple[int, ...], count: int, shape: tuple[int, ...]
 ) -> int | None:
     """The axis of a parameter of ``shape`` at which its outputs begin; None if it is another's."""
-    rank = {"linear": 2, "conv": 2 + len(entry.window or ())}.get(entry.kind)
+    rank = {"linear": 2, "conv": 2 + len(entry.window or (1, 1))}.get(entry.kind)
     if rank is None and count == 1 and _long(there) == _long(shape):
         return 0
     if len(there) != (rank or 1):
