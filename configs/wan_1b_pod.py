@@ -6,11 +6,12 @@ shifted as for sampling.
 
 Command:   python -m dit.train --config=configs/wan_1b_pod.py --workdir=gs://BUCKET/wan
            python -m dit.sample --workdir=gs://BUCKET/wan --mesh=fsdp+context
-           --prompt="a red fox runs through snow" --out=fox.npz
+           --prompt="a red fox runs through snow" --out=fox.mp4
 Published: --config.init_from.path=/mnt/data/wan/transformer --config.init_from.format=diffusers_wan
 weights    --config.optimizer.lr=1e-5; with --config.lora.rank=32 maps of low rank beside them.
-Data:      in config.data.path records of latents of unit variance, (21, 60, 104, 16), and captions; in
-           /mnt/data/wan, the text_encoder and tokenizer of a Wan pipeline as diffusers saves it.
+Data:      in config.data.path records of latents, (21, 60, 104, 16), that dit prepare makes of videos
+           with --codec=wan_vae:path=/mnt/data/wan, and captions; in /mnt/data/wan, the vae, text_encoder
+           and tokenizer of a Wan pipeline as diffusers saves it.
 Check:     python -m dit.preflight --config=configs/wan_1b_pod.py --topology=v5p:4x4x4
 Hardware:  v5p:4x4x4: the state is split over 64 chips, the tokens of a clip over 4. Not yet run, nor
            compiled for it.
@@ -34,7 +35,7 @@ def get_config() -> ConfigDict:
                 "shape": (21, 60, 104, 16),
             },
             "loader": {"workers": 8, "prefetch": 4},
-            "codec": {"name": "latent", "scale": 1.0},
+            "codec": {"name": "wan_vae", "path": f"{WAN}/vae"},
             "text": {
                 "name": "pretrained",
                 "encoders": (

@@ -23,7 +23,7 @@ TINY = {"widths": (8, 8), "depth": 1, "norm_groups": 2, "latent_channels": 4}  #
 
 
 def settings(kind):
-    return {**KINDS, "tiny": TINY}[kind]
+    return {**KINDS, "tiny": TINY, "three": TINY | {"latent_channels": 3}}[kind]
 
 
 def make(kind, **more):

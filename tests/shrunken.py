@@ -8,6 +8,7 @@ import autoencoder_files
 import numpy as np
 import records_files
 import text_cases
+import wan_vae_cases
 
 from dit.experiment import load_config
 
@@ -19,6 +20,9 @@ def stand_ins(directory, config, dtype=np.float16):
     found = latents(directory, config, dtype)
     if config.codec.name == "autoencoder_kl":
         autoencoder_files.save(directory / "vae", config.codec.get("family") or "tiny")
+        found["codec.path"] = str(directory / "vae")
+    if config.codec.name == "wan_vae":
+        wan_vae_cases.save(directory / "vae", "latent")
         found["codec.path"] = str(directory / "vae")
     if config.get("text", {}).get("name") == "pretrained":
         encoders = []

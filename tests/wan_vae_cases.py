@@ -15,11 +15,12 @@ KINDS = {  # keywords of ``build``
     "shortcuts": TINY
     | {"decoder_width": 6, "temporal": (True, True), "shortcuts": True, "patch": 2},
 }
+LARGE = {"latent": KINDS["plain"] | {"latent_channels": 16}}  # with as many channels as Wan 2.1's
 FILE = "diffusion_pytorch_model.safetensors"
 
 
 def make(kind, **more):
-    return wan_vae.build(**KINDS[kind], **more)
+    return wan_vae.build(**{**KINDS, **LARGE}[kind], **more)
 
 
 @functools.cache
@@ -46,7 +47,7 @@ def save(folder, kind, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     model = make(kind)
     form = config.resolve("interop", "diffusers_wan_vae")
-    told = form.settings(model, (5, 16, 16, 3)) | latents_of() | settings
+    told = form.settings(model, (5, 16, 16, 3)) | latents_of(model.latent_channels) | settings
     write_json(folder / "config.json", told)
     write_safetensors(folder / FILE, state_of(kind))
     return told

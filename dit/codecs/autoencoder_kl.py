@@ -96,7 +96,7 @@ def build(
 
     def encoded_shape(shape: Shape) -> Shape:
         f, h, w, c = shape
-        if c != model.latent_channels:
+        if not gaussian.are_latents(model, c):
             check_pixels(model, shape, rule)
             h, w = h // few, w // few
         return packed_shape((f, h, w, model.latent_channels), rule)

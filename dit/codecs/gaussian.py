@@ -13,6 +13,11 @@ from dit.models import Network
 from dit.types import Ids, Key, Params, UserError, Video
 
 
+def are_latents(model: Network, channels: int) -> bool:
+    """Whether data of so many channels are latents; where pixels have as many, they are pixels."""
+    return channels == model.latent_channels != model.in_channels
+
+
 def encoder(
     name: str, model: Network, moments: Moments, scaled: Callable[[Params, Video], Video]
 ) -> Encode:
@@ -27,13 +32,16 @@ def encoder(
         std = None
         if x.dtype == jnp.uint8:
             mean, std = moments(params, x)
-        elif jnp.issubdtype(x.dtype, jnp.floating) and x.shape[-1] == model.latent_channels:
+        elif jnp.issubdtype(x.dtype, jnp.floating) and are_latents(model, x.shape[-1]):
             mean = x.astype(jnp.float32)
         else:
+            kept = model.latent_channels
+            latents = f", or its own latents, floating point with {kept}"
+            if kept == model.in_channels:
+                latents = "; its latents have as many channels, and are not taken for data"
             raise UserError(
                 f"codec {name!r} got {x.dtype} data with {x.shape[-1]} channels; expected "
-                f"uint8 pixels with {model.in_channels}, or its own latents, floating point with "
-                f"{model.latent_channels}"
+                f"uint8 pixels with {model.in_channels}{latents}"
             )
         if std is not None and key is not None:
             keys = rng.per_sample(rng.stream(key, "posterior"), ids)

@@ -67,11 +67,6 @@ def build(
     few, stride = 2**model.halvings, model.stride
     if tile is not None and tile < 4:
         raise UserError(f"got tile={tile}; expected 4 latents or more a side")
-    if model.latent_channels == model.in_channels:
-        raise UserError(
-            f"got an autoencoder with {model.in_channels} channels of pixels and of latents; expected "
-            "different numbers, which tell data of one from the other"
-        )
 
     def see(x: Array) -> Video:
         return x.astype(jnp.float32) / 127.5 - 1
@@ -100,7 +95,7 @@ def build(
 
     def encoded_shape(shape: Shape) -> Shape:
         f, h, w, c = shape
-        if c == model.latent_channels:
+        if gaussian.are_latents(model, c):
             return tuple(shape)
         if c != model.in_channels or h % few or w % few:
             raise UserError(

@@ -8,7 +8,8 @@
                       clips: 0 of a clip that freezes, 1 of one that moves as much as they do
 
 The same ending in ``_control``: of samples with the same prompts that were given the frames of another
-clip. A model that does not look at what it is given scores alike, but for what is given itself.
+clip. A model that does not look at what it is given scores alike, but for what is given itself: that
+comes out as it went in (99 dB), and its control says how unlike the frames of other clips are.
 """
 
 from __future__ import annotations

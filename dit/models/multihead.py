@@ -19,7 +19,7 @@ class SelfAttention(nn.Module):
 
     QK-norm keeps attention logits bounded over long training (Dehghani et al. 2023); its scales, one
     a channel of a head, are shared by the heads. With ``whole_norm`` it is over all heads together, and
-    has a scale for each of their channels (Wan).
+    has a scale for each of their channels (Wan). ``norm_eps``: of these norms.
     """
 
     heads: int
@@ -57,8 +57,8 @@ class CrossAttention(nn.Module):
     """Tokens attend to a sequence of conditions: q from ``x``, k and v from ``sequence``.
 
     A second sequence, ``beside`` it, has keys and values of its own, and what the same queries find
-    there is added (decoupled cross-attention: Ye et al. 2023, IP-Adapter). ``qk_norm`` and
-    ``whole_norm`` are as in ``SelfAttention``.
+    there is added (decoupled cross-attention: Ye et al. 2023, IP-Adapter). ``qk_norm``,
+    ``norm_eps`` and ``whole_norm`` are as in ``SelfAttention``.
     """
 
     heads: int
@@ -66,6 +66,7 @@ class CrossAttention(nn.Module):
     qk_norm: bool = False
     kernel: str = "auto"
     out_init: Callable | None = None
+    norm_eps: float = 1e-6
     whole_norm: bool = False
 
     @nn.compact
@@ -82,20 +83,21 @@ class CrossAttention(nn.Module):
         axes = ("embed", None, "heads", "head_dim")
         k, v = Linear((2, *head), axes, self.dtype, apart=True, name="kv")(sequence)
         if self.qk_norm:
-            q, k = normed(q, "q_norm", self.whole_norm), normed(k, "k_norm", self.whole_norm)
+            q = normed(q, "q_norm", self.whole_norm, self.norm_eps)
+            k = normed(k, "k_norm", self.whole_norm, self.norm_eps)
         q = constrain(q, *WHOLE_HEADS)
         out = mark_attention(attention(q, k, v, visible, self.kernel))
         if beside is not None:
             k, v = Linear((2, *head), axes, self.dtype, apart=True, name="kv_beside")(beside)
             if self.qk_norm:
-                k = normed(k, "k_norm_beside", self.whole_norm)
+                k = normed(k, "k_norm_beside", self.whole_norm, self.norm_eps)
             out = out + mark_attention(attention(q, k, v, None, self.kernel))
         axes = ("heads", "head_dim", "embed")
         return Linear((d,), axes, self.dtype, self.out_init, name="out")(out)
 
 
 def normed(
-    x: Float[Array, "b n h e"], name: str, whole: bool, eps: float = 1e-6
+    x: Float[Array, "b n h e"], name: str, whole: bool, eps: float
 ) -> Float[Array, "b n h e"]:
     """RMSNorm of queries or keys, of each head or of the ``whole`` of them; its scale is ``name``."""
     if whole:

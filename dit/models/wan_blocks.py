@@ -77,13 +77,14 @@ class WanBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], c: Told) -> Float[Array, "b n d"]:
         options = (self.heads, self.dtype, self.qk_norm, self.kernel)
-        attend = SelfAttention(*options, whole_norm=True, name="attention")
+        norms = {"norm_eps": self.eps, "whole_norm": True}
+        attend = SelfAttention(*options, **norms, name="attention")
         mlp = Mlp("gelu", self.mlp_ratio, self.dtype, name="mlp")
         shift, scale, gate, *last = Table(name="table")(c.parts, x.shape[1])
         y = attend(modulate(layer_norm(x, self.eps), shift, scale), c.rotary)
         x = (x + gate * y).astype(x.dtype)
         if c.context is not None:
-            read = CrossAttention(*options, zeros, whole_norm=True, name="cross")
+            read = CrossAttention(*options, zeros, **norms, name="cross")
             visible = None if c.mask is None else Visibility(k_valid=c.mask)
             h = Norm("layer", True, self.eps, name="norm_cross")(x)
             x = (x + read(h, c.context, visible, c.image)).astype(x.dtype)

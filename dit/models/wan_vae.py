@@ -22,6 +22,7 @@ from dit import config
 from dit.models import attention as attention_module
 from dit.models import condition as condition_module
 from dit.models.activations import constrain
+from dit.models.autoencoder import LOGVAR
 from dit.models.dit import DTYPES
 from dit.models.layers import Linear, Norm, wide
 from dit.models.network import Level, Network, Shape
@@ -41,8 +42,6 @@ from dit.models.wan_vae_blocks import (
 )
 from dit.models.wan_vae_levels import DEFAULTS, SIZES, check_widths, plan
 from dit.types import Cond, Count, UserError
-
-LOGVAR = (-30.0, 20.0)  # bounds of the log-variance
 
 
 class Half(nn.Module):

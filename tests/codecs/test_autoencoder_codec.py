@@ -97,6 +97,15 @@ def test_shapes_and_types_that_cannot_be_encoded_are_refused(root):
         codec.encode(params, x.astype(jnp.float32))
 
 
+def test_data_with_as_many_channels_as_the_latents_are_pixels(root):
+    codec, params, _ = opened(root, "three", scale=1.0)
+    assert codec.encoded_shape(SHAPE) == (1, 2, 4, 3)
+    x = jnp.zeros((1, *SHAPE), jnp.uint8)
+    assert jax.eval_shape(codec.encode, params, x).shape[1:] == (1, 2, 4, 3)
+    with pytest.raises(UserError, match="its latents have as many channels, and are not taken"):
+        codec.encode(params, x.astype(jnp.float32))
+
+
 @pytest.mark.parametrize(("size", "tile"), [(8, 8), (9, 4), (31, 8), (16, 12), (5, 8)])
 def test_the_weights_of_tiles_add_up_to_one(size, tile):
     begins, side = autoencoder_tiles.starts(size, tile), min(size, tile)
