@@ -1,10 +1,10 @@
 """``dit convert``: workdirs of files, files of workdirs, in every format; what is refused, by name."""
 
 import json
-import subprocess
 import sys
 
 import jax
+import measured
 import numpy as np
 import pytest
 import saved_run
@@ -248,12 +248,7 @@ def test_memory_is_needed_for_the_largest_tensor_and_not_for_the_network(tmp_pat
         size = write_sparse(tmp_path / f"{name}.safetensors", shapes, given=given)
     assert size > 370e6
     each = [(tmp_path / f"{n}.safetensors", tmp_path / n) for n in ("one", "ten")]
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *[str(p) for pair in each for p in pair]],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=600,
-    )
-    one, ten = (int(line.split()[1]) for line in done.stdout.splitlines() if "peak" in line)
-    assert ten < one + 300, done.stdout  # of 680 that are more; it does not grow with the depth
+    argv = [str(p) for pair in each for p in pair]
+    lines, _ = measured.run(sys.executable, "-c", CHILD, *argv, timeout=600)
+    one, ten = (int(line.split()[1]) for line in lines if "peak" in line)
+    assert ten < one + 300, lines  # of 680 that are more; it does not grow with the depth

@@ -7,12 +7,12 @@ import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import tempfile
 import time
 
 import fuzzed
+import measured
 import numpy as np
 import pytest
 
@@ -25,24 +25,10 @@ ARGV = (f"--size={fuzzed.SIDE}", "--fields=caption", "--held-out=0.2", "--worker
 
 def prepared(root, out, *argv):
     """What a run leaves in ``broken.jsonl``; and how long it took, and the most memory of a process."""
-    command = [
-        sys.executable,
-        "-m",
-        "dit.prepare",
-        f"--source={root}",
-        f"--out={out}",
-        *ARGV,
-        *argv,
-    ]
+    run = [sys.executable, "-m", "dit.prepare", f"--source={root}", f"--out={out}", *ARGV, *argv]
     since = time.monotonic()
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    with tempfile.TemporaryFile() as said:
-        run = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=said)
-        _, status, usage = os.wait4(run.pid, 0)  # of it and its own, and of no earlier test's
-        run.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        assert run.returncode == 0, said.read()[-3000:].decode()
-    most = usage.ru_maxrss * 1024
+    _, most = measured.run(*run, env=env)
     broken = [json.loads(line) for line in (out / "broken.jsonl").read_text().splitlines()]
     return broken, time.monotonic() - since, most
 
