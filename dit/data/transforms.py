@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dit.data.source import Example
+from dit.data.source import Example, Transform
 from dit.types import UserError
 
 PLACED = ("x", "std", "concat", "known")  # arrays (f, h, w, ...), pixel by pixel beside each other
@@ -25,6 +25,26 @@ def moved(example: Example, move: Callable[[np.ndarray], np.ndarray]) -> Example
 def random_flip(example: Example, rng: np.random.Generator) -> Example:
     """Mirror left and right with probability one half; every frame of a clip alike."""
     return example if rng.random() < 0.5 else moved(example, lambda x: x[:, :, ::-1])
+
+
+def random_colors(example: Example, rng: np.random.Generator) -> Example:
+    """The channels of uint8 pictures in a random order, each to a power between 2/3 and 3/2.
+
+    Where pictures are few, their colours are too: an autoencoder must not learn those by heart.
+    """
+    x = example["x"]
+    x = x[..., rng.permutation(x.shape[-1])]
+    power = 1.5 ** rng.uniform(-1, 1, x.shape[-1])
+    table = np.rint(255 * (np.arange(256) / 255)[:, None] ** power).astype(np.uint8)
+    return {
+        **example,
+        "x": np.take_along_axis(table, x.reshape(-1, x.shape[-1]), 0).reshape(x.shape),
+    }
+
+
+def augmentations(flip: bool, colors: bool) -> tuple[Transform, ...]:
+    """``random_flip`` and ``random_colors``, where they are asked for."""
+    return (random_flip,) * flip + (random_colors,) * colors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,15 @@ def norm(path: str, name: str) -> Iterator[Entry]:
 
 
 def entries(model: AutoencoderKL, names: Names) -> Iterator[Entry]:
-    """The table of the parameters of ``model`` in a layout."""
+    """The table of the parameters of ``model`` in a layout.
+
+    Raises UserError for a model that folds pixels or has shortcuts, which those layouts do not know.
+    """
+    if model.patch > 1 or model.shortcuts:
+        raise UserError(
+            f"got an autoencoder with patch={model.patch} and shortcuts={model.shortcuts}; formats of "
+            "AutoencoderKL have neither: train one with patch=1 and without shortcuts to write it there"
+        )
     halves = {"encoder": model.encoder_layers, "decoder": model.decoder_layers}
     for half, layers in halves.items():
         yield from convolution(f"{half}/embed", f"{half}.conv_in")

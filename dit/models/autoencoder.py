@@ -10,7 +10,9 @@ clip is a picture of its own. A codec scales the latents (``dit/codecs/autoencod
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -31,20 +33,30 @@ from dit.models.unet_blocks import (
     Layer,
     LayerModule,
     Style,
+    fold,
     layer_macs,
+    match_channels,
+    unfold,
 )
 from dit.types import Cond, Count, Tiny, UserError
 
 LOGVAR = (-30.0, 20.0)  # bounds of the log-variance
+LOGVAR_AT_FIRST = -6.0  # added where there are shortcuts: noise must not drown what they pass on
 
 
 class Half(nn.Module):
-    """The encoder or the decoder: a convolution, the layers, a norm and a convolution."""
+    """The encoder or the decoder: a convolution, the layers, a norm and a convolution.
+
+    With ``shortcuts`` there is a path from end to end that no norm is on. ``moments``: its outputs are
+    means and log-variances.
+    """
 
     layers: tuple[Layer, ...]
     outputs: int
     style: Style
     remat: str
+    shortcuts: bool = False
+    moments: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 d"]:
@@ -52,11 +64,19 @@ class Half(nn.Module):
         if self.remat != "none":
             module = nn.remat(LayerModule, policy=POLICIES[self.remat])
         h = Conv(self.layers[0].inputs, ("patch", "embed"), style.dtype, name="embed")(x)
+        if self.shortcuts:
+            h = h + match_channels(x, h.shape[-1])
         h = constrain(h, *PIXELS)
         for layer in self.layers:
             h = module(layer, style, name=layer.name)(h)
+        kept = h
         h = nn.silu(GroupNorm(style.groups, style.eps, name="norm")(h))
-        return Conv(self.outputs, ("embed", "patch"), style.dtype, name="final")(h)
+        h = Conv(self.outputs, ("embed", "patch"), style.dtype, name="final")(h)
+        if self.shortcuts:  # of moments to the mean
+            kept = match_channels(kept, self.outputs // (1 + self.moments))
+            no = jnp.full_like(kept, LOGVAR_AT_FIRST)
+            h = h + (jnp.concatenate([kept, no], axis=-1) if self.moments else kept)
+        return h
 
 
 class AutoencoderKL(Network):
@@ -75,6 +95,8 @@ class AutoencoderKL(Network):
     quant_conv: bool
     post_quant_conv: bool
     remat: str
+    patch: int = 1
+    shortcuts: bool = False
 
     @property
     def dtype(self) -> str:
@@ -88,8 +110,9 @@ class AutoencoderKL(Network):
 
     def setup(self):
         moments, how = 2 * self.latent_channels, (self.style, self.remat)
-        self.encoder = Half(self.encoder_layers, moments, *how)
-        self.decoder = Half(self.decoder_layers, self.out_channels, *how)
+        outputs = self.out_channels * self.patch**2
+        self.encoder = Half(self.encoder_layers, moments, *how, self.shortcuts, moments=True)
+        self.decoder = Half(self.decoder_layers, outputs, *how, self.shortcuts)
         axes = ("patch", "patch")
         if self.quant_conv:
             self.quant = Linear((moments,), axes, self.dtype)
@@ -118,7 +141,7 @@ class AutoencoderKL(Network):
                 f"got frames of {x.shape[2]}x{x.shape[3]}; this autoencoder halves them "
                 f"{self.halvings} times: give sides that {2**self.halvings} divides"
             )
-        h = self.encoder(x)
+        h = self.encoder(fold(x, self.patch) if self.patch > 1 else x)
         h = self.quant(h) if self.quant_conv else h
         mean, logvar = jnp.split(h.astype(wide(self.dtype)), 2, axis=-1)
         return mean, jnp.clip(logvar, *LOGVAR)
@@ -131,7 +154,8 @@ class AutoencoderKL(Network):
                 f"{self.latent_channels})"
             )
         z = self.post_quant(z) if self.post_quant_conv else z
-        return self.decoder(z).astype(wide(self.dtype))
+        x = self.decoder(z).astype(wide(self.dtype))
+        return unfold(x, self.patch) if self.patch > 1 else x
 
     def macs(self, shape: Shape, context_len: int = 0, level: Level = "sample") -> dict[str, int]:
         """See ``Network``; the layers' parts are of all layers of a half together."""
@@ -174,38 +198,44 @@ class AutoencoderKL(Network):
 
 
 def plan(
-    widths: tuple[int, ...], decoder_widths: tuple[int, ...], depth: int, attend: bool
+    widths: tuple[int, ...],
+    decoder_widths: tuple[int, ...],
+    depth: int,
+    attend: bool,
+    base: int = 0,
+    shortcuts: bool = False,
 ) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
     """The layers of the encoder and of the decoder, of so many channels from the finest level on.
 
-    ``depth``: residual blocks a level, one more in the decoder; ``attend``: in the middle.
+    ``depth``: residual blocks a level, one more in the decoder; ``attend``: in the middle. ``base``: how
+    often pixels were halved before the finest level.
     """
     last = len(widths) - 1
 
     def middle(channels: int) -> list[Layer]:
         return [
-            Layer("middle_0", last, channels, channels, heads=int(attend)),
-            Layer("middle_1", last, channels, channels),
+            Layer("middle_0", base + last, channels, channels, heads=int(attend)),
+            Layer("middle_1", base + last, channels, channels),
         ]
 
     encoder, channels = [], widths[0]
     for level, width in enumerate(widths):
         for i in range(depth):
-            encoder.append(Layer(f"down_{level}_{i}", level, channels, width))
+            encoder.append(Layer(f"down_{level}_{i}", base + level, channels, width))
             channels = width
         if level < last:
-            halve = {"resample": "down", "kind": "conv"}
-            encoder.append(Layer(f"down_{level}_halve", level, width, width, **halve))
+            halve = {"resample": "down", "kind": "conv", "shortcut": shortcuts}
+            encoder.append(Layer(f"down_{level}_halve", base + level, width, width, **halve))
     encoder += middle(channels)
     channels = decoder_widths[-1]
     decoder = middle(channels)
     for level, width in reversed(list(enumerate(decoder_widths))):
         for i in range(depth + 1):
-            decoder.append(Layer(f"up_{level}_{i}", level, channels, width))
+            decoder.append(Layer(f"up_{level}_{i}", base + level, channels, width))
             channels = width
         if level:
-            double = {"resample": "up", "kind": "conv"}
-            decoder.append(Layer(f"up_{level}_double", level, width, width, **double))
+            double = {"resample": "up", "kind": "conv", "shortcut": shortcuts}
+            decoder.append(Layer(f"up_{level}_double", base + level, width, width, **double))
     return tuple(encoder), tuple(decoder)
 
 
@@ -220,6 +250,8 @@ def make(
     quant_conv: bool = True,
     post_quant_conv: bool = True,
     middle_attention: bool = True,
+    patch: Literal[1, 2, 4] = 1,
+    shortcuts: bool = False,
     norm_groups: Count = 32,
     norm_eps: Tiny = 1e-6,
     remat: str = "none",
@@ -241,7 +273,12 @@ def make(
         raise UserError(f"got dtype={dtype!r}: {config.suggest(dtype, list(DTYPES))}")
     check_remat(remat)
     attention_module.check(attention)
-    encoder, decoder = plan(widths, decoder_widths, depth, middle_attention)
+    if shortcuts:
+        inputs, outputs = ((n or in_channels) * patch**2 for n in (in_channels, out_channels))
+        check_shortcuts(inputs, widths[0], widths[-1], latent_channels)
+        check_shortcuts(latent_channels, decoder_widths[-1], decoder_widths[0], outputs)
+    base = patch.bit_length() - 1
+    encoder, decoder = plan(widths, decoder_widths, depth, middle_attention, base, shortcuts)
     return AutoencoderKL(
         encoder_layers=encoder,
         decoder_layers=decoder,
@@ -252,7 +289,19 @@ def make(
         quant_conv=quant_conv,
         post_quant_conv=post_quant_conv,
         remat=remat,
+        patch=patch,
+        shortcuts=shortcuts,
     )
+
+
+def check_shortcuts(*channels: int) -> None:
+    """Raise UserError where channels, from first to last, are no multiples of those next to them."""
+    for a, b in itertools.pairwise(channels):
+        if max(a, b) % min(a, b):
+            raise UserError(
+                f"got shortcuts between {a} channels and {b}; expected one to be a multiple of the "
+                "other: change width, multipliers, patch or latent_channels"
+            )
 
 
 def build(
@@ -267,6 +316,8 @@ def build(
     quant_conv: bool = True,
     post_quant_conv: bool = True,
     middle_attention: bool = True,
+    patch: Literal[1, 2, 4] = 1,
+    shortcuts: bool = False,
     norm_groups: Count = 32,
     norm_eps: Tiny = 1e-6,
     remat: str = "none",
@@ -278,7 +329,11 @@ def build(
     ``multipliers``: the channels of each level, in ``width``s (``decoder_width``s in the decoder); each
     level after the first halves height and width. ``depth``: residual blocks a level, one more in the
     decoder. ``quant_conv``, ``post_quant_conv``: the 1x1 convolutions after the encoder and before the
-    decoder, which SD3 and FLUX.1 leave out. ``remat``: a policy of ``models/remat.py``, for each layer.
+    decoder, which SD3 and FLUX.1 leave out. ``patch``: pixels are folded into channels by so much before
+    the first convolution, as Wan 2.2's are. ``shortcuts``: around convolutions that resample, and around
+    the first and the last of each half, without parameters (Deep Compression Autoencoder, whose first
+    and last have none): what is smooth passes without a norm on its way. ``remat``: a policy of
+    ``models/remat.py``, for each layer.
 
     Raises UserError for numbers that do not fit together.
     """
@@ -292,6 +347,8 @@ def build(
         quant_conv=quant_conv,
         post_quant_conv=post_quant_conv,
         middle_attention=middle_attention,
+        patch=patch,
+        shortcuts=shortcuts,
         norm_groups=norm_groups,
         norm_eps=norm_eps,
         remat=remat,

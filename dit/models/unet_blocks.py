@@ -13,6 +13,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float
 
@@ -33,7 +34,8 @@ class Layer:
     ``level``: how often its input was halved. ``skip``: how many of its ``inputs`` come from a layer on
     the way down. ``keep``: its output goes to such a layer on the way up. ``heads`` and ``temporal``:
     how many heads its attention in space and along time has, 0 for no attention. ``kind``: a residual
-    block, or a convolution alone.
+    block, or a convolution alone. ``shortcut``: a convolution that resamples adds what is left of its
+    input without parameters, see ``fold`` and ``unfold``.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Layer:
     kind: Literal["block", "conv"] = "block"
     heads: int = 0
     temporal: int = 0
+    shortcut: bool = False
 
     @property
     def level_out(self) -> int:
@@ -168,6 +171,35 @@ def double(x: Float[Array, "b f h w c"]) -> Float[Array, "b f h2 w2 c"]:
     return copies.reshape(b, f, 2 * h, 2 * w, c)
 
 
+def fold(x: Float[Array, "b f h w c"], size: int) -> Float[Array, "b f h2 w2 k"]:
+    """Every ``size x size`` pixels as the channels of one, those of a pixel together."""
+    return rearrange(x, "b f (h i) (w j) c -> b f h w (i j c)", i=size, j=size)
+
+
+def unfold(x: Float[Array, "b f h w k"], size: int) -> Float[Array, "b f h2 w2 c"]:
+    """The reverse of ``fold``."""
+    return rearrange(x, "b f h w (i j c) -> b f (h i) (w j) c", i=size, j=size)
+
+
+def match_channels(x: Float[Array, "b f h w c"], channels: int) -> Float[Array, "b f h w d"]:
+    """Fewer channels as means of ``c / d`` neighbours, more as ``d / c`` copies of each."""
+    c = x.shape[-1]
+    if c >= channels:
+        return x.reshape(*x.shape[:-1], channels, c // channels).mean(-1)
+    return jnp.repeat(x, channels // c, axis=-1)
+
+
+def around(x: Float[Array, "b f h w c"], layer: Layer) -> Float[Array, "b f h2 w2 d"]:
+    """What a convolution that resamples is added to: no number of ``x`` is lost that fits.
+
+    Pixels go to channels, or channels to pixels (Chen et al. 2024, "Deep Compression Autoencoder",
+    section 3.1), so that a convolution that adds nothing is the mean, or a copy, of neighbours.
+    """
+    if layer.resample == "down":
+        return match_channels(fold(x, 2), layer.outputs)
+    return unfold(match_channels(x, 4 * layer.outputs), 2)
+
+
 class ResidualBlock(nn.Module):
     """``x + conv(silu(norm(conv(silu(norm(x))))))``, the last convolution zero at first.
 
@@ -283,11 +315,13 @@ class LayerModule(nn.Module):
         layer, style = self.layer, self.style
         if layer.kind == "conv":
             stride = 2 if layer.resample == "down" else 1
+            kept = around(x, layer) if layer.shortcut else None
             x = double(x) if layer.resample == "up" else x
             pad = (0, 1) if style.corner and stride == 2 else (1, 1)
             given = {"stride": stride, "pad": pad, "name": "conv"}
             conv = Conv(layer.outputs, ("embed", "embed_out"), style.dtype, **given)
-            return constrain(conv(x), *PIXELS)
+            y = conv(x) + kept if layer.shortcut else conv(x)
+            return constrain(y, *PIXELS)
         x = ResidualBlock(layer, style, name="block")(x, vector)
         if layer.heads:
             x = SpaceAttention(layer.heads, style, name="space")(x, context, mask)

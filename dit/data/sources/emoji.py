@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dit.config import package_files
 from dit.data.source import Example, Source, Transform, check_index, digest, generator, identity
-from dit.data.transforms import random_flip
+from dit.data.transforms import augmentations
 from dit.data.travel import Travels
 from dit.types import Fraction, Range, Seed, UserError
 
@@ -35,12 +35,14 @@ def build(
     skin_tones: bool = True,
     held_out: Fraction = 0.1,
     flip: bool = False,
+    colors: bool = False,
     split_seed: Seed = 0,
 ) -> Source:
     """Pictures of ``size x size x 3`` uint8 on white, with captions and without labels.
 
     ``skin_tones``: whether those of a certain skin tone are among them. ``held_out``: the fraction of
-    emoji, counted without their tones, that is kept aside. ``flip`` mirrors training pictures at random.
+    emoji, counted without their tones, that is kept aside. ``flip`` mirrors training pictures at random,
+    and ``colors`` changes their colours (``transforms.random_colors``).
     Raises UserError where the packages are not installed, or nothing is left on one side.
     """
     found = distinct(size, skin_tones)
@@ -54,8 +56,8 @@ def build(
     order = generator(split_seed, "split", 0).permutation(len(bases))
     apart = {bases[i] for i in order[:count]}
     facts = {"size": size, "found": found, "held_out": sorted(apart), "flip": flip, "version": 1}
-    name = identity("emoji", **facts)
-    transforms = (random_flip,) if flip else ()
+    name = identity("emoji", **facts, **({"colors": True} if colors else {}))
+    transforms = augmentations(flip, colors)
     parts = {
         "train": [each for each in found if base(each[0]) not in apart],
         "held_out": [each for each in found if base(each[0]) in apart],

@@ -17,7 +17,7 @@ import numpy as np
 from dit.config import package_files
 from dit.data import pictures
 from dit.data.source import Example, Source, Transform, check_index, digest, identity
-from dit.data.transforms import random_flip
+from dit.data.transforms import augmentations
 from dit.data.travel import Travels
 from dit.types import Range, UserError
 
@@ -43,11 +43,13 @@ def build(
     held_out: tuple[str, ...] = ("coffee", "flower"),
     overlap: bool = True,
     flip: bool = False,
+    colors: bool = False,
 ) -> Source:
     """Tiles of ``size x size x 3`` uint8, without labels or captions.
 
     ``held_out``: the photographs kept aside, whose tiles lie side by side; those of training begin at
-    every half tile, or side by side without ``overlap``. ``flip`` mirrors training tiles at random.
+    every half tile, or side by side without ``overlap``. ``flip`` mirrors training tiles at random, and
+    ``colors`` changes their colours (``transforms.random_colors``).
     Raises UserError where a package is not installed, for unknown names, and where nothing is left to
     train on or held out.
     """
@@ -62,6 +64,7 @@ def build(
     }
     content = digest(*(photograph(name) for name in PHOTOGRAPHS))
     facts = {"size": size, "held_out": names["held_out"], "overlap": overlap, "flip": flip}
+    facts |= {"colors": True} if colors else {}
     name = identity("photographs", content=content, version=1, **facts)
     steps = {"train": size // 2 if overlap else size, "held_out": size}
     train, aside = (
@@ -69,7 +72,7 @@ def build(
             tuple(place for each in names[part] for place in places(each, size, steps[part])),
             size,
             f"{name}/{part}",
-            transforms=(random_flip,) if flip and part == "train" else (),
+            transforms=augmentations(flip, colors) if part == "train" else (),
         )
         for part in ("train", "held_out")
     )
