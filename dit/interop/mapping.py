@@ -33,8 +33,9 @@ class Entry:
 
     ``kind``: ``linear`` (rows are outputs there), ``conv`` (a convolution of patches of ``window``,
     channels first there), ``channels`` (one number each, followed there by axes of size one, as many as
-    in ``window``) or ``same``. Several ``names`` are its parts along the outputs, or, if ``copies``,
-    equal copies. ``inputs``: how many axes of a kernel are inputs, where no bias tells.
+    in ``window``), ``rows`` (a matrix there, of as many columns) or ``same``. Several ``names`` are its
+    parts along the outputs, or, if ``copies``, equal copies. ``inputs``: how many axes of a kernel are
+    inputs, where no bias tells.
     """
 
     path: Path
@@ -341,6 +342,8 @@ def _written(value: Any, entry: Entry, shapes: Mapping[Path, Any]) -> Iterator[t
         value = value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
     elif entry.kind == "channels":
         value = value.reshape(-1, *entry.window)
+    elif entry.kind == "rows":
+        value = value.reshape(-1, value.shape[-1])
     elif entry.path[-1] == "bias":
         value = value.reshape(-1)
     size = len(value) // (1 if entry.copies else len(entry.names))

@@ -1,9 +1,9 @@
-"""Weights of Wan: what its formats have in common, whatever the names are."""
+"""Weights of Wan and LTX-Video: what their formats have in common, whatever the names are."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from dit.interop.mapping import Entry, Format
@@ -15,37 +15,59 @@ from dit.models.wan import Wan
 from dit.types import UserError
 
 Names = Mapping[str, Any]  # by path here
+ANY = {"null": "zero", "qk_norm": True, "rope_theta": 10000.0}
 TAKES = ({"context"}, {"context", "concat"}, {"context", "concat", "image_context"})
 
 
-def check(model: Wan) -> None:
-    """Raise UserError for another structure than the published ones."""
-    fields = {"null": "zero", "qk_norm": True, "out_channels": model.in_channels}
-    fields |= {"rope_axes": default_axes(model.width // model.heads), "rope_theta": 10000.0}
+def wan(model: Wan) -> None:
+    """Raise UserError for another structure than those of Wan."""
+    fields = {"norm": "layer", "cross_norm": True, "rope": "axes", "qk_norm_eps": model.norm_eps}
+    fields["rope_axes"] = default_axes(model.width // model.heads)
+    what = "a Wan that takes context, with concat or without, and with both perhaps image_context"
+    demand(model, what, fields, TAKES)
+
+
+def demand(
+    model: Wan, what: str, fields: Mapping[str, Any], takes: Collection[set[str]] = ({"context"},)
+) -> None:
+    """Raise UserError unless a network has these ``fields`` and ``takes`` one set of conditions."""
+    fields = {**ANY, "out_channels": model.in_channels, **fields}
     wrong = {k: v for k, v in fields.items() if getattr(model, k) != v}
-    if wrong or taken(model) not in TAKES:
+    if wrong or taken(model) not in takes:
         told = ", ".join(f"{k}={v!r}" for k, v in wrong.items()) or "these conditions"
         raise UserError(
-            "this format holds a Wan that takes context, with concat or without, and with both perhaps "
-            f"image_context; got one that takes {', '.join(sorted(taken(model))) or 'nothing'}: build "
-            f"it with {told}, or with a size"
+            f"this format holds {what}; got one that takes "
+            f"{', '.join(sorted(taken(model))) or 'nothing'}: build it with {told}, or with a size"
         )
 
 
-def format_of(names: Names, block: Names, **more: Any) -> Format:
-    """The format with these names, of the network and within a block; ``more``: fields of ``Format``."""
+def format_of(
+    names: Names,
+    block: Names,
+    check: Callable[[Wan], None] = wan,
+    matrices: bool = False,
+    **more: Any,
+) -> Format:
+    """The format with these names, of the network and within a block, for models that pass ``check``.
+
+    ``matrices``: the map from patches is one there, not a convolution, and so are the tables of the
+    modulation, which else have a first axis of size one; ``more``: fields of ``Format``.
+    """
 
     def entries(model: Wan, _: Collection[str] = ()) -> list[Entry]:
         check(model)
-        return table(model, names, block).entries
+        return table(model, names, block, matrices).entries
 
-    return Format(Wan, entries, views=lambda model: table(model, names, block).views, **more)
+    return Format(
+        Wan, entries, views=lambda model: table(model, names, block, matrices).views, **more
+    )
 
 
-def table(model: Wan, names: Names, block: Names) -> Table:
+def table(model: Wan, names: Names, block: Names, matrices: bool) -> Table:
     """The table of names."""
     found = Table(model)
-    embed, conv = names["embed"], {"kind": "conv", "window": model.patch}
+    embed, conv = names["embed"], {"kind": "linear" if matrices else "conv", "window": model.patch}
+    tables = "rows" if matrices else "same"
     if model.concat_channels is None:
         found.add("embed/kernel", [embed], "weight", None, **conv)
     else:  # one convolution of the noisy channels and then of the known ones
@@ -55,7 +77,7 @@ def table(model: Wan, names: Names, block: Names) -> Table:
     found.add("embed/bias", [embed], "bias", None)
     for path in ("time/in", "time/out", "modulation/linear", "context/linear", "context_out"):
         found.linear(path, names[path])
-    same(found, "final/table/rows", names["final/table"])
+    same(found, "final/table/rows", names["final/table"], kind=tables)
     found.linear("final/linear", names["final/linear"])
     if model.image_context is not None:
         for path in ("image/norm_in", "image/norm_out"):
@@ -65,14 +87,15 @@ def table(model: Wan, names: Names, block: Names) -> Table:
         if model.image_positions:
             same(found, "image/positions", names["image/positions"])
     for layer in range(model.depth):
-        blocks(found, layer, {k: prefixed(names["blocks"], layer, v) for k, v in block.items()})
+        own = {k: prefixed(names["blocks"], layer, v) for k, v in block.items()}
+        same(found, "blocks/table/rows", own["table"], layer, tables)
+        blocks(found, layer, own)
     return found
 
 
 def blocks(found: Table, layer: int, names: Names) -> None:
-    """Add one block."""
+    """Add one block, but for its table."""
     model, linear = found.model, functools.partial(found.linear, layer=layer)
-    same(found, "blocks/table/rows", names["table"], layer)
     found.qkv("blocks/attention/qkv", *names["attention/qkv"], layer=layer)
     for part in ("q_norm", "k_norm"):
         scale = found.turned(names[f"attention/{part}"], heads=model.heads)
@@ -80,7 +103,8 @@ def blocks(found: Table, layer: int, names: Names) -> None:
         plain = names[f"cross/{part}"]
         found.add(f"blocks/cross/{part}/scale", [plain], "weight", layer)
     linear("blocks/attention/out", names["attention/out"], inputs=2)
-    norm(found, "blocks/norm_cross", names["norm_cross"], layer)
+    if model.cross_norm:
+        norm(found, "blocks/norm_cross", names["norm_cross"], layer)
     linear("blocks/cross/q", names["cross/q"])
     linear("blocks/cross/kv", *names["cross/kv"])
     linear("blocks/cross/out", names["cross/out"], inputs=2)
@@ -105,6 +129,6 @@ def norm(found: Table, path: str, name: str, layer: int | None = None) -> None:
     found.add(f"{path}/bias", [name], "bias", layer)
 
 
-def same(found: Table, path: str, name: str, layer: int | None = None) -> None:
+def same(found: Table, path: str, name: str, layer: int | None = None, kind: str = "same") -> None:
     """Add an array whose name has no last word for its kind."""
-    found.entries.append(Entry(tuple(path.split("/")), (name,), layer=layer))
+    found.entries.append(Entry(tuple(path.split("/")), (name,), kind, layer))

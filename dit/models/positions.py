@@ -12,7 +12,9 @@ from jaxtyping import Array, Float
 
 from dit.types import UserError
 
-Rotary = tuple[Float[Array, "_ n r"], Float[Array, "_ n r"]]  # cosines and sines
+Rotary = tuple[
+    Float[Array, "_ n *r"], Float[Array, "_ n *r"]
+]  # cosines, sines; all heads' or each's
 
 
 def frequencies(count: int, base: float, dtype) -> Float[Array, "1 1 {count}"]:
@@ -68,12 +70,36 @@ def rotary(
     return jnp.cos(angle), jnp.sin(angle)
 
 
+def spanning(
+    share: Float[Array, "b n 3"], heads: int, head_dim: int, theta: float = 10000.0
+) -> Rotary:
+    """Angles of every head's own, by a token's ``share`` of the span of each axis (LTX-Video).
+
+    The ``w = heads * head_dim`` channels of all heads are pairs of ``w // 6`` frequencies from
+    ``pi / 2`` to ``theta pi / 2``, equally far apart in their logarithm, each for time, y and x. The
+    pairs turn by ``2 share - 1`` times that; those left over come first and do not turn. Angles are as
+    large as 1e4, so that rounding shows: frequencies are rounded to float32 at every operation, as by
+    the published code.
+    """
+    count, theta = heads * head_dim // 6, np.float32(theta)
+    i, last = np.arange(count, dtype=np.float32), np.float32(max(count - 1, 1))
+    exponent = np.where(2 * i < count - count % 2, i * (1 / last), 1 - (last - i) * (1 / last))
+    power = (theta.astype(np.float64) ** exponent.astype(np.float32)).astype(np.float32)
+    w = jnp.asarray(power * np.float32(np.pi) / np.float32(2), share.dtype)
+    angle = (2 * share - 1)[:, :, None, :] * w[None, None, :, None]  # b n count 3
+    angle = angle.reshape(*share.shape[:2], -1)
+    left = heads * head_dim // 2 - angle.shape[-1]
+    angle = jnp.pad(angle, ((0, 0), (0, 0), (left, 0)))
+    angle = angle.reshape(*share.shape[:2], heads, head_dim // 2)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
 def rotate(x: Float[Array, "b n h d"], table: Rotary) -> Float[Array, "b n h d"]:
     """Turn channel ``i`` with channel ``i + d / 2`` of every head by the token's ``i``-th angle.
 
     Then ``<rotate(q, p), rotate(k, p')>`` depends on ``p - p'`` only. Weights made for neighbouring
     channels ``(2 i, 2 i + 1)`` need a permutation of the channels of q and k.
     """
-    cos, sin = (part[:, :, None, :] for part in table)
+    cos, sin = (part if part.ndim == 4 else part[:, :, None, :] for part in table)
     a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, cos.dtype)), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

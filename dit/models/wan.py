@@ -1,10 +1,14 @@
-"""Wan: a transformer for video that reads a text by cross-attention (Wan et al. 2025, sec. 4.2).
+"""Wan and LTX-Video: transformers for video that read a text by cross-attention (Wan et al. 2025, sec.
+4.2; HaCohen et al. 2024, sec. 3).
 
 patchify -> linear; blocks with rotary positions of time, height and width; norm, linear -> unpatchify.
 The text goes through an MLP, and so does the time, whose embedding modulates all blocks through one
 linear map: see ``models/wan_blocks.py``. Label, pooled text, guidance and the second time are added to
 the time, as in ``models/dit.py``. ``x``: ``b f h w c``; ``t``: a prefix of x: one time a sample, a frame
 or a token, as where the first frame of a clip is known and has time 0 (Wan2.2-TI2V-5B).
+
+LTX-Video has RMSNorms in its blocks, none before cross-attention, and rotary angles that differ from
+head to head and tell seconds and pixels as shares of a span.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import math
 from typing import ClassVar, Literal
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dit import config
@@ -37,6 +42,8 @@ from dit.models.remat import check_remat
 from dit.models.transformer import Transformer
 from dit.models.wan_blocks import PARTS, Head, ImageEmbedding, Told, WanBlock
 from dit.types import Cond, Count, Positive, Tiny, UserError, Whole
+
+SPANS = {"rope_span": (20.0, 2048.0, 2048.0), "latent_size": (8, 32, 32), "fps": 25.0}
 
 
 class Wan(Transformer):
@@ -63,10 +70,17 @@ class Wan(Transformer):
     null: str
     mlp_ratio: float
     qk_norm: bool
-    rope_axes: tuple[int, int, int]
+    norm: str
+    cross_norm: bool
+    rope: str
+    rope_axes: tuple[int, int, int] | None
     rope_theta: float
+    rope_span: tuple[float, float, float] | None
+    latent_size: tuple[int, int, int] | None
+    fps: float | None
     time_scale: float
     norm_eps: float
+    qk_norm_eps: float
     remat: str
     unroll: str | int | bool
     dtype: str
@@ -79,7 +93,10 @@ class Wan(Transformer):
             heads=self.heads,
             mlp_ratio=self.mlp_ratio,
             qk_norm=self.qk_norm,
+            norm=self.norm,
+            cross_norm=self.cross_norm,
             eps=self.norm_eps,
+            qk_eps=self.qk_norm_eps,
             dtype=self.dtype,
             kernel=self.attention,
             parent=None,
@@ -130,8 +147,7 @@ class Wan(Transformer):
         Its constraints are not for speed alone: without those around ``context_out`` the gradients of
         the text were wrong, though the loss was right, on meshes that split heads (``tensor``).
         """
-        rotary = position_module.rotary(position, self.rope_axes, self.rope_theta)
-        told = Told(self.modulation(time), rotary)
+        told = Told(self.modulation(time), self.rotary(position))
         if cond.context is not None:
             context, mask = self.context(cond.context, cond.context_mask, cond.drop)
             context = constrain(context, "act_batch", None, "act_embed")
@@ -142,6 +158,20 @@ class Wan(Transformer):
             image = self.image(cond.image_context).astype(self.dtype)
             told = told.replace(image=constrain(image, "act_batch", None, "act_embed"))
         return told
+
+    def rotary(self, position: Float[Array, "1 n 3"]) -> position_module.Rotary:
+        """Of positions counted in patches; spans are of seconds and pixels."""
+        if self.rope == "axes":
+            return position_module.rotary(position, self.rope_axes, self.rope_theta)
+        size = [a * b for a, b in zip(self.patch, self.latent_size, strict=True)]
+        time, *space = (position[..., i] * n for i, n in enumerate(size))  # in frames and pixels
+        if self.rope == "span_causal":
+            time = jnp.maximum(time + 1 - self.latent_size[0], 0)
+        place = (time * (1 / self.fps), *space)
+        share = jnp.stack([a / span for a, span in zip(place, self.rope_span, strict=True)], -1)
+        return position_module.spanning(
+            share, self.heads, self.width // self.heads, self.rope_theta
+        )
 
     def macs(self, shape: Shape, context_len: int = 0, level: Level = "sample") -> dict[str, int]:
         """See ``Network``; the blocks' parts are of all layers together.
@@ -191,10 +221,17 @@ def build(
     null: Literal["learned", "zero"] | None = None,
     mlp_ratio: Positive | None = None,
     qk_norm: bool = True,
+    norm: Literal["layer", "rms"] | None = None,
+    cross_norm: bool | None = None,
+    rope: Literal["axes", "span", "span_causal"] | None = None,
     rope_axes: tuple[Whole, Whole, Whole] | None = None,
     rope_theta: Positive = 10000.0,
+    rope_span: tuple[Positive, Positive, Positive] | None = None,
+    latent_size: tuple[Count, Count, Count] | None = None,
+    fps: Positive | None = None,
     time_scale: Positive = 1.0,
     norm_eps: Tiny = 1e-6,
+    qk_norm_eps: Tiny | None = None,
     remat: str = "none",
     unroll: Literal["auto"] | bool | Count = "auto",
     dtype: str = "float32",
@@ -206,8 +243,13 @@ def build(
     ``image_context``: tokens and channels of ``Cond.image_context``, which has keys and values of its
     own beside the text's; ``image_positions``: learned positions are added to it (first and last frame).
     ``null``: what a dropped sample is told in place of its text, a ``learned`` embedding or ``zero``.
-    ``qk_norm``: over all heads together. Conditions, ``time_scale`` and the rest are those of
-    ``models/dit.py``. Published networks want t from 0 to 1000: ``path.time_scale=1000``.
+    ``qk_norm``: over all heads together, with ``qk_norm_eps`` (by default ``norm_eps``). ``norm``: of
+    the blocks; ``cross_norm``: one before cross-attention too. ``rope``: ``axes`` gives each axis
+    channels of a head, ``rope_axes``; ``span`` tells seconds and pixels as shares of ``rope_span`` (20 s
+    and 2048 pixels), where a latent is ``latent_size`` frames and pixels (8 x 32 x 32) of a film of
+    ``fps`` (25); in ``span_causal`` the first latent is one frame, so the others come that much earlier.
+    Conditions, ``time_scale`` and the rest are those of ``models/dit.py``. Published networks want t
+    from 0 to 1000: ``path.time_scale=1000``.
 
     Raises UserError for numbers that do not fit together.
     """
@@ -222,6 +264,10 @@ def build(
         "concat_channels": concat_channels,
         "null": null,
         "mlp_ratio": mlp_ratio,
+        "norm": norm,
+        "cross_norm": cross_norm,
+        "rope": rope,
+        "qk_norm_eps": qk_norm_eps,
     }
     chosen = sizes.DEFAULTS | (sizes.parse(size) if size is not None else {})
     chosen |= {k: v for k, v in own.items() if v is not None}
@@ -239,8 +285,21 @@ def build(
         raise UserError("got image_context and no context_dim; an image is read beside a text")
     if chosen["image_positions"] and chosen["image_context"] is None:
         raise UserError("got image_positions and no image_context; give both or neither")
-    axes = tuple(rope_axes or position_module.default_axes(width // heads))
-    position_module.check_axes(axes, width // heads)
+    chosen["qk_norm_eps"] = chosen["qk_norm_eps"] or norm_eps
+    spans = {"rope_span": rope_span, "latent_size": latent_size, "fps": fps}
+    if chosen["rope"] == "axes":
+        axes = tuple(rope_axes or position_module.default_axes(width // heads))
+        position_module.check_axes(axes, width // heads)
+        given = [k for k, v in spans.items() if v is not None]
+    else:
+        axes, given = None, ["rope_axes"] if rope_axes is not None else []
+        if width // heads % 2:
+            raise UserError(f"got heads of {width // heads} channels; rope needs an even number")
+        spans = {k: SPANS[k] if v is None else v for k, v in spans.items()}
+    if given:
+        raise UserError(
+            f"got {', '.join(given)} with rope={chosen['rope']!r}, which has no use for it"
+        )
     if chosen["image_context"] is not None:
         chosen["image_context"] = tuple(chosen["image_context"])
     return Wan(
@@ -253,6 +312,7 @@ def build(
         qk_norm=qk_norm,
         rope_axes=axes,
         rope_theta=rope_theta,
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in spans.items()},
         time_scale=time_scale,
         norm_eps=norm_eps,
         remat=remat,

@@ -1,4 +1,4 @@
-"""The block of Wan, the embedding of its image and its last layer.
+"""The block of Wan and LTX-Video, the embedding of an image and the last layer.
 
 ``x + gate * attention``, then cross-attention to the text, then ``x + gate * mlp``; the modulation of
 all blocks is one, to which each adds a table of its own (adaLN-single: Chen et al. 2024, PixArt-alpha).
@@ -24,6 +24,7 @@ from dit.models.layers import (
     mlp_macs,
     modulate,
     normal,
+    rms_norm,
     spread,
     wide,
     zeros,
@@ -64,32 +65,38 @@ class Table(nn.Module):
 class WanBlock(nn.Module):
     """Without a context it has no cross-attention, which reads an image too if there is one.
 
-    Queries and keys are normed over all heads together; cross-attention has neither positions nor gate.
+    Queries and keys are normed over all heads together, with ``qk_eps``; cross-attention has neither
+    positions nor gate. ``norm``: ``layer`` or ``rms``, before attention and MLP; ``cross_norm``: a
+    LayerNorm before cross-attention.
     """
 
     heads: int
     mlp_ratio: float
     qk_norm: bool
+    norm: str
+    cross_norm: bool
     eps: float
+    qk_eps: float
     dtype: str
     kernel: str
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], c: Told) -> Float[Array, "b n d"]:
         options = (self.heads, self.dtype, self.qk_norm, self.kernel)
-        norms = {"norm_eps": self.eps, "whole_norm": True}
+        norms = {"norm_eps": self.qk_eps, "whole_norm": True}
+        normed = layer_norm if self.norm == "layer" else rms_norm
         attend = SelfAttention(*options, **norms, name="attention")
         mlp = Mlp("gelu", self.mlp_ratio, self.dtype, name="mlp")
         shift, scale, gate, *last = Table(name="table")(c.parts, x.shape[1])
-        y = attend(modulate(layer_norm(x, self.eps), shift, scale), c.rotary)
+        y = attend(modulate(normed(x, self.eps), shift, scale), c.rotary)
         x = (x + gate * y).astype(x.dtype)
         if c.context is not None:
             read = CrossAttention(*options, zeros, **norms, name="cross")
             visible = None if c.mask is None else Visibility(k_valid=c.mask)
-            h = Norm("layer", True, self.eps, name="norm_cross")(x)
+            h = Norm("layer", True, self.eps, name="norm_cross")(x) if self.cross_norm else x
             x = (x + read(h, c.context, visible, c.image)).astype(x.dtype)
         shift, scale, gate = last
-        y = mlp(modulate(layer_norm(x, self.eps), shift, scale))
+        y = mlp(modulate(normed(x, self.eps), shift, scale))
         return (x + gate * y).astype(x.dtype)
 
     def macs(self, n: int, m: int, i: int, d: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The published networks of the Wan family, by what ``models/wan.py`` takes: see NETWORKS.md."""
+"""The published networks of Wan and LTX-Video, by what ``models/wan.py`` takes: see NETWORKS.md."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ DEFAULTS = {
     "concat_channels": None,
     "null": "learned",
     "mlp_ratio": 4.0,
+    "norm": "layer",
+    "cross_norm": True,
+    "rope": "axes",
+    "qk_norm_eps": None,
 }
 TEXT = {"context_dim": 4096, "null": "zero"}
 FOURTEEN = TEXT | {"depth": 40, "width": 5120, "heads": 40, "mlp_ratio": 13824 / 5120}
 KNOWN = {"concat_channels": 20}  # a mask of the known frames, four a latent, and their latents
+LTX = TEXT | {"patch": 1, "norm": "rms", "cross_norm": False, "qk_norm_eps": 1e-5}
 SIZES: dict[str, dict[str, Any]] = {
     "Wan2.1-T2V-1.3B": TEXT | {"depth": 30, "width": 1536, "heads": 12, "mlp_ratio": 8960 / 1536},
     "Wan2.1-T2V-14B": FOURTEEN,
@@ -27,6 +32,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "Wan2.2-T2V-A14B": FOURTEEN,
     "Wan2.2-I2V-A14B": FOURTEEN | KNOWN,
     "Wan2.2-TI2V-5B": TEXT | {"depth": 30, "width": 3072, "heads": 24, "mlp_ratio": 14336 / 3072},
+    "LTX-Video-0.9-2B": LTX | {"depth": 28, "width": 2048, "heads": 32, "rope": "span"},
+    "LTX-Video-0.9.5-2B": LTX | {"depth": 28, "width": 2048, "heads": 32, "rope": "span_causal"},
+    "LTX-Video-0.9.7-13B": LTX | {"depth": 48, "width": 4096, "heads": 32, "rope": "span_causal"},
 }
 
 

@@ -175,6 +175,11 @@ def test_a_text_and_an_image_are_read_by_tokens_that_are_split_over_devices():
     equal_on_eight_devices(build(READ + "wan", **LEAST | more), LONG)
 
 
+@pytest.mark.slow
+def test_angles_of_every_heads_own_are_split_over_devices():
+    equal_on_eight_devices(build(READ + "wan", **LEAST, size="LTX-Video-0.9-2B"), EIGHT)
+
+
 def equal_on_eight_devices(model, sizes):
     x, t, cond = batch_of(model, 8)
     params = params_of(model)

@@ -1,4 +1,4 @@
-"""Wan: what it is told, its times, its costs and the sizes of the published networks."""
+"""Wan and LTX-Video: what they are told, their times, costs and published sizes."""
 
 import functools
 
@@ -20,8 +20,9 @@ KINDS = {
     "text": {"null": "zero"},
     "all": {**ALL, "num_classes": 3, "guidance_input": True},
     "nothing": {"context_dim": None},
+    "ltx": {"size": "LTX-Video-0.9-2B"},
 }
-PUBLISHED = {  # parameters, as counted of diffusers' networks by test_models_wan_parity.py
+PUBLISHED = {  # parameters, as counted of diffusers' networks by the tests of parity
     "Wan2.1-T2V-1.3B": 1_418_996_800,
     "Wan2.1-T2V-14B": 14_288_491_584,
     "Wan2.1-I2V-14B": 16_394_878_784,
@@ -29,6 +30,9 @@ PUBLISHED = {  # parameters, as counted of diffusers' networks by test_models_wa
     "Wan2.2-T2V-A14B": 14_288_491_584,
     "Wan2.2-I2V-A14B": 14_288_901_184,
     "Wan2.2-TI2V-5B": 4_999_787_712,
+    "LTX-Video-0.9-2B": 1_923_385_472,
+    "LTX-Video-0.9.5-2B": 1_923_385_472,
+    "LTX-Video-0.9.7-13B": 13_042_569_344,
 }
 
 
@@ -115,9 +119,27 @@ def test_one_time_for_all_frames_is_one_for_the_sample_and_each_may_have_its_own
     np.testing.assert_allclose(run(x, tokens, cond), one, atol=1e-4)
 
 
+def test_seconds_are_told_and_a_first_latent_of_one_frame():
+    model = tiny("ltx")
+    causal = model.clone(rope="span_causal")
+    place = jnp.asarray([[[0, 0, 0], [1, 2, 0]]], jnp.float32)
+    cos, sin = (np.asarray(part) for part in model.rotary(place))
+    assert cos.shape == (1, 2, 2, 8)
+    np.testing.assert_array_equal(cos[:, :, 0, 0], 1)  # of 32 channels two do not turn
+    np.testing.assert_array_equal(sin[:, :, 0, 0], 0)
+    turn = np.pi / 2 * (2 * np.array([8 / 25 / 20, 64 / 2048, 0]) - 1)  # lowest frequency: t, y, x
+    np.testing.assert_allclose(cos[0, 1, 0, 1:4], np.cos(turn), atol=1e-6)
+    np.testing.assert_allclose(sin[0, 1, 0, 1:4], np.sin(turn), atol=1e-6)
+    same = model.clone(fps=50.0, latent_size=(16, 32, 32)).rotary(place)
+    jax.tree.map(np.testing.assert_array_equal, same, (cos, sin))
+    early = causal.rotary(place)[0]
+    np.testing.assert_array_equal(early[:, 0], cos[:, 0])  # an image lies at time 0 in both
+    np.testing.assert_allclose(early[0, 1, 0, 1], np.cos(np.pi / 2 * (2 / 25 / 20 - 1)), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("kind", "level"),
-    [("text", "token"), ("all", "sample"), ("nothing", "frame")],
+    [("text", "token"), ("all", "sample"), ("nothing", "frame"), ("ltx", "sample")],
 )
 def test_macs_equal_those_of_the_program(kind, level):
     model = tiny(kind, attention="xla", second_time=kind == "nothing")
@@ -139,7 +161,7 @@ def test_macs_equal_those_of_the_program(kind, level):
 
 @pytest.mark.parametrize("size", wan_sizes.SIZES)
 def test_published_parameters(size):
-    channels = 48 if "5B" in size else 16
+    channels = 128 if "LTX" in size else 48 if "5B" in size else 16
     model = config.resolve("models", "wan", size=size, in_channels=channels)
     assert models.count_params(abstract(model, (2, 4, 4, channels))) == PUBLISHED[size]
 
@@ -151,6 +173,9 @@ def test_published_parameters(size):
         ({"heads": 3}, "heads must divide"),
         ({"rope_axes": (8, 8, 8)}, "three even numbers .* with sum 16, as"),
         ({"context_dim": None, "image_context": (3, 6)}, "an image is read beside a text"),
+        ({"fps": 24.0}, "got fps with rope='axes', which has no use for it"),
+        ({"rope": "span", "rope_axes": (4, 4, 8)}, "got rope_axes with rope='span'"),
+        ({"rope": "span", "width": 30}, "heads of 15 channels"),
         ({"image_positions": True}, "image_positions and no image_context"),
         ({"dtype": "float31"}, "did you mean 'float32'"),
         ({"remat": "ful"}, "did you mean 'full'"),

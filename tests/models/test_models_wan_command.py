@@ -1,4 +1,4 @@
-"""Wan by command: weights in and out, and a small one that is trained, drawn from and adapted."""
+"""Wan and LTX-Video by command: weights in and out; a small one trained, drawn from and adapted."""
 
 import jax
 import numpy as np
@@ -20,28 +20,42 @@ SETTINGS = {  # as diffusers writes them
 }
 SETTINGS["i2v"] = SETTINGS["t2v"] | {"in_channels": 9, "image_dim": 6, "added_kv_proj_dim": 24}
 SETTINGS["flf2v"] = SETTINGS["i2v"] | {"pos_embed_seq_len": 8}
+SETTINGS["ltx"] = {
+    "_class_name": "LTXVideoTransformer3DModel",
+    **{"patch_size": 1, "patch_size_t": 1, "num_attention_heads": 2, "attention_head_dim": 8},
+    **{"in_channels": 4, "out_channels": 4, "cross_attention_dim": 16, "caption_channels": 7},
+    **{"num_layers": 2, "qk_norm": "rms_norm_across_heads", "norm_elementwise_affine": False},
+    **{"norm_eps": 1e-6, "activation_fn": "gelu-approximate"},
+    **{"attention_bias": True, "attention_out_bias": True},
+}
+
+
+def format_of(kind):
+    """The name of its format."""
+    return "diffusers_ltx" if kind == "ltx" else "diffusers_wan"
 
 
 def described(kind):
     """The experiment of which a ``config.json`` tells."""
-    told = config.resolve("interop", "diffusers_wan").sections({}, SETTINGS[kind])
+    told = config.resolve("interop", format_of(kind)).sections({}, SETTINGS[kind])
     example = {"shape": list(told["data"]["shape"]), "classes": None}
     latents = {"codec": {"name": "latent", "scale": 1.0}, "steps": 1, "batch_size": 1}
     return experiment.build({**told, **latents}, example)
 
 
-@pytest.mark.parametrize("kind", ["t2v", "i2v"])
+@pytest.mark.parametrize("kind", ["t2v", "i2v", "ltx"])
 def test_a_directory_of_diffusers_becomes_a_workdir_and_comes_back(kind, tmp_path):
     given = described(kind)
     params = jax.tree.map(np.asarray, params_of(given.model, given.shape, noise=0.1))
-    state = config.resolve("interop", "diffusers_wan").to_state(params, given.model, given.shape)
+    form = format_of(kind)
+    state = config.resolve("interop", form).to_state(params, given.model, given.shape)
     (tmp_path / "in").mkdir()
     write_safetensors(tmp_path / "in/diffusion_pytorch_model.safetensors", state)
     write_json(tmp_path / "in/config.json", SETTINGS[kind])
     place = f"--workdir={tmp_path}/run"
     codec = ("--config.codec.name=latent", "--config.codec.scale=1.0")
-    convert.main(["--from=diffusers_wan", f"--weights={tmp_path}/in", place, *codec])
-    convert.main(["--to=diffusers_wan", f"--out={tmp_path}/out", place])
+    convert.main([f"--from={form}", f"--weights={tmp_path}/in", place, *codec])
+    convert.main([f"--to={form}", f"--out={tmp_path}/out", place])
     back, settings, _ = folder.opened(str(tmp_path / "out"))
     assert settings == SETTINGS[kind]
     assert back.keys() == state.keys()
@@ -53,7 +67,8 @@ def test_a_directory_of_diffusers_becomes_a_workdir_and_comes_back(kind, tmp_pat
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_what_diffusers_builds_of_the_same_config_has_as_many_parameters(kind):
     diffusers = pytest.importorskip("diffusers")
-    theirs = diffusers.WanTransformer3DModel.from_config(SETTINGS[kind])
+    network = getattr(diffusers, SETTINGS[kind]["_class_name"])
+    theirs = network.from_config(SETTINGS[kind])
     shapes = jax.eval_shape(described(kind).init, jax.random.key(0))
     assert models.count_params(shapes) == sum(p.numel() for p in theirs.parameters())
 
