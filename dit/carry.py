@@ -19,7 +19,7 @@ from dit.interop import lora as layouts
 from dit.interop import mapping, views, writing
 from dit.interop.mapping import Format, State
 from dit.parallel.fingerprints import fingerprints
-from dit.parallel.frozen import identity, place
+from dit.parallel.frozen import identities
 from dit.training import lora as low_rank
 from dit.training.checkpoint import read_meta, restore_params
 from dit.training.weights import Later, save_params
@@ -55,7 +55,7 @@ def save(workdir: storage.Place, experiment: Experiment, parts: Parts) -> int:
 def fingerprints_of(experiment: Experiment) -> dict[str, str]:
     """Those of the frozen weights; of the network of a LoRA, read one parameter at a time."""
     others = {name: w for name, w in experiment.frozen.items() if name != "base"}
-    found = {name: identity(params) for name, params in place(others, None).items()}
+    found = identities(others, None)
     if experiment.base is not None:
         read = of_base(experiment)
         bits = fingerprints({"scale": np.float32(experiment.lora.scale)})
@@ -170,7 +170,8 @@ def names_of(form: Format, model: Any, shape: tuple[int, ...]) -> layouts.Names:
     layout = views.joined_layout(mapping.layout(entries, abstract), parts)
     known = low_rank.kernels(abstract, models.logical_axes(model, shape))
     sizes = {name.rpartition("/")[0]: pair.size for name, pair in known.items()}
-    return layouts.Names(entries, parts, {name: x.shape for name, x in layout.items()}, sizes)
+    shapes = {name: x.shape for name, x in layout.items()}
+    return layouts.Names(entries, parts, shapes, sizes, form.part)
 
 
 def write_lora(
@@ -179,6 +180,6 @@ def write_lora(
     """Write the maps of a LoRA alone, under a format's names, as PEFT and diffusers lay them out."""
     lora, names = experiment.lora, names_of(form, experiment.model, experiment.shape)
     state = layouts.to_state(flat(pairs), names)
-    told = layouts.metadata(lora.rank, lora.rank * lora.scale, state)
+    told = layouts.metadata(lora.rank, lora.rank * lora.scale, state, form.part)
     shapes = {name: x.shape for name, x in state.items()}
     return writing.write(out, layouts.STEM, shapes, state.items(), metadata=told, **how)

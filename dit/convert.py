@@ -152,7 +152,13 @@ def described(
         if "model" in told:
             how = {k: v for k, v in config.get("model", {}).items() if k in HOW}
             config["model"] = {**told["model"], **how}
-    config = complete(override(config, overrides))
+    config = override(config, overrides)
+    if config.get("text"):  # it says these; where the weights say others, they do not fit
+        said = {"context_dim", "pooled_dim"} & set(told.get("model", {})) - {
+            key.removeprefix("model.") for key in overrides
+        }
+        config["model"] = {k: v for k, v in config["model"].items() if k not in said}
+    config = complete(config)
     try:
         return build(config)
     except UserError:  # the data need not be there
@@ -164,9 +170,9 @@ def described(
 
 
 def vae_of(place: pathlib.Path) -> dict[str, str] | None:
-    """The codec of the autoencoder of a pipeline, beside its transformer."""
+    """The codec of the autoencoder of a pipeline, beside its network."""
     folder_of, file = place.parent / "vae", place.parent / "vae" / "config.json"
-    if place.name != "transformer" or not file.exists():
+    if place.name not in folder.PARTS or not file.exists():
         return None
     causal = folder.read_json(file).get("_class_name") in diffusers_wan_vae.CLASSES
     return {"name": "wan_vae" if causal else "autoencoder_kl", "path": str(folder_of.absolute())}

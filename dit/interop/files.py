@@ -38,6 +38,7 @@ from dit.interop.mapping import State
 from dit.types import UserError
 
 SETS = ("ema", "model")  # of weights in the training checkpoints of the original DiT and its kin
+WITHIN = "model.diffusion_model."  # where Stable Diffusion's files have a network: of no such set
 OLD_MAGIC, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001  # of torch.save before 1.6
 LARGEST_TEXT = 100 * 2**20  # bytes of a header or pickle: names and shapes, no numbers
 SAFETENSORS = {
@@ -97,7 +98,7 @@ def read(path: str | pathlib.Path, weights: str | None = "ema") -> State:
 
 def _chosen(state: State, weights: str, path: pathlib.Path) -> State:
     """One set of weights, without its prefix, where there are several; else all there is."""
-    there = {name.partition(".")[0] for name in state}.intersection(SETS)
+    there = {n.partition(".")[0] for n in state if not n.startswith(WITHIN)}.intersection(SETS)
     if not there:
         return state
     prefix = f"{weights}."

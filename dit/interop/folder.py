@@ -22,6 +22,9 @@ NAMES = (  # that libraries give to weights; each may be in parts, with an index
 )
 
 
+PARTS = ("transformer", "unet")  # of a pipeline's directory, where its network is
+
+
 def find(folder: pathlib.Path, name: str) -> pathlib.Path:
     """The file ``name`` in a directory; UserError, which says what is there, if it is not."""
     if not (folder / name).exists():
@@ -53,8 +56,8 @@ def opened(path: str, weights: str | None = "ema") -> tuple[State, dict[str, Any
     """The weights at ``path``, mapped where they can be, the ``config.json`` beside them, and where.
 
     ``path``: a file, an index of parts, a directory of either, or one with such a directory named
-    ``transformer`` in it. ``weights``: as for ``files.read``. The settings are empty without a
-    ``config.json``. UserError for what is none of these.
+    ``transformer`` or ``unet`` in it. ``weights``: as for ``files.read``. The settings are empty
+    without a ``config.json``. UserError for what is none of these.
     """
     place = pathlib.Path(path).expanduser()
     if not place.exists():
@@ -64,7 +67,7 @@ def opened(path: str, weights: str | None = "ema") -> tuple[State, dict[str, Any
         indexed = place.name.endswith(".index.json")
         state = _parts(place) if indexed else dict(files.read(place, weights))
     else:
-        folder = place / "transformer" if (place / "transformer").is_dir() else place
+        folder = next((place / part for part in PARTS if (place / part).is_dir()), place)
         names = [p.name.removesuffix(".index.json") for p in folder.glob("*.safetensors*")]
         alone = sorted(set(names)) if len(set(names)) == 1 else []
         state = read(folder, (*NAMES, *alone))

@@ -1,4 +1,6 @@
-"""LoRAs in the layout of PEFT and diffusers: ``transformer.MODULE.lora_A.weight`` and ``lora_B``.
+"""LoRAs in the layout of PEFT and diffusers: ``PART.MODULE.lora_A.weight`` and ``lora_B``.
+
+PART is ``transformer`` or ``unet``, as a format of the network says.
 
 There A is ``(rank, inputs)`` and B ``(outputs, rank)``, of a convolution with its window in A, and the
 names of the modules are those of a format of the whole network. The factor is ``alpha / rank``: alpha
@@ -25,7 +27,7 @@ from dit.interop.views import View
 from dit.types import UserError
 
 STEM = "pytorch_lora_weights"
-PREFIXES = ("transformer.", "base_model.model.", "")
+PREFIXES = ("base_model.model.", "")  # beside a format's own
 A, B, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 METADATA = "lora_adapter_metadata"  # diffusers' key in a file's header
 Size = tuple[int, int, int]  # inputs, stack and outputs of a kernel
@@ -35,13 +37,14 @@ Maps = tuple[np.ndarray, np.ndarray]  # one pair there: (rank, inputs) and (outp
 class Names(NamedTuple):
     """A model's names in a format: ``entries`` and ``views`` of its tensors, which have ``shapes``.
 
-    ``sizes``: of all kernels here, by module.
+    ``sizes``: of all kernels here, by module. ``part``: what a pipeline calls the network.
     """
 
     entries: list[Entry]
     views: Mapping[str, View]
     shapes: Mapping[str, tuple[int, ...]]
     sizes: Mapping[str, Size]
+    part: str = "transformer"
 
     def module(self, name: str) -> str:
         """The map there that an entry calls so, or calls a part of so."""
@@ -100,16 +103,18 @@ def to_state(pairs: Mapping[str, Any], names: Names) -> State:
         join = _columns if view is not None and view.axis else _rows
         x, y = join([part for _, part in sorted(maps, key=lambda pair: pair[0])])
         if len(x):
-            full = f"{PREFIXES[0]}{there}"
+            full = f"{names.part}.{there}"
             x, y = _turned(entry, x, y)
             found |= {full + A: np.ascontiguousarray(x), full + B: np.ascontiguousarray(y)}
     return found
 
 
-def metadata(rank: int, alpha: float, state: Mapping[str, np.ndarray]) -> dict[str, str]:
+def metadata(
+    rank: int, alpha: float, state: Mapping[str, np.ndarray], part: str = "transformer"
+) -> dict[str, str]:
     """What diffusers keeps in the header: the settings of PEFT, of which it takes alpha."""
-    modules = [n.removeprefix(PREFIXES[0]).removesuffix(A) for n in state if n.endswith(A)]
-    ranks = {m: state[f"{PREFIXES[0]}{m}{A}"].shape[0] for m in modules}
+    modules = [n.removeprefix(f"{part}.").removesuffix(A) for n in state if n.endswith(A)]
+    ranks = {m: state[f"{part}.{m}{A}"].shape[0] for m in modules}
     other = {m: r for m, r in ranks.items() if r != rank}
     settings = {
         "r": rank,
@@ -118,7 +123,7 @@ def metadata(rank: int, alpha: float, state: Mapping[str, np.ndarray]) -> dict[s
         "alpha_pattern": {m: alpha * r / rank for m, r in other.items()},
         "target_modules": modules,
     }
-    return {METADATA: json.dumps({f"{PREFIXES[0]}{k}": v for k, v in settings.items()})}
+    return {METADATA: json.dumps({f"{part}.{k}": v for k, v in settings.items()})}
 
 
 def _parts(entry: Entry, a: Any, b: Any, size: Size) -> Iterator[tuple[str, Maps]]:
@@ -185,7 +190,8 @@ def read(state: Mapping[str, Any], header: Mapping[str, str], names: Names) -> R
 
     Raises UserError, by name, for what is of no kernel, has no partner, or does not fit.
     """
-    prefix = next(p for p in PREFIXES if any(n.startswith(p) and n.endswith(A) for n in state))
+    prefixes = (f"{names.part}.", *PREFIXES)
+    prefix = next(p for p in prefixes if any(n.startswith(p) and n.endswith(A) for n in state))
     own = {n.removeprefix(prefix): np.asarray(x, np.float32) for n, x in state.items()}
     table = kernels(names.entries)
     maps = {names.module(n) for group in table.values() for e in group for n in e.names}
@@ -202,7 +208,7 @@ def read(state: Mapping[str, Any], header: Mapping[str, str], names: Names) -> R
         raise UserError(f"the LoRA lacks lora_A or lora_B of {prefix + alone[0]!r}; expected both")
     for module in sorted(modules):
         _check_shapes(module, own[module + A], own[module + B], names.shapes[f"{module}.weight"])
-    told = _metadata(header)
+    told = _metadata(header, names.part)
     scales = {m: _alpha(m, own, told) / len(own[m + A]) for m in sorted(modules)}
     rank, first = max(len(own[m + A]) for m in modules), next(iter(scales.values()))
     same = all(math.isclose(scale, first) for scale in scales.values())
@@ -217,11 +223,11 @@ def read(state: Mapping[str, Any], header: Mapping[str, str], names: Names) -> R
     return Read(rank, rank * (first if same else 1.0), tuple(targets), pairs)
 
 
-def _metadata(header: Mapping[str, str]) -> dict[str, Any]:
+def _metadata(header: Mapping[str, str], part: str) -> dict[str, Any]:
     """PEFT's settings in the metadata of a file, without the prefix that diffusers gives them."""
     try:
         found = json.loads(header.get(METADATA, "{}"))
-        found = {k.removeprefix(PREFIXES[0]): v for k, v in found.items()}
+        found = {k.removeprefix(f"{part}."): v for k, v in found.items()}
     except (ValueError, AttributeError) as error:
         raise UserError(f"the LoRA's metadata cannot be read: {error}") from error
     for key in ("use_dora", "use_rslora"):

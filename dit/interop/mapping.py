@@ -63,7 +63,8 @@ class Format:
     of a file of more that is of the network. ``sections(state, settings)``: what the tensors and the
     ``config.json`` beside them (empty without one) say, as sections of a config; ``settings(model,
     shape)``: that file of a model, None for a layout without one. ``latents``: of an autoencoder.
-    ``stem``: what files are called.
+    ``stem``: what files are called; ``part``: what a pipeline calls the network, in which a LoRA's
+    names lie.
     """
 
     network: type[Network]
@@ -75,6 +76,7 @@ class Format:
     settings: Callable[[Any, tuple[int, ...]], dict[str, Any]] | None = None
     latents: Latents | None = None
     stem: str = "model"
+    part: str = "transformer"
 
     def to_params(
         self,

@@ -31,13 +31,12 @@ from dit.models.unet_blocks import (
     Conv,
     GroupNorm,
     Layer,
-    LayerModule,
     Style,
     fold,
-    layer_macs,
     match_channels,
     unfold,
 )
+from dit.models.unet_layers import LayerModule, layer_macs
 from dit.types import Cond, Count, Tiny, UserError
 
 LOGVAR = (-30.0, 20.0)  # bounds of the log-variance

@@ -109,11 +109,11 @@ class ContextEmbedding(nn.Module):
     A dropped sample's context is the null embedding alone, whatever its length was. If that is not
     ``learned`` it is zero, and without a mask it takes the place of every token (SD3).
     ``pool`` gives the mean over the real tokens, ``b 1 d``, instead of the sequence. ``norm``: an
-    RMSNorm before the linear map, with ``norm_eps``.
+    RMSNorm before the linear map, with ``norm_eps``. Without a ``width`` there is no linear map.
     """
 
     context_dim: int
-    width: int
+    width: int | None
     dtype: str
     pool: bool
     learned: bool = True
@@ -147,6 +147,8 @@ class ContextEmbedding(nn.Module):
             context, mask = (context * weight).sum(1, keepdims=True) / total, None
         if self.norm:
             context = Norm("rms", True, self.norm_eps, name="norm")(context)
+        if self.width is None:
+            return context, mask
         linear = Linear(
             (self.width,), ("context", "embed"), self.dtype, bias=self.bias, name="linear"
         )

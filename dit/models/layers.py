@@ -219,9 +219,11 @@ def modulate(
 
 
 class Mlp(nn.Module):
-    """``kind`` ``gelu``: two layers with a tanh-approximated GELU; ``swiglu``: Shazeer 2020.
+    """``kind`` ``gelu``: two layers with a tanh-approximated GELU; ``swiglu``, ``geglu``: Shazeer 2020.
 
-    SwiGLU has three kernels, so its hidden size is two thirds of the other's: ``int(2 r d / 3)``.
+    SwiGLU has three kernels, so its hidden size is two thirds of the other's: ``int(2 r d / 3)``. GEGLU
+    has three and the whole size, as latent diffusion has it: the exact GELU of its second half gates
+    the first.
     ``bias``: of the first map and of the last.
     """
 
@@ -233,7 +235,7 @@ class Mlp(nn.Module):
     @staticmethod
     def hidden(kind: str, width: int, ratio: float) -> int:
         """The hidden size."""
-        return int(width * ratio) if kind == "gelu" else int(2 * int(width * ratio) / 3)
+        return int(2 * int(width * ratio) / 3) if kind == "swiglu" else int(width * ratio)
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -245,7 +247,10 @@ class Mlp(nn.Module):
             h = nn.gelu(h, approximate=True)
         else:
             h = Linear((2, hidden), ("embed", None, "mlp"), self.dtype, name="in", **first)(x)
-            h = nn.silu(h[..., 0, :]) * h[..., 1, :]
+            if self.kind == "geglu":
+                h = h[..., 0, :] * nn.gelu(h[..., 1, :], approximate=False)
+            else:
+                h = nn.silu(h[..., 0, :]) * h[..., 1, :]
         return Linear((d,), ("mlp", "embed"), self.dtype, name="out", **last)(h)
 
 

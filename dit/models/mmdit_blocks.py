@@ -86,7 +86,8 @@ class Stream(nn.Module):
         if s.qk_norm:
             self.q_norm, self.k_norm = (Norm("rms", True, axis="head_dim") for _ in "qk")
         if self.dual:
-            self.second = SelfAttention(s.heads, s.dtype, s.qk_norm, s.kernel, bias=s.bias)
+            bias = {"bias": (s.bias, s.bias)}
+            self.second = SelfAttention(s.heads, s.dtype, s.qk_norm, s.kernel, **bias)
         if not self.ends:
             self.out = Linear((s.width,), ("heads", "head_dim", "embed"), **options)
             self.mlp = Mlp(s.mlp, s.mlp_ratio, s.dtype, (s.bias, s.bias))
@@ -185,7 +186,7 @@ class SingleBlock(nn.Module):
         shift, scale, gate = (spread(part, x.shape[1], c.index) for part in parts)
         h = modulate(layer_norm(x, s.eps), shift, scale)
         options = (s.heads, s.dtype, s.qk_norm, s.kernel)
-        attend = SelfAttention(*options, bias=s.bias, name="attention")
+        attend = SelfAttention(*options, bias=(s.bias, s.bias), name="attention")
         mlp = Mlp(s.mlp, s.mlp_ratio, s.dtype, (s.bias, False), name="mlp")
         y = attend(h, None if c.rotary is None else c.rotary[ROW], c.visible) + mlp(h)
         return (x + gate * y).astype(x.dtype)

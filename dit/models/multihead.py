@@ -19,7 +19,8 @@ class SelfAttention(nn.Module):
 
     QK-norm keeps attention logits bounded over long training (Dehghani et al. 2023); its scales, one
     a channel of a head, are shared by the heads. With ``whole_norm`` it is over all heads together, and
-    has a scale for each of their channels (Wan). ``norm_eps``: of these norms.
+    has a scale for each of their channels (Wan). ``norm_eps``: of these norms. ``bias``: of the first
+    map and of the last.
     """
 
     heads: int
@@ -27,7 +28,7 @@ class SelfAttention(nn.Module):
     qk_norm: bool = False
     kernel: str = "auto"
     out_init: Callable | None = None
-    bias: bool = True
+    bias: tuple[bool, bool] = (True, True)
     norm_eps: float = 1e-6
     whole_norm: bool = False
 
@@ -41,7 +42,7 @@ class SelfAttention(nn.Module):
         d = x.shape[-1]
         shape = (3, self.heads, d // self.heads)
         axes = ("embed", None, "heads", "head_dim")
-        qkv = Linear(shape, axes, self.dtype, bias=self.bias, apart=True, name="qkv")(x)
+        qkv = Linear(shape, axes, self.dtype, bias=self.bias[0], apart=True, name="qkv")(x)
         q, k, v = (constrain(part, *WHOLE_HEADS) for part in qkv)
         if self.qk_norm:
             q = normed(q, "q_norm", self.whole_norm, self.norm_eps)
@@ -50,7 +51,7 @@ class SelfAttention(nn.Module):
             q, k = rotate(q, rotary), rotate(k, rotary)
         out = mark_attention(attention(q, k, v, visible, self.kernel))
         axes = ("heads", "head_dim", "embed")
-        return Linear((d,), axes, self.dtype, self.out_init, self.bias, name="out")(out)
+        return Linear((d,), axes, self.dtype, self.out_init, self.bias[1], name="out")(out)
 
 
 class CrossAttention(nn.Module):
@@ -58,7 +59,8 @@ class CrossAttention(nn.Module):
 
     A second sequence, ``beside`` it, has keys and values of its own, and what the same queries find
     there is added (decoupled cross-attention: Ye et al. 2023, IP-Adapter). ``qk_norm``,
-    ``norm_eps`` and ``whole_norm`` are as in ``SelfAttention``.
+    ``norm_eps``, ``whole_norm`` and ``bias`` are as in ``SelfAttention``. ``source``: the logical axis
+    of the channels of ``sequence``.
     """
 
     heads: int
@@ -68,6 +70,8 @@ class CrossAttention(nn.Module):
     out_init: Callable | None = None
     norm_eps: float = 1e-6
     whole_norm: bool = False
+    bias: tuple[bool, bool] = (True, True)
+    source: str = "embed"
 
     @nn.compact
     def __call__(
@@ -79,21 +83,22 @@ class CrossAttention(nn.Module):
     ) -> Float[Array, "b n d"]:
         d = x.shape[-1]
         head = (self.heads, d // self.heads)
-        q = Linear(head, ("embed", "heads", "head_dim"), self.dtype, name="q")(x)
-        axes = ("embed", None, "heads", "head_dim")
-        k, v = Linear((2, *head), axes, self.dtype, apart=True, name="kv")(sequence)
+        maps = {"dtype": self.dtype, "bias": self.bias[0]}
+        q = Linear(head, ("embed", "heads", "head_dim"), name="q", **maps)(x)
+        axes = (self.source, None, "heads", "head_dim")
+        k, v = Linear((2, *head), axes, apart=True, name="kv", **maps)(sequence)
         if self.qk_norm:
             q = normed(q, "q_norm", self.whole_norm, self.norm_eps)
             k = normed(k, "k_norm", self.whole_norm, self.norm_eps)
         q = constrain(q, *WHOLE_HEADS)
         out = mark_attention(attention(q, k, v, visible, self.kernel))
         if beside is not None:
-            k, v = Linear((2, *head), axes, self.dtype, apart=True, name="kv_beside")(beside)
+            k, v = Linear((2, *head), axes, apart=True, name="kv_beside", **maps)(beside)
             if self.qk_norm:
                 k = normed(k, "k_norm_beside", self.whole_norm, self.norm_eps)
             out = out + mark_attention(attention(q, k, v, None, self.kernel))
         axes = ("heads", "head_dim", "embed")
-        return Linear((d,), axes, self.dtype, self.out_init, name="out")(out)
+        return Linear((d,), axes, self.dtype, self.out_init, self.bias[1], name="out")(out)
 
 
 def normed(

@@ -4,15 +4,17 @@ Residual blocks with group norm work at several resolutions, first going down an
 output on the way down is also an input on the way up (Ronneberger et al. 2015). There is attention at
 chosen levels and in the middle, as in DDPM (Ho et al. 2020) and ADM (Dhariwal & Nichol 2021). For clips,
 attention inside each frame is followed by attention along time (Ho et al. 2022). Inputs and outputs have
-the shapes of ``models/dit.py``. There is one time a sample, a frame or a pixel. Times of pixels modulate
-each pixel by its own embedding, and at coarser levels by the mean embedding of the pixels it stands for.
+the shapes of ``models/dit.py``. Latent diffusion has transformers in place of attention, which read a
+text (Rombach et al. 2022: Stable Diffusion 1 and 2; SDXL). There is one time a sample, a frame or a
+pixel. Times of pixels modulate each pixel by its own embedding, and at coarser levels by the mean
+embedding of the pixels it stands for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -21,14 +23,16 @@ from jaxtyping import Array, Float
 from dit import config
 from dit.models import attention as attention_module
 from dit.models import condition as condition_module
-from dit.models import unet_sizes
+from dit.models import unet_sizes, unet_transformer
 from dit.models.activations import constrain
 from dit.models.dit import DTYPES, GUIDANCE_SCALE
 from dit.models.embeddings import (
+    FREQUENCIES,
     ContextEmbedding,
     LabelEmbedding,
     PooledEmbedding,
     TimeEmbedding,
+    sinusoids,
 )
 from dit.models.layers import wide, zeros
 from dit.models.network import Level, Network, Shape
@@ -38,14 +42,14 @@ from dit.models.unet_blocks import (
     Conv,
     GroupNorm,
     Layer,
-    LayerModule,
     Style,
     halve,
-    layer_macs,
 )
-from dit.types import Cond, Count, Tiny, UserError, Whole
+from dit.models.unet_layers import LayerModule, layer_macs, plan
+from dit.types import Cond, Count, Params, Tiny, UserError, Whole
 
 EMBEDDING = 4  # channels of the condition's vector, in widths
+SIZES = 6  # numbers that a network with ``pixel_size`` is told
 
 
 class UNet(Network):
@@ -63,6 +67,8 @@ class UNet(Network):
     guidance_input: bool
     concat_channels: int | None
     remat: str
+    null: str = "learned"
+    pixel_size: int | None = None
 
     @property
     def dtype(self) -> str:
@@ -74,16 +80,23 @@ class UNet(Network):
         """How often height and width are halved."""
         return max(layer.level for layer in self.layers)
 
+    @property
+    def reads(self) -> bool:
+        """Whether transformers read the context as it is given."""
+        return any(layer.transformer for layer in self.layers)
+
     def setup(self):
         channels, dtype = EMBEDDING * self.width, str(wide(self.dtype))
+        learned = self.null == "learned"
         waves = {"frequencies": self.width}
         self.time = TimeEmbedding(channels, dtype, **waves)
         if self.num_classes is not None:
             self.label = LabelEmbedding(self.num_classes, channels)
         if self.context_dim is not None:
-            self.context = ContextEmbedding(self.context_dim, channels, dtype, pool=False)
+            width = None if self.reads else channels
+            self.context = ContextEmbedding(self.context_dim, width, dtype, False, learned)
         if self.pooled_dim is not None:
-            self.pooled = PooledEmbedding(channels, dtype)
+            self.pooled = PooledEmbedding(channels, dtype, learned)
         if self.second_time:
             self.r = TimeEmbedding(channels, dtype, silent=True, **waves)
         if self.guidance_input:
@@ -95,7 +108,7 @@ class UNet(Network):
     ) -> Float[Array, "b f h w c_out"]:
         """Raises UserError for shapes that do not fit and for conditions missing or not expected."""
         self.check(x, t, cond)
-        vector, context, mask = self.embed_condition(t, cond)
+        vector, context, mask = self.embed_condition(t, cond, x.shape[2:4])
         vectors = [vector]  # of each level
         for _ in range(self.halvings if t.ndim == 4 else 0):
             vectors.append(halve(vectors[-1]))
@@ -134,12 +147,29 @@ class UNet(Network):
             )
         condition_module.check(self, t, vars(cond), (*x.shape[:4], self.concat_channels))
 
-    def embed_condition(self, t: Array, cond: Cond):
+    def sized(self, cond: Cond, sides: tuple[int, ...]) -> Cond:
+        """``cond``, or with the picture's size behind ``pooled`` and not dropped.
+
+        These are six numbers as sinusoids: the height and width of the picture, where the crop of it
+        begins (0, 0), and the size that is aimed at (SDXL: Podell et al. 2023, section 2.2).
+        """
+        if self.pixel_size is None:
+            return cond
+        size = [side * self.pixel_size for side in sides]
+        waves = sinusoids(jnp.asarray([*size, 0, 0, *size], cond.pooled.dtype)).reshape(1, -1)
+        pooled = cond.pooled
+        if cond.drop is not None:
+            pooled = jnp.where(cond.drop[:, None], 0, pooled)
+        waves = jnp.broadcast_to(waves, (len(pooled), waves.size))
+        return cond.replace(pooled=jnp.concatenate([pooled, waves], axis=1), drop=None)
+
+    def embed_condition(self, t: Array, cond: Cond, sides: tuple[int, ...]):
         """The vector of times, label and pooled, and the context with its mask, or None.
 
         The vector is ``b f h w e``, with axes of size 1 where it is the same all along them.
         """
-        vector = condition_module.embed_time(self, t.reshape(t.shape[0], -1), cond)
+        times, told = t.reshape(t.shape[0], -1), self.sized(cond, sides)
+        vector = condition_module.embed_time(self, times, told)
         if cond.label is not None:
             vector = vector + self.label(cond.label[:, None], cond.drop)
         context, mask = None, None
@@ -166,11 +196,12 @@ class UNet(Network):
             macs[f"{name}/in"] = count * self.width * channels
             macs[f"{name}/out"] = count * channels**2
         if self.pooled_dim is not None:
-            macs["pooled"] = (self.pooled_dim + channels) * channels
+            inputs = self.pooled_dim + (SIZES * FREQUENCIES if self.pixel_size else 0)
+            macs["pooled"] = (inputs + channels) * channels
         context = None
         if self.context_dim is not None:
-            context = (context_len, channels)
-            macs["context"] = context_len * self.context_dim * channels
+            context = (context_len, self.context_dim if self.reads else channels)
+            macs["context"] = 0 if self.reads else context_len * self.context_dim * channels
         for layer in self.layers:
             vectors = rows >> 2 * layer.level_out if level == "token" else rows
             parts = layer_macs(layer, self.style, shape[:3], vectors, channels, context)
@@ -183,62 +214,32 @@ class UNet(Network):
         pairs = [
             shape[0] * (shape[1] * shape[2] >> 2 * layer.level_out) ** 2 * layer.outputs
             for layer in self.layers
-            if layer.heads
+            for _ in range(max(layer.transformer, layer.heads > 0))
         ]
         return sum(pairs) // len(pairs)
 
     def stream(self, shape: Shape) -> int:
-        """What leaves each layer."""
+        """What leaves each layer, and each block of its transformer."""
         pixels = math.prod(shape[:3])
-        return sum(layer.outputs * (pixels >> 2 * layer.level_out) for layer in self.layers)
+        return sum(
+            (1 + layer.transformer) * layer.outputs * (pixels >> 2 * layer.level_out)
+            for layer in self.layers
+        )
 
     def plain(self, unrolled: bool = False) -> UNet:
-        """See ``Network``; the layers differ, so they are never looped over."""
-        style = dataclasses.replace(self.style, attention="xla")
+        """See ``Network``; the layers differ, so only blocks of one transformer are looped over."""
+        style = dataclasses.replace(self.style, attention="xla", unroll=unrolled)
         return self.clone(style=style, remat="none")
 
-
-def plan(
-    width: int,
-    multipliers: tuple[int, ...],
-    depth: int,
-    attention_levels: tuple[int, ...],
-    temporal_levels: tuple[int, ...],
-    heads: Callable[[int], int],
-    resblock_updown: bool,
-) -> tuple[Layer, ...]:
-    """The layers in order. ``heads(channels)`` is the number of attention heads.
-
-    The middle always has attention in space, and along time if any level has.
-    """
-    kind = "block" if resblock_updown else "conv"
-    layers, kept, channels, last = [], [width], width, len(multipliers) - 1
-
-    def add(name: str, level: int, outputs: int, attend: bool = True, **more) -> int:
-        inputs = channels + more.get("skip", 0)
-        space = heads(outputs) if attend and (level in attention_levels or "middle" in name) else 0
-        along = level in temporal_levels or (temporal_levels and "middle" in name)
-        temporal = heads(outputs) if attend and along else 0
-        layers.append(Layer(name, level, inputs, outputs, heads=space, temporal=temporal, **more))
-        if more.get("keep"):
-            kept.append(outputs)
-        return outputs
-
-    for level, multiplier in enumerate(multipliers):
-        for i in range(depth):
-            channels = add(f"down_{level}_{i}", level, width * multiplier, keep=True)
-        if level < last:
-            resample = {"resample": "down", "kind": kind, "keep": True}
-            add(f"down_{level}_halve", level, channels, attend=False, **resample)
-    add("middle_0", last, channels)
-    add("middle_1", last, channels, attend=False)
-    for level, multiplier in reversed(list(enumerate(multipliers))):
-        for i in range(depth + 1):
-            channels = add(f"up_{level}_{i}", level, width * multiplier, skip=kept.pop())
-        if level:
-            resample = {"resample": "up", "kind": kind}
-            add(f"up_{level}_double", level, channels, attend=False, **resample)
-    return tuple(layers)
+    def unstack(self, params: Params) -> Params:
+        """Each block of a transformer by itself."""
+        apart = {}
+        for layer in self.layers:
+            if layer.transformer:
+                own = params[layer.name]
+                blocks = unet_transformer.unstack(own["transformer"], layer.transformer)
+                apart[layer.name] = {**own, "transformer": blocks}
+        return {**params, **apart}
 
 
 def build(
@@ -251,12 +252,16 @@ def build(
     heads: Count | None = None,
     head_size: Count | None = None,
     temporal: bool | tuple[Whole, ...] = False,
+    transformer: Count | tuple[Count, ...] | None = None,
+    linear_projection: bool | None = None,
     in_channels: Count,
     out_channels: Count | None = None,
     learn_sigma: bool = False,
     num_classes: Count | None = None,
     context_dim: Count | None = None,
     pooled_dim: Count | None = None,
+    null: Literal["learned", "zero"] | None = None,
+    pixel_size: Count | None = None,
     second_time: bool = False,
     guidance_input: bool = False,
     concat_channels: Count | None = None,
@@ -265,20 +270,27 @@ def build(
     norm_groups: Count | None = None,
     norm_eps: Tiny = 1e-5,
     remat: str = "none",
+    unroll: Literal["auto"] | bool | Count = "auto",
     dtype: str = "float32",
     attention: str = "auto",
 ) -> UNet:
-    """A network from a published size (``"ADM-64"``) or from its own numbers, which take precedence.
+    """A network from a published size (``"ADM-64"``, ``"SD-1.5"``) or from its own numbers, which take
+    precedence.
 
     ``depth``: residual blocks a level on the way down (one more on the way up). ``multipliers``: the
     channels of each level, in ``width``s; each level halves height and width of the one before.
     ``attention_levels``: which levels have attention, counted from 0; the middle always has it. Give
     ``heads``, their number, or ``head_size``, the channels of each. ``temporal``: True for attention
-    along time wherever there is attention in space, or the levels that have it.
+    along time wherever there is attention in space, or the levels that have it. ``transformer``: that
+    many blocks of a transformer in place of attention in space, or as many at each level; they read the
+    context as it is. ``linear_projection``: to them and back by matrices, or else by 1x1 convolutions.
+    ``null``: what a dropped sample is told in place of context and pooled. ``pixel_size``: the network
+    is told, behind ``pooled``, how large the picture is, of which a pixel here has so many a side.
     ``learn_sigma`` doubles the output channels. ``pooled_dim``, ``second_time``, ``guidance_input`` and
     ``concat_channels`` are as in ``models.dit``. ``scale_shift``: the condition modulates the second
     norm of a block (else it is added before that norm). ``resblock_updown``: residual blocks resample
-    (else convolutions do). ``remat``: a policy of ``models/remat.py``, for each layer.
+    (else convolutions do). ``remat``: a policy of ``models/remat.py``, for each layer; ``unroll``: of a
+    transformer's blocks.
 
     Raises UserError for numbers that do not fit together.
     """
@@ -292,6 +304,12 @@ def build(
         "scale_shift": scale_shift,
         "resblock_updown": resblock_updown,
         "norm_groups": norm_groups,
+        "transformer": transformer,
+        "linear_projection": linear_projection,
+        "context_dim": context_dim,
+        "pooled_dim": pooled_dim,
+        "null": null,
+        "pixel_size": pixel_size,
     }
     if heads is not None and head_size is not None:
         raise UserError(f"got heads={heads} and head_size={head_size}; give one of them")
@@ -321,6 +339,18 @@ def build(
                 f"got {name}={found}; there are {len(multipliers)} levels, counted from 0"
             )
 
+    blocks = chosen["transformer"] or ()
+    blocks = (blocks,) * len(multipliers) if isinstance(blocks, int) else tuple(blocks)
+    if blocks and len(blocks) != len(multipliers):
+        raise UserError(f"got transformer={blocks}; expected one a level, of {len(multipliers)}")
+    if not blocks and not chosen["linear_projection"]:
+        raise UserError("got linear_projection=False and no transformer; leave it out")
+    if chosen["pixel_size"] and (chosen["pooled_dim"] is None or chosen["null"] != "zero"):
+        raise UserError(
+            f"got pixel_size={chosen['pixel_size']} with pooled_dim={chosen['pooled_dim']} and "
+            f"null={chosen['null']!r}; a size is told beside a pooled vector, with null='zero'"
+        )
+
     def heads_of(channels: int) -> int:
         """The number of heads at a level of this many channels."""
         count = chosen["heads"] or channels // chosen["head_size"]
@@ -345,16 +375,20 @@ def build(
         temporal_levels,
         heads_of,
         chosen["resblock_updown"],
+        blocks,
     )
+    options = {"linear_projection": chosen["linear_projection"], "unroll": unroll}
     return UNet(
         width=width,
         layers=layers,
-        style=Style(groups, norm_eps, chosen["scale_shift"], dtype, attention),
+        style=Style(groups, norm_eps, chosen["scale_shift"], dtype, attention, **options),
         in_channels=in_channels,
         out_channels=(out_channels or in_channels) * (2 if learn_sigma else 1),
         num_classes=num_classes,
-        context_dim=context_dim,
-        pooled_dim=pooled_dim,
+        context_dim=chosen["context_dim"],
+        pooled_dim=chosen["pooled_dim"],
+        null=chosen["null"],
+        pixel_size=chosen["pixel_size"],
         second_time=second_time,
         guidance_input=guidance_input,
         concat_channels=concat_channels,

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from dit.models.activations import constrain
 from dit.models.attention import Visibility, platform
 from dit.models.layers import Linear, along, wide, zeros
-from dit.models.multihead import CrossAttention, SelfAttention, self_macs
+from dit.models.multihead import CrossAttention, SelfAttention
 from dit.models.positions import rotary
 
 PIXELS = ("act_batch", None, None, None, "act_embed")  # b f h w c, between layers
@@ -33,8 +33,9 @@ class Layer:
 
     ``level``: how often its input was halved. ``skip``: how many of its ``inputs`` come from a layer on
     the way down. ``keep``: its output goes to such a layer on the way up. ``heads`` and ``temporal``:
-    how many heads its attention in space and along time has, 0 for no attention. ``kind``: a residual
-    block, or a convolution alone. ``shortcut``: a convolution that resamples adds what is left of its
+    how many heads its attention in space and along time has, 0 for no attention. ``transformer``: how
+    many blocks of a transformer are there in place of attention in space. ``kind``: a residual block, or
+    a convolution alone. ``shortcut``: a convolution that resamples adds what is left of its
     input without parameters, see ``fold`` and ``unfold``.
     """
 
@@ -49,6 +50,7 @@ class Layer:
     heads: int = 0
     temporal: int = 0
     shortcut: bool = False
+    transformer: int = 0
 
     @property
     def level_out(self) -> int:
@@ -58,7 +60,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What all layers of a network have in common."""
+    """What all layers of a network have in common; the last two of transformers."""
 
     groups: int
     eps: float
@@ -66,6 +68,8 @@ class Style:
     dtype: str
     attention: str
     corner: bool = False  # convolutions that halve see zeros on the right and below alone
+    linear_projection: bool = True  # to a transformer and back: a matrix, not a convolution of 1x1
+    unroll: str | int | bool = "auto"
 
 
 class Conv(nn.Module):
@@ -296,66 +300,3 @@ class TimeAttention(nn.Module):
         )
         y = attend(y, angles).reshape(b, h, w, f, c).transpose(0, 3, 1, 2, 4)
         return constrain((x + y).astype(x.dtype), *PIXELS)
-
-
-class LayerModule(nn.Module):
-    """A ``Layer``: a residual block with its attention, or a convolution that resamples."""
-
-    layer: Layer
-    style: Style
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b f h w c"],
-        vector: Float[Array, "b _ _ _ e"] | None = None,
-        context: Float[Array, "b m e"] | None = None,
-        mask: Bool[Array, "b m"] | None = None,
-    ) -> Float[Array, "b f h2 w2 d"]:
-        layer, style = self.layer, self.style
-        if layer.kind == "conv":
-            stride = 2 if layer.resample == "down" else 1
-            kept = around(x, layer) if layer.shortcut else None
-            x = double(x) if layer.resample == "up" else x
-            pad = (0, 1) if style.corner and stride == 2 else (1, 1)
-            given = {"stride": stride, "pad": pad, "name": "conv"}
-            conv = Conv(layer.outputs, ("embed", "embed_out"), style.dtype, **given)
-            y = conv(x) + kept if layer.shortcut else conv(x)
-            return constrain(y, *PIXELS)
-        x = ResidualBlock(layer, style, name="block")(x, vector)
-        if layer.heads:
-            x = SpaceAttention(layer.heads, style, name="space")(x, context, mask)
-        if layer.temporal:
-            x = TimeAttention(layer.temporal, style, name="along_time")(x)
-        return x
-
-
-def layer_macs(
-    layer: Layer,
-    style: Style,
-    frame: tuple[int, int, int],
-    rows: int = 0,
-    vector: int = 0,
-    context: tuple[int, int] | None = None,
-) -> dict[str, int]:
-    """Multiply-adds of one layer by part.
-
-    ``frame``: frames, height and width of the data. The condition's vector has ``rows`` rows of
-    ``vector`` channels at this layer. ``context``: the number of its tokens and of their channels.
-    """
-    f, h, w = frame[0], *(side >> layer.level_out for side in frame[1:])
-    n, c, d = f * h * w, layer.inputs, layer.outputs
-    if layer.kind == "conv":
-        return {"conv": n * 9 * c * d}
-    parts = {
-        "conv": n * 9 * (c * d + d * d) + (n * c * d if c != d else 0),
-        "modulation": rows * vector * d * (2 if style.scale_shift else 1),
-    }
-    if layer.heads:
-        parts["attention"] = f * self_macs(h * w, d)
-        if context is not None:
-            m, e = context
-            parts["cross"] = 2 * n * d * d + 2 * m * e * d + 2 * n * m * d
-    if layer.temporal and f > 1:
-        parts["temporal"] = h * w * self_macs(f, d)
-    return parts

@@ -96,9 +96,10 @@ class Block(nn.Module):
             parts = Modulation(4, s.width, s.dtype, name="modulation")(c.vector)
             parts = [spread(part, n, c.index.get(self.where)) for part in parts]
         rotary, visible = c.rotary[self.where], c.visible.get(self.where)
-        kernel = {"kernel": s.kernel, "norm_eps": s.eps}
-        attend = SelfAttention(s.heads, s.dtype, True, bias=False, name="attention", **kernel)
-        mlp = Mlp("swiglu", RATIO, s.dtype, (False, False), name="mlp")
+        none = (False, False)
+        kernel = {"kernel": s.kernel, "norm_eps": s.eps, "bias": none}
+        attend = SelfAttention(s.heads, s.dtype, True, name="attention", **kernel)
+        mlp = Mlp("swiglu", RATIO, s.dtype, none, name="mlp")
         x = self.branch(x, "attention", lambda h: attend(h, rotary, visible), *parts[:2])
         return self.branch(x, "mlp", mlp, *parts[2:])
 

@@ -29,7 +29,7 @@ from dit.training.optimizers import groups, is_matrix
 from dit.types import Count, Key, Params, Positive, UserError, Weights
 
 USUAL = (  # in DiT and U-Net, and in the streams of MMDiT
-    "*attention*/kernel",
+    *("*attention*/kernel", "*/transformer/blocks/cross/*/kernel"),
     *("*/qkv/kernel", "*/image/out/kernel", "*/text/out/kernel", "*/second/out/kernel"),
 )
 A, B = "lora_a", "lora_b"

@@ -14,6 +14,7 @@ OPTIONS = {
     "ddpm": [
         {},
         {"zero_terminal_snr": True},
+        {"betas": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
         {"timesteps": 10, "zero_terminal_snr": True},
         {"timesteps": 10},  # betas that grow by more than the first
         {"timesteps": 50, "beta_start": 0.02, "beta_end": 0.4, "zero_terminal_snr": True},
