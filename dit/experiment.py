@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from dit import config_file, init_from, models, objectives
 from dit.codecs import Codec
 from dit.config import builder, call, keywords, resolve
-from dit.data import captions, pipeline
+from dit.data import captions
 from dit.data.pipeline import Batches
 from dit.data.source import Source, bucket_sizes, bucket_weights
 from dit.diffusion.process import Process
@@ -34,7 +34,7 @@ from dit.training.step import Tell, untold
 from dit.training.transfer import of_section, scale_init
 from dit.training.workdir import of_today
 from dit.types import ApplyFn, Key, Params, UserError, Weights, masks
-from dit.wired import wired_to_codec, wired_to_model, wired_to_text
+from dit.wired import batches_of, check_packing, wired_to_codec, wired_to_model, wired_to_text
 
 
 def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -240,18 +240,14 @@ class Experiment:
 
     def batches(self) -> Batches:
         """The stream of training data, from its first batch."""
-        return pipeline.batches(
-            self.source.train,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            **self.config.loader,
-        )
+        return batches_of(self.config, self.source, self.model.cell())
 
     def constant(self, batches: Batches) -> Constant | None:
         """What the best constant prediction scores on these training data, if that is defined."""
         if self.best is None:
             return None
-        return self.best(moments(batches, self.codec.encode, **place(self.codec.frozen, None)))
+        weights = place(self.codec.frozen, None)
+        return self.best(moments(batches.unpacked, self.codec.encode, **weights))
 
     def bucket(self, i: int) -> Experiment:
         """The same experiment on the data of one bucket."""
@@ -272,6 +268,11 @@ class Experiment:
                 f"trained with, for {self.example['shape']}"
             )
         return other
+
+    @property
+    def packed(self) -> bool:
+        """Whether examples of all shapes are packed into rows."""
+        return self.config.packing.tokens is not None
 
     @property
     def used(self) -> list[int]:
@@ -328,6 +329,7 @@ def build(
     shapes = tuple(tuple(codec.encoded_shape(tuple(shape))) for shape in found)
     model = section("model", **wired_to_model(config, shapes[0][-1], example["classes"], text))
     model = TextConditioned(text, model) if isinstance(text, TextEncoder) else model
+    check_packing(config, codec, model)
     process = best = None
     wired = {"model": model, "dtype": precision(**config.precision), "patch": model.cell()}
     if diffuses(config.objective.name):

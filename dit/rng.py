@@ -84,6 +84,24 @@ def normal(keys: Key, shape: Sequence[int], dtype=jnp.float32) -> Array:
     return jax.vmap(lambda k: jax.random.normal(k, tuple(shape), dtype))(keys)
 
 
+def normal_at(keys: Key, index: Int[Array, "*b k"]) -> Array:
+    """Elements ``index`` of the noise that ``normal`` draws by the same keys ``(*b,)``, bit for bit.
+
+    For examples that lie in pieces, where ``index`` counts in the flattened sample, whatever its shape:
+    a draw depends on its key and on this number alone (JAX's partitionable Threefry). Float32.
+    """
+    counts = jnp.concatenate([jnp.zeros_like(index), index], axis=-1).astype(jnp.uint32)
+    draw = threefry_2x32
+    for _ in range(keys.ndim):
+        draw = jax.vmap(draw)
+    high, low = jnp.split(draw(jax.random.key_data(keys), counts), 2, axis=-1)
+    fraction = (high ^ low) >> 9 | jnp.uint32(0x3F800000)  # of a float32 in [1, 2)
+    unit = jax.lax.bitcast_convert_type(fraction, jnp.float32) - 1
+    least = np.nextafter(np.float32(-1), np.float32(0))
+    u = jnp.maximum(least, unit * (np.float32(1) - least) + least)
+    return np.float32(np.sqrt(2)) * jax.lax.erf_inv(u)
+
+
 def uniform(keys: Key, shape: Sequence[int] = (), dtype=jnp.float32) -> Array:
     """Uniform ``[0, 1)`` numbers ``(b, *shape)`` from ``(b,)`` keys."""
     return jax.vmap(lambda k: jax.random.uniform(k, tuple(shape), dtype))(keys)

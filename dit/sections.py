@@ -142,12 +142,25 @@ class LoaderSettings:
     prefetch: Annotated[int, Range(0, 1024)] = 2
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackingSettings:
+    """Pack examples of all shapes into rows of ``tokens`` tokens (None: a batch is of one shape).
+
+    ``batch_size`` then counts rows. ``examples``: at most so many in a row (None: as many as fit), of
+    whose conditions a batch has a place for each.
+    """
+
+    tokens: Count | None = None
+    examples: Count | None = None
+
+
 def numbers(*, seed: Seed = 0, steps: Count, batch_size: Count) -> None:
     """The fields of a config outside of its sections."""
 
 
 PLAIN = {
     "loader": LoaderSettings,
+    "packing": PackingSettings,
     "precision": precision,
     "mesh": mesh_sizes,
     "ema": ema.build,

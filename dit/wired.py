@@ -7,6 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dit.config import builder, keywords, open_ended
+from dit.data import packing, pipeline
+from dit.data.pipeline import Batches
+from dit.data.source import Source
 from dit.sections import HOW, ROOMS, diffuses, precision
 from dit.text import FrozenText, TextEncoder
 from dit.types import UserError
@@ -66,3 +69,37 @@ def wired_to_model(
             f"got precision.compute='bfloat16', and network {name!r} takes no dtype; expected 'auto'"
         )
     return wired
+
+
+def check_packing(config: ConfigDict, codec: Any, model: Any) -> None:
+    """Raise UserError where a config packs examples and something in it cannot take them packed."""
+    if config.packing.tokens is None:
+        if config.packing.examples is not None:
+            raise UserError("got packing.examples without packing.tokens; give both, or neither")
+        return
+    if not diffuses(config.objective.name):
+        raise UserError(
+            f"objective {config.objective.name!r} takes no packed examples: leave out packing.tokens"
+        )
+    if not codec.elementwise:
+        raise UserError(
+            f"codec {config.codec.name!r} cannot encode packed examples: take 'pixel', or latents that "
+            "are stored, with codec 'latent'; or leave out packing.tokens"
+        )
+    model.check_packed()
+
+
+def batches_of(config: ConfigDict, source: Source, patch: tuple[int, int, int]) -> Batches:
+    """The stream of training data, from its first batch: packed, if the config says so."""
+    common = {"seed": config.seed, **config.loader}
+    if config.packing.tokens is None:
+        return pipeline.batches(source.train, batch_size=config.batch_size, **common)
+    return packing.packed_batches(
+        source.train,
+        source.shapes,
+        patch=patch,
+        tokens=config.packing.tokens,
+        most=config.packing.examples,
+        rows=config.batch_size,
+        **common,
+    )

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "config_file": BASE,
     "init_from": BASE | {"training", "interop", "models"},
     "sections": BASE | {"training", "config_file", "init_from"},
-    "wired": BASE | {"sections", "text"},
+    "wired": BASE | {"sections", "text", "data"},
     "experiment": BASE
     | MODEL
     | {"data", "training", "parallel", "config_file", "init_from", "sections", "wired"},

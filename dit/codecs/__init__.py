@@ -34,7 +34,8 @@ class Codec:
     in [-1, 1] that can be drawn. False where the data are themselves latents, which only the autoencoder
     that made them can decode. ``weights``: the parameters; None: there are none, and ``params`` is {}.
     ``moments(params, pixels)``: mean and standard deviation of latents before they are scaled, which
-    ``encode`` takes in place of pixels; None: a codec without.
+    ``encode`` takes in place of pixels; None: a codec without. ``elementwise``: ``encode`` maps every
+    number by itself, whatever the shape around it, and so examples that are packed too.
     """
 
     encode: Encode
@@ -44,6 +45,7 @@ class Codec:
     pixels: bool = True
     weights: Weights | None = None
     moments: Moments | None = None
+    elementwise: bool = False
 
     @property
     def frozen(self) -> dict[str, Weights]:

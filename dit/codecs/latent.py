@@ -26,4 +26,4 @@ def build(*, scale: Positive = 0.18215, shift: Number = 0.0) -> Codec:
     def decode(params: Params, z: Video) -> Video:
         return z / scale + shift
 
-    return Codec(encode, decode, pixels=False)
+    return Codec(encode, decode, pixels=False, elementwise=True)

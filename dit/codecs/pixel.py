@@ -25,4 +25,4 @@ def build(*, scale: Positive = 1.0) -> Codec:
     def decode(params: Params, z: Video) -> Video:
         return jnp.clip(z / scale, -1, 1)
 
-    return Codec(encode, decode)
+    return Codec(encode, decode, elementwise=True)

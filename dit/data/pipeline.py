@@ -9,6 +9,7 @@ examples' ``id``, two words each (``rng.words``): they key the noise and the aug
 
 Where examples have several shapes, each batch has one of them: ``plan`` says which, and which examples
 make it up. The state is still one index, but it can only be resumed with the same batch size.
+``packing`` puts examples of all shapes into rows of tokens instead.
 
 A batch holds every key of its examples, stacked: ``x``, and ``label`` where the data have labels.
 """
@@ -19,7 +20,7 @@ import dataclasses
 import functools
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ import numpy as np
 from dit import rng
 from dit.data.captions import Tokenized
 from dit.data.follow import follow
-from dit.data.plan import Plan, shuffled
+from dit.data.plan import Batching, Plan, shuffled
 from dit.data.source import (
     STREAM_LENGTH,
     Example,
@@ -50,7 +51,7 @@ State = dict[str, int | str]
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Examples of one bucket: their ``places`` in its stream, and ``positions`` in the whole stream."""
 
     bucket: int
@@ -59,7 +60,7 @@ class _Rows(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stream:
+class Stream:
     """The examples at given places: shuffled, read and transformed, pure in (seed, place, position)."""
 
     split: Split
@@ -68,7 +69,7 @@ class _Stream:
     shuffle: bool
     transforms: tuple[Transform, ...]
 
-    def __call__(self, rows: _Rows) -> list[Example]:
+    def __call__(self, rows: Rows) -> list[Example]:
         start, length = sum(self.sizes[: rows.bucket]), self.sizes[rows.bucket]
         examples = []
         for place, position in zip(rows.places, rows.positions, strict=True):
@@ -97,22 +98,22 @@ class _Batch:
     All batches that are under way in a process share these threads.
     """
 
-    stream: _Stream
+    stream: Stream
     threads: int = 0
 
-    def __call__(self, rows: _Rows) -> Batch:
+    def __call__(self, rows: Rows) -> Batch:
         bucket, places, positions = rows
         if not self.threads:
             return stacked(self.stream(rows), positions)
         share = -(-len(positions) // self.threads)
         slices = [slice(i, i + share) for i in range(0, len(positions), share)]
-        shares = [_Rows(bucket, places[part], positions[part]) for part in slices]
-        parts = _pool(self.threads).map(self.stream, shares)
+        shares = [Rows(bucket, places[part], positions[part]) for part in slices]
+        parts = pool(self.threads).map(self.stream, shares)
         return stacked([example for part in parts for example in part], positions)
 
 
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "dit-data")
 
 
@@ -145,19 +146,19 @@ class _Mine:
     start: int
     rows: Sequence[int]
 
-    def __call__(self, g: int) -> _Rows:
+    def __call__(self, g: int) -> Rows:
         position = self.start + g * self.plan.batch
         bucket, first = self.plan(position)
         places, positions = ([at + row for row in self.rows] for at in (first, position))
-        return _Rows(bucket, places, positions)
+        return Rows(bucket, places, positions)
 
 
 class Batches(Iterator[Batch]):
     """An iterator over batches with ``get_state``, ``set_state`` and ``close``; see ``batches``."""
 
-    def __init__(self, stream: _Stream, plan: Plan, *, start, workers, threads, prefetch):
+    def __init__(self, stream: Stream, plan: Batching, *, start, workers, threads, prefetch):
         plan.check(start)
-        self._stream, self.plan, self._position = stream, plan, start
+        self.stream, self.plan, self._position = stream, plan, start
         self._workers, self._threads, self._prefetch = workers, threads, prefetch
         self._rows: Sequence[int] = range(plan.batch)
         self._shapes: dict[int, Shapes] = {}
@@ -175,7 +176,7 @@ class Batches(Iterator[Batch]):
                 log.warning("a process that reads data was killed: new ones are started")
                 self.close()
                 continue
-            self._position += self.plan.batch
+            self._position = self.plan.after(self._position)
             return batch
         raise UserError(
             f"the processes that read data were killed {RETRIES} times at position {self._position}: "
@@ -186,6 +187,16 @@ class Batches(Iterator[Batch]):
     def batch_size(self) -> int:
         """The rows of a batch of all processes together."""
         return self.plan.batch
+
+    @property
+    def examples(self) -> float:
+        """The examples of a batch; their mean, where that is not one number."""
+        return self.batch_size
+
+    @property
+    def unpacked(self) -> Batches:
+        """The same examples as they are, in batches of one shape each."""
+        return self
 
     @property
     def bucket(self) -> int:
@@ -199,11 +210,11 @@ class Batches(Iterator[Batch]):
     @property
     def endless(self) -> bool:
         """Whether no example comes twice, because examples are made or augmented on demand."""
-        return self._stream.split.streaming or bool(self._stream.transforms)
+        return self.stream.split.streaming or bool(self.stream.transforms)
 
     def look(self, places: Sequence[int], bucket: int = 0) -> Batch:
         """The examples at these places of a bucket's stream; the position does not change."""
-        return _Batch(self._stream)(_Rows(bucket, places, places))
+        return _Batch(self.stream)(Rows(bucket, places, places))
 
     def take_rows(self, rows: Sequence[int]) -> None:
         """Make only these rows of every batch from now on: those that this process is to hold."""
@@ -225,7 +236,7 @@ class Batches(Iterator[Batch]):
     def fingerprint(self) -> str:
         """Identifies the data and, where the meaning of a position depends on it, the batch size."""
         several = f" in batches of {self.batch_size}" if len(self.plan.sizes) > 1 else ""
-        return self._stream.split.fingerprint + several
+        return self.stream.split.fingerprint + several
 
     def get_state(self) -> State:
         """Where the *next* batch starts and in which data, as a small JSON-able dict."""
@@ -251,11 +262,17 @@ class Batches(Iterator[Batch]):
             self._iterator.close()
             self._iterator = None
 
+    def _mine(self) -> Callable[[int], Any]:
+        """What says which examples the ``g``-th batch from here has in this process."""
+        return _Mine(self.plan, self._position, self._rows)
+
+    def _make(self, threads: int) -> Callable[[Any], Batch]:
+        """What makes a whole batch of them."""
+        return _Batch(self.stream, threads)
+
     def _open(self) -> Iterator[Batch]:
-        mine = _Mine(self.plan, self._position, self._rows)
         steps = (STREAM_LENGTH - self._position) // self.batch_size
-        make = _Batch(self._stream, self._threads)
-        dataset = grain.MapDataset.range(steps).map(mine).map(make)  # whole batches
+        dataset = grain.MapDataset.range(steps).map(self._mine()).map(self._make(self._threads))
         options = grain.ReadOptions(num_threads=self._prefetch, prefetch_buffer_size=self._prefetch)
         if not self._workers:
             return iter(dataset.to_iter_dataset(options))
@@ -298,7 +315,7 @@ def batches(
     generator(seed, "shuffle", 0)  # refuses a seed out of range now and not in a reading thread
     sizes = bucket_sizes(split)
     return Batches(
-        _Stream(split, sizes, seed, shuffle, (*split.transforms, *transforms)),
+        Stream(split, sizes, seed, shuffle, (*split.transforms, *transforms)),
         Plan(bucket_weights(split), batch_size, seed),
         start=start,
         workers=workers,
@@ -317,12 +334,12 @@ def eval_batches(split: Split, *, batch_size: int, limit: int | None = None) -> 
         raise UserError(f"got batch_size={batch_size}; expected 1 or more")
     sizes, start = bucket_sizes(split), 0
     total = sum(sizes) if limit is None else min(limit, sum(sizes))
-    make = _Batch(_Stream(split, sizes, 0, False, ()))
+    make = _Batch(Stream(split, sizes, 0, False, ()))
     for bucket, length in enumerate(Plan(sizes, batch_size, 0).counts(total)):
         for first in range(0, length, batch_size):
             places = np.arange(first, first + batch_size)
             kept = [min(int(i), length - 1) for i in places]
-            batch = make(_Rows(bucket, kept, [start + i for i in kept]))
+            batch = make(Rows(bucket, kept, [start + i for i in kept]))
             yield batch | {"mask": places < length}
         start += sizes[bucket]
 

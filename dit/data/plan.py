@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -40,6 +40,20 @@ class Turn(NamedTuple):
 
     bucket: int
     first: int
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """A pure plan of what is in the batch that begins at a position, which calling it says.
+
+    ``batch``: the length of its arrays; ``after(position)``: where the next batch begins.
+    """
+
+    batch: int
+
+    def after(self, position: int) -> int: ...
+
+    def check(self, position: Any) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +73,10 @@ class Plan:
         bucket = int(order[within])
         before = self.counts(block * BLOCK)[bucket] + int((order[:within] == bucket).sum())
         return Turn(bucket, before * self.batch)
+
+    def after(self, position: int) -> int:
+        """Where the batch ends that begins at ``position``."""
+        return position + self.batch
 
     @property
     def shares(self) -> list[float]:

@@ -17,7 +17,7 @@ from dit import rng
 from dit.models.attention import forward_mode_message, platform
 from dit.models.embeddings import check_labels
 from dit.models.network import Network
-from dit.types import ApplyFn, Cond, Key, Params
+from dit.types import ApplyFn, Cond, Key, Params, Tokens
 
 __all__ = [
     "Network",
@@ -55,7 +55,7 @@ def conditions(model: Network, shape: tuple[int, ...]) -> list[str]:
 
 
 def apply_fn(model: Network) -> ApplyFn:
-    """``(params, x, t, cond) -> out``.
+    """``(params, x, t, cond) -> out``; of ``Tokens`` in place of x, what ``transform`` gives.
 
     Raises UserError for inputs that do not fit the model, and for forward-mode differentiation
     through a fused attention kernel.
@@ -63,7 +63,9 @@ def apply_fn(model: Network) -> ApplyFn:
 
     def apply(params, x, t, cond=None):
         with forward_mode_message():
-            return model.apply({"params": params}, x, t, Cond() if cond is None else cond)
+            method = "transform" if isinstance(x, Tokens) else None
+            cond = Cond() if cond is None else cond
+            return model.apply({"params": params}, x, t, cond, method=method)
 
     return apply
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from dit.models.attention import Visibility
 from dit.models.condition import Condition
 from dit.models.layers import Mlp, Modulation, Norm, mlp_macs, modulate, spread, zeros
 from dit.models.multihead import CrossAttention, SelfAttention, cross_macs, self_macs
@@ -58,8 +57,7 @@ class AdaptiveBlock(nn.Module):
         norm = Norm("layer", True, self.eps, name="norm_cross")
         options = (self.heads, self.dtype, self.qk_norm, self.kernel, zeros)
         attend = CrossAttention(*options, name="cross")
-        visible = None if c.mask is None else Visibility(k_valid=c.mask)
-        return (x + attend(norm(x), c.sequence, visible)).astype(x.dtype)
+        return (x + attend(norm(x), c.sequence, c.readable)).astype(x.dtype)
 
     def macs(self, n: int, k: int, m: int, d: int) -> dict[str, int]:
         """Multiply-adds by part; see ``models/blocks``."""

@@ -16,6 +16,7 @@ from dit.models.positions import Rotary
 from dit.types import Cond, Tokens, UserError, is_prefix
 
 USES = ("vector", "both", "sequence", "prefix")
+PACKED = ("vector", "both")  # of these, those that tell the conditions of packed samples apart
 OPTIONS = {  # a field of Cond, and the keyword of ``build`` by which a model takes it
     "label": "num_classes",
     "context": "context_dim",
@@ -33,16 +34,16 @@ class Condition:
 
     ``vector``: times, label and pooled context summed, in ``k`` rows: one, or one for each of ``k``
     equal blocks of tokens, or one a token; ``sequence``: time, label and context as tokens to attend
-    to, with ``mask`` (None: all real). ``both``: the context as a sequence, if there is one, and all
-    else as a vector. A block that uses a ``prefix`` gets neither: the model puts the condition's tokens
-    before the others, and takes them away after the last block.
+    to, of which a token sees what is ``readable`` (None: all). ``both``: the context as a sequence, if
+    there is one, and all else as a vector. A block that uses a ``prefix`` gets neither: the model puts
+    the condition's tokens before the others, and takes them away after the last block.
     ``row``: the row of ``vector`` for every token, where the tokens are not ``k`` equal blocks.
     ``visible``: which tokens a token sees, None for all. ``rotary``: the tokens' angles.
     """
 
     vector: Float[Array, "b k d"] | None = None
     sequence: Float[Array, "b m d"] | None = None
-    mask: Bool[Array, "b m"] | None = None
+    readable: Visibility | None = None
     row: Int[Array, "b n"] | None = None
     visible: Visibility | None = None
     rotary: Rotary | None = None
@@ -144,10 +145,16 @@ def embed_time(model: Any, t: Float[Array, "b k"], cond: Cond) -> Float[Array, "
     if cond.r is not None:
         time = time + model.r((t - cond.r.reshape(t.shape)).astype(wide(model.dtype)))
     if cond.guidance is not None:
-        time = time + model.guidance(cond.guidance[:, None].astype(wide(model.dtype)))
+        guidance = cond.guidance.reshape(len(t), -1).astype(wide(model.dtype))
+        time = time + model.guidance(guidance)
     if cond.pooled is not None:
-        time = time + model.pooled(cond.pooled, cond.drop)
+        time = time + joined(model.pooled(cond.pooled, cond.drop), len(t))
     return time
+
+
+def joined(each: Float[Array, "s m d"], b: int) -> Float[Array, "b _ d"]:
+    """What is told of all segments of ``b`` rows, in one row of vectors each; as it is, of samples."""
+    return each.reshape(b, -1, each.shape[-1])
 
 
 def prepare(
@@ -161,22 +168,28 @@ def prepare(
 ) -> tuple[Float[Array, "b _ d"], Condition]:
     """The tokens and the record for the blocks, in the way the blocks want their condition.
 
-    Raises UserError for packed samples where a block cannot tell them apart.
+    ``cond``: of the rows of ``x``, or of all segments of each (``Transformer.transform``). Raises
+    UserError for packed samples where a block cannot tell them apart.
     """
     parts, mask, context = [time], None, None
     if cond.label is not None:
-        parts.append(model.label(cond.label.reshape(len(x), -1), cond.drop))
+        parts.append(joined(model.label(cond.label.reshape(-1, 1), cond.drop), len(x)))
     if cond.context is not None:
         context, mask = model.context(cond.context, cond.context_mask, cond.drop)
+    length = None if context is None else context.shape[1]
+    if context is not None:
+        context = joined(context, len(x))
+        mask = None if mask is None else mask.reshape(len(x), -1)
     if context is not None and model.uses != "both":
         parts.append(context)
     visible = visibility(tokens, model.frame_causal, frame_size)
-    apart = context is not None or model.uses != "both"  # a sequence beside the vector
-    if tokens.segment is not None and model.uses != "vector" and apart:
-        raise UserError(f"block {model.block!r} cannot tell packed samples apart; use 'adaln_zero'")
+    if tokens.segment is not None and model.uses not in PACKED:
+        raise UserError(packed_only(model.block))
     if model.uses in ("vector", "both"):
         vector = constrain(sum(parts), "act_batch", None, "act_embed")
-        said = {"sequence": context, "mask": mask} if model.uses == "both" else {}
+        said = {}
+        if model.uses == "both" and context is not None:
+            said = {"sequence": context, "readable": readable(tokens, mask, context, length)}
         return x, Condition(vector=vector, row=tokens.row, visible=visible, rotary=rotary, **said)
     shared = shared_time(time, tokens, model.frame_causal)
     if time.shape[1] > 1:
@@ -186,8 +199,34 @@ def prepare(
         extra = sequence.shape[1] - mask.shape[1]
         mask = jnp.pad(mask, ((0, 0), (extra, 0)), constant_values=True)
     if model.uses == "sequence":
-        return x, Condition(sequence=sequence, mask=mask, visible=visible, rotary=rotary)
+        seen = None if mask is None else Visibility(k_valid=mask)
+        return x, Condition(sequence=sequence, readable=seen, visible=visible, rotary=rotary)
     return prefixed(x, sequence, mask, visible, rotary)
+
+
+def packed_only(block: str) -> str:
+    """What is said of a block that would mix the conditions of packed samples."""
+    return (
+        f"block {block!r} cannot tell packed samples apart: take 'adaln_zero', 'adaln', 'modern' or "
+        "'adaln_cross', or batches that are not packed"
+    )
+
+
+def readable(
+    tokens: Tokens,
+    mask: Bool[Array, "b m"] | None,
+    context: Float[Array, "b m d"],
+    length: int,
+) -> Visibility | None:
+    """Which of a context's tokens a token sees: the real ones, and in a packed row of its own segment.
+
+    There a context has ``length`` tokens for each segment, and ``tokens.row`` is the segment. None
+    where it sees all.
+    """
+    if tokens.segment is None:
+        return None if mask is None else Visibility(k_valid=mask)
+    own = jnp.broadcast_to(jnp.arange(context.shape[1])[None] // length, context.shape[:2])
+    return Visibility(q_segment=tokens.row, k_segment=own, k_valid=mask)
 
 
 def shared_time(

@@ -157,13 +157,26 @@ class DiT(Transformer):
         ``t``: ``(b,)`` or ``(b, n)``; or ``(b, r)``, with ``tokens.row`` saying which of the ``r`` each
         token has. With ``tokens.segment`` a token sees those of its own segment only; if
         ``frame_causal``, none of a later ``tokens.frame``. Known channels are ``tokens.concat``.
+        The conditions of packed samples are those of all ``s`` segments of each row, ``(b s, ...)``;
+        t is then ``(b, s)``, and ``tokens.row`` the segment, below ``s`` for padding too.
         """
         if tokens.row is None:
             condition_module.check_time(t, tokens.x)
         known = (*tokens.x.shape[:2], math.prod(self.patch) * (self.concat_channels or 0))
         given = vars(cond) | {"concat": cond.concat if tokens.concat is None else tokens.concat}
-        condition_module.check(self, t, given, known)
+        each = t if tokens.segment is None else t.reshape(-1)
+        condition_module.check(self, each, given, known)
         return self.forward(tokens, t.reshape(len(t), -1), cond)
+
+    def check_packed(self) -> None:
+        """Raise UserError for a block, or known channels, that cannot be packed."""
+        if make_block(self).uses not in condition_module.PACKED:
+            raise UserError(condition_module.packed_only(self.block))
+        if self.concat_channels is not None:
+            raise UserError(
+                "got a network with concat_channels, and examples are packed without them: leave out "
+                "one of model.concat_channels and packing.tokens"
+            )
 
     def forward(
         self,

@@ -26,11 +26,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dit.types import Cond, Params
+from dit.types import Cond, Params, Tokens, UserError
 
 QUESTIONS = {
     *("example", "macs", "times", "cell", "tokens"),
-    *("attention_macs", "stream", "plain", "unstack"),
+    *("attention_macs", "stream", "plain", "unstack", "check_packed"),
 }
 Shape = tuple[int, ...]  # (f, h, w, c), of one example
 Level = str  # sample, frame or token
@@ -73,6 +73,23 @@ class Network(nn.Module):
         A sampler asks once for what it would compute at every step.
         """
         return cond
+
+    def transform(
+        self, tokens: Tokens, t: Float[Array, "b s"], cond: Cond
+    ) -> Float[Array, "b n p"]:
+        """The output, in patches, for rows of tokens into which several samples are packed.
+
+        ``t`` and ``cond``: of each of ``s`` segments of a row; see ``models/dit.py``. Only a network
+        that passes ``check_packed`` has it.
+        """
+        raise NotImplementedError
+
+    def check_packed(self) -> None:
+        """Raise UserError unless ``transform`` tells packed samples apart. By default there is none."""
+        raise UserError(
+            f"network {type(self).__name__} cannot take packed examples: take 'dit', or leave out "
+            "packing.tokens"
+        )
 
     def example(self, shape: Shape) -> tuple[Array, Array, Cond]:
         """Inputs ``(x, t, cond)`` for a batch of one, all zero, to initialise parameters with.

@@ -7,7 +7,6 @@ from typing import ClassVar
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from dit.models.attention import Visibility
 from dit.models.condition import Condition
 from dit.models.layers import Mlp, Norm, mlp_macs
 from dit.models.multihead import CrossAttention, SelfAttention, cross_macs, self_macs
@@ -35,8 +34,7 @@ class PlainBlock(nn.Module):
         if self.uses == "sequence":
             norm = Norm("layer", True, self.eps, name="norm_cross")
             attend = CrossAttention(*options, name="cross")
-            visible = None if c.mask is None else Visibility(k_valid=c.mask)
-            x = (x + attend(norm(x), c.sequence, visible)).astype(x.dtype)
+            x = (x + attend(norm(x), c.sequence, c.readable)).astype(x.dtype)
         norm = Norm("layer", True, self.eps, name="norm_mlp")
         mlp = Mlp("gelu", self.mlp_ratio, self.dtype, name="mlp")
         return (x + mlp(norm(x))).astype(x.dtype)

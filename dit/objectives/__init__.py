@@ -3,7 +3,8 @@
 ``loss(key, params, apply_fn, process, batch) -> (scalar, metrics)``. ``batch`` is a dict: ``x`` holds
 the latents, ``b f h w c``; ``id`` the samples' positions in the training stream, a word or two each, on
 which all their randomness depends; conditions have the names of ``Cond``'s fields. Every metric is per
-example, shape ``(b,)``.
+example, shape ``(b,)``; of packed examples ``(b, s)``, with a metric ``weight`` of mean 1 that is zero
+where there is none (``objectives.packed``). ``means`` takes both.
 
 An objective that trains further networks beside the model is a ``Phased``. An objective whose ``build``
 has no keyword ``times`` is not about diffusion, and is given None for the process.
@@ -19,7 +20,8 @@ from jaxtyping import Array, Float
 
 from dit.types import Weights
 
-LossFn = Callable[..., tuple[Float[Array, ""], dict[str, Float[Array, " b"]]]]
+UNSUMMED = ("t", "weight")  # metrics that say what the others are of
+LossFn = Callable[..., tuple[Float[Array, ""], dict[str, Float[Array, "b ..."]]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Phased:
     phases: Mapping[str, Phase] = dataclasses.field(default_factory=dict)
     frozen: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, *args, **kwargs) -> tuple[Float[Array, ""], dict[str, Float[Array, " b"]]]:
+    def __call__(
+        self, *args, **kwargs
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, "b ..."]]]:
         return self.loss(*args, **kwargs)
 
 
@@ -61,3 +65,10 @@ def phases(loss: LossFn) -> Mapping[str, Phase]:
 def frozen(loss: LossFn) -> Mapping[str, Weights]:
     """The weights of the networks that an objective uses as they are."""
     return loss.frozen if isinstance(loss, Phased) else {}
+
+
+def means(metrics: Mapping[str, Float[Array, "..."]]) -> dict[str, Float[Array, ""]]:
+    """Each metric's mean over the examples of a batch, without those of ``UNSUMMED``."""
+    weight = metrics.get("weight")
+    named = {name: m for name, m in metrics.items() if name not in UNSUMMED}
+    return {name: (m if weight is None else m * weight).mean() for name, m in named.items()}

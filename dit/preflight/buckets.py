@@ -1,6 +1,7 @@
 """The train steps for examples of several shapes, one program each, and their mean time.
 
-With a single shape there is one program. A run fits if the step of its largest examples does.
+With a single shape, or all of them packed into rows, there is one program. A run fits if the step of
+its largest examples does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def train_steps(
 
     That is ``first``, if it has been compiled already.
     """
-    if len(experiment.shapes) == 1:
+    if len(experiment.shapes) == 1 or experiment.packed:
         return [first or programs.train_step(experiment, where)]
     reports, buckets = [], {}  # of each shape
     for i in experiment.used:
@@ -60,6 +61,7 @@ def averaged(
 
 
 def largest(config: ConfigDict | Mapping[str, Any]) -> Experiment:
-    """The experiment of a config on the largest of its examples."""
+    """The experiment of a config on the largest of its examples, or on all if they are packed."""
     experiment = build(config)
-    return experiment if len(experiment.shapes) == 1 else experiment.bucket(experiment.largest)
+    whole = len(experiment.shapes) == 1 or experiment.packed
+    return experiment if whole else experiment.bucket(experiment.largest)

@@ -14,7 +14,7 @@ def cost(row: Mapping[str, Any], price: float | None, images: int | None) -> dic
     """
     if row["step_seconds"] is None:
         return {}
-    steps = math.ceil(images / row["images"]) if images else row["steps"]
+    steps = math.ceil(images / (row["images"] * row.get("each", 1))) if images else row["steps"]
     hours = steps * row["step_seconds"] / 3600
     spent = hours * row["chips"]
     return {
@@ -31,9 +31,10 @@ def line(row: Mapping[str, Any], price: float | None, images: int | None) -> str
     if not found:
         return "no prediction of time for these devices, and so none of hours or cost"
     steps, hours, spent = found["steps_to_end"], found["hours"], found["chip_hours"]
+    seen = round(steps * row["images"] * row.get("each", 1))
     money = "" if price is None else f", {_plain(found['cost'])} at {price:g} a chip-hour"
     return (
-        f"to {steps * row['images']:,} images ({steps:,} steps): {_plain(hours)} h, "
+        f"to {seen:,} images ({steps:,} steps): {_plain(hours)} h, "
         f"{_plain(spent)} chip-hours{money} (predicted, without starts, samples and checkpoints)"
     )
 

@@ -31,6 +31,7 @@ from dit.training.program import Program, program
 from dit.types import masks
 
 OVERFLOW = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)")
+TRAIN = "train step"
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -39,7 +40,7 @@ def train_step(experiment: Experiment, where: Topology) -> Report:
     batches = experiment.batches()
     try:
         run = program(experiment, batches, where.devices)
-        shapes = bucket_shapes(batches)[0]
+        shapes, examples = bucket_shapes(batches)[0], batches.examples
     finally:
         batches.close()
     state = placed(run.abstract, run.shardings)
@@ -53,19 +54,14 @@ def train_step(experiment: Experiment, where: Topology) -> Report:
     others = state.networks.values()
     trained = [state.params, *(each.params for each in others)]
     return report(
-        "train step",
+        TRAIN,
         experiment,
         where,
         run,
         traced,
         images=size,
-        flops=size
-        * (
-            training_flops(
-                experiment.model, experiment.shape, experiment.context_len, experiment.level
-            )
-            + experiment.flops_beside
-        ),
+        each=examples / size,
+        flops=round(examples * step_flops(experiment)),
         memory={
             "parameters": per_device((trained, run.train_step.frozen)),
             "optimizer": per_device([state.opt_state, *(each.opt_state for each in others)]),
@@ -122,6 +118,16 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
     )
 
 
+def step_flops(experiment: Experiment) -> float:
+    """FLOPs of training on one example: a mean one, where examples of all shapes are packed."""
+
+    def flops(shape):
+        return training_flops(experiment.model, shape, experiment.context_len, experiment.level)
+
+    own = experiment.mean(flops) if experiment.packed else flops(experiment.shape)
+    return own + experiment.flops_beside
+
+
 def target(where: Topology) -> Any:
     """The device to trace for: it decides which attention kernel is taken."""
     return where.devices[0]
@@ -152,9 +158,12 @@ def report(
     flops: int,
     memory: dict[str, int],
     within: dict[str, int],
+    each: float = 1.0,
 ) -> Report:
     """Lower, compile and read. A program that the compiler refuses for want of memory does not fit."""
     params = run.abstract.params
+    tokens = experiment.model.tokens(experiment.shape)
+    length = experiment.config.packing.tokens if experiment.packed and what == TRAIN else tokens
     common = {
         "what": what,
         "topology": where.name,
@@ -164,7 +173,8 @@ def report(
         "steps": experiment.config.steps,
         "within": within,
         "images": images,
-        "tokens": images * experiment.model.tokens(experiment.shape),
+        "each": each,
+        "tokens": images * length,
         "model_flops": flops,
         "program_flops": count(traced.jaxpr.jaxpr),
         "peak_flops": where.peak,
@@ -204,7 +214,8 @@ def report(
     }
     program_text = hlo.read(text)
     found = hlo.collectives(program_text, run.mesh)
-    pairs = 2 * experiment.model.attention_macs(experiment.shape) * images / run.mesh.size
+    attention = experiment.model.attention_macs(experiment.shape) * (length / tokens) ** 2
+    pairs = 2 * attention * images / run.mesh.size
     return Report(
         **common,
         memory=memory,

@@ -25,7 +25,8 @@ class Report:
     ``memory``: what lies there, ``temporaries`` (what a step holds beside its inputs, at its peak)
     and ``needed``, all of it, by the compiler. ``within``: what the temporaries hold in turn, by
     formula, each at its own peak. ``expected_sizes``: elements of the arrays that a step has to
-    gather. ``steps``: of the whole run, of which this program has a ``share``. ``flags``: of
+    gather. ``each``: the examples in one of ``images``, of which several are packed into a row.
+    ``steps``: of the whole run, of which this program has a ``share``. ``flags``: of
     the TPU compiler, None for others. ``unread``: why the compiled program could not be read, so that
     there are no collectives and no time.
     """
@@ -56,11 +57,12 @@ class Report:
     flags: str | None = None
     unread: str | None = None
     share: float = 1.0
+    each: float = 1.0
 
     @property
     def images_per_s(self) -> float:
         """Predicted, of all devices; 0 where there is no prediction."""
-        return self.images / self.time.total if self.time else 0.0
+        return self.images * self.each / self.time.total if self.time else 0.0
 
     def utilisation(self, exposed: bool = True) -> float | None:
         """Model FLOPs over what the chips could do in the predicted time; None without a prediction.
@@ -119,7 +121,8 @@ def table(report: Report) -> str:
     mesh = " x ".join(f"{k}={n}" for k, n in report.mesh.items()) or "one device"
     lines = [
         f"{report.what} on {report.topology}: {report.devices} devices, {mesh}, "
-        f"{report.images} images ({report.images / report.devices:g} a device), remat {report.remat}",
+        f"{report.images} {kind_of(report)} ({report.images / report.devices:g} a device), "
+        f"remat {report.remat}",
         "",
         "memory a device",
     ]
@@ -165,6 +168,13 @@ def table(report: Report) -> str:
         lines += ["", f"flags: {'as launched' if launched else report.flags or 'none'}"]
     lines += ["", f"compiled in {report.compile_seconds:.0f} s"]
     return "\n".join(lines)
+
+
+def kind_of(report: Report) -> str:
+    """What a batch holds: images, or packed rows."""
+    if report.each == 1:
+        return "images"
+    return f"rows of {report.tokens // report.images} tokens, about {report.each:.3g} images each,"
 
 
 def within(report: Report) -> list[tuple[str, int]]:

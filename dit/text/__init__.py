@@ -137,10 +137,14 @@ class FrozenText:
         if "tokens" not in batch:
             return rest
         tokens, real = batch["tokens"], batch["tokens_mask"]
-        empty = ~real.any(1)
+        lead = tokens.shape[:-1]  # (b,), or the rows of packed samples and their segments
+        empty = ~real.any(-1)
         # Of no text all tokens are seen: attention to nothing is not defined.
-        encoded = jax.lax.stop_gradient(self.encode(params, tokens, real | empty[:, None]))
-        given = {k: v for k, v in vars(encoded).items() if v is not None}
+        texts = (x.reshape(-1, x.shape[-1]) for x in (tokens, real | empty[..., None]))
+        encoded = jax.lax.stop_gradient(self.encode(params, *texts))
+        given = {
+            k: v.reshape(*lead, *v.shape[1:]) for k, v in vars(encoded).items() if v is not None
+        }
         return {**rest, **given, "drop": empty | rest["drop"] if "drop" in rest else empty}
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from dit.models.network import Level, Network, Shape
 from dit.text import TextEncoder
-from dit.types import Cond, Params, UserError
+from dit.types import Cond, Params, Tokens, UserError
 
 
 class TextConditioned(Network):
@@ -35,6 +35,16 @@ class TextConditioned(Network):
     ) -> Float[Array, "b f h w c_out"]:
         """See ``Network``."""
         return self.model(x, t, self.told(cond))
+
+    def transform(
+        self, tokens: Tokens, t: Float[Array, "b s"], cond: Cond
+    ) -> Float[Array, "b n p"]:
+        """See ``Network``."""
+        return self.model.transform(tokens, t, self.told(cond))
+
+    def check_packed(self) -> None:
+        """The model's."""
+        self.model.check_packed()
 
     def told(self, cond: Cond) -> Cond:
         """``cond`` with what the encoder gives in place of tokens; one without tokens stays as it is.

@@ -96,7 +96,9 @@ def mixed(parts: Sequence[tuple[float, Moments]]) -> Moments:
 class Learning:
     """Watches the losses of a run of ``steps`` steps that starts at ``step``, and warns."""
 
-    def __init__(self, constant: Constant | None, *, step: int, steps: int, batch: int, every: int):
+    def __init__(
+        self, constant: Constant | None, *, step: int, steps: int, batch: float, every: int
+    ):
         self._constant, self._steps, self._batch, self._every = constant, steps, batch, every
         self._early = max(EARLY, -(-steps // 10))
         self._asked = step >= self._early

@@ -82,7 +82,7 @@ def train(
     workdir = storage.workdir(workdir)
     config = experiment.config
     saving, logging, sampling = map(experiment.settings, ("checkpoint", "log", "samples"))
-    steps, batch_size = config.steps, config.batch_size
+    steps = config.steps
     resolved = plain(config)
     if logging.wandb and multihost.is_main():
         find_wandb()  # before any work
@@ -148,7 +148,8 @@ def train(
         if given is not None and given.origin and main:
             bar.say(f"beginning with {len(given.params)} arrays, {given.origin}")
         constant = constant_of(experiment, batches) if main else None
-        learning = Learning(constant, step=step, steps=steps, batch=batch_size, every=logging.every)
+        each = batches.examples
+        learning = Learning(constant, step=step, steps=steps, batch=each, every=logging.every)
         under_way = collections.deque()
         simulated = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
         ahead = 0 if simulated else AHEAD  # their collectives deadlock with two steps under way
@@ -157,7 +158,7 @@ def train(
         saved = step if restored is not None else None
         fed.fill()
         ahead_of_time.wait(fed.bucket)
-        rate = Rate(batch_size, flops_per_example, run.mesh)
+        rate = Rate(each, flops_per_example, run.mesh)
         by_shape = LossByShape(feed.bucket_shapes(batches))
 
         while step < steps and not (stopped := highest(stop.number)):
@@ -249,7 +250,7 @@ class LossByShape:
 class Rate:
     """Steps a second between two looks at the device, not counting what was paused."""
 
-    def __init__(self, batch_size: int, flops_per_example: float | None, mesh: Mesh):
+    def __init__(self, batch_size: float, flops_per_example: float | None, mesh: Mesh):
         self._batch, self._flops, self._mesh = batch_size, flops_per_example, mesh
         self._peak: float | None = None
         self._start, self._steps = time.perf_counter(), 0

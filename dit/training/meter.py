@@ -50,19 +50,23 @@ def init(names: Iterable[str], bins: int) -> Meter:
 def add(
     meter: Meter,
     scalars: dict[str, Float[Array, ""]],
-    loss: Float[Array, " b"],
-    u: Float[Array, " b"] | None,
+    loss: Float[Array, "*b"],
+    u: Float[Array, "*b"] | None,
     fresh: Bool[Array, ""],
+    weight: Float[Array, "*b"] | None = None,
 ) -> Meter:
     """The meter after one more step; ``fresh``: reset it first. ``u``: times scaled to [0, 1].
 
-    None for losses without a time, which belong to no bin.
+    None for losses without a time, which belong to no bin. ``weight``: zero where there is no example.
     """
     bins = meter.bin_loss.shape[0]
+    if weight is not None:
+        loss, u, weight = loss.ravel(), u.ravel(), weight.ravel()
     hit = jnp.zeros((len(loss), bins), meter.bin_loss.dtype)
     if u is not None:
         index = jnp.clip((u * bins).astype(jnp.int32), 0, bins - 1)
         hit = jax.nn.one_hot(index, bins, dtype=meter.bin_loss.dtype)
+        hit = hit if weight is None else jnp.where(weight[:, None] > 0, hit, 0)
     kept = _emptied(meter, fresh)
     return kept.replace(
         steps=kept.steps + 1,

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from optax.microbatching import AccumulationType as Accumulate
 
 from dit import rng
-from dit.objectives import LossFn
+from dit.objectives import UNSUMMED, LossFn, means
 from dit.parallel import compiler
 from dit.parallel.frozen import Frozen, place, shapes, where
 from dit.parallel.mesh import batch_sharding, replicated
@@ -39,7 +39,9 @@ from dit.types import ApplyFn, Key, Params
 
 Batch = dict[str, Any]  # arrays on the host or the device, or their shapes
 Tell = Callable[[Params, Mapping[str, Any]], Mapping[str, Any]]  # see text.FrozenText.told
-Objective = Callable[[Params, Batch, Key], tuple[Float[Array, ""], dict[str, Float[Array, " b"]]]]
+Objective = Callable[
+    [Params, Batch, Key], tuple[Float[Array, ""], dict[str, Float[Array, "b ..."]]]
+]
 
 
 def unchanged(params: Params, x: Array, key: Key | None = None, ids: Any = None) -> Array:
@@ -96,7 +98,7 @@ def companion_objective(loss_fn: Objective, name: str) -> Callable[..., Any]:
 
 def gradients(
     loss_fn: Objective, params: Params, batch: Batch, key: Key, accumulate: int = 1
-) -> tuple[Float[Array, ""], Params, dict[str, Float[Array, " b"]]]:
+) -> tuple[Float[Array, ""], Params, dict[str, Float[Array, "b ..."]]]:
     """The mean loss of a batch, its gradient, and the per-example metrics.
 
     With ``accumulate`` = k it is the mean over k micro-batches, one after the other: the same
@@ -129,10 +131,10 @@ def metric_names(
     networks = {name: jax.eval_shape(each.init, key) for name, each in companions.items()}
     beside = told({**networks, **shapes(frozen)}, jax.ShapeDtypeStruct((), jnp.int32))
     _, examples = jax.eval_shape(loss_fn, params, batch, key, **beside)
-    names = [*(name for name in examples if name != "t"), "grad_norm"]
+    names = [*(name for name in examples if name not in UNSUMMED), "grad_norm"]
     for name, each in companions.items():
         own = jax.eval_shape(each.loss_fn, networks[name], batch, key, params=params, **beside)[1]
-        names += [*own, f"{name}_grad_norm"]
+        names += [*(metric for metric in own if metric not in UNSUMMED), f"{name}_grad_norm"]
     return names
 
 
@@ -185,16 +187,16 @@ def companion_gradients(
 
         def now(name=name, each=each):
             loss_fn = partial(each.loss_fn, params=state.params, **beside)
-            own = state.networks[name].params
-            found = gradients(loss_fn, own, batch, key, each.optimizer.accumulate)
-            means = {metric: m.mean() for metric, m in found[2].items()}
-            return found[1], {**means, f"{name}_grad_norm": optax.tree.norm(found[1])}
+            params = state.networks[name].params
+            found = gradients(loss_fn, params, batch, key, each.optimizer.accumulate)
+            own = means(found[2])
+            return found[1], {**own, f"{name}_grad_norm": optax.tree.norm(found[1])}
 
         def not_yet(now=now):
             return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(now))
 
-        grads[name], means = jax.lax.cond(state.step >= each.start, now, not_yet)
-        scalars |= means
+        grads[name], own = jax.lax.cond(state.step >= each.start, now, not_yet)
+        scalars |= own
     return grads, scalars
 
 
@@ -304,7 +306,7 @@ def make_train_step(
         loss, grads, examples = gradients(
             partial(loss_fn, **beside), state.params, batch, step_key, optimizer.accumulate
         )
-        scalars = {name: m.mean() for name, m in examples.items() if name != "t"}
+        scalars = means(examples)
         scalars["grad_norm"] = optax.tree.norm(grads)
         others, more = companion_gradients(companions, state, batch, step_key, beside)
         scalars |= more
@@ -320,7 +322,10 @@ def make_train_step(
             u = None
             if t_range is not None:
                 u = (examples["t"] - t_range[0]) / (t_range[1] - t_range[0])
-            meter = meters.add(state.meter, scalars, examples["loss"], u, fresh=fresh)
+            weight = examples.get("weight")
+            meter = meters.add(
+                state.meter, scalars, examples["loss"], u, fresh=fresh, weight=weight
+            )
             networks = apply_to_companions(companions, state, others, scalars)
             return after.replace(meter=meter, networks=networks)
 
