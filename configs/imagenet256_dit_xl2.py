@@ -5,7 +5,7 @@ Command:   python -m dit.prepare --source=tfds:imagenet2012,held_out=validation 
            python -m dit.train --config=configs/imagenet256_dit_xl2.py --workdir=DIR
 Data:      ImageNet as TFDS prepares it (its archives are downloaded by hand), and VAE, the directory of
            sd-vae-ft-ema. To draw samples: --config.codec.name=autoencoder_kl --config.codec.path=VAE
-           --config.codec.family=sd, with --config.samples.every=10000.
+           (the scale stays), with --config.samples.every=10000.
 Hardware:  TPU pod or GPU cluster; not yet run.
 Expected:  FID-50K 19.47 after 400K steps without guidance, 9.62 after 7M; 2.27 with guidance 1.5
            (Peebles & Xie 2023, tables 2 and 4). Not yet run here.

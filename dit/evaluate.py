@@ -56,12 +56,7 @@ import numpy as np
 
 from dit import cli, media, reconstruct, rng, scoring, storage
 from dit.data.pipeline import eval_batches
-from dit.draw import (
-    Sampler,
-    load_experiment,
-    load_params,
-    with_conditions,
-)
+from dit.draw import Sampler, load_experiment, load_params
 from dit.evaluation import compare, demands
 from dit.evaluation import given as evaluated
 from dit.evaluation.demands import Demand, lines
@@ -71,7 +66,7 @@ from dit.experiment import Experiment
 from dit.parallel import multihost
 from dit.parallel.frozen import place
 from dit.parallel.mesh import OPTION, make_mesh, mesh_of, parse_mesh, replicated
-from dit.recipe import Recipe, recipe_from, rules, stamped
+from dit.recipe import Recipe, rules, stamped
 from dit.training.step import objective, told
 from dit.types import Count, Params, Seed, UserError, Whole
 
@@ -245,9 +240,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     if multihost.is_main():
         media.check_place(out, (".json",))
     one = chosen_bucket(experiment, args)
-    settings = {**experiment.config.samples.to_dict(), "num": args.num, "prompts": ()}
-    recipe = recipe_from(settings, experiment.num_classes)
-    recipe, conditions = with_conditions(one, recipe, args.split)
+    recipe, conditions = scoring.recipe_of(one, args.num, args.split)
     recipe = dataclasses.replace(recipe, **given)
     captions = recipe.prompts
     if args.pairs:
@@ -271,7 +264,8 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     if keep is not None and multihost.is_main():
         media.check_place(keep, (".npz",))
     if args.scores:
-        about = args.num, args.features, args.scores, args.reference or "train"
+        seen, against = scoring.seen_by(args.features), args.reference or "train"
+        about = args.num, seen, args.scores, against
         mesh, kept = make_mesh(parse_mesh(args.mesh)), storage.workdir(args.workdir) / "scores"
         judge = scoring.plan(one, *about, mesh, kept, captions, keep)
     else:

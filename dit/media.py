@@ -306,15 +306,48 @@ def plot_curve(metrics: Address, out: Address, *, key: str = "loss") -> None:
         figure.savefig(file, format="png", dpi=120)
 
 
+def plot_scores(metrics: Address, out: Address, *, prefix: str) -> None:
+    """Plot every metric of a JSONL file whose name begins with ``prefix``: a panel each.
+
+    A bar is twice the standard error, which is the metric of that name and ``_error``. Without such
+    metrics nothing is written.
+    """
+    from matplotlib.figure import Figure
+
+    every = dict.fromkeys(k for row in _rows(metrics) for k in row if k.startswith(prefix))
+    names = [name for name in every if f"{name}_error" in every]
+    if not names:
+        return
+    wide = min(3, len(names))
+    high = -(-len(names) // wide)
+    figure = Figure(figsize=(3.6 * wide, 2.9 * high), layout="constrained")
+    panels = figure.subplots(high, wide, squeeze=False).flat
+    for axes, name in zip(panels, names, strict=False):
+        points, errors = (_read_metric(metrics, key) for key in (name, f"{name}_error"))
+        steps = sorted(points)
+        bars = [2 * errors.get(step, math.nan) for step in steps]
+        axes.errorbar(steps, [points[step] for step in steps], bars, color="#0072B2", capsize=2)
+        axes.set(xlabel="step", title=name.removeprefix(prefix))
+        axes.grid(visible=True, linewidth=0.3)
+    for axes in [*panels]:
+        axes.remove()
+    with _atomic(out) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
 def _read_metric(path: Address, key: str) -> dict[int, float]:
     """``{step: value}`` of a metric, from the lines that have it."""
     points: dict[int, float] = {}  # a resumed run logs a step again: the later line counts
+    for row in _rows(path):
+        if isinstance(row.get(key), float) and math.isfinite(row[key]):
+            points[row["step"]] = row[key]
+    return points
+
+
+def _rows(path: Address) -> Iterator[dict[str, Any]]:
     for line in storage.place(path).read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
-            row = json.loads(line)
-            if isinstance(row.get(key), float) and math.isfinite(row[key]):
-                points[row["step"]] = row[key]
-    return points
+            yield json.loads(line)
 
 
 def _picture(image: Picture) -> Image.Image:

@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from dit import storage
 from dit.config import call, parse_spec, resolve
-from dit.draw import Sampler
+from dit.draw import Sampler, with_conditions
 from dit.evaluation import compare, reference
 from dit.evaluation.features import Features, networks, specs
-from dit.evaluation.featurise import Featurise
+from dit.evaluation.featurise import Featurise, Passing
 from dit.evaluation.reference import Collected
 from dit.evaluation.scores import About, Need, Plan
 from dit.evaluation.scores.kd import rows
 from dit.experiment import Experiment
 from dit.parallel import multihost
+from dit.recipe import Recipe, recipe_from
 from dit.types import Count, Params, UserError
 
 UINT8 = "round(127.5 (x + 1)) of x clipped to [-1, 1]"
@@ -95,6 +98,7 @@ class Scoring:
             found |= {(*key, "rows"): Need((*key, "rows"), rows, ("samples",)) for key in outputs}
         return list(found.values())
 
+    @functools.cached_property
     def references(self) -> tuple[dict[str, Collected], dict[str, Any]]:
         """What is collected of the reference and of held-out pictures, and its protocol."""
         mesh, sets, told = self.about.mesh, {}, {}
@@ -107,28 +111,36 @@ class Scoring:
             if not (needs := self.needs(of)):
                 continue
             used = {need.key[0] for need in needs}
-            seen_by = [network for network in self.about.networks if network.name in used]
+            seen = [network for network in self.about.networks if network.name in used]
             if one.name not in SPLITS:
-                sets[of], told[of] = reference.of_file(one.name, seen_by, needs, mesh)
+                sets[of], told[of] = reference.of_file(one.name, seen, needs, mesh)
                 continue
             split = getattr(self.experiment.source, one.name)
             identity = {"config": self.experiment.config.data.to_dict()}
             identity["shape"] = list(self.experiment.source.shape)
-            where = (one.name, one.limit, seen_by, needs, mesh, identity, self.folder)
+            where = (one.name, one.limit, seen, needs, mesh, identity, self.folder)
             sets[of], told[of] = reference.of_data(split, *where)
         return sets, told
 
+    def prepare(self) -> None:
+        """Make the references now, or read those that were kept, and not when samples are drawn."""
+        _ = self.references
+
+    @functools.cached_property
+    def _featurise(self) -> Featurise:
+        """Compiled at the first samples, and kept for the next."""
+        assert self.about.mesh is not None
+        return Featurise(self.about.networks, self.needs("samples"), self.about.mesh)
+
     def draw(self, sampler: Sampler, params: Params, **inputs: Any) -> Scored:
         """Draw the samples and score them; every process comes to the same."""
-        sets, told = self.references()
-        assert self.about.mesh is not None
-        needs = self.needs("samples")
-        featurise = Featurise(self.about.networks, needs, self.about.samples, self.about.mesh)
-        nfe, seconds = sampler.draw(params, featurise.put, gathered=False, **inputs)
-        sets["samples"] = featurise.collected
+        references, told = self.references
+        passing = Passing(self._featurise, self.about.samples)
+        nfe, seconds = sampler.draw(params, passing.put, gathered=False, **inputs)
+        sets = {**references, "samples": passing.collected}
         values = {k: v for plan in self._possible.values() for k, v in plan.measure(sets).items()}
-        samples = {"count": self.about.samples, "hash": featurise.digest(), "uint8": UINT8}
-        samples |= {"shape": list(self.experiment.source.shape)} | balance(sampler.labels)
+        samples = {"count": self.about.samples, "hash": passing.digest(), "uint8": UINT8}
+        samples |= {"shape": list(sampler.shape)} | balance(sampler.labels)
         protocol = self.protocols(samples, told)
         if self.keep and multihost.is_main():
             compare.save(self.keep, values, protocol, sets, self.specs)
@@ -174,10 +186,36 @@ def balance(labels: Any) -> dict[str, Any]:
     return {"classes": len(counts), "least of a class": least, "most of a class": most}
 
 
+def recipe_of(
+    experiment: Experiment, count: int, split: str = "held_out"
+) -> tuple[Recipe, dict[str, np.ndarray]]:
+    """How ``count`` samples are drawn to be judged, and what they are told: as the config says.
+
+    A model that takes more than labels is told what the first examples of the ``split`` are.
+    """
+    settings = {**experiment.config.samples.to_dict(), "num": count, "prompts": ()}
+    return with_conditions(experiment, recipe_from(settings, experiment.num_classes), split)
+
+
+def seen_by(texts: Sequence[str]) -> tuple[Features, ...]:
+    """The networks in whose features scores are measured; UserError for none, and for one twice."""
+    found: tuple[Features, ...] = networks(texts)
+    if not found:
+        raise UserError(
+            "got no features for the scores; expected a network or more, such as "
+            "--features=inception_v3 or --features=efficientnet_lite0, for dit.train as "
+            "--config.scores.features=inception_v3"
+        )
+    names = [network.name for network in found]
+    if len(set(names)) < len(names):
+        raise UserError(f"got --features={','.join(names)}; expected each network once")
+    return found
+
+
 def plan(
     experiment: Experiment,
     count: int,
-    features: Sequence[str],
+    seen: tuple[Features, ...],
     scores: Sequence[str],
     against: str,
     mesh: Mesh,
@@ -187,19 +225,16 @@ def plan(
 ) -> Scoring:
     """The scores of ``count`` samples, before any is drawn; UserError for what does not exist."""
     source, one = experiment.source, reference_of(against)
-    seen_by: tuple[Features, ...] = networks(features)
-    if not seen_by:
+    shape = experiment.codec.decoded_shape(experiment.shape)
+    for network in seen:
+        network.check(shape[3])
+    if one.name in SPLITS and tuple(shape) != tuple(source.shape):
         raise UserError(
-            "got --scores without --features; expected a network or more, such as "
-            "--features=inception_v3 or --features=efficientnet_lite0"
+            f"got the reference {against!r} of data that are latents; expected a file of pictures or "
+            "moments: --reference=FILE.npz, for dit.train --config.scores.reference=FILE.npz"
         )
-    names = [network.name for network in seen_by]
-    if len(set(names)) < len(names):
-        raise UserError(f"got --features={','.join(names)}; expected each network once")
-    for network in seen_by:
-        network.check(source.shape[3])
     held_out = len(source.held_out) if one.name == "train" else 0
-    about = About(seen_by, count, source.shape[0], captions, held_out, mesh)
+    about = About(seen, count, shape[0], captions, held_out, mesh)
     plans = {}
     for text in specs(scores):
         spec = parse_spec(text)

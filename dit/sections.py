@@ -30,6 +30,7 @@ from dit.init_from import InitFrom
 from dit.training import ema
 from dit.training import optimizer as optimizers
 from dit.training.lora import LoraSettings
+from dit.training.scores import ScoreSettings
 from dit.types import Count, Range, Scale, Seed, UserError, Whole
 
 ROOMS = {
@@ -167,6 +168,7 @@ PLAIN = {
     "checkpoint": CheckpointSettings,
     "log": LogSettings,
     "samples": SampleSettings,
+    "scores": ScoreSettings,
     "init_from": InitFrom,
     "lora": LoraSettings,
 }

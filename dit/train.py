@@ -4,8 +4,9 @@
 Ctrl-C and SIGTERM save, say so and exit with status 0, or with ``DIT_STOPPED_STATUS`` where a launcher
 must tell a stopped run from a finished one; the same command resumes the run. Bad input and a diverged
 run exit with 2 and one message. The workdir holds ``config.json``, ``metrics.jsonl``, ``curve.png``,
-``checkpoints``, ``samples`` and ``tensorboard``, and an autoencoder's ``latents.json`` too. DIR may be
-``gs://BUCKET/PATH``: the same files, with the extra ``gcs``.
+``checkpoints``, ``samples`` and ``tensorboard``, with ``--config.scores.every`` also ``scores`` and
+``scores.png``, and an autoencoder's ``latents.json``. DIR may be ``gs://BUCKET/PATH``: the same files,
+with the extra ``gcs``.
 
 On several hosts the same command runs on each of them, with one workdir that all can reach. They find
 each other through Slurm, a Kubernetes JobSet or the metadata of a TPU pod, or by the flags
@@ -16,6 +17,8 @@ step; an error on one of them ends all, and is named in ``error-<process>.log``.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import logging
 import os
 import tempfile
@@ -24,19 +27,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import jax
 import numpy as np
 
-from dit import cli, media, reconstruct, rng, storage
+from dit import cli, media, reconstruct, rng, scoring, storage
 from dit.config import parse_spec
 from dit.data.source import digest
 from dit.draw import Sampler, with_conditions
 from dit.experiment import Experiment, build, load_config
 from dit.parallel import multihost
 from dit.parallel.frozen import shapes
+from dit.parallel.mesh import make_mesh
 from dit.recipe import recipe_from, stamped
 from dit.scaling.flops import training_flops
 from dit.training.checkpoint import taken_from
 from dit.training.loop import train
+from dit.training.scores import PREFIX
 from dit.training.state import TrainState
 from dit.types import Positive, UserError
+
+LEAST = 20  # samples that a score is made of: its error is that of ten groups of them
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -87,11 +94,13 @@ def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str]
     reconstructs = experiment.process is None
     picture = (reconstruct.painter if reconstructs else painter)(experiment, workdir)
     share = 1 if experiment.lora is None else 2 / 3  # frozen maps have no gradient of their own
+    scores = scorer(experiment, workdir)
     outcome = train(
         experiment,
         workdir,
         batches=experiment.batches(),
         draw=picture,
+        scorer=scores,
         flops_per_example=share
         * experiment.mean(
             lambda shape: training_flops(
@@ -107,6 +116,8 @@ def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str]
         return True
     if multihost.is_main():
         media.plot_curve(workdir / "metrics.jsonl", workdir / "curve.png")
+        if scores is not None:
+            media.plot_scores(workdir / "metrics.jsonl", workdir / "scores.png", prefix=PREFIX)
     if picture is not None and not _due(experiment, outcome.step):
         picture(outcome.state, outcome.step)
     if reconstructs:
@@ -159,6 +170,74 @@ def painter(
                 media.save_samples(out, drawn.samples, drawn.labels, stamp, captions=captions)
 
     return paint
+
+
+def scorer(experiment: Experiment, workdir: storage.Place) -> Scorer | None:
+    """What scores the samples of a step, of each shape of the data; None where ``scores.every`` is 0.
+
+    Raises UserError for settings of ``scores`` that cannot work, before the first step.
+    """
+    settings = experiment.settings("scores")
+    if not settings.every:
+        return None
+    if experiment.process is None or not experiment.codec.pixels:
+        raise UserError(
+            f"got scores.every={settings.every} for a model that draws no pictures: set it to 0 or, "
+            "where the data are latents, codec.name to the autoencoder that made them"
+        )
+    if settings.num < LEAST:
+        raise UserError(
+            f"got scores.num={settings.num}, too few to score; expected {LEAST} or more, and a few "
+            "thousand for scores to be compared by"
+        )
+    features, names = (
+        (given,) if isinstance(given, str) else given
+        for given in (settings.features, settings.names)
+    )
+    networks, mesh = scoring.seen_by(features), make_mesh(experiment.settings("mesh"))
+    buckets = {experiment.shapes[i]: i for i in reversed(experiment.used)}
+    each = []
+    for one in map(experiment.bucket, sorted(buckets.values())):
+        recipe, conditions = scoring.recipe_of(one, settings.num)
+        about = settings.num, networks, names, settings.reference, mesh, workdir / "scores"
+        judge, sampler = scoring.plan(one, *about, recipe.prompts), Sampler(one, recipe)
+        for name, why in judge.left_out.items():
+            raise UserError(f"got scores.names={names}: there is no {name}, as {why}; leave it out")
+        rehearse(sampler, conditions)
+        each.append((judge, sampler, conditions))
+    return Scorer(each, workdir / "scores")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """``scorer(state, step)``: the figures of the step's samples, of each shape; on all processes.
+
+    Samples pass through the feature networks on the devices that drew them, and are never held together.
+    The figures with their protocols are written to ``folder`` too, as ``dit.evaluate`` writes them.
+    """
+
+    each: Sequence[tuple[scoring.Scoring, Sampler, Mapping[str, np.ndarray]]]
+    folder: storage.Place
+
+    def prepare(self) -> None:
+        """Make the references, or read those that were kept."""
+        for judge, *_ in self.each:
+            judge.prepare()
+
+    def __call__(self, state: TrainState, step: int) -> dict[str, float]:
+        taken, figures = taken_from(state), {}
+        for judge, sampler, conditions in self.each:
+            scored = judge.draw(sampler, taken.params, **conditions)
+            shape = "x".join(map(str, judge.experiment.source.shape[:3]))
+            prefix, suffix = (f"{shape}/", f"_{shape}") if len(self.each) > 1 else ("", "")
+            figures |= {f"{prefix}{name}": value for name, value in scored.figures.items()}
+            if multihost.is_main():
+                report = {"figures": dict(scored.figures), "protocol": scored.protocol}
+                report["recipe"] = stamped(sampler.recipe, taken, scored.nfe)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = self.folder / f"step_{step:07d}{suffix}.json"
+                storage.write(file, json.dumps(report, indent=2) + "\n")
+        return figures
 
 
 def rehearse(sampler: Sampler, conditions: Mapping[str, np.ndarray]) -> None:

@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "prepare": COMMAND | {"data", "encode"},
     "convert": COMMAND
     | {"carry", "config_file", "interop", "models", "reconstruct", "sections", "training"},
-    "train": COMMAND | {"data", "reconstruct", "training", "scaling"},
+    "train": COMMAND | {"data", "reconstruct", "scoring", "training", "scaling"},
     "sample": COMMAND | {"data", "given", "prompts"},
     "embed": COMMAND | {"prompts", "encoders"},
     "evaluate": COMMAND | {"data", "evaluation", "reconstruct", "scoring", "training"},

@@ -23,27 +23,14 @@ from dit.parallel.mesh import replicated
 
 
 class Featurise:
-    """``put(x)`` takes the next batch ``b f h w c`` of ``samples``, uint8, on the devices of ``mesh``.
+    """What the ``needs`` of a set of pictures ask of the networks, compiled once for all sets."""
 
-    What is past ``samples`` fills the last batch and is left out. ``collected``: what the ``needs`` of
-    one set of pictures made, complete once all have gone by. ``digest()``: of their pixels in order,
-    the same on any mesh.
-    """
-
-    def __init__(
-        self, networks: Sequence[Features], needs: Sequence[Need], samples: int, mesh: Mesh
-    ):
-        self._makers = {need.key: need.make for need in needs}
-        used = {name for name, *_ in self._makers}
-        self._networks = {one.name: one for one in networks if one.name in used}
-        whole = replicated(mesh)
-        self._params = {
-            name: _everywhere(one.params, whole) for name, one in self._networks.items()
-        }
-        self._run = jax.jit(self._outputs, out_shardings=whole)
-        self.samples, self.seen = samples, 0
-        self.collected: dict[Key, Collector] = {}
-        self._digest = hashlib.sha256()
+    def __init__(self, networks: Sequence[Features], needs: Sequence[Need], mesh: Mesh):
+        self.makers = {need.key: need.make for need in needs}
+        used = {name for name, *_ in self.makers}
+        self.networks = {one.name: one for one in networks if one.name in used}
+        self.mesh, self.outputs = mesh, sorted({key[:2] for key in self.makers})
+        self.run = jax.jit(self._outputs, out_shardings=replicated(mesh))
 
     def _outputs(self, params, x: Array):
         """The outputs that are needed, a row a frame, and each sample's fingerprint."""
@@ -51,26 +38,39 @@ class Featurise:
         if frames.shape[-1] == 1:
             frames = jnp.broadcast_to(frames, (*frames.shape[:-1], 3))
         found = {}
-        for name, network in self._networks.items():
-            outputs = network.outputs(params[name], frames)
-            found |= {(name, k): v for k, v in outputs.items() if self._wanted(name, k)}
-        return [found[key] for key in sorted(found)], fingerprints.of_rows(x)
+        for name, network in self.networks.items():
+            found |= {(name, k): v for k, v in network.outputs(params[name], frames).items()}
+        return [found[key] for key in self.outputs], fingerprints.of_rows(x)
 
-    def _wanted(self, name: str, output: str) -> bool:
-        return any(key[:2] == (name, output) for key in self._makers)
+
+class Passing:
+    """``put(x)`` takes the next batch ``b f h w c`` of ``samples``, uint8, on the devices of the mesh.
+
+    What is past ``samples`` fills the last batch and is left out. ``collected``: what the needs made,
+    complete once all have gone by. ``digest()``: of their pixels in order, the same on any mesh. The
+    networks are on the devices for as long as this is kept.
+    """
+
+    def __init__(self, featurise: Featurise, samples: int):
+        whole, self._of = replicated(featurise.mesh), featurise
+        self._params = {
+            name: _everywhere(one.params, whole) for name, one in featurise.networks.items()
+        }
+        self.samples, self.seen = samples, 0
+        self.collected: dict[Key, Collector] = {}
+        self._digest = hashlib.sha256()
 
     def put(self, x: Array) -> None:
         """See the class. UserError for pictures of other than one or three channels."""
         count, frames = min(len(x), self.samples - self.seen), x.shape[1]
-        for network in self._networks.values():
+        for network in self._of.networks.values():
             network.check(x.shape[-1])
-        outputs, words = self._run(self._params, x)
-        names = sorted({key[:2] for key in self._makers})
+        outputs, words = self._of.run(self._params, x)
         ids = np.repeat(np.arange(self.seen, self.seen + count), frames)
-        for (name, output), value in zip(names, outputs, strict=True):
+        for output, value in zip(self._of.outputs, outputs, strict=True):
             rows = np.asarray(value)[: len(ids)]
-            for key, make in self._makers.items():
-                if key[:2] == (name, output):
+            for key, make in self._of.makers.items():
+                if key[:2] == output:
                     if key not in self.collected:
                         self.collected[key] = make(self.samples, rows.shape[1], frames)
                     self.collected[key].add(ids, rows)

@@ -25,7 +25,7 @@ from dit import storage
 from dit.evaluation import Split
 from dit.evaluation.collect import KINDS, Collector, Moments
 from dit.evaluation.features import Features
-from dit.evaluation.featurise import Featurise
+from dit.evaluation.featurise import Featurise, Passing
 from dit.evaluation.scores import Key, Need
 from dit.parallel import multihost
 from dit.parallel.mesh import batch_sharding, batch_shards
@@ -61,7 +61,7 @@ def of_pictures(
     """
     shards, where = batch_shards(mesh), batch_sharding(mesh)
     size = -(-min(BATCH, len(rows)) // shards) * shards
-    featurise = Featurise(networks, needs, len(rows), mesh)
+    passing = Passing(Featurise(networks, needs, mesh), len(rows))
     first = np.asarray(_picture(split, rows[0]))
     for start in range(0, len(rows), size):
         ids = [rows[min(i, len(rows) - 1)] for i in range(start, start + size)]
@@ -69,8 +69,8 @@ def of_pictures(
         def part(index, ids=ids):
             return np.stack([_picture(split, i) for i in ids[index[0]]])[:, *index[1:]]
 
-        featurise.put(jax.make_array_from_callback((size, *first.shape), where, part))
-    return featurise.collected, featurise.digest()
+        passing.put(jax.make_array_from_callback((size, *first.shape), where, part))
+    return passing.collected, passing.digest()
 
 
 def _picture(split: Split, i: int) -> np.ndarray:

@@ -200,7 +200,7 @@ class Kept:
         return found
 
 
-FREE = ("seed", "samples", "checkpoint")  # keys on which no program of training depends
+FREE = ("seed", "samples", "scores", "checkpoint")  # keys on which no program of training depends
 NOT_JUDGED = (*FREE, "steps", "batch_size", "optimizer", "schedule", "ema", "loader", "log")
 
 
@@ -211,7 +211,7 @@ def one_run(
     config = plain(experiment.config)
     images = config["steps"] * config["batch_size"]
     unique = None if experiment.source.streaming else len(experiment.source.train)
-    free = ("log", "checkpoint", "samples")
+    free = ("log", "checkpoint", "samples", "scores")
     line = planned(row, config["optimizer"]["lr"], config["batch_size"]) | {
         "config": configs.fingerprint({k: v for k, v in config.items() if k not in free}),
         "steps": config["steps"],

@@ -1,7 +1,8 @@
 """What a run writes as it proceeds: ``metrics.jsonl``, TensorBoard, optionally W&B, a progress bar.
 
-A row of metrics is ``{"step": updates made, name: number, "loss_t": [per time bin], ...}``. After
-a resume the rows past the restored step are dropped, so no step occurs twice.
+A row of metrics is ``{"step": updates made, name: number, "loss_t": [per time bin], ...}``. Scores
+have a row of their own, ``{"step": ..., "scores/fid": ..., "scores/fid_error": ...}``. After a resume
+the rows past the restored step are dropped, so no step occurs twice among either.
 """
 
 from __future__ import annotations

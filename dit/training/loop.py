@@ -29,7 +29,7 @@ from dit.data.pipeline import Batches
 from dit.parallel import compiler, multihost
 from dit.parallel.frozen import identities
 from dit.parallel.peak import peak_flops
-from dit.training import feed
+from dit.training import feed, scores
 from dit.training.ahead import AheadOfTime, placed
 from dit.training.checkpoint import Checkpoints
 from dit.training.learning import Learning, constant_of
@@ -63,6 +63,7 @@ def train(
     *,
     batches: Batches,
     draw: Callable[[TrainState, int], None] | None = None,
+    scorer: scores.Scorer | None = None,
     flops_per_example: float | None = None,
     devices: Sequence[jax.Device] | None = None,
     compiled: Program | None = None,
@@ -72,7 +73,9 @@ def train(
     """Train until ``config.steps``, from the latest sound checkpoint in ``workdir`` if there is one.
 
     ``experiment``: what ``dit.experiment.build`` makes of a config. ``batches``: its training data.
-    ``draw(state, step)`` is called every ``samples.every`` steps. ``flops_per_example``: of a training
+    ``draw(state, step)`` is called every ``samples.every`` steps, and ``scorer(state, step)``, whose
+    figures have a row of the log, every ``scores.every`` and at the end: after the step is saved, so
+    that a run that is killed meanwhile scores it when it goes on. ``flops_per_example``: of a training
     step, forward and backward, for the utilisation. ``compiled``: the ``program`` of an experiment that
     differs in its seed alone, to compile nothing twice. ``allowed``: keys in which the config of a
     resumed run may differ, besides the operational ones (``workdir.OPERATIONAL``). The first SIGINT or
@@ -151,6 +154,11 @@ def train(
         each = batches.examples
         learning = Learning(constant, step=step, steps=steps, batch=each, every=logging.every)
         under_way = collections.deque()
+        if scorer is not None:
+            scorer.prepare()
+            due = restored is not None and scores.is_due(experiment, scorer, step)
+            if due and scores.is_missing(workdir, step):
+                scores.score(scorer, state, step, metrics_log, bar)
         simulated = run.mesh.size > 1 and run.mesh.devices.flat[0].platform == "cpu"
         ahead = 0 if simulated else AHEAD  # their collectives deadlock with two steps under way
         highest = multihost.HighestOfAll(run.mesh, lag=ahead)
@@ -178,7 +186,8 @@ def train(
                 under_way.popleft().block_until_ready()
 
             log_now = step % logging.every == 0 or step == steps
-            save_now = step % saving.every == 0 or step == steps
+            score_now = scores.is_due(experiment, scorer, step)
+            save_now = step % saving.every == 0 or step == steps or score_now
             draw_now = draw is not None and sampling.every and step % sampling.every == 0
             if not (log_now or save_now or draw_now):
                 continue
@@ -201,6 +210,8 @@ def train(
                     saved = step
                 if draw_now:
                     draw(state, step)
+                if score_now:
+                    scores.score(scorer, state, step, metrics_log, bar)
         if step not in (0, saved):  # stopped by a signal, which may come at any point of a step
             _look(run, state, saved, workdir)
             held()

@@ -26,7 +26,7 @@ from dit.types import OutsideError, UserError
 log = logging.getLogger(__name__)
 
 OPERATIONAL = (  # sections and single keys that change results by rounding at most
-    *("log", "samples", "checkpoint", "loader", "mesh"),
+    *("log", "samples", "scores", "checkpoint", "loader", "mesh"),
     *("codec.path", "codec.tile", "codec.dtype"),  # the weights are known by a fingerprint
     *("text.encoders.path", "text.encoders.tokenizer"),  # and so are these
     *("model.remat", "model.unroll", "model.attention"),
@@ -55,8 +55,10 @@ def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
     """Every key that differs, with both values."""
-    before, after = _flat(of_today(old)), _flat(plain(new))
-    missing = "(not there)"
+    old, new, missing = of_today(old), plain(new), "(not there)"
+    if "scores" not in old and new.get("scores", {}).get("every") == 0:
+        new = {k: v for k, v in new.items() if k != "scores"}  # another version's, without effect
+    before, after = _flat(old), _flat(new)
     pairs = {k: [before.get(k, missing), after.get(k, missing)] for k in sorted({*before, *after})}
     later = (
         [missing, None],

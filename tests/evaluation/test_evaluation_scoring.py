@@ -14,7 +14,7 @@ from compiling import devices
 from dit import config, evaluate, scoring
 from dit.draw import Sampler, load
 from dit.evaluation import frechet, reference
-from dit.evaluation.featurise import Featurise
+from dit.evaluation.featurise import Featurise, Passing
 from dit.evaluation.scores import About
 from dit.evaluation.scores.kd import distance
 from dit.evaluation.scores.precision_recall import precision_recall
@@ -150,7 +150,7 @@ def test_a_reference_may_be_a_file_of_pictures_or_of_moments(report, sets, workd
     ("args", "why"),
     [
         (["--scores=fid", "--features=a"], "did you mean"),
-        (["--scores=fd"], "without --features"),
+        (["--scores=fd"], "no features for the scores"),
         (["--reference=train"], "without --scores"),
         (["--scores=fd", "--features=a", "--reference=nowhere.npz"], "no such file"),
         (["--scores=fd", "--features=a", "--reference=test"], "expected train, held_out"),
@@ -211,11 +211,11 @@ def test_frames_of_clips_are_each_a_row():
     sets = {}
     for of, x in zip(("samples", "reference"), clips, strict=True):
         needs = [need for plan in plans for need in plan.needs if of in need.of]
-        featurise = Featurise((network,), needs, 12, mesh)
+        passing = Passing(Featurise((network,), needs, mesh), 12)
         for ids in (np.arange(8), np.minimum(np.arange(8, 16), 11)):
             batch, where = x[ids], batch_sharding(mesh)
-            featurise.put(jax.make_array_from_callback(batch.shape, where, batch.__getitem__))
-        sets[of] = featurise.collected
+            passing.put(jax.make_array_from_callback(batch.shape, where, batch.__getitem__))
+        sets[of] = passing.collected
     ours, theirs = (network.pictures(x.reshape(36, 8, 8, 1)) for x in clips)
     np.testing.assert_allclose(sets["samples"]["a", "features", "rows"].x, ours, atol=1e-5)
     assert plans[0].measure(sets)["fd_a"] == pytest.approx(frechet.between(ours, theirs), rel=1e-3)

@@ -307,7 +307,7 @@ def test_the_steps_are_free_only_where_the_schedule_does_not_need_them():
         workdirs.check_same(CONFIG, {**CONFIG, "model": {"width": 3}}, "x")
 
 
-COMPLETE = experiment.load_config("configs/digits.py").to_dict()
+COMPLETE = experiment.load_config("configs/digits.py", {"scores.every": 1}).to_dict()
 
 
 @pytest.mark.parametrize("key", sorted(workdirs.differences({}, COMPLETE)))
