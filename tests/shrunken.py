@@ -28,8 +28,9 @@ def stand_ins(directory, config, dtype=np.float16):
         encoders = []
         for i, each in enumerate(config.text.encoders):
             place = directory / f"encoder_{i}"
-            text_cases.save(place, each["name"], projected=each["name"] == "clip", seed=i)
-            encoders.append({**each, "path": str(place)})
+            kind = each["name"] if each["name"] != "minilm" else "bert"
+            text_cases.save(place, kind, projected=kind == "clip", seed=i)
+            encoders.append({**each, "name": kind, "path": str(place)})
         found["text.encoders"] = tuple(encoders)
     return found
 
