@@ -73,7 +73,7 @@ def shrunken(file, directory, dtype=np.float16, **more):
         "steps": 2,
         "batch_size": 8,
         "model.depth": 1,
-        "model.width": 32,
+        "model.width": 24 if plain.model.get("shortcuts") else 32,
         "model.heads": 2,
         "samples.every": 0,
         "log.every": 1,
