@@ -18,11 +18,9 @@ PARTS = tuple({"name": name, "size": 16, "flip": True} for name in ("emoji", "ph
 SMALL = (
     *("--config=configs/emoji_autoencoder.py", "--config.batch_size=8"),
     f"--config.data.parts={PARTS}",
-    *(
-        "--config.model.width=12",
-        "--config.model.multipliers=(1,2)",
-        "--config.model.norm_groups=4",
-    ),
+    *("--config.model.width=8", "--config.model.multipliers=(1,2)", "--config.model.norm_groups=4"),
+    *("--config.model.patch=1", "--config.model.shortcuts=False", "--config.optimizer.name=adamw"),
+    *("--config.optimizer.lr=1e-3", "--config.optimizer.betas=(0.5,0.9)"),
     *("--config.objective.discriminator=patch:width=8,depth=1", "--config.objective.start=1"),
     *("--config.objective.lpips=0.0", "--config.schedule.name=constant", "--config.log.every=1"),
     *("--config.samples.every=0", "--config.samples.num=2"),
