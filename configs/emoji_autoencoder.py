@@ -2,9 +2,9 @@
 
 The codec of latent diffusion at the smallest scale, in minutes on two CPU cores: reconstruction, a
 little KL, LPIPS by AlexNet (which is cheap; the large models use VGG), and in the last third a patch
-discriminator beside it. Pixels are folded by two before the first convolution, where most of the time
-would go. Paths without parameters carry what is smooth past the norms, and colours are drawn anew:
-those of five photographs are too few, and whole tiles came back in wrong ones.
+discriminator beside it. Pixels are folded by two before the first convolution, so that convolutions of
+the same width cost a quarter. Shortcuts without parameters carry what is smooth past the norms. Colours
+are changed at random: those of five photographs are too few, and whole tiles came back in wrong ones.
 
 Command:   python -m dit.train --config=configs/emoji_autoencoder.py --workdir=runs/emoji_autoencoder
            python -m dit.evaluate --workdir=runs/emoji_autoencoder

@@ -28,8 +28,9 @@ def stand_ins(directory, config, dtype=np.float16):
         encoders = []
         for i, each in enumerate(config.text.encoders):
             place = directory / f"encoder_{i}"
-            text_cases.save(place, each["name"], projected=each["name"] == "clip", seed=i)
-            encoders.append({**each, "path": str(place)})
+            kind = each["name"] if each["name"] != "minilm" else "bert"
+            text_cases.save(place, kind, projected=kind == "clip", seed=i)
+            encoders.append({**each, "name": kind, "path": str(place)})
         found["text.encoders"] = tuple(encoders)
     return found
 
@@ -72,7 +73,7 @@ def shrunken(file, directory, dtype=np.float16, **more):
         "steps": 2,
         "batch_size": 8,
         "model.depth": 1,
-        "model.width": 32,
+        "model.width": 24 if plain.model.get("shortcuts") else 32,
         "model.heads": 2,
         "samples.every": 0,
         "log.every": 1,

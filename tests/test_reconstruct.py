@@ -18,7 +18,7 @@ PARTS = tuple({"name": name, "size": 16, "flip": True} for name in ("emoji", "ph
 SMALL = (
     *("--config=configs/emoji_autoencoder.py", "--config.batch_size=8"),
     f"--config.data.parts={PARTS}",
-    *("--config.model.width=8", "--config.model.multipliers=(1,2)", "--config.model.norm_groups=4"),
+    *("--config.model.width=12", "--config.model.norm_groups=4"),
     *("--config.objective.discriminator=patch:width=8,depth=1", "--config.objective.start=1"),
     *("--config.objective.lpips=0.0", "--config.schedule.name=constant", "--config.log.every=1"),
     *("--config.samples.every=0", "--config.samples.num=2"),
@@ -62,10 +62,10 @@ def test_it_is_judged_by_held_out_pictures_and_is_a_codec(workdir, capsys):
     assert evaluate.main([where, "--num=20", "--demand=psnr>=1"]) == 0
     assert evaluate.main([where, "--num=20", "--demand=psnr>=resized_psnr+50"]) == evaluate.UNMET
     report = json.loads((workdir / "evaluation.json").read_text())
-    assert report["figures"]["ratio"] == 3 * 4 / 3
+    assert report["figures"]["ratio"] == 3 * 4**2 / 3
     assert report["figures"]["pictures"] == 20
     assert report["figures"]["psnr_emoji"] != report["figures"]["psnr_photographs"]
-    assert report["figures"]["ratio_photographs"] == 4
+    assert report["figures"]["ratio_photographs"] == 16
     assert "32x32 or more" in report["not_measured"]["lpips_alex"]
     assert -1 <= report["figures"]["ssim"] <= 1
     with pytest.raises(UserError, match="got --guidance for an autoencoder"):

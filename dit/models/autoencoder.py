@@ -10,7 +10,6 @@ clip is a picture of its own. A codec scales the latents (``dit/codecs/autoencod
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from typing import Literal
 
@@ -274,8 +273,10 @@ def make(
     attention_module.check(attention)
     if shortcuts:
         inputs, outputs = ((n or in_channels) * patch**2 for n in (in_channels, out_channels))
-        check_shortcuts(inputs, widths[0], widths[-1], latent_channels)
-        check_shortcuts(latent_channels, decoder_widths[-1], decoder_widths[0], outputs)
+        check_shortcut(inputs, widths[0])
+        check_shortcut(widths[-1], latent_channels)
+        check_shortcut(latent_channels, decoder_widths[-1])
+        check_shortcut(decoder_widths[0], outputs)
     base = patch.bit_length() - 1
     encoder, decoder = plan(widths, decoder_widths, depth, middle_attention, base, shortcuts)
     return AutoencoderKL(
@@ -293,14 +294,13 @@ def make(
     )
 
 
-def check_shortcuts(*channels: int) -> None:
-    """Raise UserError where channels, from first to last, are no multiples of those next to them."""
-    for a, b in itertools.pairwise(channels):
-        if max(a, b) % min(a, b):
-            raise UserError(
-                f"got shortcuts between {a} channels and {b}; expected one to be a multiple of the "
-                "other: change width, multipliers, patch or latent_channels"
-            )
+def check_shortcut(inputs: int, outputs: int) -> None:
+    """Raise UserError where neither number of channels is a multiple of the other."""
+    if max(inputs, outputs) % min(inputs, outputs):
+        raise UserError(
+            f"got a shortcut from {inputs} channels to {outputs}; expected one to be a multiple of the "
+            "other: change width, multipliers, patch or latent_channels"
+        )
 
 
 def build(

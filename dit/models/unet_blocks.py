@@ -35,8 +35,8 @@ class Layer:
     the way down. ``keep``: its output goes to such a layer on the way up. ``heads`` and ``temporal``:
     how many heads its attention in space and along time has, 0 for no attention. ``transformer``: how
     many blocks of a transformer are there in place of attention in space. ``kind``: a residual block, or
-    a convolution alone. ``shortcut``: a convolution that resamples adds what is left of its
-    input without parameters, see ``fold`` and ``unfold``.
+    a convolution alone. ``shortcut``: to a convolution that resamples, its input is added, resampled
+    without parameters (``around``).
     """
 
     name: str
@@ -194,10 +194,10 @@ def match_channels(x: Float[Array, "b f h w c"], channels: int) -> Float[Array, 
 
 
 def around(x: Float[Array, "b f h w c"], layer: Layer) -> Float[Array, "b f h2 w2 d"]:
-    """What a convolution that resamples is added to: no number of ``x`` is lost that fits.
+    """What a convolution that resamples is added to: ``x``, resampled without parameters.
 
-    Pixels go to channels, or channels to pixels (Chen et al. 2024, "Deep Compression Autoencoder",
-    section 3.1), so that a convolution that adds nothing is the mean, or a copy, of neighbours.
+    Pixels are folded into channels, or channels unfolded into pixels, and channels matched by means or
+    copies (Chen et al. 2024, "Deep Compression Autoencoder", section 3.1).
     """
     if layer.resample == "down":
         return match_channels(fold(x, 2), layer.outputs)

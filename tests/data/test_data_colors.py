@@ -10,7 +10,10 @@ def test_random_colors_permute_channels_and_bend_each_by_a_power():
     x[0, 0, 0], x[0, 0, 1] = 0, 255
     orders, powers = set(), []
     for seed in range(200):
-        y = random_colors({"x": x, "label": 3}, np.random.default_rng(seed))["x"]
+        example = random_colors({"x": x, "label": 3}, np.random.default_rng(seed))
+        assert example.keys() == {"x", "label"}
+        assert example["label"] == 3
+        y = example["x"]
         assert y.dtype == np.uint8
         assert y.shape == x.shape
         assert not y[0, 0, 0].any()

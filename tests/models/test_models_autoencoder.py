@@ -10,11 +10,7 @@ from dit.models import autoencoder
 from dit.models.unet_blocks import fold, match_channels, unfold
 from dit.types import UserError
 
-EVEN = TINY | {
-    "in_channels": 4,
-    "shortcuts": True,
-    "middle_attention": False,
-}  # of 4 and 8 channels
+EVEN = TINY | {"in_channels": 4, "shortcuts": True, "middle_attention": False}
 EVEN |= {"quant_conv": False, "post_quant_conv": False}
 
 
@@ -50,9 +46,8 @@ def test_a_network_that_adds_nothing_passes_means_on_by_its_shortcuts(patch):
     z = half(model, params, x, "encode")
     assert z.shape == (2, 1, 4, 8 // side, 4)
     folded = fold(x, patch)
-    h = folded @ first + match_channels(
-        folded, 8
-    )  # b f h w 8, halved once: 32 numbers to 8, and 8 to 4
+    h = folded @ first + match_channels(folded, 8)
+    # Halved once: four pixels of 8 channels become one of 32 numbers, then of 8, then of 4.
     wanted = np.asarray(fold(jnp.asarray(h), 2)).reshape(2, 1, 4, -1, 4, 8).mean(-1)
     np.testing.assert_allclose(z, wanted, atol=1e-5)
 
@@ -78,6 +73,15 @@ def test_the_option_changes_no_parameter_and_patches_change_the_counts_they_shou
     assert a["encoder/conv"] == 4 * b["encoder/conv"]
 
 
-def test_channels_that_are_no_multiples_are_refused():
-    with pytest.raises(UserError, match="multiple"):
-        autoencoder.make(**{**TINY, "latent_channels": 3}, shortcuts=True)
+@pytest.mark.parametrize("wrong", [{"in_channels": 3}, {"out_channels": 3}, {"latent_channels": 3}])
+def test_channels_that_are_no_multiples_are_refused(wrong):
+    with pytest.raises(UserError, match="got a shortcut"):
+        autoencoder.make(**EVEN | wrong)
+
+
+def test_widths_of_the_levels_need_not_be_multiples():
+    """Residual blocks change them, which have projections on their shortcuts."""
+    model = autoencoder.make(**EVEN | {"widths": (8, 12)})
+    x = jnp.zeros((1, *shape_of(model)))
+    params = jax.tree.map(jnp.asarray, params_of(model))
+    assert half(model, params, x, "encode").shape == (1, 1, 1, 1, 4)
