@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from dit.codecs import Codec
 from dit.types import Ids, Key, Params, Positive, UserError, Video
@@ -17,7 +17,9 @@ def build(*, scale: Positive = 1.0) -> Codec:
     if scale <= 0:
         raise UserError(f"got scale={scale}; expected a positive number")
 
-    def encode(params: Params, x: Array, key: Key | None = None, ids: Ids | None = None) -> Video:
+    def encode(
+        params: Params, x: Array, key: Key | None = None, ids: Ids | None = None
+    ) -> Float[Array, "b ..."]:
         if x.dtype != jnp.uint8:
             raise UserError(f"the pixel codec got {x.dtype} data; expected uint8 pixels in 0..255")
         return scale * (x.astype(jnp.result_type(float)) / 127.5 - 1)

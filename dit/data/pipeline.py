@@ -189,7 +189,7 @@ class Batches(Iterator[Batch]):
         return self.plan.batch
 
     @property
-    def examples(self) -> float:
+    def examples(self) -> int | float:
         """The examples of a batch; their mean, where that is not one number."""
         return self.batch_size
 

@@ -57,7 +57,7 @@ class Constant:
     std: float
     error: float
 
-    def beaten_by(self, loss: float, examples: float) -> bool:
+    def beaten_by(self, loss: float, examples: int | float) -> bool:
         """Whether a mean loss over so many examples is lower by more than chance, and than 1%.
 
         Half of it is always enough, however long the tail of the weights.

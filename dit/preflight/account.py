@@ -48,7 +48,8 @@ class Account:
 
     ``parameters``, ``state`` (with the optimizer's and the averages) and ``gradients``: bytes.
     ``activations(policy)``: bytes an image. ``flops``: of an image. ``stream``: elements an image that
-    pass from layer to layer. ``policies``: the remat policies that the network can take.
+    pass from layer to layer. Of packed batches a row is an image here. ``policies``: the remat policies
+    that the network can take.
     """
 
     parameters: int
@@ -98,7 +99,7 @@ def account(experiment_with: Callable[[str], Any], where: Topology) -> Account:
     experiment = experiment_with("none")
     batches = experiment.batches()
     try:
-        shapes = bucket_shapes(batches)[0]
+        shapes, examples = bucket_shapes(batches)[0], batches.examples
         run = program(alone(experiment), batches, where.devices[:1])
     finally:
         batches.close()
@@ -111,17 +112,27 @@ def account(experiment_with: Callable[[str], Any], where: Topology) -> Account:
             return activations(other, run, shapes) / images
 
     model, state = experiment.model, run.abstract
+    length = experiment.config.packing.tokens or model.tokens(experiment.shape)
     return Account(
         parameters=_bytes(state.params),
         state=_bytes((state.params, state.opt_state, state.ema, state.networks)),
         gradients=_bytes(state.params),
         activations=kept,
-        flops=training_flops(model, experiment.shape, experiment.context_len, experiment.level)
-        + experiment.flops_beside,
-        stream=model.stream(experiment.shape),
+        flops=round(examples / images * step_flops(experiment)),
+        stream=model.stream(experiment.shape) * length // model.tokens(experiment.shape),
         policies=tuple(POLICIES) if experiment.remat else ("none",),
         accumulate=experiment.config.optimizer.get("accumulate", 1),
     )
+
+
+def step_flops(experiment: Any) -> int | float:
+    """FLOPs of training on one example: a mean one, where examples of all shapes are packed."""
+
+    def flops(shape):
+        return training_flops(experiment.model, shape, experiment.context_len, experiment.level)
+
+    own = experiment.mean(flops) if experiment.packed else flops(experiment.shape)
+    return own + experiment.flops_beside
 
 
 def alone(experiment: Any) -> Any:

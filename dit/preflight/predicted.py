@@ -184,7 +184,7 @@ def cells(row: Row, prices: Mapping[str, float]) -> list[str]:
     if "hours" not in row:
         return [*first, memory, "no prediction", *[""] * 6]
     amount = prices[args.topology.partition(":")[0]]
-    images = row["images"] * row["steps_to_end"]
+    images = row["images"] * row.get("each", 1) * row["steps_to_end"]
     return [
         *first,
         memory,

@@ -21,10 +21,10 @@ from dit.parallel.frozen import shapes as shapes_of
 from dit.parallel.mesh import batch_shards
 from dit.parallel.rules import is_axes
 from dit.parallel.topology import Topology
-from dit.preflight.account import activations
+from dit.preflight.account import activations, step_flops
 from dit.preflight.report import Report
 from dit.recipe import recipe_from
-from dit.scaling.flops import sampling_flops, training_flops
+from dit.scaling.flops import sampling_flops
 from dit.scaling.jaxpr_flops import count
 from dit.training.feed import bucket_shapes
 from dit.training.program import Program, program
@@ -116,16 +116,6 @@ def sampler(experiment: Experiment, where: Topology) -> Report:
         memory={"parameters": per_device((params, frozen)), "batch": per_device(batch)},
         within={},
     )
-
-
-def step_flops(experiment: Experiment) -> float:
-    """FLOPs of training on one example: a mean one, where examples of all shapes are packed."""
-
-    def flops(shape):
-        return training_flops(experiment.model, shape, experiment.context_len, experiment.level)
-
-    own = experiment.mean(flops) if experiment.packed else flops(experiment.shape)
-    return own + experiment.flops_beside
 
 
 def target(where: Topology) -> Any:

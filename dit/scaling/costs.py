@@ -33,7 +33,11 @@ class Costs:
 
 
 def one_shape(experiment: Any) -> tuple[int, ...]:
-    """The shape of the examples of an experiment; UserError where they have several."""
+    """The shape of the examples of an experiment; UserError where they have several, or are packed."""
+    if experiment.packed:
+        raise UserError(
+            "got packing.tokens; expected batches of images, which budgets count: leave it out"
+        )
     if len(experiment.shapes) > 1:
         raise UserError(
             f"got examples of {len(experiment.shapes)} shapes; expected one, since budgets count what "

@@ -97,7 +97,7 @@ class Learning:
     """Watches the losses of a run of ``steps`` steps that starts at ``step``, and warns."""
 
     def __init__(
-        self, constant: Constant | None, *, step: int, steps: int, batch: float, every: int
+        self, constant: Constant | None, *, step: int, steps: int, batch: int | float, every: int
     ):
         self._constant, self._steps, self._batch, self._every = constant, steps, batch, every
         self._early = max(EARLY, -(-steps // 10))

@@ -261,7 +261,7 @@ class LossByShape:
 class Rate:
     """Steps a second between two looks at the device, not counting what was paused."""
 
-    def __init__(self, batch_size: float, flops_per_example: float | None, mesh: Mesh):
+    def __init__(self, batch_size: int | float, flops_per_example: float | None, mesh: Mesh):
         self._batch, self._flops, self._mesh = batch_size, flops_per_example, mesh
         self._peak: float | None = None
         self._start, self._steps = time.perf_counter(), 0

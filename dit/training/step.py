@@ -79,7 +79,8 @@ def objective(
         **beside: Any,
     ):
         params = params if base is None else join(base, params)
-        batch = {**tell(text, batch), "x": encode(codec, batch["x"], key, batch["id"])}
+        drawn = () if "grid" in batch else (key, batch["id"])  # packed: by codecs that draw nothing
+        batch = {**tell(text, batch), "x": encode(codec, batch["x"], *drawn)}
         return loss(key, params, apply_fn, process, batch, **beside)
 
     return loss_fn
