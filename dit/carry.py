@@ -19,7 +19,7 @@ from dit.interop import lora as layouts
 from dit.interop import mapping, views, writing
 from dit.interop.mapping import Format, State
 from dit.parallel.fingerprints import fingerprints
-from dit.parallel.frozen import identity, place
+from dit.parallel.frozen import identities
 from dit.training import lora as low_rank
 from dit.training.checkpoint import read_meta, restore_params
 from dit.training.weights import Later, save_params
@@ -55,7 +55,7 @@ def save(workdir: storage.Place, experiment: Experiment, parts: Parts) -> int:
 def fingerprints_of(experiment: Experiment) -> dict[str, str]:
     """Those of the frozen weights; of the network of a LoRA, read one parameter at a time."""
     others = {name: w for name, w in experiment.frozen.items() if name != "base"}
-    found = {name: identity(params) for name, params in place(others, None).items()}
+    found = identities(others, None)
     if experiment.base is not None:
         read = of_base(experiment)
         bits = fingerprints({"scale": np.float32(experiment.lora.scale)})
