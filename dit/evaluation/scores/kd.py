@@ -2,8 +2,8 @@
 
 The unbiased squared MMD with the kernel ``(x y / d + 1)^3`` (Binkowski et al. 2018), the mean over
 random subsets, drawn as torch-fidelity does. It may be below zero. The standard error is the deviation
-over the subsets, scaled to all samples: over other subsets, of half of the rows at most, where these
-have more, since subsets of nearly all rows are nearly the same.
+over the subsets, scaled to all samples. Subsets of more than half of the samples are too much the same:
+then it is that over random halves of the samples (the delete-half jackknife), the reference being fixed.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ def distance(
     x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], subsets: int, size: int, seed: int
 ) -> tuple[float, float]:
     """The mean over the subsets, and its standard error."""
-    rng, fewest = np.random.RandomState(seed), min(len(x), len(y))
+    size, rng = min(size, len(x), len(y)), np.random.RandomState(seed)
 
-    def drawn(size: int) -> list[float]:
-        picked = ([rng.choice(len(z), size, replace=False) for z in (x, y)] for _ in range(subsets))
-        return [
-            mmd(*(z[i].astype(np.float64) for z, i in zip((x, y), p, strict=True))) for p in picked
-        ]
+    def some(z: np.ndarray, size: int) -> np.ndarray:
+        return z[rng.choice(len(z), size, replace=False)].astype(np.float64)
 
-    size, half = min(size, fewest), fewest // 2
-    found = spread = drawn(size)
+    found = [mmd(some(x, size), some(y, size)) for _ in range(subsets)]
+    if subsets < 2:
+        return found[0], np.nan
+    error, half = np.std(found, ddof=1) * np.sqrt(size / len(x)), len(x) // 2
     if size > half >= 2:
-        spread, size = drawn(half), half
-    error = np.std(spread, ddof=1) * np.sqrt(size / len(x)) if subsets > 1 else np.nan
+        fixed = some(y, size)
+        halves = [mmd(some(x, half), fixed) for _ in range(subsets)]
+        error = np.std(halves, ddof=1) * np.sqrt(half / (len(x) - half))
     return float(np.mean(found)), float(error)
 
 
-def mmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"]) -> float:
-    """The unbiased estimate of the squared MMD of as many rows of both."""
-    n, d = x.shape
-    own = 0.0
+def mmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
+    """The unbiased estimate of the squared MMD of these rows."""
+    own, d = 0.0, x.shape[1]
     for z in (x, y):
+        n = len(z)
         kernel = (z @ z.T / d + 1) ** 3
         own += (kernel.sum() - np.trace(kernel)) / (n * (n - 1))
     return float(own - 2 * ((x @ y.T / d + 1) ** 3).mean())
