@@ -1,14 +1,16 @@
-"""The examples of the READMEs run, and do what they say of them."""
+"""The examples of the READMEs run, and do what they say of them; commands are those of the parsers."""
 
+import importlib
 import pathlib
 import re
+import shlex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dit import models
+from dit import cli, models
 from dit.config import resolve
 from dit.experiment import build, load_config
 from dit.sampling.sample import sample
@@ -20,7 +22,56 @@ from dit.types import Cond
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = "".join((ROOT / name).read_text() for name in ("README.md", "dit/README.md"))
+CONFIGS = dict(
+    re.findall(
+        r"`(\w+\.py)`:\n\n```python\n(.*?)```", (ROOT / "launch/JOURNEYS.md").read_text(), re.DOTALL
+    )
+)
 EXAMPLES = dict(re.findall(r"<!-- executed:? ?(\S*) -->\n```python\n(.*?)```", PAGES, re.DOTALL))
+
+WITH_COMMANDS = (
+    "README.md",
+    "launch/JOURNEYS.md",
+    "dit/evaluation/SCORES.md",
+    "dit/text/README.md",
+)
+PARSERS = {"preflight": "preflight.__main__", "scaling": "scaling.__main__"}
+
+
+def commands():
+    """(page, command, words) of every ``python -m dit.COMMAND`` in the pages, a launcher's too."""
+    for page in WITH_COMMANDS:
+        text = (ROOT / page).read_text().replace("\\\n", " ")
+        for line in re.findall(r"^(?:    )?((?:python|pip|dit) .*)", text, re.MULTILINE):
+            for part in re.split(r" && | -- ", line):
+                if found := re.match(r"python -m dit\.([\w.]+)(.*)", part):
+                    yield page, found[1], tuple(shlex.split(found[2], comments=True))
+
+
+COMMANDS = [each for each in commands() if "--help" not in each[2]]
+
+
+@pytest.mark.parametrize(
+    ("page", "command", "words"), COMMANDS, ids=[f"{p}-{i}" for i, (p, *_) in enumerate(COMMANDS)]
+)
+def test_a_command_of_a_page_is_one_that_its_parser_takes(
+    page, command, words, tmp_path, monkeypatch
+):
+    module = importlib.import_module(f"dit.{PARSERS.get(command, command)}")
+    args, overrides = cli.parse(module.arguments(), list(words))
+    for name, text in CONFIGS.items():  # a config that the page itself shows
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    if getattr(args, "config", None):
+        load_config(args.config, overrides)
+    else:
+        assert not overrides or command == "convert", "they belong to a config"
+
+
+def test_the_pages_show_every_journey():
+    shown = {(page, command) for page, command, _ in COMMANDS}
+    for command in ("train", "sample", "convert", "prepare", "preflight", "evaluate"):
+        assert ("launch/JOURNEYS.md", command) in shown
 
 
 @pytest.fixture

@@ -117,6 +117,15 @@ def test_the_kernel_distance_is_unbiased_and_its_error_that_of_drawing_again():
     assert np.mean(errors) == pytest.approx(values.std(), rel=0.35)
 
 
+def test_a_kernel_distance_of_few_pictures_has_an_error_too():
+    """Where every subset would have all rows, the error is not nought but that of drawing again."""
+    rng = np.random.default_rng(1)
+    y = rng.normal(size=(90, 4))
+    drawn = [kd.distance(rng.normal(0.5, 1, (60, 4)), y, 40, 1000, 0) for _ in range(150)]
+    values, errors = np.transpose(drawn)
+    assert np.mean(errors) == pytest.approx(values.std(), rel=0.25)
+
+
 def same(params, x):
     return {"features": x.mean((1, 2)), "logits": x.mean((1, 2))}
 

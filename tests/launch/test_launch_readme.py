@@ -27,7 +27,7 @@ def commands(text):
 
 
 def documented():
-    for file in (LAUNCH / "README.md", ROOT / "README.md"):
+    for file in (LAUNCH / "README.md", LAUNCH / "JOURNEYS.md", ROOT / "README.md"):
         yield from ((file.name, words) for words in commands(file.read_text()))
     for file in sorted(LAUNCH.glob("*.py")):
         text = ast.get_docstring(ast.parse(file.read_text())) or ""

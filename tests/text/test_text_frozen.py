@@ -15,7 +15,7 @@ from PIL import Image
 from shrunken import CONFIGS, shrunken
 from text_cases import save
 
-from dit import draw, embed, prepare, rng, sample
+from dit import carry, draw, embed, prepare, rng, sample
 from dit.config import resolve
 from dit.data import records
 from dit.draw import Sampler
@@ -152,6 +152,7 @@ def test_a_run_is_known_by_its_weights_and_vocabulary_wherever_they_lie(folders,
     place_of = shutil.copytree(folders / "small", tmp_path / "small")
     saved_run.save(tmp_path / "run", **told(tmp_path))
     known = identities(draw.load_experiment(str(tmp_path / "run")).frozen, None)
+    assert carry.fingerprints_of(build(told(folders))) == known  # of a merged LoRA's workdir
     assert identities(build(told(folders)).frozen, None) == known
     half = told(folders, precision={"compute": "bfloat16"})
     assert identities(build(half).frozen, None) == known  # in whatever precision they are kept
