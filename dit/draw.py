@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dit import edits, media, models, prompts, rng
-from dit.diffusion.process import denoiser
+from dit import edits, media, models, prompts, rng, rollouts
 from dit.experiment import Experiment, build
+from dit.guided import Guided
 from dit.parallel import compiler, multihost
 from dit.parallel.frozen import place
 from dit.parallel.mesh import (
@@ -30,14 +30,14 @@ from dit.parallel.mesh import (
 from dit.parallel.rules import in_force, shardings
 from dit.prompts import NEGATIVE, TOLD
 from dit.recipe import Recipe, rules
-from dit.sampling.denoisers import GUIDING, pair, paired
+from dit.sampling.denoisers import GUIDING
 from dit.sampling.edit import coarse, first_step, image_to_image, inpaint, reveal, whole_patches
 from dit.sampling.nfe import nfe
-from dit.sampling.sample import initial_noise, solve
+from dit.sampling.sample import Solution, initial_noise, solve
 from dit.training.checkpoint import Restored, read_meta, restore_params
 from dit.training.lora import join
 from dit.training.state import EMPTY
-from dit.types import MASKS, Cond, Params, UserError
+from dit.types import MASKS, Key, Params, UserError
 
 AHEAD = 2  # batches under way at once
 
@@ -71,7 +71,7 @@ class Sampler:
             models.check_labels(recipe.labels, experiment.num_classes or 0)
         self.experiment, self.recipe, self._rules = experiment, recipe, rules(recipe)
         self._compiled: dict[Any, Any] = {}
-        guided = self._rules.guidance.evaluations != 1 and not self._rules.autoguided
+        guided = self._rules.guided
         prompts.check(experiment, recipe, guided)
         self._grid = self._rules.grid(experiment.process.path, recipe.steps)
         objective = experiment.config.objective
@@ -81,6 +81,10 @@ class Sampler:
                 "beside noisy ones (objective.level is 'sample' and objective.tasks is empty), so that "
                 "what it makes of them means nothing: give --known=noised"
             )
+        self._rollout = None
+        if recipe.rollout is not None:
+            about = experiment, recipe, self._rules, self._grid
+            self._rollout = rollouts.plan(*about, self.kept)
         if not guided:
             return
         if experiment.num_classes is None and not {*GUIDING} & {*experiment.conditions}:
@@ -191,6 +195,8 @@ class Sampler:
                 f"and --weak=NAME together; got guidance {self.recipe.guidance!r}"
             )
         edits.check(self.experiment, self.recipe, self._with_task(given))
+        if self._rollout is not None:
+            rollouts.check(self.recipe, given)
         wanted = set(self.experiment.arrays)
         conditions = given.keys() - {"label", "start", "mask", *TOLD, *NEGATIVE}
         if conditions - {*MASKS} != wanted:
@@ -257,19 +263,32 @@ class Sampler:
         codec = frozen.get("codec", EMPTY)
         if "base" in frozen:
             params, weak = (None if p is None else join(frozen["base"], p) for p in (params, weak))
-        experiment, recipe, grid = self.experiment, self.recipe, self._grid
-        path = experiment.process.path
-        guidance = self._rules.guidance
+        experiment, recipe = self.experiment, self.recipe
         params, weak = (
             None if p is None else models.unstack(experiment.model, p) for p in (params, weak)
         )
         keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
-        text, start = frozen.get("text", EMPTY), 0
-        asked = Cond.of(experiment.tell(text, batch))
-        cond = models.told(experiment.model, params, asked)
+        network = Guided.of(experiment, self._rules, params, weak, batch, frozen.get("text", EMPTY))
+        known = None
         if "start" in batch:
             known = experiment.codec.encode(codec, batch["start"])
-        if "start" in batch and not self._anew:
+        if self._rollout is None:
+            solution = self._together(keys, network, batch, known)
+        else:
+            solution = self._rollout.solve(keys, network, known)
+        decoded = experiment.codec.decode(codec, solution.x_0)
+        samples = media.to_uint8(decoded, experiment.codec) if experiment.codec.pixels else decoded
+        if "mask" in batch:  # as it went in, whatever the codec makes of it
+            samples = jnp.where(batch["mask"], batch["start"].astype(samples.dtype), samples)
+        return samples, jnp.isfinite(solution.x_0).all(), jnp.asarray(solution.evaluations)
+
+    def _together(
+        self, keys: Key, network: Guided, batch: Mapping[str, Any], known: jax.Array | None
+    ) -> Solution:
+        """Whole samples at once; ``known``: what those begin with that begin with data."""
+        experiment, recipe, grid, start = self.experiment, self.recipe, self._grid, 0
+        path = experiment.process.path
+        if known is not None and not self._anew:
             x, start = image_to_image(keys, path, grid, known, recipe.strength)
         else:
             x = initial_noise(keys, experiment.shape, path)
@@ -277,30 +296,15 @@ class Sampler:
             mask, frames = coarse(batch["mask"], experiment.shape), experiment.level == "frame"
             clean = mask.all((2, 3, 4)) if frames else whole_patches(mask, experiment.model.cell())
             grid, x = reveal(grid, x, known, clean)
-        denoise = denoiser(experiment.process, experiment.apply_fn, params, cond)
-        if self._rules.autoguided:
-            told = models.told(experiment.model, weak, asked)
-            weaker = denoiser(experiment.process, experiment.apply_fn, weak, told)
-            denoise = guidance(pair(denoise, weaker), path, grid)
-        elif guidance.evaluations != 1:
-            negative = None
-            if NEGATIVE[0] in batch:
-                other = {to: batch[name] for to, name in zip(TOLD, NEGATIVE, strict=True)}
-                other = Cond.of(experiment.tell(text, {**batch, **other}))
-                negative = models.told(experiment.model, params, other)
-            both = paired(experiment.process, experiment.apply_fn, params, cond, negative)
-            denoise = guidance(both, path, grid)
+        denoise = network.denoiser(grid)
         if "mask" in batch:
             denoise = inpaint(denoise, known, coarse(batch["mask"], experiment.shape))
-        solution = solve(keys, denoise, path, self._rules.solver, grid, x, start=start)
-        decoded = experiment.codec.decode(codec, solution.x_0)
-        samples = media.to_uint8(decoded, experiment.codec) if experiment.codec.pixels else decoded
-        if "mask" in batch:  # as it went in, whatever the codec makes of it
-            samples = jnp.where(batch["mask"], batch["start"].astype(samples.dtype), samples)
-        return samples, jnp.isfinite(solution.x_0).all(), jnp.asarray(solution.evaluations)
+        return solve(keys, denoise, path, self._rules.solver, grid, x, start=start)
 
     def _count(self, calls: int, edited: bool) -> int:
         """Network evaluations of a sample, from those of its denoiser."""
+        if self._rollout is not None:
+            return self._rollout.evaluations(calls)
         each = self._rules.guidance.evaluations
         return calls * each if isinstance(each, int) else self.evaluations(edited)
 

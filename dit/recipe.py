@@ -12,6 +12,7 @@ import dit
 from dit import rng
 from dit.config import parse_spec, resolve
 from dit.diffusion import tasks
+from dit.sampling import rollouts
 from dit.sampling.edit import first_step
 from dit.sampling.grids import GridFn
 from dit.sampling.guidance import Guidance
@@ -19,7 +20,7 @@ from dit.sampling.nfe import check_countable
 from dit.sampling.solver import Solver
 from dit.types import UserError
 
-LATER = ("known", "prompts", "negative", "task")  # fields that older recipes lack
+LATER = ("known", "prompts", "negative", "task", "rollout")  # fields that older recipes lack
 RANGES = {"num": (0, 10**7), "steps": (1, 10**5), "batch": (1, 10**6)}
 
 
@@ -43,8 +44,9 @@ class Recipe:
     ``noised`` with the rest, or given to the network ``clean``, with t = 0. ``task``: what says it in
     place of a mask (``diffusion.tasks``). ``prompts``: each sample's
     text, for a model that reads one; the empty text is the null condition. ``negative``: what guidance
-    leads away from in place of the null condition, one text for all or one for each. Raises UserError
-    for numbers out of range, or that differ.
+    leads away from in place of the null condition, one text for all or one for each. ``rollout``: how
+    the frames of a clip come to be (``sampling.rollouts``); None: all together. Raises UserError for
+    numbers out of range, or that differ.
     """
 
     labels: tuple[int, ...] = ()
@@ -60,6 +62,7 @@ class Recipe:
     prompts: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
     task: str | None = None
+    rollout: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """The fields as plain values; those that were added later only where not the default.
@@ -90,6 +93,13 @@ class Recipe:
         first_step(self.steps, self.strength)
         if self.task is not None:
             tasks.mix((self.task,))
+        if self.rollout is not None:
+            rollouts.parse(self.rollout)
+            if self.strength != 1:
+                raise UserError(
+                    f"got a rollout and strength={self.strength}, which begins with a whole clip; leave "
+                    "one of them out"
+                )
 
 
 def recipe_from(settings: Mapping[str, Any], num_classes: int | None) -> Recipe:
@@ -117,6 +127,11 @@ class Rules:
     grid: GridFn
     guidance: Guidance
     autoguided: bool
+
+    @property
+    def guided(self) -> bool:
+        """Whether the network is to give two estimates, of which it needs to be told two things."""
+        return self.guidance.evaluations != 1 and not self.autoguided
 
 
 def rules(recipe: Recipe) -> Rules:

@@ -15,6 +15,9 @@ to the other, or ``--video=clip.mp4 --task=extend`` (``extend_back``, ``in_betwe
 is given comes out as it went in. ``--video=clip.mp4 --strength=0.6`` draws another clip like it. Files
 must have the size of the samples, ``--size``.
 
+``--frames=40 --rollout=autoregressive:block=4`` makes a clip that is longer than those the model was
+trained on, of which it sees a window at once; ``--image`` and ``--task=extend`` go on from files so.
+
 On several hosts the same command runs on each of them, as for ``dit.train``; the first one writes.
 """
 
@@ -142,6 +145,12 @@ def arguments() -> argparse.ArgumentParser:
         "--task",
         help="what is given of --video or --init: extend (its last frames, which come first), "
         "extend_back, in_between, inpaint, or any of objective.tasks, such as extend:frames=3",
+    )
+    add(
+        "--rollout",
+        help="of clips: how frames come to be, also of more --frames than the model was trained on: "
+        "autoregressive:block=4, pyramid, full, or autoregressive:cache=true,sinks=1 of a frame-causal "
+        "model; each with window=N frames seen at once, noise=T of those that are done",
     )
     add(
         "--strength",
@@ -320,7 +329,7 @@ def choose(args: argparse.Namespace, experiment: Experiment, stamp: Mapping[str,
 def chosen(args: argparse.Namespace, *more: str) -> dict[str, Any]:
     """The fields of a recipe that the options of the same names give, and ``more`` of them."""
     names = ("solver", "grid", "steps", "guidance", "seed", "batch", "strength", "known", "task")
-    names = (*names, *more)
+    names = (*names, "rollout", *more)
     return {k: getattr(args, k) for k in names if getattr(args, k) is not None}
 
 

@@ -47,9 +47,11 @@ MAY_IMPORT = {
     "given": BASE | {"data", "diffusion", "experiment", "recipe"},
     "edits": BASE | {"diffusion", "experiment", "recipe"},
     "prompts": BASE | {"experiment", "recipe", "text"},
+    "guided": BASE | {"diffusion", "experiment", "models", "prompts", "recipe", "sampling"},
+    "rollouts": BASE | {"diffusion", "experiment", "guided", "models", "recipe", "sampling"},
     "draw": BASE
-    | {"edits", "prompts", "recipe", "experiment", "media", "models", "diffusion", "sampling"}
-    | {"parallel", "training"},
+    | {"edits", "guided", "prompts", "recipe", "rollouts", "experiment", "media", "models"}
+    | {"diffusion", "sampling", "parallel", "training"},
     "carry": BASE | {"experiment", "init_from", "interop", "models", "parallel", "training"},
     "encoders": BASE | {"draw", "parallel", "text"},
     "encode": BASE | {"data", "draw", "encoders", "parallel"},

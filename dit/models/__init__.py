@@ -15,9 +15,10 @@ import jax
 
 from dit import rng
 from dit.models.attention import forward_mode_message, platform
+from dit.models.cache import Cache
 from dit.models.embeddings import check_labels
 from dit.models.network import Network
-from dit.types import ApplyFn, Cond, Key, Params, Tokens
+from dit.types import ApplyFn, Cond, Key, Params, Times, Tokens, Video
 
 __all__ = [
     "Network",
@@ -25,6 +26,7 @@ __all__ = [
     "apply_fn",
     "check_labels",
     "conditions",
+    "continued",
     "count_params",
     "init",
     "logical_axes",
@@ -68,6 +70,13 @@ def apply_fn(model: Network) -> ApplyFn:
             return model.apply({"params": params}, x, t, cond, method=method)
 
     return apply
+
+
+def continued(
+    model: Network, params: Params, x: Video, t: Times, cond: Cond, cache: Cache
+) -> tuple[Video, Cache]:
+    """The output for the frames after those in ``cache``, and the cache with these; see ``Network``."""
+    return model.apply({"params": params}, x, t, cond, cache, method="continued")
 
 
 def told(model: Network, params: Params, cond: Cond) -> Cond:

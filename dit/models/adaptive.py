@@ -43,7 +43,7 @@ class AdaptiveBlock(nn.Module):
             Norm(self.norm, self.affine, self.eps, name="norm_attention"),
             Norm(self.norm, self.affine, self.mlp_eps, name="norm_mlp"),
         ]
-        branches = [lambda h: attend(h, c.rotary, c.visible), mlp]
+        branches = [lambda h: attend(h, c.rotary, c.visible, c.past), mlp]
         for i, (norm, branch) in enumerate(zip(norms, branches, strict=True)):
             shift, scale, *gate = parts[per_branch * i : per_branch * (i + 1)]
             y = branch(modulate(norm(x), shift, scale))

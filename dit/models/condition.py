@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dit.models.activations import constrain
 from dit.models.attention import Visibility
+from dit.models.cache import Past
 from dit.models.layers import spread, wide
 from dit.models.positions import Rotary
 from dit.types import Cond, Tokens, UserError, is_prefix
@@ -38,7 +39,8 @@ class Condition:
     there is one, and all else as a vector. A block that uses a ``prefix`` gets neither: the model puts
     the condition's tokens before the others, and takes them away after the last block.
     ``row``: the row of ``vector`` for every token, where the tokens are not ``k`` equal blocks.
-    ``visible``: which tokens a token sees, None for all. ``rotary``: the tokens' angles.
+    ``visible``: which tokens a token sees, None for all. ``rotary``: the tokens' angles. ``past``: keys
+    and values of earlier tokens.
     """
 
     vector: Float[Array, "b k d"] | None = None
@@ -47,6 +49,7 @@ class Condition:
     row: Int[Array, "b n"] | None = None
     visible: Visibility | None = None
     rotary: Rotary | None = None
+    past: Past | None = None
 
 
 def example(model: Any, shape: tuple[int, ...]) -> tuple[Array, Array, Cond]:

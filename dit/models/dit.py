@@ -23,6 +23,7 @@ from dit.models import patchify as patches
 from dit.models import positions as position_module
 from dit.models import sizes, stack
 from dit.models.activations import constrain
+from dit.models.cache import Cache
 from dit.models.condition import Condition
 from dit.models.embeddings import (
     ContextEmbedding,
@@ -149,6 +150,31 @@ class DiT(Transformer):
         out = self.forward(tokens, rows, cond.replace(r=r), frame_size=h * w, per_frame=per_frame)
         return patches.unpatchify(out, self.patch, x.shape[1:4])
 
+    def continued(
+        self, x: Float[Array, "..."], t: Float[Array, "..."], cond: Cond, cache: Cache
+    ) -> tuple[Float[Array, "b f h w c_out"], Cache]:
+        """See ``Network``. ``cache``: as ``empty_cache`` makes it, with what came before written."""
+        condition_module.check_data(self, x)
+        condition_module.check_time(t, x)
+        condition_module.check(self, t, vars(cond), (*x.shape[:4], self.concat_channels))
+        f, *sides = patches.grid(x.shape[1:4], self.patch)
+        before, now = (patches.positions_at(place, sides) for place in cache.places(f))
+        tokens = Tokens(
+            x=patches.patchify(x, self.patch),
+            position=now,
+            concat=None if cond.concat is None else patches.patchify(cond.concat, self.patch),
+        )
+        r = None if cond.r is None else patches.levels(cond.r, x.shape[:4], self.patch)
+        rows, size = patches.levels(t, x.shape[:4], self.patch), math.prod(sides)
+        x_shape, told = x.shape[1:4], cond.replace(r=r)
+        x, condition = self.begin(tokens, rows, told, frame_size=size, per_frame=t.ndim == 2)
+        keys = self.scaled(jnp.concatenate([before, now], 1))
+        past = cache.past(position_module.rotary(keys, self.rope_axes, self.rope_theta))
+        condition = condition.replace(visible=cache.visible(f), past=past)
+        x, new = stack.continued(self, self.stages[0], x, condition)
+        out = patches.unpatchify(self.final(x, condition), self.patch, x_shape)
+        return out, cache.written(*new)
+
     def transform(
         self, tokens: Tokens, t: Float[Array, "..."], cond: Cond
     ) -> Float[Array, "b n p"]:
@@ -191,8 +217,22 @@ class DiT(Transformer):
         Embeddings of times are averaged over the frames of a patch.
         """
         n = tokens.x.shape[1]
-        scale = jnp.asarray(self.position_scale, tokens.position.dtype)
-        position = tokens.position * scale[None, None]
+        x, condition = self.begin(tokens, t, cond, frame_size, per_frame)
+        x = stack.run(self, self.stages, {"image": x}, condition)["image"]
+        if self.uses == "prefix":
+            x = x[:, x.shape[1] - n :]
+        return self.final(x, condition)
+
+    def begin(
+        self,
+        tokens: Tokens,
+        t: Float[Array, "b k"],
+        cond: Cond,
+        frame_size: int | None = None,
+        per_frame: bool = False,
+    ) -> tuple[Float[Array, "b _ d"], Condition]:
+        """What the blocks are given: tokens, and the condition in their form; as for ``forward``."""
+        position = self.scaled(tokens.position)
         x = self.embed(tokens.x)
         if tokens.concat is not None:
             x = x + self.concat(tokens.concat)
@@ -205,11 +245,11 @@ class DiT(Transformer):
         if per_frame:
             time = time.reshape(t.shape[0], -1, self.patch[0], self.width).mean(2)
         x, condition = condition_module.prepare(self, x, time, cond, tokens, rotary, frame_size)
-        x = constrain(x.astype(self.dtype), "act_batch", "act_length", "act_embed")
-        x = stack.run(self, self.stages, {"image": x}, condition)["image"]
-        if self.uses == "prefix":
-            x = x[:, x.shape[1] - n :]
-        return self.final(x, condition)
+        return constrain(x.astype(self.dtype), "act_batch", "act_length", "act_embed"), condition
+
+    def scaled(self, position: Float[Array, "b n 3"]) -> Float[Array, "b n 3"]:
+        """Positions in the model's units."""
+        return position * jnp.asarray(self.position_scale, position.dtype)[None, None]
 
 
 def build(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dit.models.activations import WHOLE_HEADS, constrain
 from dit.models.attention import Visibility, attention
+from dit.models.cache import Past
 from dit.models.layers import Linear, Norm
 from dit.models.positions import Rotary, rotate
 from dit.models.remat import mark_attention
@@ -20,7 +22,8 @@ class SelfAttention(nn.Module):
     QK-norm keeps attention logits bounded over long training (Dehghani et al. 2023); its scales, one
     a channel of a head, are shared by the heads. With ``whole_norm`` it is over all heads together, and
     has a scale for each of their channels (Wan). ``norm_eps``: of these norms. ``bias``: of the first
-    map and of the last.
+    map and of the last. With a ``past`` the tokens see what it holds too, and their own keys and values
+    are sown as ``new/kv`` for it.
     """
 
     heads: int
@@ -38,6 +41,7 @@ class SelfAttention(nn.Module):
         x: Float[Array, "b n d"],
         rotary: Rotary | None = None,
         visible: Visibility | None = None,
+        past: Past | None = None,
     ) -> Float[Array, "b n d"]:
         d = x.shape[-1]
         shape = (3, self.heads, d // self.heads)
@@ -47,8 +51,11 @@ class SelfAttention(nn.Module):
         if self.qk_norm:
             q = normed(q, "q_norm", self.whole_norm, self.norm_eps)
             k = normed(k, "k_norm", self.whole_norm, self.norm_eps)
+        if past is not None:
+            self.sow("new", "kv", (k, v), reduce_fn=lambda _, new: new, init_fn=tuple)
+            k, v = (jnp.concatenate(each, 1) for each in ((past.k, k), (past.v, v)))
         if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+            q, k = rotate(q, rotary), rotate(k, rotary if past is None else past.rotary)
         out = mark_attention(attention(q, k, v, visible, self.kernel))
         axes = ("heads", "head_dim", "embed")
         return Linear((d,), axes, self.dtype, self.out_init, self.bias[1], name="out")(out)

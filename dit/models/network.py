@@ -26,11 +26,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dit.models.cache import Cache
 from dit.types import Cond, Params, Tokens, UserError
 
 QUESTIONS = {
-    *("example", "macs", "times", "cell", "tokens"),
-    *("attention_macs", "stream", "plain", "unstack", "check_packed"),
+    *("example", "macs", "times", "cell", "tokens", "attention_macs"),
+    *("stream", "plain", "unstack", "check_packed", "empty_cache"),
 }
 Shape = tuple[int, ...]  # (f, h, w, c), of one example
 Level = str  # sample, frame or token
@@ -90,6 +91,25 @@ class Network(nn.Module):
             f"network {type(self).__name__} cannot take packed examples: take 'dit', or leave out "
             "packing.tokens"
         )
+
+    def empty_cache(self, batch: int, shape: Shape, frames: int, sinks: int) -> Cache:
+        """A cache for so many samples of ``shape``, that keeps so many frames of tokens; ``continued``.
+
+        Raises UserError for a network that has none, which this default is for.
+        """
+        raise UserError(
+            "got cache=true for a network without a cache of keys and values: leave it out, or take "
+            "model.name=dit with frame_causal=True and positions='rope'"
+        )
+
+    def continued(
+        self, x: Float[Array, "b f h w c"], t: Float[Array, "..."], cond: Cond, cache: Cache
+    ) -> tuple[Float[Array, "b f h w c_out"], Cache]:
+        """The output for frames that come after those in the ``cache``, and the cache with them too.
+
+        As if the network had been given all of the clip, of whose earlier frames a window is seen.
+        """
+        raise NotImplementedError
 
     def example(self, shape: Shape) -> tuple[Array, Array, Cond]:
         """Inputs ``(x, t, cond)`` for a batch of one, all zero, to initialise parameters with.

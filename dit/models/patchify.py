@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dit.types import UserError, Video
 
@@ -73,3 +75,10 @@ def positions(shape: tuple[int, ...], patch: Patch) -> Float[Array, "1 n 3"]:
     """``(time, y, x)`` of every patch of a clip ``(f, h, w)``, counted in patches from zero."""
     axes = [jnp.arange(size, dtype=jnp.float32) for size in grid(shape, patch)]
     return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1).reshape(1, -1, 3)
+
+
+def positions_at(times: Int[Array, " f"], sides: Sequence[int]) -> Float[Array, "1 n 3"]:
+    """``(time, y, x)`` of every patch of frames at these times, ``sides`` patches high and wide."""
+    places = positions((len(times), *sides), (1, 1, 1))
+    each = jnp.repeat(times.astype(places.dtype), sides[0] * sides[1])
+    return places.at[0, :, 0].set(each)

@@ -95,6 +95,31 @@ def layers(module: Any, stage: Stage, x: Any, condition: Any) -> Any:
     return scan(getattr(module, stage.name), x, condition)[0]
 
 
+def continued(
+    module: Any, stage: Stage, x: Float[Array, "b n d"], condition: Any
+) -> tuple[Float[Array, "b n d"], tuple[Array, Array]]:
+    """All blocks of a stage in turn, each with its layer of ``condition.past``.
+
+    Also the new keys and values of all layers, ``l b n h e``: what the module ``attention`` has sown.
+    """
+    stacked = module.variables["params"][stage.name]
+    block, past = getattr(module, stage.name).clone(parent=None), condition.past
+
+    def layer(x, now):
+        params, k, v = now
+        told = condition.replace(past=past.replace(k=k, v=v))
+        x, sown = block.apply({"params": params}, placed(x), told, mutable=["new"])
+        return x, sown["new"]["attention"]["kv"]
+
+    if "0" not in stacked:
+        return jax.lax.scan(layer, x, (stacked, past.k, past.v))
+    made = []
+    for i in range(stage.depth):
+        x, new = layer(x, (stacked[str(i)], past.k[i], past.v[i]))
+        made.append(new)
+    return x, jax.tree.map(lambda *each: jnp.stack(each), *made)
+
+
 def placed(x: Any) -> Any:
     """Every stream where tokens lie on a mesh."""
     return jax.tree.map(lambda x: constrain(x, "act_batch", "act_length", "act_embed"), x)

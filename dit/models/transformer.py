@@ -8,14 +8,15 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from dit import config
-from dit.models import condition, stack
+from dit.models import cache, condition, stack
 from dit.models.activations import constrain
+from dit.models.cache import Cache
 from dit.models.embeddings import FREQUENCIES
 from dit.models.network import Level, Network, Shape
 from dit.models.patchify import grid
 from dit.models.patchify import levels as levels_of
 from dit.models.stack import Stage
-from dit.types import Cond, Params
+from dit.types import Cond, Params, UserError
 
 
 class Transformer(Network):
@@ -40,6 +41,27 @@ class Transformer(Network):
     def example(self, shape: Shape):
         """Zeros for the data and every condition that the model takes; the context has one token."""
         return condition.example(self, shape)
+
+    def empty_cache(self, batch: int, shape: Shape, frames: int, sinks: int) -> Cache:
+        """See ``Network``. Raises UserError for a network that cannot go on from a cache."""
+        adaptive = make_block(self).uses in ("vector", "both")
+        for right, name, expected in (
+            (
+                self.frame_causal,
+                "frame_causal",
+                "True: what is kept must not depend on later frames",
+            ),
+            (self.positions == "rope", "positions", "'rope': what is added to tokens cannot move"),
+            (adaptive, "block", "an adaptive one, which is told times as vectors"),
+        ):
+            if not right:
+                got = getattr(self, name)
+                raise UserError(
+                    f"got cache=true and model.{name}={got!r}; a cache needs {expected}"
+                )
+        _, height, width = grid(tuple(shape[:3]), self.patch)
+        about = (height * width, self.heads, self.width, self.dtype)
+        return cache.empty(self.depth, batch, frames, *about, sinks)
 
     def cell(self) -> tuple[int, int, int]:
         """A patch."""

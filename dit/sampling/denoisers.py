@@ -166,6 +166,24 @@ def pair(conditional: Callable, unconditional: Callable) -> Pair:
     return Pair(lambda x, t: (first.full(x, t), second.full(x, t)), first)
 
 
+def twins(cond: Cond, negative: Cond | None, batch: int) -> Cond:
+    """``cond`` of each of ``batch`` samples, and ``negative`` (None: the null condition) beside it."""
+    b = batch
+    kept = jnp.zeros((b,), bool) if cond.drop is None else cond.drop
+    null = jnp.ones((b,), bool)
+    if negative is not None:
+        null = jnp.zeros((b,), bool) if negative.drop is None else negative.drop
+    halves = jnp.stack([kept, null], axis=1).reshape(2 * b)
+    if negative is None:
+        twice = jax.tree.map(lambda a: jnp.repeat(a, 2, axis=0), cond.replace(drop=None))
+    else:
+        twice = jax.tree.map(
+            lambda a, n: jnp.stack([a, n], axis=1).reshape(2 * b, *a.shape[1:]),
+            *(each.replace(drop=None) for each in (cond, negative)),
+        )
+    return twice.replace(drop=halves)
+
+
 def paired(
     process: Process, apply_fn: ApplyFn, params: Params, cond: Cond, negative: Cond | None = None
 ) -> Pair:
@@ -183,19 +201,7 @@ def paired(
 
     def both(x: Float[Array, "b ..."], t: Times) -> tuple[Estimate, Estimate]:
         b = x.shape[0]
-        kept = jnp.zeros((b,), bool) if cond.drop is None else cond.drop
-        null = jnp.ones((b,), bool)
-        if negative is not None:
-            null = jnp.zeros((b,), bool) if negative.drop is None else negative.drop
-        halves = jnp.stack([kept, null], axis=1).reshape(2 * b)
-        if negative is None:
-            twice = jax.tree.map(lambda a: jnp.repeat(a, 2, axis=0), cond.replace(drop=None))
-        else:
-            twice = jax.tree.map(
-                lambda a, n: jnp.stack([a, n], axis=1).reshape(2 * b, *a.shape[1:]),
-                *(each.replace(drop=None) for each in (cond, negative)),
-            )
-        full = denoiser(process, apply_fn, params, twice.replace(drop=halves)).full
+        full = denoiser(process, apply_fn, params, twins(cond, negative, b)).full
         x_0, v = full(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2, axis=0))
         split = [None if a is None else a.reshape(b, 2, *a.shape[1:]) for a in (x_0, v)]
         first, second = (tuple(None if a is None else a[:, i] for a in split) for i in (0, 1))

@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float
 
 from dit import rng
 from dit.diffusion.path import Path
-from dit.sampling.denoisers import Held, Stateful, Tape, as_denoiser
-from dit.sampling.solver import Grid, Solver, moving
+from dit.diffusion.process import Denoiser
+from dit.sampling.denoisers import Held, Memory, Stateful, Tape, as_denoiser
+from dit.sampling.solver import Grid, Node, Solver, State, moving
 from dit.types import Key, UserError, is_prefix
 
 
@@ -90,14 +91,10 @@ def solve(
     x = x_T.astype(work)
 
     def body(carry, now):
-        x, state, memory = carry
         n, t, u = now
-        held = None if t.ndim == 0 else Held(t <= u, x, t)
-        tape = Tape(inner, memory, x_T.dtype, work, held)
-        ends = (t, u) if held is None else moving(path, t, u)
-        new = solver.step(tape, path, x, *ends, state, step_keys(keys, n))
-        x, state = new if held is None else kept(held.still, (x, state), new)
-        return (x, state, tape.memory), (x.astype(x_T.dtype) if trajectory else None)
+        held = None if t.ndim == 0 else Held(t <= u, carry[0], t)
+        carry = advance(inner, path, solver, carry, t, u, step_keys(keys, n), x_T.dtype, held)
+        return carry, (carry[0].astype(x_T.dtype) if trajectory else None)
 
     memory = inner.start(x_T) if isinstance(inner, Stateful) else ()
     carry = (x, solver.init(path, x, nodes, start), memory)
@@ -107,6 +104,29 @@ def solve(
         visited = jnp.concatenate([x_T[None], visited])
     count = solver.evaluations(steps - start) if solver.evaluations else solver.count(state)
     return Solution(x.astype(x_T.dtype), count, visited)
+
+
+def advance(
+    inner: Denoiser,
+    path: Path,
+    solver: Solver,
+    carry: tuple[Array, State, Memory],
+    t: Node,
+    u: Node,
+    keys: Key,
+    dtype: Any,
+    held: Held | None = None,
+) -> tuple[Array, State, Memory]:
+    """One step from t to u of ``carry``: samples, the solver's state and the denoiser's memory.
+
+    ``held``: what does not move, and how the network sees it; ``dtype``: that of what the network sees.
+    """
+    x, state, memory = carry
+    tape = Tape(inner, memory, dtype, x.dtype, held)
+    ends = (t, u) if held is None else moving(path, t, u)
+    new = solver.step(tape, path, x, *ends, state, keys)
+    x, state = new if held is None else kept(held.still, (x, state), new)
+    return x, state, tape.memory
 
 
 def kept(still: Bool[Array, "..."], old: Any, new: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dit.models.cache import Cache
 from dit.models.network import Level, Network, Shape
 from dit.text import TextEncoder
 from dit.types import Cond, Params, Tokens, UserError
@@ -65,6 +66,16 @@ class TextConditioned(Network):
             drop = empty if drop is None else drop | empty
         encoded = {k: v for k, v in vars(self.text(cond.tokens, real)).items() if v is not None}
         return cond.replace(tokens=None, tokens_mask=None, drop=drop, **encoded)
+
+    def empty_cache(self, batch: int, shape: Shape, frames: int, sinks: int) -> Cache:
+        """The model's."""
+        return self.model.empty_cache(batch, shape, frames, sinks)
+
+    def continued(
+        self, x: Float[Array, "b f h w c"], t: Float[Array, "..."], cond: Cond, cache: Cache
+    ) -> tuple[Float[Array, "b f h w c_out"], Cache]:
+        """See ``Network``."""
+        return self.model.continued(x, t, self.told(cond), cache)
 
     def example(self, shape: Shape) -> tuple[Array, Array, Cond]:
         """The model's, with a text in place of what the encoder gives."""
