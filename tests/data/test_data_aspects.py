@@ -107,6 +107,11 @@ def test_sizes_that_no_picture_can_choose_between_are_refused(root, size):
         build(root, size=size)
 
 
+def test_a_size_that_no_picture_goes_to_is_refused_by_name(root):
+    with pytest.raises(UserError, match=r"nearest to 24x6 .*8x8: 20, 12x6: 40, 6x12: 20\)"):
+        build(root, size=(*SIZES, (24, 6)))
+
+
 def test_twice_as_wide_is_as_far_from_square_as_twice_as_high(root):
     for i, size in enumerate(((141, 100), (142, 100), (100, 141), (100, 142))):
         save(root / f"{i}.png", size, (0, 0, 0))

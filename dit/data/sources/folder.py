@@ -16,7 +16,7 @@ import itertools
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -51,7 +51,8 @@ def build(
 
     ``size`` may also be several (height, width), each of which has a bucket. ``flip`` mirrors training
     images at random. Raises UserError for a folder without images, with images both beside
-    and inside sub-folders, or, when it is read, for a file that is no image.
+    and inside sub-folders, for a size that no image is nearest to, or, when it is read, for a file that
+    is no image.
     """
     root = pathlib.Path(path).expanduser()
     sizes = ((size, size),) if isinstance(size, int) else size
@@ -94,6 +95,7 @@ def build(
         split_seed=split_seed,
     )
     buckets = aspects.nearest(root, files, sizes)
+    check_filled(root, sizes, buckets)
     kept, aside = split_rows(strata * len(sizes) + buckets, held_out, split_seed)
     names, label = Names.of([name for name, _ in files]), strata if classes else None
 
@@ -111,6 +113,18 @@ def build(
         fingerprint=name,
         shapes=tuple((1, *size, channels) for size in sizes),
     )
+
+
+def check_filled(root: pathlib.Path, sizes: Sequence[aspects.Size], buckets: np.ndarray) -> None:
+    """UserError for sizes that no picture has the aspect ratio of: nothing would be trained there."""
+    counts = np.bincount(buckets, minlength=len(sizes))
+    pairs = list(zip(sizes, counts.tolist(), strict=True))
+    if lacking := [f"{h}x{w}" for (h, w), count in pairs if not count]:
+        filled = ", ".join(f"{h}x{w}: {count}" for (h, w), count in pairs if count)
+        raise UserError(
+            f"no picture in {str(root)!r} is nearest to {', '.join(lacking)} in its aspect ratio "
+            f"({filled}): leave it out of data.size"
+        )
 
 
 def walk(root: pathlib.Path) -> Iterator[tuple[str, os.DirEntry]]:
