@@ -2,9 +2,11 @@
 
 Of two ``scores.json`` the difference of a score has the error ``sqrt(e_a^2 + e_b^2)``. Files of features
 (``dit.evaluate --keep``) say more: sample i of both runs began with the same noise and label, so both
-are scored on the same random halves of the samples, and the differences vary about as much as those of
-new samples would (the delete-half jackknife, Shao & Wu 1989). A bootstrap that draws with replacement
-would do the same, but for scores of neighbours: a sample that is drawn twice is its own neighbour.
+are compared by pairs. Where a score is smooth in the samples (``Plan.moves``: Frechet distances) the
+error is that of the mean difference of what each of a pair adds to it. Others are scored on the same
+random halves of the samples, and the differences vary about as much as those of new samples would (the
+delete-half jackknife, Shao & Wu 1989). A bootstrap that draws with replacement would do the same, but
+for scores of neighbours: a sample that is drawn twice is its own neighbour.
 
 Scores are compared where all of their protocol is equal but for the samples' pixels.
 """
@@ -15,7 +17,7 @@ import dataclasses
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from dit.config import parse_spec, resolve
 from dit.evaluation.collect import Collector, Cosines, Rows
 from dit.evaluation.features import Features
 from dit.evaluation.reference import Collected, parsed
-from dit.evaluation.scores import About, Need, Plan
+from dit.evaluation.scores import About, Key, Need, Plan
 from dit.types import UserError
 
 HALVES = 50
@@ -111,18 +113,17 @@ def compare(a: Side, b: Side) -> list[Verdict]:
             f"got {a.name!r} with the scores {', '.join(a.protocol) or 'none'} and {b.name!r} with "
             f"{', '.join(b.protocol) or 'none'}; expected one in common or more"
         )
-    halves = _halves(a, b)
-    return [_verdict(name, a, b, halves) for name in common]
+    paired = _paired(a, b)
+    return [_verdict(name, a, b, paired) for name in common]
 
 
-def _verdict(name: str, a: Side, b: Side, halves: Mapping[str, np.ndarray]) -> Verdict:
+def _verdict(name: str, a: Side, b: Side, paired: Mapping[str, float]) -> Verdict:
     values = a.figures[name], b.figures[name]
     if differ := _differ(a.protocol[name], b.protocol[name]):
         return Verdict(name, values, f"not comparable: {differ}")
     gap = values[1] - values[0]
     error = float(np.hypot(*(side.figures[f"{name}_error"] for side in (a, b))))
-    if name in halves:
-        error = float(np.std(halves[name], ddof=1))
+    error = paired.get(name, error)
     if not np.isfinite(error):
         return Verdict(name, values, "inconclusive: the error is not known")
     low, high = gap - Z * error, gap + Z * error
@@ -145,22 +146,41 @@ def _differ(a: Any, b: Any, at: str = "") -> str:
     return "" if a == b else f"{at} is {a} and {b}"
 
 
-def _halves(a: Side, b: Side) -> dict[str, np.ndarray]:
-    """The differences of each score on random halves of the samples, of two files of features."""
+def _paired(a: Side, b: Side) -> dict[str, float]:
+    """The error of the difference of each score, of two files of features with as many samples."""
     if not (a.sets and b.sets):
         return {}
-    counts = [_count(side) for side in (a, b)]
-    if counts[0] != counts[1] or counts[0] < 4:
+    count = _count(a)
+    if count != _count(b) or count < 4:
         return {}
-    found: dict[str, list[float]] = {}
+    moves = [
+        {
+            name: each
+            for plan in _plans(side, count)
+            if plan.moves
+            for name, each in _moves(side, plan)
+        }
+        for side in (a, b)
+    ]
+    found = {
+        name: float(np.std(moves[1][name] - each, ddof=1) / np.sqrt(count))
+        for name, each in moves[0].items()
+        if name in moves[1]
+    }
+    return found | _halves(a, b, count)
+
+
+def _halves(a: Side, b: Side, count: int) -> dict[str, float]:
+    """``_paired`` of scores without moves, from their differences on random halves of the samples."""
+    gaps: dict[str, list[float]] = {}
     rng = np.random.default_rng(0)
-    plans = [(side, _plans(side, counts[0] // 2)) for side in (a, b)]
-    for _ in range(HALVES):
-        ids = np.sort(rng.permutation(counts[0])[: counts[0] // 2])
+    plans = [(side, [p for p in _plans(side, count // 2) if not p.moves]) for side in (a, b)]
+    for _ in range(HALVES if any(each for _, each in plans) else 0):
+        ids = np.sort(rng.permutation(count)[: count // 2])
         one, other = (_scored(side, plan, ids) for side, plan in plans)
         for name in one.keys() & other.keys():
-            found.setdefault(name, []).append(other[name] - one[name])
-    return {name: np.array(gaps) for name, gaps in found.items()}
+            gaps.setdefault(name, []).append(other[name] - one[name])
+    return {name: float(np.std(each, ddof=1)) for name, each in gaps.items()}
 
 
 def _count(side: Side) -> int:
@@ -193,9 +213,19 @@ def _scored(side: Side, plans: Sequence[Plan], ids: np.ndarray) -> dict[str, flo
     """The scores of some of a file's samples."""
     found = {}
     for plan in plans:
-        samples = {n.key: _of(side, n, ids) for n in plan.needs if "samples" in n.of}
-        found |= plan.measure({**side.sets, "samples": samples})
+        found |= plan.measure({**side.sets, "samples": _collected(side, plan, ids)})
     return found
+
+
+def _moves(side: Side, plan: Plan) -> ItemsView[str, np.ndarray]:
+    """What each sample of a file adds to the scores of a plan with ``moves``."""
+    samples = {**side.sets["samples"], **_collected(side, plan, np.arange(_count(side)))}
+    return plan.moves({**side.sets, "samples": samples}).items()
+
+
+def _collected(side: Side, plan: Plan, ids: np.ndarray) -> dict[Key, Collector]:
+    """What a plan needs of some of a file's samples."""
+    return {n.key: _of(side, n, ids) for n in plan.needs if "samples" in n.of}
 
 
 def _of(side: Side, need: Need, ids: np.ndarray) -> Collector:

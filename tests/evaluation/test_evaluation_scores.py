@@ -39,12 +39,13 @@ def test_a_streamed_frechet_distance_of_gaussians_is_the_closed_form():
     )
     ours = streamed(Moments.empty(200, 3, groups=10), exactly(200, m1, s1, 0))
     theirs = streamed(Moments.empty(300, 3), exactly(300, m2, s2, 1))
-    value, error = fd.of_moments(ours, theirs)
+    there = fd.Transport.between(ours, theirs)
+    value = there.value
     assert value == pytest.approx(np.sum((m1 - m2) ** 2) + np.sum((s1 - s2) ** 2), rel=1e-9)
-    assert error > 0
+    assert there.error(ours) > 0
     assert value == pytest.approx(frechet.distance(*ours.total(), *theirs.total()), rel=1e-9)
     known = Moments.known(*theirs.total())
-    assert fd.of_moments(ours, known)[0] == pytest.approx(value, rel=1e-12)
+    assert fd.Transport.between(ours, known).value == pytest.approx(value, rel=1e-12)
 
 
 def test_the_error_of_a_frechet_distance_is_that_of_drawing_again():
@@ -56,9 +57,33 @@ def test_the_error_of_a_frechet_distance_is_that_of_drawing_again():
         x = rng.normal(size=(n, 3)) * [1, 1, 0.7]
         moments = Moments.empty(n, 3, groups=10)
         moments.add(np.arange(n), x)
-        found.append(fd.of_moments(moments, Moments.known(other, spread)))
-    values, errors = np.transpose(found)
-    assert np.sqrt(np.mean(errors**2)) == pytest.approx(values.std(), rel=0.12)
+        there = fd.Transport.between(moments, Moments.known(other, spread))
+        each = there.moves(x[:, None]).std(ddof=1) / np.sqrt(n)
+        found.append((there.value, there.error(moments), each))
+    values, grouped, each = np.transpose(found)
+    assert np.sqrt(np.mean(grouped**2)) == pytest.approx(values.std(), rel=0.12)
+    assert np.sqrt(np.mean(each**2)) == pytest.approx(values.std(), rel=0.12)
+
+
+def test_what_a_sample_adds_to_a_frechet_distance_is_its_derivative():
+    """By a weight of each sample, a little more than one; of samples of two rows (frames)."""
+    rng, n, step = np.random.default_rng(0), 60, 1e-5
+    x, other = rng.normal(size=(n, 2, 4)) * [1, 2, 0.5, 1], rng.normal(size=(80, 4)) + 0.3
+    theirs = Moments.known(other.mean(0), np.cov(other.T))
+
+    def value(weight):
+        weight = np.repeat(weight / weight.sum(), 2) / 2
+        mean = weight @ x.reshape(-1, 4)
+        off = x.reshape(-1, 4) - mean
+        cov = np.einsum("n,ni,nj->ij", weight, off, off)
+        return fd.Transport.between(Moments.known(mean, cov), theirs)
+
+    by_weight = [
+        (value(1 + step * (np.arange(n) == i)).value - value(np.ones(n)).value) / step
+        for i in range(5)
+    ]
+    moves = value(np.ones(n)).moves(x)
+    np.testing.assert_allclose((moves - moves.mean())[:5] / n, by_weight, rtol=1e-3, atol=1e-6)
 
 
 def test_collectors_come_back_from_their_arrays():

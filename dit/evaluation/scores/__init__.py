@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 from jax.sharding import Mesh
 
 from dit.evaluation.collect import Collector
@@ -57,7 +58,9 @@ Sets = Mapping[str, Mapping[Key, Collector]]
 class Plan:
     """``lacks``: why each figure cannot be had, or ``""``; ``seen_by``: the networks it is made with.
 
-    ``protocol``: the score's own settings; ``better``: which of two values is.
+    ``protocol``: the score's own settings; ``better``: which of two values is. ``moves(sets)``, of a
+    score that is smooth in the samples: for each figure what each sample adds to it to first order,
+    times their number ``n``; its error is ``std(moves) / sqrt(n)``. The sets hold the samples' rows too.
     """
 
     needs: tuple[Need, ...]
@@ -66,6 +69,7 @@ class Plan:
     seen_by: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     protocol: Mapping[str, object] = dataclasses.field(default_factory=dict)
     better: Literal["lower", "higher"] = "lower"
+    moves: Callable[[Sets], dict[str, np.ndarray]] | None = None
 
 
 def named(known: str, other: str, network: str) -> str:

@@ -7,7 +7,10 @@ the number of samples: compare at equal counts.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+from jaxtyping import Float
 
 from dit.evaluation.collect import GROUPS, Moments
 from dit.evaluation.features import Features
@@ -28,12 +31,15 @@ def plan(about: About) -> Plan:
     def measure(sets: Sets) -> dict[str, float]:
         found = {}
         for network, name in names.items():
-            ours, theirs = (sets[of][network, "features", "moments"] for of in SETS)
-            found[name], found[f"{name}_error"] = of_moments(ours, theirs)
+            found[name], found[f"{name}_error"] = measured(sets, network, "features")
         return found
 
+    def moves(sets: Sets) -> dict[str, np.ndarray]:
+        return {name: moved(sets, network, "features") for network, name in names.items()}
+
     needs = tuple(need for one in about.networks for need in moments(one, "features", SETS))
-    return Plan(needs, with_errors(list(names.values())), measure, by_network(names))
+    lacks = with_errors(list(names.values()))
+    return Plan(needs, lacks, measure, by_network(names), moves=moves)
 
 
 def moments(network: Features, output: str, of: tuple[str, ...]) -> tuple[Need, ...]:
@@ -49,29 +55,66 @@ def moments(network: Features, output: str, of: tuple[str, ...]) -> tuple[Need, 
     return tuple(Need(key, grouped if one == "samples" else whole, (one,)) for one in of)
 
 
-def of_moments(ours: Moments, theirs: Moments) -> tuple[float, float]:
-    """The squared distance, and its standard error over draws of the samples, NaN without groups.
+@dataclasses.dataclass(frozen=True)
+class Transport:
+    """From the samples' Gaussian to the reference's: what their squared distance is made of.
 
-    To first order the distance moves by ``2 (m_1 - m_2) dm + tr((I - T) dS)`` where ``T`` transports
-    the samples' Gaussian to the other: ``T S_1 T = S_2``. The error is that of the mean of this over
-    the groups of samples, so it is itself uncertain by a quarter.
+    To first order it moves by ``2 gap dm + tr((I - T) dS)`` with the samples' mean and covariance, where
+    ``gap = m_1 - m_2`` and ``T`` is the map with ``T S_1 T = S_2``.
     """
-    mean, cov = ours.total()
-    other, spread = theirs.total()
-    values, vectors = np.linalg.eigh(cov)
-    there = values > 1e-10 * max(values.max(), 1e-300)
-    values, vectors = values[there], vectors[:, there]
-    scale = np.sqrt(values)
-    inner, axes = np.linalg.eigh(scale[:, None] * (vectors.T @ spread @ vectors) * scale)
-    sqrt = np.sqrt(np.maximum(inner, 0))
-    gap = mean - other
-    value = gap @ gap + np.trace(cov) + np.trace(spread) - 2 * sqrt.sum()
-    if len(ours.count) < 2:
-        return float(max(0.0, value)), float("nan")
-    half = (vectors / scale) @ (axes * np.sqrt(sqrt))
-    slope = np.eye(len(mean)) - half @ half.T
-    moves = []
-    for n, m, m2 in zip(ours.count, ours.mean, ours.m2, strict=True):
-        off = m - mean
-        moves.append(2 * off @ gap + np.sum(slope * (m2 / n)) + off @ slope @ off)
-    return float(max(0.0, value)), float(np.std(moves, ddof=1) / np.sqrt(len(moves)))
+
+    mean: Float[np.ndarray, " d"]
+    gap: Float[np.ndarray, " d"]
+    value: float  # the squared distance
+    half: Float[np.ndarray, "d k"]  # T = half half^T
+
+    @classmethod
+    def between(cls, ours: Moments, theirs: Moments) -> Transport:
+        """By two symmetric eigendecompositions, see ``evaluation.frechet``."""
+        mean, cov = ours.total()
+        other, spread = theirs.total()
+        values, vectors = np.linalg.eigh(cov)
+        there = values > 1e-10 * max(values.max(), 1e-300)
+        values, vectors = values[there], vectors[:, there]
+        scale = np.sqrt(values)
+        inner, axes = np.linalg.eigh(scale[:, None] * (vectors.T @ spread @ vectors) * scale)
+        sqrt = np.sqrt(np.maximum(inner, 0))
+        gap = mean - other
+        value = gap @ gap + np.trace(cov) + np.trace(spread) - 2 * sqrt.sum()
+        half = (vectors / scale) @ (axes * np.sqrt(sqrt))
+        return cls(mean, gap, float(max(0.0, value)), half)
+
+    def moves(self, x: Float[np.ndarray, "n e d"]) -> Float[np.ndarray, " n"]:
+        """What each sample adds, if it came once more, times their number; ``e`` rows are of one."""
+        off = np.asarray(x, np.float64) - self.mean
+        there = off @ self.half
+        return (2 * off @ self.gap + (off**2).sum(-1) - (there**2).sum(-1)).mean(-1)
+
+    def error(self, ours: Moments) -> float:
+        """The standard error of the distance over draws of the samples, NaN without groups of them.
+
+        That of the mean of the groups' moves, so it is itself uncertain by a quarter.
+        """
+        if len(ours.count) < 2:
+            return float("nan")
+        slope = np.eye(len(self.mean)) - self.half @ self.half.T
+        moves = []
+        for n, m, m2 in zip(ours.count, ours.mean, ours.m2, strict=True):
+            off = m - self.mean
+            moves.append(2 * off @ self.gap + np.sum(slope * (m2 / n)) + off @ slope @ off)
+        return float(np.std(moves, ddof=1) / np.sqrt(len(moves)))
+
+
+def measured(sets: Sets, network: str, output: str) -> tuple[float, float]:
+    """The squared distance of the samples from the reference, and its standard error."""
+    ours, theirs = (sets[of][network, output, "moments"] for of in SETS)
+    there = Transport.between(ours, theirs)
+    return there.value, there.error(ours)
+
+
+def moved(sets: Sets, network: str, output: str) -> Float[np.ndarray, " n"]:
+    """By how much each sample moves that distance, see ``Plan.moves``."""
+    ours, theirs = (sets[of][network, output, "moments"] for of in SETS)
+    rows = sets["samples"][network, output, "rows"]
+    x = rows.x.reshape(-1, rows.each, rows.x.shape[1])
+    return Transport.between(ours, theirs).moves(x)

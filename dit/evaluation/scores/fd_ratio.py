@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from dit.evaluation.scores import About, Plan, Sets, with_errors
-from dit.evaluation.scores.fd import moments, of_moments
+from dit.evaluation.scores.fd import Transport, measured, moments, moved
 
 SETS = ("samples", "reference", "held_out")
 
@@ -27,15 +27,25 @@ def plan(about: About) -> Plan:
     def measure(sets: Sets) -> dict[str, float]:
         ratios, errors = [], []
         for network in networks:
-            ours, theirs, new = (sets[of][network, "features", "moments"] for of in SETS)
-            distance, error = of_moments(ours, theirs)
-            floor = of_moments(new, theirs)[0] or np.nan
-            ratios.append(distance / floor)
-            errors.append(error / floor)
+            distance, error = measured(sets, network, "features")
+            unit = floor(sets, network)
+            ratios.append(distance / unit)
+            errors.append(error / unit)
         mean, count = float(np.mean(ratios)), len(networks)
         # The networks see the same samples, so their errors may all point one way.
         return {"fd_ratio": mean, "fd_ratio_error": float(np.sum(errors) / count)}
 
+    def moves(sets: Sets) -> dict[str, np.ndarray]:
+        of_each = [moved(sets, one, "features") / floor(sets, one) for one in networks]
+        return {"fd_ratio": np.mean(of_each, 0)}
+
     needs = tuple(need for one in about.networks for need in moments(one, "features", SETS))
     why = "" if about.held_out > 1 else "there are no held-out pictures beside the reference"
-    return Plan(needs, with_errors(["fd_ratio"], why), measure, {"fd_ratio": tuple(networks)})
+    lacks = with_errors(["fd_ratio"], why)
+    return Plan(needs, lacks, measure, {"fd_ratio": tuple(networks)}, moves=moves)
+
+
+def floor(sets: Sets, network: str) -> float:
+    """The squared distance of the held-out pictures from the reference."""
+    new, theirs = (sets[of][network, "features", "moments"] for of in ("held_out", "reference"))
+    return Transport.between(new, theirs).value or np.nan

@@ -5,8 +5,10 @@ The first 7 channels of ``mixed_6/conv``, 17 x 17: where things are counts.
 
 from __future__ import annotations
 
+import numpy as np
+
 from dit.evaluation.scores import About, Plan, Sets, by_network, with_errors
-from dit.evaluation.scores.fd import SETS, moments, of_moments
+from dit.evaluation.scores.fd import SETS, measured, moments, moved
 
 MISSING = "it is of --features=inception_v3"
 
@@ -24,10 +26,12 @@ def plan(about: About) -> Plan:
     def measure(sets: Sets) -> dict[str, float]:
         found = {}
         for network, name in names.items():
-            ours, theirs = (sets[of][network, "spatial", "moments"] for of in SETS)
-            found[name], found[f"{name}_error"] = of_moments(ours, theirs)
+            found[name], found[f"{name}_error"] = measured(sets, network, "spatial")
         return found
+
+    def moves(sets: Sets) -> dict[str, np.ndarray]:
+        return {name: moved(sets, network, "spatial") for network, name in names.items()}
 
     needs = tuple(need for one in networks for need in moments(one, "spatial", SETS))
     lacks = with_errors(list(names.values())) if names else with_errors(["sfid"], MISSING)
-    return Plan(needs, lacks, measure, by_network(names))
+    return Plan(needs, lacks, measure, by_network(names), moves=moves)
