@@ -164,7 +164,9 @@ def test_weights_come_out_as_they_went_in_and_have_the_authors_names(kind, tmp_p
     for whole in (within | beside, {f"state_dict.{k}": v for k, v in (within | beside).items()}):
         read = original.to_params(whole, model, SHAPE)
         jax.tree.map(np.testing.assert_array_equal, read, params)
-    write_safetensors(tmp_path / "pruned.safetensors", within | {"cond_stage_model.x": np.ones(2)})
+    write_safetensors(
+        tmp_path / "pruned.safetensors", within | {"cond_stage_model.x": np.ones(2, np.float32)}
+    )
     read = original.to_params(files.read(tmp_path / "pruned.safetensors"), model, SHAPE)
     jax.tree.map(np.testing.assert_array_equal, read, params)
     utils = importlib.import_module("diffusers.loaders.single_file_utils")
