@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from random_params import random_params
 
 from dit import models
 from dit.models import autoencoder
@@ -37,12 +38,6 @@ def shape_of(model):
 
 
 def params_of(model, seed=0, noise=0.2):
-    """Random parameters, none of them zero, made without compiling."""
-    draw = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda key: models.init(model, key, shape_of(model)), jax.random.key(0))
-
-    def leaf(path, p):
-        base = 1.0 if path[-1].key == "scale" else 0.0
-        return (base + noise * draw.standard_normal(p.shape)).astype(p.dtype)
-
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
+    """Random parameters, none of them zero, on the host."""
+    init = lambda key: models.init(model, key, shape_of(model))  # noqa: E731
+    return jax.tree.map(np.array, random_params(init, noise, seed))

@@ -1,9 +1,7 @@
 """A run that was never trained: a tiny model's checkpoint, to draw from."""
 
-import jax
-import jax.numpy as jnp
+from random_params import random_params
 
-from dit import rng
 from dit.experiment import build
 from dit.parallel.frozen import identities
 from dit.training.checkpoint import Checkpoints
@@ -25,18 +23,13 @@ def save(workdir, data, **changes):
     The parameters are those of a model that has learnt a little: every layer does something.
     """
     experiment = build({**TINY, "data": data, **changes})
-    params = jax.jit(experiment.init)(rng.root(0))
-
-    def moved(scale):
-        return jax.tree.map(
-            lambda p: p + scale * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params
-        )
-
+    seed = experiment.config.seed
+    params, average = (random_params(experiment.init, noise, seed) for noise in (0.2, 0.15))
     workdir.mkdir(parents=True, exist_ok=True)
     config = plain(experiment.config)
     write_config(workdir, config)
     frozen = identities(experiment.frozen, None)
     checkpoints = Checkpoints(workdir, config, 1, example=experiment.example, frozen=frozen)
-    checkpoints.save(1, {"params": moved(0.1), "ema": {"ema_10": moved(0.05)}}, {})
+    checkpoints.save(1, {"params": params, "ema": {"ema_10": average}}, {})
     checkpoints.close()
     return experiment

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from random_params import random_params
 from saved_run import TINY, save
 
 import dit.data.sources
@@ -83,12 +84,6 @@ def config(**objective):
     return {**TINY, "data": data, "model": model, "objective": {"name": "denoise", **objective}}
 
 
-def moved(made):
-    """Parameters of which none is zero."""
-    params = jax.jit(made.init)(rng.root(0))
-    return jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
-
-
 def test_changing_any_condition_of_a_batch_changes_its_loss():
     experiment = build(config(tasks=("data",), condition_dropout=0.0))
     assert experiment.conditions == CONDITIONS
@@ -96,7 +91,7 @@ def test_changing_any_condition_of_a_batch_changes_its_loss():
     batch = {k: jnp.asarray(v) for k, v in next(experiment.batches()).items()}
     parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
     loss_fn = jax.jit(objective_of(*parts))
-    params = moved(experiment)
+    params = random_params(experiment.init)
     loss = lambda **change: loss_fn(params, {**batch, **change}, rng.root(1))[1]["loss"]  # noqa: E731
     plain = loss()
     for name in ("label", *CONDITIONS, "known", "context_mask"):
@@ -110,7 +105,7 @@ def test_changing_any_condition_of_a_batch_changes_its_loss():
 def test_samples_are_given_the_conditions_of_held_out_data():
     experiment = build(config())
     params, recipe = (
-        moved(experiment),
+        random_params(experiment.init),
         Recipe(labels=(0, 1, 2), solver="euler", steps=2, guidance="2"),
     )
     given = experiment.conditions_of("held_out", 3)
@@ -165,7 +160,7 @@ def test_a_unet_learns_from_pixels_of_which_half_are_clean():
     batch = next(experiment.batches())
     batch = {k: jnp.asarray(batch[k]) for k in {"x", "id", "label", "known"} & batch.keys()}
     parts = experiment.loss, experiment.apply_fn, experiment.process, experiment.codec.encode
-    params = moved(experiment)
+    params = random_params(experiment.init)
     value = quick(jax.value_and_grad(objective_of(*parts), has_aux=True))
     (loss, _), grads = value(params, batch, rng.root(1))
     assert jnp.isfinite(loss)
@@ -197,7 +192,7 @@ def test_frames_and_pixels_are_given_clean(level, model):
     mask[:, 0] = True
     if level == "token":
         mask[:, 1, :, 2:] = True
-    params, outputs = moved(experiment), []
+    params, outputs = random_params(experiment.init), []
     for known in ("clean", "noised"):
         sampler = Sampler(experiment, dataclasses.replace(recipe, known=known))
         outputs.append(sampler(params, start=pixels, mask=mask).samples)

@@ -2,14 +2,14 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from random_params import random_params
 from saved_run import TINY, save
 
-from dit import edits, given, media, rng, sample
+from dit import edits, given, media, sample
 from dit.draw import Sampler, load
 from dit.experiment import build
 from dit.recipe import Recipe
@@ -69,13 +69,6 @@ def asked(monkeypatch):
 def draw(workdir, out, *extra):
     sample.main([f"--workdir={workdir}", f"--out={out}", "--labels=0,1", *map(str, extra)])
     return out
-
-
-def moved(experiment):
-    return jax.tree.map(
-        lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape),
-        jax.jit(experiment.init)(rng.root(0)),
-    )
 
 
 def test_files_say_the_task_and_which_frames_are_given(workdir, tmp_path, clip, asked):
@@ -169,7 +162,7 @@ def test_a_box_is_drawn_anew_and_differs_between_samples():
     """By a model whose tokens have times of their own, though all that is drawn has one level."""
     experiment = build({**TINY, "data": DATA, **changes(("text_to_video", "inpaint"))})
     assert experiment.level == "token"
-    params = moved(experiment)
+    params = random_params(experiment.init)
     recipe = Recipe(labels=(0, 1, 2), steps=2, known="clean", task="inpaint", seed=3)
     start = np.random.default_rng(0).integers(0, 256, (3, F, SIDE, SIDE, 3), np.uint8)
     sampler = Sampler(experiment, recipe)

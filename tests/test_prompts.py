@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from captions import installed, told
 from PIL import Image
+from random_params import random_params
 from saved_run import save
 
 from dit import config as configs
@@ -63,8 +64,7 @@ def pixels(workdir, out, *options):
 def test_the_negative_prompt_takes_the_place_of_the_null_condition(guidance):
     """Without words it is the null condition; the prompt itself leaves nothing to be guided by."""
     made = build(told())
-    params = jax.jit(made.init)(rng.root(0))
-    params = jax.tree.map(lambda p: p + 0.1 * np.cos(np.arange(p.size)).reshape(p.shape), params)
+    params = random_params(made.init)
     recipe = Recipe(prompts=("white", "black"), solver="euler", steps=2, guidance=guidance)
     draw = lambda **changes: Sampler(made, dataclasses.replace(recipe, **changes))(params).samples  # noqa: E731
     plain, off = draw(), draw(guidance="1")

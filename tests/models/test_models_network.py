@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from random_params import random_params
 
 from dit import config, models
 from dit.experiment import build as build_experiment
@@ -33,6 +34,7 @@ READ = "text and "  # a network behind a text encoder
 PLAIN = [*config.names("models"), "toy"]
 READERS = [n for n in PLAIN[:-1] if "context_dim" in config.keywords(config.builder("models", n))]
 NETWORKS = [*PLAIN, *(READ + name for name in READERS)]
+FEW = [*PLAIN, READ + "dit"]  # to be compiled: the encoder is the same before every network
 TEXT = {"name": "bytes", "length": 8, "width": 16, "depth": 2, "heads": 2, "gives": "both"}
 SHAPE = (2, 8, 8, 3)
 SMALL = {"depth": 1, "width": 32, "heads": 2, "multipliers": (1, 2), "num_classes": 3}
@@ -71,11 +73,6 @@ def build(name, **more):
     return TextConditioned(text, model)
 
 
-@functools.cache
-def params_of(model):
-    return jax.jit(lambda key: models.init(model, key, SHAPE))(jax.random.key(0))
-
-
 def abstract(model, shape=SHAPE):
     return jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
 
@@ -83,10 +80,11 @@ def abstract(model, shape=SHAPE):
 def batch_of(model, n, shape=SHAPE, level="sample"):
     """The network's own example with ``n`` random samples at different times."""
     x, _, cond = model.example(shape)
-    cond = jax.tree.map(lambda a: jnp.repeat(a, n, axis=0), cond)
+    cond = jax.tree.map(lambda a: jax.device_put(np.repeat(a, n, axis=0)), cond)
     if cond.tokens is not None:
-        tokens = jnp.arange(cond.tokens.size, dtype=jnp.int32).reshape(cond.tokens.shape)
-        cond = cond.replace(tokens=tokens, tokens_mask=tokens % TEXT["length"] < 5)
+        tokens = np.arange(cond.tokens.size, dtype=np.int32).reshape(cond.tokens.shape)
+        shown = jax.device_put(tokens % TEXT["length"] < 5)
+        cond = cond.replace(tokens=jax.device_put(tokens), tokens_mask=shown)
     times = (n, shape[0]) if level == "frame" else (n,)
     t = jax.random.uniform(jax.random.key(2), times)
     return jax.random.normal(jax.random.key(1), (n, *x.shape[1:])), t, cond
@@ -116,8 +114,10 @@ def test_a_network_is_a_description_whose_parameters_name_their_axes(name):
 def test_its_multiply_adds_are_those_of_the_program(name, shape, level):
     model = build(name).plain()
 
+    x, t, cond = batch_of(model, 1, shape, level)
+
+    @jax.jit  # traced once
     def total(params):
-        x, t, cond = batch_of(model, 1, shape, level)
         return models.apply_fn(model)(params, x, t, cond).sum()
 
     found, params = costs(model, shape, level=level), abstract(model, shape)
@@ -136,7 +136,7 @@ READERS = [
 ]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FEW)
 def test_eight_devices_give_the_loss_and_gradient_of_one(name):
     equal_on_eight_devices(build(name, **LEAST), EIGHT)
 
@@ -182,9 +182,7 @@ def test_angles_of_every_heads_own_are_split_over_devices():
 
 def equal_on_eight_devices(model, sizes):
     x, t, cond = batch_of(model, 8)
-    params = params_of(model)
-    noise = np.random.default_rng(0).standard_normal(10**6).astype(np.float32)
-    params = jax.tree.map(lambda p: p + 0.1 * noise[: p.size].reshape(p.shape), params)
+    params = random_params(lambda key: models.init(model, key, SHAPE))
     mesh = make_mesh(sizes, jax.devices()[:8])
     where, rows = shardings(params, models.logical_axes(model, SHAPE), mesh), batch_sharding(mesh)
 
@@ -208,15 +206,16 @@ def equal_on_eight_devices(model, sizes):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + least
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FEW)
 def test_its_initial_spread_obeys_mup(name):
     """Twice as wide: hidden maps shrink as one over the root of their fan-in, inputs not at all."""
     found = []
     for width in (32, 64):
         model = build(name, **LEAST | {"width": width})
-        params, axes = params_of(model), models.logical_axes(model, SHAPE)
+        params = jax.jit(lambda key, model=model: models.init(model, key, SHAPE))(jax.random.key(0))
+        axes = models.logical_axes(model, SHAPE)
         factors = init_multipliers(Transfer(base_width=32), axes, params)
-        found.append(jax.tree.map(lambda p, f: float(p.std()) * f, params, factors))
+        found.append(jax.tree.map(lambda p, f: float(np.std(p)) * f, params, factors))
     kinds = jax.tree_util.tree_map_with_path(
         lambda path, names: "input" if path[0].key == "text" else kind(names),  # of one size
         axes,
@@ -249,7 +248,7 @@ def settings(name):
     }
 
 
-@pytest.mark.parametrize("name", [*PLAIN, READ + "dit"])
+@pytest.mark.parametrize("name", FEW)
 def test_it_trains_and_preflight_accounts_for_it(name):
     experiment = build_experiment(settings(name) | {"mesh": {"preset": "fsdp"}})
     batches = experiment.batches()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from captions import WORDS, installed, told
+from random_params import random_params
 
 from dit import config as configs
 from dit import models, rng
@@ -39,11 +40,6 @@ def quick(function):
     return jax.jit(function, compiler_options=QUICK)
 
 
-def moved(params):
-    """Parameters of which none is zero."""
-    return jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
-
-
 @functools.cache
 def network(block, gives="context", **more):
     text = configs.resolve("text", **{**WORDS, "gives": gives})
@@ -54,7 +50,7 @@ def network(block, gives="context", **more):
 
 @functools.cache
 def params_of(model):
-    return moved(jax.jit(lambda key: models.init(model, key, SHAPE))(jax.random.key(0)))
+    return random_params(lambda key: models.init(model, key, SHAPE))
 
 
 @functools.cache
@@ -155,7 +151,7 @@ def trained(block, dropout=0.0, **more):
     made = build({**told(block), "objective": {"name": "denoise", "condition_dropout": dropout}})
     batch = {k: jnp.asarray(v) for k, v in next(made.batches()).items()}
     run = quick(objective(made.loss, made.apply_fn, made.process, made.codec.encode))
-    params = moved(jax.jit(made.init)(rng.root(0)))
+    params = random_params(made.init)
     return made, (lambda p, b: run(p, b, rng.root(1))[1]["loss"]), params, batch
 
 

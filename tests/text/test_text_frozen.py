@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import saved_run
 from PIL import Image
+from random_params import random_params
 from shrunken import CONFIGS, shrunken
 from text_cases import save
 
@@ -73,10 +74,6 @@ def frozen_text(*encoders):
     return {"name": "pretrained", "encoders": encoders}
 
 
-def moved(params):
-    return jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
-
-
 def test_the_step_is_that_on_embeddings_made_beforehand(folders):
     """The loss and its gradient; of an empty text, those of the null condition."""
     made = build(told(folders, text=frozen_text(*names(folders))))
@@ -91,7 +88,7 @@ def test_the_step_is_that_on_embeddings_made_beforehand(folders):
     assert not real.any()
     batch["tokens"] = batch["tokens"].at[3].set(nothing)
     batch["tokens_mask"] = batch["tokens_mask"].at[3].set(real)
-    params, key = moved(jax.jit(made.init)(rng.root(0))), rng.root(1)
+    params, key = random_params(made.init), rng.root(1)
     weights = place(made.frozen, None)["text"]
 
     def gradient(tell):
