@@ -81,10 +81,10 @@ class Sampler:
                 "beside noisy ones (objective.level is 'sample' and objective.tasks is empty), so that "
                 "what it makes of them means nothing: give --known=noised"
             )
-        self._rollout = None
+        self.rollout = None
         if recipe.rollout is not None:
             about = experiment, recipe, self._rules, self._grid
-            self._rollout = rollouts.plan(*about, self.kept)
+            self.rollout = rollouts.plan(*about, self.kept)
         if not guided:
             return
         if experiment.num_classes is None and not {*GUIDING} & {*experiment.conditions}:
@@ -195,7 +195,7 @@ class Sampler:
                 f"and --weak=NAME together; got guidance {self.recipe.guidance!r}"
             )
         edits.check(self.experiment, self.recipe, self._with_task(given))
-        if self._rollout is not None:
+        if self.rollout is not None:
             rollouts.check(self.recipe, given)
         wanted = set(self.experiment.arrays)
         conditions = given.keys() - {"label", "start", "mask", *TOLD, *NEGATIVE}
@@ -272,10 +272,10 @@ class Sampler:
         known = None
         if "start" in batch:
             known = experiment.codec.encode(codec, batch["start"])
-        if self._rollout is None:
+        if self.rollout is None:
             solution = self._together(keys, network, batch, known)
         else:
-            solution = self._rollout.solve(keys, network, known)
+            solution = self.rollout.solve(keys, network, known)
         decoded = experiment.codec.decode(codec, solution.x_0)
         samples = media.to_uint8(decoded, experiment.codec) if experiment.codec.pixels else decoded
         if "mask" in batch:  # as it went in, whatever the codec makes of it
@@ -303,8 +303,8 @@ class Sampler:
 
     def _count(self, calls: int, edited: bool) -> int:
         """Network evaluations of a sample, from those of its denoiser."""
-        if self._rollout is not None:
-            return self._rollout.evaluations(calls)
+        if self.rollout is not None:
+            return self.rollout.evaluations(calls)
         each = self._rules.guidance.evaluations
         return calls * each if isinstance(each, int) else self.evaluations(edited)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -70,6 +71,16 @@ def hidden(
             found[:, k] = np.where(since < away[:, k], seen, found[:, k])
             away[:, k] = np.minimum(since, away[:, k])
     return found
+
+
+def with_frames(
+    experiment: Experiment, recipe: Recipe, task: str, split: str
+) -> tuple[Recipe, np.ndarray]:
+    """The recipe with a task, and the clips of a split's first examples, of which it gives some."""
+    source = getattr(experiment.source, split)
+    start = np.stack([source[i % len(source)]["x"] for i in range(recipe.count)])
+    known = "noised" if experiment.level == "sample" else "clean"
+    return dataclasses.replace(recipe, task=task, known=known), start
 
 
 def check(experiment: Experiment, recipe: Recipe, given: Mapping[str, np.ndarray]) -> None:

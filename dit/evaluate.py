@@ -30,6 +30,9 @@ With ``--task=image_to_video`` (or another that gives frames) each sample has th
 clip whose caption it has: the same figures, and how well it goes on (``evaluation/given.py``), beside
 samples that were given the frame of another clip.
 
+With ``--rollout=autoregressive:block=3 --frames=36`` the samples are longer than the clips of training,
+as for ``dit.sample``: how they drift (``evaluation/drift.py``), beside real clips of that length.
+
 Of an autoencoder, held-out pictures are compared with their reconstructions: PSNR, SSIM, LPIPS where its
 weights are installed, and beside them what making the pictures smaller would score, at as many numbers.
 
@@ -54,7 +57,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit import cli, media, reconstruct, rng, scoring, storage
+from dit import cli, edits, media, reconstruct, rng, rollouts, scoring, storage
 from dit.data.pipeline import eval_batches
 from dit.draw import Sampler, load_experiment, load_params
 from dit.evaluation import compare, demands
@@ -130,6 +133,7 @@ def arguments() -> argparse.ArgumentParser:
         help="give the samples frames of the clips whose captions they have (image_to_video, "
         "in_between, extend:frames=3, ...), and judge how they go on",
     )
+    add("--rollout", help="as for dit.sample: judge clips of any number of --frames by their drift")
     add(
         "--split",
         choices=("held_out", "train"),
@@ -190,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.compare:
         return run_comparison(args)
     demanded = [demands.parse(text) for text in args.demand]
-    names = ("solver", "grid", "steps", "guidance", "seed", "batch")
+    names = ("solver", "grid", "steps", "guidance", "seed", "batch", "rollout")
     given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     negative = {} if args.negative is None else {"negative": (args.negative,)}
     rules(Recipe(num=args.num, task=args.task, **given))
@@ -216,6 +220,8 @@ def chosen_bucket(experiment: Experiment, args: argparse.Namespace) -> Experimen
     example = experiment.example
     shapes = [tuple(shape[:3]) for shape in example.get("shapes", [example["shape"]])]
     wanted, distinct = cli.size_of(args, shapes[0]), dict.fromkeys(shapes)
+    if args.rollout is not None:
+        return rollouts.lasting(experiment, wanted)
     if wanted not in shapes or (len(distinct) > 1 and not (args.size or args.frames)):
         known = ", ".join(f"--size={h}x{w} --frames={f}" for f, h, w in distinct)
         raise UserError(
@@ -255,7 +261,12 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
     if args.blank:
         recipe = dataclasses.replace(recipe, prompts=("",) * args.num)
     if args.task is not None:
-        recipe, conditions["start"] = with_frames(one, recipe, args)
+        if args.scores or args.num < 2 or args.task == "text_to_video":
+            raise UserError(
+                f"got --task={args.task}; expected one that is given frames, with --num=2 or more and "
+                "without --scores"
+            )
+        recipe, conditions["start"] = edits.with_frames(one, recipe, args.task, args.split)
     sampler = Sampler(one, recipe)
     if args.task is not None:
         sampler.check(False, conditions)
@@ -269,7 +280,8 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         mesh, kept = make_mesh(parse_mesh(args.mesh)), storage.workdir(args.workdir) / "scores"
         judge = scoring.plan(one, *about, mesh, kept, captions, keep)
     else:
-        judge = evaluation_of(one.source, args.num, captions, args.split, args.features)
+        seams = None if sampler.rollout is None else sampler.rollout.seams
+        judge = evaluation_of(one.source, args.num, captions, args.split, args.features, seams)
     others = ("sampling_seconds", "nfe", "held_out_loss", "held_out_loss_error")
     others = (*others, *(evaluated.FIGURES if args.task is not None else ()))
     for demand in demanded:
@@ -317,21 +329,6 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         report["recipe"]["judged_at"] = judge.size
     report["recipe"]["features"] = list(args.features)
     return finish(figures, report, out, demanded)
-
-
-def with_frames(
-    one: Experiment, recipe: Recipe, args: argparse.Namespace
-) -> tuple[Recipe, np.ndarray]:
-    """The recipe with the task, and the clips of the split's first examples, of which it gives some."""
-    if args.scores or args.num < 2 or args.task == "text_to_video":
-        raise UserError(
-            f"got --task={args.task}; expected one that is given frames, with --num=2 or more and "
-            "without --scores"
-        )
-    split = getattr(one.source, args.split)
-    start = np.stack([split[i % len(split)]["x"] for i in range(args.num)])
-    known = "noised" if one.level == "sample" else "clean"
-    return dataclasses.replace(recipe, task=args.task, known=known), start
 
 
 def run_autoencoder(

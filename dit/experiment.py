@@ -88,7 +88,7 @@ class Experiment:
     @functools.cached_property
     def source(self) -> Source:
         """The data, which must be there now; UserError if they are other data than the model's."""
-        source = _source(self.config, self.text)
+        source = source_of(self.config, self.text)
         if _example(source) != dict(self.example):
             raise UserError(
                 f"the data have changed since the model was trained: got {_example(source)}; expected "
@@ -316,7 +316,7 @@ def build(
     text = section("text", **wired_to_text(config)) if "text" in config else None
     source = None
     if example is None:
-        source = _source(config, text)
+        source = source_of(config, text)
         example = _example(source)
     if frozen is None:
         frozen = {"codec": None if source is None else source.codec}
@@ -365,7 +365,7 @@ def expecting(user: Any, fingerprint: str | None) -> Any:
     return dataclasses.replace(user, weights=weights)
 
 
-def _source(config: ConfigDict, text: TextEncoder | FrozenText | None) -> Source:
+def source_of(config: ConfigDict, text: TextEncoder | FrozenText | None) -> Source:
     """The data, with tokens in place of captions for a model that reads them.
 
     Those that hold what a frozen encoder gives stay as they are.

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dit import models
+from dit.config import builder, keywords
 from dit.diffusion.process import network_input
-from dit.experiment import Experiment
+from dit.experiment import Experiment, source_of
 from dit.guided import Guided
 from dit.models.cache import Cache
 from dit.recipe import Recipe, Rules
@@ -22,6 +23,7 @@ from dit.sampling.denoisers import twins
 from dit.sampling.rollouts import Clip, Rollout, parse
 from dit.sampling.sample import Solution
 from dit.sampling.solver import Grid
+from dit.sections import ROOMS
 from dit.types import Key, Times, UserError, Video
 
 Mask = Bool[np.ndarray, "n f h w c"]
@@ -43,6 +45,15 @@ class Plan:
     def given(self) -> int:
         """Frames that are there from the start."""
         return self.clip.given * self.cell
+
+    @property
+    def seams(self) -> tuple[int, list[int]]:
+        """In frames of the data: the longest clips trained on, and where blocks begin after frame 0."""
+        starts = self.rollout.schedule.starts(self.clip, len(self.grid) - 1)
+        codec, (_, *rest) = self.experiment.codec, self.experiment.shape
+        before = (self.cell * int(first) for first in 1 + np.flatnonzero(np.diff(starts)))
+        longest = max(shape[0] for shape in trained_shapes(self.experiment))
+        return max(2, longest), [codec.decoded_shape((f, *rest))[0] for f in before]
 
     def solve(self, keys: Key, guided: Guided, known: Float[Array, "b f h w c"] | None) -> Solution:
         """Clips, under jit; ``known``: data whose first frames are given, if any are."""
@@ -162,10 +173,38 @@ def check(recipe: Recipe, given: Mapping[str, Any]) -> None:
 
 def trained_frames(experiment: Experiment) -> int:
     """Frames of tokens of the longest clips that the model was trained on."""
-    example = experiment.example
-    shapes = [tuple(shape) for shape in example.get("shapes", [example["shape"]])]
+    shapes = trained_shapes(experiment)
     longest = max(experiment.codec.encoded_shape(shape)[0] for shape in shapes)
     return longest // experiment.model.cell()[0]
+
+
+def trained_shapes(experiment: Experiment) -> list[tuple[int, ...]]:
+    """Of the data that the model was trained on, before they are encoded."""
+    example = experiment.example
+    return [tuple(shape) for shape in example.get("shapes", [example["shape"]])]
+
+
+def lasting(experiment: Experiment, size: tuple[int, int, int]) -> Experiment:
+    """The same experiment on the same data, filmed at ``size``: (frames, height, width).
+
+    Raises UserError for data that are not filmed, and so have no clips of another length.
+    """
+    shapes, data = trained_shapes(experiment), experiment.config.data
+    sizes = [shape[:3] for shape in shapes]
+    if size in sizes:
+        return experiment.bucket(sizes.index(size))
+    if "frames" not in keywords(builder(ROOMS["data"], data.name)) or size[1:] != sizes[0][1:]:
+        known = ", ".join(f"--size={h}x{w} --frames={f}" for f, h, w in dict.fromkeys(sizes))
+        raise UserError(
+            f"got a rollout of {size[0]} frames of {size[1]}x{size[2]}, to be compared with data "
+            f"{data.name!r}, which are {known}: give one of these; only data that are filmed, as "
+            "data.name=world, last as many --frames as one asks for"
+        )
+    config = experiment.config.copy_and_resolve_references()
+    config.data.frames = size[0]
+    other = experiment.shaped((*size, shapes[0][3]))
+    other.__dict__["source"] = source_of(config, experiment.text)
+    return other
 
 
 def leading(kept: Mask, experiment: Experiment) -> int:

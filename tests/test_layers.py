@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "edits": BASE | {"diffusion", "experiment", "recipe"},
     "prompts": BASE | {"experiment", "recipe", "text"},
     "guided": BASE | {"diffusion", "experiment", "models", "prompts", "recipe", "sampling"},
-    "rollouts": BASE | {"diffusion", "experiment", "guided", "models", "recipe", "sampling"},
+    "rollouts": BASE
+    | {"diffusion", "experiment", "guided", "models", "recipe", "sampling", "sections"},
     "draw": BASE
     | {"edits", "guided", "prompts", "recipe", "rollouts", "experiment", "media", "models"}
     | {"diffusion", "sampling", "parallel", "training"},
@@ -68,7 +69,8 @@ MAY_IMPORT = {
     "train": COMMAND | {"data", "reconstruct", "scoring", "training", "scaling"},
     "sample": COMMAND | {"data", "given", "prompts"},
     "embed": COMMAND | {"prompts", "encoders"},
-    "evaluate": COMMAND | {"data", "evaluation", "reconstruct", "scoring", "training"},
+    "evaluate": COMMAND
+    | {"data", "edits", "evaluation", "reconstruct", "rollouts", "scoring", "training"},
     "scaling/__main__": COMMAND | {"training"},
     "preflight/__main__": COMMAND,
     "preflight/predicted": COMMAND | {"benchmark", "config_file"},  # tables look alike

@@ -1,8 +1,10 @@
 """Deliberate damage to clips, and what each measure of ``evaluation.world`` says of it.
 
     python -m dit.evaluation.damage --num=200
+    python -m dit.evaluation.damage --num=64 --frames=36
 
-prints the table of ``WORLD.md``: a measure is of use if it falls where it should, and nowhere else.
+prints a table of ``WORLD.md``: a measure is of use if it falls where it should, and nowhere else. With
+``--frames``: of clips so long, after a window of 9, by the measures of ``evaluation.drift``.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from jaxtyping import UInt8
 from scipy import ndimage
 
 from dit.config import resolve
+from dit.evaluation import drift
 from dit.evaluation.world import FIGURES, QUESTIONS, score
 from dit.scenes.moving.grammar import Scene, parse
 
 Clip = UInt8[np.ndarray, "f h w c"]
 Clips = list[Clip]
+WINDOW, BLOCK = 9, 3  # frames, of rollouts
 SPOILT = 0.15  # by how much a share must fall, or a figure be off, for the table to mark it
 
 
@@ -101,6 +105,40 @@ DAMAGES: dict[str, Callable[[Clips, np.random.Generator], Clips]] = {
 }
 
 
+def vanishing(clips: Clips, rng: np.random.Generator) -> Clips:
+    """The ground alone from the middle of the clip on."""
+    spoilt = []
+    for clip in clips:
+        clip, half = clip.copy(), len(clip) // 2
+        clip[half:] = np.median(clip[half:], (1, 2), keepdims=True)
+        spoilt.append(clip)
+    return spoilt
+
+
+def tinting(clips: Clips, rng: np.random.Generator) -> Clips:
+    """Slowly redder: by 30 steps of 8 bits at the end."""
+    red = np.array([30.0, 0, 0])
+    return [_bytes(c + red * np.linspace(0, 1, len(c))[:, None, None, None]) for c in clips]
+
+
+def in_blocks(clips: Clips, rng: np.random.Generator) -> Clips:
+    """Every second block of ``BLOCK`` frames lighter by 6 steps."""
+    return [_bytes(c + 6.0 * (np.arange(len(c)) // BLOCK % 2)[:, None, None, None]) for c in clips]
+
+
+def freezing(clips: Clips, rng: np.random.Generator) -> Clips:
+    """The frame in the middle from there on."""
+    return [clip[np.minimum(np.arange(len(clip)), len(clip) // 2)] for clip in clips]
+
+
+LASTING: dict[str, Callable[[Clips, np.random.Generator], Clips]] = {
+    "vanishing": vanishing,
+    "tinting": tinting,
+    "in blocks": in_blocks,
+    "freezing": freezing,
+}
+
+
 def _bytes(x: np.ndarray) -> Clip:
     return np.clip(np.rint(x), 0, 255).astype(np.uint8)
 
@@ -141,16 +179,51 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def lasting(scenes: Sequence[Scene], clips: Sequence[Clip]) -> dict[str, dict[str, drift.Ratio]]:
+    """The same of long clips: of each figure of ``drift`` its value and the ends of its interval."""
+    found = {}
+    for name, spoil in {"real": lambda clips, rng: clips, **LASTING}.items():
+        spoilt = np.stack(spoil(list(clips), np.random.default_rng(0)))
+        seams = range(BLOCK, spoilt.shape[1], BLOCK)
+        each = drift.terms(spoilt, WINDOW, seams, scenes)
+        found[name] = {figure: drift.ratio(*terms) for figure, terms in each.items()}
+    return found
+
+
+def table_of_lasting(found: Mapping[str, Mapping[str, drift.Ratio]]) -> str:
+    """A Markdown table, a figure a row; bold: its interval is apart from that of real clips."""
+    lines = ["| | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
+    for figure, (_, least, most) in found["real"].items():
+        cells = []
+        for column in found.values():
+            value, low, high = column[figure]
+            mark = "**" if low > most or high < least else ""
+            cells.append(f"{mark}{value:.2f}{mark} ({low:.2f} to {high:.2f})")
+        lines.append(f"| {figure} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num", type=int, default=200, help="clips (default: %(default)s)")
-    num = parser.parse_args().num
-    split = resolve("data.sources", "world").held_out
-    if not 2 <= num <= len(split):
-        parser.error(f"got --num={num}; expected 2 to {len(split)}, of which one can be another's")
-    examples = [split[i] for i in range(num)]
-    scenes = [parse(example["caption"]) for example in examples]
-    print(table(calibration(scenes, [example["x"] for example in examples])))
+    parser.add_argument(
+        "--frames", type=int, help="of long clips, 24x24, without pan, post, texture"
+    )
+    args = parser.parse_args()
+    options = {}
+    if args.frames is not None:
+        options = {"frames": args.frames, "size": 24, "radii": (5.0, 6.5), "textures": False}
+        options["kinds"] = drift.STAYING
+        if args.frames <= WINDOW + 1:
+            parser.error(f"got --frames={args.frames}; expected more than {WINDOW + 1}")
+    split = resolve("data.sources", "world", **options).held_out
+    if not 2 <= args.num <= len(split):
+        parser.error(f"got --num={args.num}; expected 2 to {len(split)}, one to be another's")
+    examples = [split[i] for i in range(args.num)]
+    scenes, clips = [parse(x["caption"]) for x in examples], [x["x"] for x in examples]
+    print(
+        table_of_lasting(lasting(scenes, clips)) if options else table(calibration(scenes, clips))
+    )
 
 
 if __name__ == "__main__":

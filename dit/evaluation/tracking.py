@@ -77,8 +77,7 @@ def follow(clip: UInt8[np.ndarray, "f h w 3"]) -> Followed:
 
     What is smaller than what ``reading`` reads is enlarged first, by a whole factor.
     """
-    times = math.ceil(UNITS / min(clip.shape[1:3]))
-    clip = clip.repeat(times, 1).repeat(times, 2)
+    clip = _enlarged(clip)
     x, unit = clip / 255, min(clip.shape[1:3]) / UNITS
     colour = colours(x)
     rows, columns = (np.arange(side) + 0.5 for side in clip.shape[1:3])
@@ -97,6 +96,18 @@ def follow(clip: UInt8[np.ndarray, "f h w 3"]) -> Followed:
     marked = ndimage.binary_dilation(colour >= 0, AROUND)
     ground = x.mean(-1)
     return Followed(clip, tuple(tracks), _pan(ground, marked) / unit, _flicker(ground, marked))
+
+
+def areas(clip: UInt8[np.ndarray, "f h w 3"], colour: str) -> Float[np.ndarray, " f"]:
+    """How much there is of a colour in every frame, in square units."""
+    clip = _enlarged(clip)
+    own = _solid(colours(clip / 255) == list(COLOURS).index(colour))
+    return own.sum((1, 2)) / (min(clip.shape[1:3]) / UNITS) ** 2
+
+
+def _enlarged(clip: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f s r 3"]:
+    times = math.ceil(UNITS / min(clip.shape[1:3]))
+    return clip.repeat(times, 1).repeat(times, 2)
 
 
 def _solid(mask: Bool[np.ndarray, "f h w"]) -> Bool[np.ndarray, "f h w"]:
