@@ -124,8 +124,11 @@ def merged(experiment: Experiment) -> Experiment:
 
 def with_lora(
     form: Format, state: State, header: Mapping[str, str], base: str, which: str | None
-) -> tuple[Experiment, Parts]:
-    """The experiment of a LoRA in a state, of the network of the run in ``base``, and its maps."""
+) -> tuple[Experiment, Parts, tuple[str, ...]]:
+    """The experiment of a LoRA in a state, of the network of the run in ``base``, and its maps.
+
+    And the names of what is of text encoders.
+    """
     meta = read_meta(base)
     below = build(meta["config"], meta.get("example"), meta.get("frozen"))
     if below.lora is not None:
@@ -139,7 +142,7 @@ def with_lora(
     config["optimizer"] = {k: v for k, v in config["optimizer"].items() if not k.startswith("mup_")}
     experiment = build(config, below.example, meta.get("frozen"))
     shapes = flat(jax.eval_shape(experiment.init, rng.root(0)))
-    return experiment, lambda name: [found.pairs[name].reshape(shapes[name].shape)]
+    return experiment, lambda name: [found.pairs[name].reshape(shapes[name].shape)], found.beside
 
 
 def write(
@@ -175,11 +178,19 @@ def names_of(form: Format, model: Any, shape: tuple[int, ...]) -> layouts.Names:
 
 
 def write_lora(
-    form: Format, experiment: Experiment, pairs: Any, out: str, **how: Any
+    form: Format, experiment: Experiment, pairs: Any, out: str, kohya: bool = False, **how: Any
 ) -> list[pathlib.Path]:
-    """Write the maps of a LoRA alone, under a format's names, as PEFT and diffusers lay them out."""
+    """Write the maps of a LoRA alone, under a format's names, as PEFT and diffusers lay them out.
+
+    ``kohya``: as kohya does.
+    """
     lora, names = experiment.lora, names_of(form, experiment.model, experiment.shape)
-    state = layouts.to_state(flat(pairs), names)
-    told = layouts.metadata(lora.rank, lora.rank * lora.scale, state, form.part)
+    state, told = layouts.to_state(flat(pairs), names), {}
+    if kohya:
+        state = layouts.kohya(state, lora.scale)
+    elif form.part == layouts.ORIGINAL:
+        state = layouts.scaled(state, lora.scale)
+    else:
+        told = layouts.metadata(lora.rank, lora.rank * lora.scale, state, form.part)
     shapes = {name: x.shape for name, x in state.items()}
     return writing.write(out, layouts.STEM, shapes, state.items(), metadata=told, **how)

@@ -42,7 +42,7 @@ from dit.types import Range, UserError, Whole
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 OPTIONS = {  # what belongs to which way
     "in": ("weights", "config", "base", "which"),
-    "out": ("out", "which", "step", "merge", "dtype", "largest"),
+    "out": ("out", "which", "step", "merge", "kohya", "dtype", "largest"),
     "merge": ("out", "which", "step", "merge"),
 }
 
@@ -64,6 +64,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     add("--step", type=cli.number(Whole), help="which checkpoint (default: the latest)")
     add("--merge", action="store_true", help="add a LoRA to the network that it was trained on")
+    add("--kohya", action="store_true", help="write a LoRA under kohya's names (lora_unet_...)")
     add("--dtype", choices=DTYPES, help="of the numbers that are written (default: float32)")
     add(
         "--largest",
@@ -188,12 +189,18 @@ def bring_in_lora(
             "it is for, and no --config"
         )
     state, _, place = folder.opened(args.weights, None)
-    experiment, parts = carry.with_lora(form, state, header_of(args, place), args.base, args.which)
+    header = header_of(args, place)
+    experiment, parts, beside = carry.with_lora(form, state, header, args.base, args.which)
     count = carry.save(workdir, experiment, parts)
     print(
         f"{count:,} parameters of a LoRA of rank {experiment.lora.rank} are in {workdir}, for the "
         f"network in {args.base}"
     )
+    if beside:
+        print(
+            f"left out: {len(beside)} tensors of its text encoders, such as {beside[0]}; what it draws "
+            "is not what it draws with them"
+        )
 
 
 def header_of(args: argparse.Namespace, place: pathlib.Path) -> Mapping[str, str]:
@@ -229,7 +236,7 @@ def bring_out(args: argparse.Namespace, _: Mapping[str, Any]) -> None:
     check_merge(args, experiment)
     if lora and not args.merge:
         pairs = carry.pairs_of(experiment, args.workdir, args.which, args.step)
-        written = carry.write_lora(form, experiment, pairs, args.out, **how)
+        written = carry.write_lora(form, experiment, pairs, args.out, args.kohya, **how)
     else:
         if lora:
             carry.fingerprints_of(experiment)  # the frozen network must be the one that it was
@@ -264,8 +271,13 @@ def merge(args: argparse.Namespace, _: Mapping[str, Any]) -> None:
 
 def check_merge(args: argparse.Namespace, experiment: Experiment) -> None:
     """Raise UserError for a run that trained no LoRA, where one is to be merged."""
-    if args.merge and experiment.lora is None:
-        raise UserError(f"got --merge, and the run in {args.workdir} trained no LoRA; leave it out")
+    given = "--merge" if args.merge else "--kohya"
+    if (args.merge or args.kohya) and experiment.lora is None:
+        raise UserError(f"got {given}, and the run in {args.workdir} trained no LoRA; leave it out")
+    if args.merge and args.kohya:
+        raise UserError(
+            "got --merge and --kohya, which names a LoRA's maps alone; give one of them"
+        )
 
 
 if __name__ == "__main__":

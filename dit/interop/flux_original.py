@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dit.interop import diffusers_flux, diffusers_flux2
+from dit.interop import diffusers_flux, diffusers_flux2, lora
 from dit.interop.mapping import Format
 from dit.interop.mmdit import (
     Table,
@@ -43,7 +43,7 @@ def double(stream: str) -> dict[str, Any]:
 
 def build() -> Format:
     """The format, for an MMDiT like ``size="FLUX.1-dev"`` or ``"FLUX.2-dev"``, of any size."""
-    return format_of(check, table)
+    return format_of(check, table, part=lora.ORIGINAL)
 
 
 def check(model: MMDiT) -> None:

@@ -1,6 +1,8 @@
 """LoRAs in the layout of PEFT and diffusers: ``PART.MODULE.lora_A.weight`` and ``lora_B``.
 
-PART is ``transformer`` or ``unet``, as a format of the network says.
+PART is ``transformer`` or ``unet``, or ``diffusion_model`` under the authors' own names, as a format of
+the network says. Under kohya's names a pair is ``lora_unet_MODULE.lora_down.weight`` and ``lora_up``,
+where MODULE has ``_`` for each of its dots.
 
 There A is ``(rank, inputs)`` and B ``(outputs, rank)``, of a convolution with its window in A, and the
 names of the modules are those of a format of the whole network. The factor is ``alpha / rank``: alpha
@@ -27,8 +29,18 @@ from dit.interop.views import View
 from dit.types import UserError
 
 STEM = "pytorch_lora_weights"
-PREFIXES = ("base_model.model.", "")  # beside a format's own
+ORIGINAL = "diffusion_model"  # the part of files whose readers take no metadata
+PREFIXES = (
+    "transformer.",
+    "unet.",
+    f"{ORIGINAL}.",
+    "base_model.model.",
+    "",
+)  # after a format's own
 A, B, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
+KOHYA = "lora_unet_"
+ALSO = {".lora_down.weight": A, ".lora_up.weight": B}  # of kohya, and of some under other names
+TEXT = ("lora_te", "text_encoder")  # of a file's names, where it adapts text encoders too
 METADATA = "lora_adapter_metadata"  # diffusers' key in a file's header
 Size = tuple[int, int, int]  # inputs, stack and outputs of a kernel
 Maps = tuple[np.ndarray, np.ndarray]  # one pair there: (rank, inputs) and (outputs, rank)
@@ -56,18 +68,19 @@ class Read(NamedTuple):
     """A LoRA that was read. ``targets``: the names of its kernels here; all have the largest ``rank``.
 
     ``pairs``, by name: ``MODULE/lora_a``, (layers, inputs, stack, rank), and ``MODULE/lora_b``,
-    (layers, stack, rank, outputs).
+    (layers, stack, rank, outputs). ``beside``: names in the file that are of text encoders.
     """
 
     rank: int
     alpha: float
     targets: tuple[str, ...]
     pairs: dict[str, np.ndarray]
+    beside: tuple[str, ...]
 
 
 def is_lora(state: Mapping[str, Any]) -> bool:
     """Whether these are names of a LoRA."""
-    return any(name.endswith(A) for name in state)
+    return any(name.endswith((A, *ALSO)) for name in state)
 
 
 def kernels(entries: list[Entry]) -> dict[str, list[Entry]]:
@@ -94,9 +107,9 @@ def to_state(pairs: Mapping[str, Any], names: Names) -> State:
                 there, view = names.module(name), names.views.get(name)
                 last[there] = entry, view
                 start = 0 if view is None else view.start
-                parts.setdefault(there, []).append(
-                    (start, _seen(view, maps, lambda v, x: v.write(x)))
-                )
+                x, y = _seen(view, _turned(entry, *maps), lambda v, x: v.write(x))
+                x = x.reshape(len(x), math.prod(x.shape[1:]))
+                parts.setdefault(there, []).append((start, (x, y)))
     found = {}
     for there, maps in parts.items():
         entry, view = last[there]
@@ -104,8 +117,28 @@ def to_state(pairs: Mapping[str, Any], names: Names) -> State:
         x, y = join([part for _, part in sorted(maps, key=lambda pair: pair[0])])
         if len(x):
             full = f"{names.part}.{there}"
-            x, y = _turned(entry, x, y)
+            if entry.kind == "conv":
+                x = x.reshape(len(x), -1, *entry.window)
+                y = y.reshape(*y.shape, *(1 for _ in entry.window))
             found |= {full + A: np.ascontiguousarray(x), full + B: np.ascontiguousarray(y)}
+    return found
+
+
+def scaled(state: State, scale: float) -> State:
+    """The same with the factor in B, for readers that look for it nowhere else."""
+    factor = np.float32(scale)
+    return {n: x * factor if n.endswith(B) else x for n, x in state.items()}
+
+
+def kohya(state: State, scale: float) -> State:
+    """The same under kohya's names, with an alpha beside every pair."""
+    found: State = {}
+    for name in (n for n in state if n.endswith(A)):
+        module, a = name.removesuffix(A), state[name]
+        full = KOHYA + module.partition(".")[2].replace(".", "_")
+        for there, own in ALSO.items():
+            found[full + there] = state[module + own]
+        found[full + ALPHA] = np.float32(scale * len(a))
     return found
 
 
@@ -175,11 +208,12 @@ def _seen(view: View | None, maps: Maps, how: Callable[[View, np.ndarray], np.nd
     return (how(view, x), y) if view.axis else (x, how(view, y))
 
 
-def _turned(entry: Entry, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _turned(entry: Entry, x: np.ndarray, y: np.ndarray) -> Maps:
+    """A pair, of a convolution with A as it is there: channels before the window."""
     if entry.kind != "conv":
         return x, y
-    x = x.reshape(len(x), *entry.window, -1).transpose(0, 3, 1, 2)
-    return x, y[:, :, None, None]
+    channels = x.shape[1] // math.prod(entry.window)
+    return np.moveaxis(x.reshape(len(x), *entry.window, channels), -1, 1), y
 
 
 # --- in ------------------------------------------------------------------------------------------
@@ -190,22 +224,21 @@ def read(state: Mapping[str, Any], header: Mapping[str, str], names: Names) -> R
 
     Raises UserError, by name, for what is of no kernel, has no partner, or does not fit.
     """
-    prefixes = (f"{names.part}.", *PREFIXES)
-    prefix = next(p for p in prefixes if any(n.startswith(p) and n.endswith(A) for n in state))
-    own = {n.removeprefix(prefix): np.asarray(x, np.float32) for n, x in state.items()}
+    beside = tuple(n for n in state if n.startswith(TEXT))
     table = kernels(names.entries)
     maps = {names.module(n) for group in table.values() for e in group for n in e.names}
-    known = {f"{m}{end}" for m in maps for end in (A, B, ALPHA)}
-    odd = sorted(own.keys() - known)
+    own, odd = _named({n: x for n, x in state.items() if n not in beside}, maps, names.part)
     if odd:
         raise UserError(
             f"the LoRA has {len(odd)} tensors of no linear map of this network in this format, such as "
-            f"{prefix + odd[0]!r}: is it of another model, or layout?"
+            f"{odd[0]!r}: is it of another model, or layout?"
         )
     modules = {m for m in maps if any(m + end in own for end in (A, B, ALPHA))}
     alone = sorted(m for m in modules if m + A not in own or m + B not in own)
     if alone:
-        raise UserError(f"the LoRA lacks lora_A or lora_B of {prefix + alone[0]!r}; expected both")
+        raise UserError(f"the LoRA lacks lora_A or lora_B of {alone[0]!r}; expected both")
+    if not modules:
+        raise UserError("the LoRA adapts text encoders alone, and nothing of this network")
     for module in sorted(modules):
         _check_shapes(module, own[module + A], own[module + B], names.shapes[f"{module}.weight"])
     told = _metadata(header, names.part)
@@ -220,7 +253,27 @@ def read(state: Mapping[str, Any], header: Mapping[str, str], names: Names) -> R
             for name, parts in zip(("lora_a", "lora_b"), zip(*each, strict=True), strict=True):
                 pairs[f"{module}/{name}"] = parts[0] if group[0].layer is None else np.stack(parts)
     targets = sorted({f"{name.rpartition('/')[0]}/kernel" for name in pairs})
-    return Read(rank, rank * (first if same else 1.0), tuple(targets), pairs)
+    return Read(rank, rank * (first if same else 1.0), tuple(targets), pairs, beside)
+
+
+def _named(state: Mapping[str, Any], maps: set[str], part: str) -> tuple[State, list[str]]:
+    """The tensors by their module in ``maps`` and A, B or ALPHA; those of none, by their full name."""
+    flat = {m.replace(".", "_"): m for m in maps}
+    prefixes = (f"{part}.", *PREFIXES)
+    ends = (A, *ALSO)
+    found = (p for p in prefixes if any(n.startswith(p) and n.endswith(ends) for n in state))
+    prefix = next(found, "")
+    own, odd = {}, []
+    for name, x in state.items():
+        end = next((e for e in (A, B, ALPHA, *ALSO) if name.endswith(e)), None)
+        module = name.removesuffix(end or "").removeprefix(prefix)
+        if module.startswith(KOHYA):
+            module = flat.get(module.removeprefix(KOHYA), module)
+        if end is None or module not in maps:
+            odd.append(name)
+        else:
+            own[module + ALSO.get(end, end)] = np.asarray(x, np.float32)
+    return own, sorted(odd)
 
 
 def _metadata(header: Mapping[str, str], part: str) -> dict[str, Any]:
@@ -239,7 +292,7 @@ def _metadata(header: Mapping[str, str], part: str) -> dict[str, Any]:
 def _alpha(module: str, own: State, told: Mapping[str, Any]) -> float:
     """Alpha of one map: beside it, or in the metadata, or its rank."""
     if module + ALPHA in own:
-        return float(own[module + ALPHA])
+        return own[module + ALPHA].item()
     value = (told.get("alpha_pattern") or {}).get(module, told.get("lora_alpha"))
     if value is None:
         return float(len(own[module + A]))
@@ -262,9 +315,9 @@ def _ours(
         if module + A not in own:
             continue
         a, b = own[module + A], own[module + B]
-        a = a.transpose(0, 2, 3, 1) if a.ndim == 4 else a
-        maps = a.reshape(len(a), -1), b.reshape(len(b), -1)
+        maps = a, b.reshape(len(b), -1)
         a, b = _seen(names.views.get(name), maps, lambda v, x: v.read(x))
+        a = np.moveaxis(a, 1, -1).reshape(len(a), -1)
         x[i, :, : len(a)], y[i, : len(a)] = a.T, b.T * scales.get(module, 1.0)
     if count < stack:  # one map there
         x = np.repeat(x, stack, 0)

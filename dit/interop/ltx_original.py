@@ -6,6 +6,7 @@ behind it is left alone. What is written has the names without that.
 
 from __future__ import annotations
 
+from dit.interop import lora
 from dit.interop.diffusers_ltx import BLOCK, NAMES, check
 from dit.interop.mapping import Format
 from dit.interop.sd3_original import transformer
@@ -26,4 +27,5 @@ NORMS = {
 
 def build() -> Format:
     """The format, for a Wan like ``size="LTX-Video-0.9-2B"``, of any size."""
-    return format_of(NAMES | OWN, BLOCK | NORMS, check, matrices=True, only=transformer)
+    more = {"only": transformer, "part": lora.ORIGINAL}
+    return format_of(NAMES | OWN, BLOCK | NORMS, check, matrices=True, **more)

@@ -64,7 +64,7 @@ class Format:
     ``config.json`` beside them (empty without one) say, as sections of a config; ``settings(model,
     shape)``: that file of a model, None for a layout without one. ``latents``: of an autoencoder.
     ``stem``: what files are called; ``part``: what a pipeline calls the network, in which a LoRA's
-    names lie.
+    names lie; ``diffusion_model`` under the authors' own names.
     """
 
     network: type[Network]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dit.interop import diffusers_sd3
+from dit.interop import diffusers_sd3, lora
 from dit.interop.mapping import Entry, Format
 from dit.interop.mmdit import Table, double_blocks, format_of
 from dit.models.mmdit import MMDiT
@@ -43,7 +43,8 @@ IMAGE = {
 
 def build() -> Format:
     """The format, for an MMDiT like ``size="SD3-medium"``, of any size."""
-    return format_of(diffusers_sd3.check, table, fixed=positions, only=transformer)
+    more = {"fixed": positions, "only": transformer, "part": lora.ORIGINAL}
+    return format_of(diffusers_sd3.check, table, **more)
 
 
 def transformer(state: Mapping[str, Any]) -> dict[str, Any]:

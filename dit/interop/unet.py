@@ -100,8 +100,8 @@ def format_of(names: Names, **more: Any) -> Format:
         check(model)
         return table(model, names).entries
 
-    more |= {"views": lambda model: table(model, names).views, "part": "unet"}
-    return Format(UNet, entries, **more)
+    more = {"part": "unet"} | more
+    return Format(UNet, entries, views=lambda model: table(model, names).views, **more)
 
 
 def table(model: UNet, names: Names) -> Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dit.interop import sd3_original
+from dit.interop import lora, sd3_original
 from dit.interop.mapping import Format, State
 from dit.interop.unet import Names, format_of, levels
 from dit.models.unet import UNet
@@ -35,7 +35,7 @@ BLOCK = {
 
 def build() -> Format:
     """The format, for a U-Net like ``size="SD-1.5"``, of any size."""
-    return format_of(Names(WHOLE, BLOCK, places), only=network)
+    return format_of(Names(WHOLE, BLOCK, places), only=network, part=lora.ORIGINAL)
 
 
 def network(state: Mapping[str, object]) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dit.interop import lora
 from dit.interop.mapping import Format
 from dit.interop.wan import format_of
 
@@ -42,4 +43,4 @@ BLOCK = {
 
 def build() -> Format:
     """The format, for a Wan like ``size="Wan2.1-T2V-1.3B"``, of any size."""
-    return format_of(NAMES, BLOCK)
+    return format_of(NAMES, BLOCK, part=lora.ORIGINAL)

@@ -1,20 +1,17 @@
 """LoRAs of MMDiT and Z-Image in files whose maps are ours in parts: exact both ways, of every map."""
 
 import copy
-import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
+from lora_cases import adapted, added, check_format, close, lora_of, merged
 from mmdit_families import FAMILIES, SHAPE, family
 from models_cases import params_of
 
 from dit import carry, config, models
 from dit.interop import files, writing
 from dit.interop import lora as layouts
-from dit.training import lora
 from dit.training.lora import LoraSettings
 
 TINY = {"width": 24, "heads": 3, "in_channels": 4, "context_dim": 7}
@@ -34,90 +31,10 @@ def network(name):
     return model, params_of(model, SHAPE, noise=0.2)
 
 
-def lora_of(model, settings):
-    """The LoRA of a rank, an alpha and targets."""
-    given = {k: getattr(settings, k) for k in ("rank", "alpha", "targets")}
-    axes = models.logical_axes(model, SHAPE)
-    return lora.build(LoraSettings(**given), models.abstract(model, SHAPE), axes)
-
-
-def adapted(model, params, targets="*kernel"):
-    """A LoRA of rank 2 with random numbers, and the parameters with it added."""
-    found = lora_of(model, LoraSettings(rank=2, alpha=3.0, targets=targets))
-    draw = np.random.default_rng(1)
-    shapes = flatten_dict(jax.eval_shape(found.init, jax.random.key(0)), sep="/")
-    pairs = {
-        name: (0.5 * draw.standard_normal(x.shape)).astype(np.float32) for name, x in shapes.items()
-    }
-    return found, pairs, merged(found, params, pairs)
-
-
-def merged(found, params, pairs):
-    """The parameters with the pairs added."""
-    pairs = jax.tree.map(jnp.asarray, unflatten_dict(pairs, sep="/"))
-    each = flatten_dict(params, sep="/").items()
-    return unflatten_dict({n: lora.merge(found, n, x, pairs) for n, x in each}, sep="/")
-
-
-def added(state, file, told):
-    """What PEFT makes of weights: ``W + B A alpha / r``, with alpha as the header has it."""
-    told = {k.removeprefix("transformer."): v for k, v in json.loads(told).items()}
-    state = dict(state)
-    for name in [n for n in file if n.endswith(layouts.A)]:
-        module = name.removesuffix(layouts.A).removeprefix("transformer.")
-        a, b = file[name].astype(np.float64), file[name.replace("_A", "_B")].astype(np.float64)
-        alpha = told["alpha_pattern"].get(module, told["lora_alpha"])
-        assert told["rank_pattern"].get(module, told["r"]) == len(a)
-        delta = b.reshape(len(b), -1) @ a.reshape(len(a), -1) * alpha / len(a)
-        weight = state[f"{module}.weight"]
-        state[f"{module}.weight"] = weight + delta.reshape(weight.shape)
-    return state
-
-
-def close(found, expected):
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        np.testing.assert_allclose(found[key], value, rtol=1e-6, atol=1e-6, err_msg=key)
-
-
 @pytest.mark.parametrize(("name", "format"), CASES)
 def test_what_is_written_adds_up_to_the_merged_weights_and_is_read_back(name, format):
-    """And an adapter made elsewhere, of every map of the file, comes back with its ranks and numbers."""
     model, params = network(name)
-    form = config.resolve("interop", format)
-    names = carry.names_of(form, model, SHAPE)
-    found, pairs, sum_of_both = adapted(model, params)
-    before = form.to_state(params, model, SHAPE)
-    after = form.to_state(sum_of_both, model, SHAPE)
-    file = layouts.to_state(pairs, names)
-    told = layouts.metadata(2, 3.0, file)
-    close(added(before, file, told[layouts.METADATA]), after)
-    changed = {n for n, x in before.items() if not np.array_equal(x, after[n])}
-    assert {f"transformer.{n.removesuffix('.weight')}{layouts.A}" for n in changed} < file.keys()
-
-    again = layouts.read(file, told, names)
-    assert again.alpha / again.rank == pytest.approx(1.5)
-    close(form.to_state(merged(lora_of(model, again), params, again.pairs), model, SHAPE), after)
-
-    draw = np.random.default_rng(2)
-    other = {}
-    for key in (n for n in file if n.endswith(layouts.A)):
-        shape = names.shapes[key.removeprefix("transformer.").replace(layouts.A, ".weight")]
-        one = (1,) * (len(shape) - 2)
-        other[key] = draw.standard_normal((2, *shape[1:])).astype(np.float32)
-        other[key.replace("_A", "_B")] = draw.standard_normal((shape[0], 2, *one)).astype(
-            np.float32
-        )
-    told = layouts.metadata(2, 3.0, other)
-    read = layouts.read(other, told, names)
-    assert (read.rank, read.alpha) == (2, 3.0)
-    wanted = added(before, other, told[layouts.METADATA])
-    assert set(read.targets) == {f"{module}/kernel" for module in found.pairs}
-    close(form.to_state(merged(found, params, read.pairs), model, SHAPE), wanted)
-    written = layouts.to_state(read.pairs, names)
-    assert written.keys() == other.keys()
-    for key, value in other.items():
-        np.testing.assert_array_equal(written[key], value, err_msg=key)
+    check_format(model, params, SHAPE, config.resolve("interop", format))
 
 
 def test_a_pair_of_some_parts_of_a_map_is_zero_in_the_others():
@@ -125,7 +42,7 @@ def test_a_pair_of_some_parts_of_a_map_is_zero_in_the_others():
     model, params = network("flux.2")
     form = config.resolve("interop", "diffusers_flux2")
     names = carry.names_of(form, model, SHAPE)
-    _, pairs, both = adapted(model, params, "single/attention/*")
+    _, pairs, both = adapted(model, SHAPE, params, "single/attention/*")
     file = layouts.to_state(pairs, names)
     module = "transformer.single_transformer_blocks.0.attn"
     assert len(file[f"{module}.to_qkv_mlp_proj{layouts.A}"]) == 3 * 2
@@ -139,7 +56,7 @@ def test_a_pair_of_some_parts_of_a_map_is_zero_in_the_others():
 @pytest.mark.parametrize("name", [*FAMILIES, "z-image"])
 def test_attention_is_adapted_where_nothing_is_said(name):
     model, _ = network(name)
-    usual = lora_of(model, LoraSettings(rank=1)).pairs
+    usual = lora_of(model, SHAPE, LoraSettings(rank=1)).pairs
     axes = models.logical_axes(model, SHAPE)
     heads = {
         n for n, a in flatten_dict(axes, sep="/").items() if "heads" in a and n.endswith("kernel")
@@ -155,7 +72,7 @@ def test_diffusers_and_peft_merge_it_to_the_same_weights(name, tmp_path):
     other = copy.deepcopy(other)
     params = form.to_params(state, model, SHAPE)
     names = carry.names_of(form, model, SHAPE)
-    _, pairs, both = adapted(model, params)
+    _, pairs, both = adapted(model, SHAPE, params)
     file = layouts.to_state(pairs, names)
     shapes = {n: x.shape for n, x in file.items()}
     how = {"dtype": np.float32, "largest": 10**9, "metadata": layouts.metadata(2, 3.0, file)}
@@ -170,4 +87,7 @@ def test_diffusers_and_peft_merge_it_to_the_same_weights(name, tmp_path):
     close({k: theirs[k] for k in expected}, expected)
     (saved,) = (tmp_path / "theirs").glob("*.safetensors")
     read = layouts.read(dict(files.read(saved)), files.metadata(saved), names)
-    close(form.to_state(merged(lora_of(model, read), params, read.pairs), model, SHAPE), expected)
+    close(
+        form.to_state(merged(lora_of(model, SHAPE, read), params, read.pairs), model, SHAPE),
+        expected,
+    )

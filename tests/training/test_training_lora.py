@@ -210,6 +210,13 @@ def test_what_cannot_be_is_refused_by_name(place, trained, tmp_path):
     convert.main(["--to=diffusers_dit", f"--workdir={trained}", f"--out={file}"])
     with pytest.raises(UserError, match="holds a LoRA; expected --base"):
         convert.main(["--from=diffusers_dit", f"--weights={file}", f"--workdir={tmp_path / 'y'}"])
+    for workdir, more, message in (
+        (trained, ["--kohya", "--merge"], "got --merge and --kohya"),
+        (place / "base", ["--kohya"], "got --kohya, and the run in .* trained no LoRA"),
+    ):
+        out = [f"--workdir={workdir}", f"--out={tmp_path / 'z'}", *more]
+        with pytest.raises(UserError, match=message):
+            convert.main(["--to=diffusers_dit", *out])
     asked = [f"--weights={file}", f"--workdir={tmp_path / 'y'}", f"--base={place / 'base'}"]
     with pytest.raises(UserError, match=r"16 tensors of no linear map .*to_k"):
         convert.main(["--from=dit_original", *asked])
