@@ -16,7 +16,8 @@ Data:      in config.data.path records of latents, (64, 64, 4), that dit prepare
            --codec=autoencoder_kl:path=/mnt/data/sd15/vae, and captions; in /mnt/data/sd15, a Stable
            Diffusion 1.5 pipeline as diffusers saves it: unet, vae, text_encoder and tokenizer. The
            authors' file instead: --config.init_from.format=unet_original.
-Check:     python -m dit.preflight --config=configs/sd15_finetune_pod.py --topology=v5e:4x4
+Check:     python -m dit.preflight --config=configs/sd15_finetune_pod.py --topology=v5e:4x4 \\
+               --encoders=clip-l
 Hardware:  v5e:4x4. Not yet run, nor compiled for it.
 Expected:  not yet run.
 """

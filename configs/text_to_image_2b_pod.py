@@ -19,7 +19,8 @@ Command:   python -m dit.prepare --source='webdataset:crawl/*.tar' --out=/mnt/da
            --config.init_from.path=gs://BUCKET/t2i --workdir=gs://BUCKET/t2i_1024
 Data:      tars of pictures with captions; in /mnt/data/sd3, a Stable Diffusion 3 pipeline as diffusers
            saves it: vae, text_encoder, text_encoder_2, text_encoder_3 and their tokenizers.
-Check:     python -m dit.preflight --config=configs/text_to_image_2b_pod.py --topology=v5p:4x4x8
+Check:     python -m dit.preflight --config=configs/text_to_image_2b_pod.py --topology=v5p:4x4x8 \\
+               --encoders=clip-l,clip-bigg,t5-xxl
 Hardware:  v5p:4x4x8, 128 chips. Not yet run, nor compiled for it. Training on a picture takes 8.9
            TFLOP, its caption 2.5 more; the encoders' 10.4 GiB, in bfloat16, are split over all chips.
 Expected:  not yet run.

@@ -12,7 +12,8 @@ weights    --config.optimizer.lr=1e-5; with --config.lora.rank=32 maps of low ra
 Data:      in config.data.path records of latents, (21, 60, 104, 16), that dit prepare makes of videos
            with --codec=wan_vae:path=/mnt/data/wan, and captions; in /mnt/data/wan, the vae, text_encoder
            and tokenizer of a Wan pipeline as diffusers saves it.
-Check:     python -m dit.preflight --config=configs/wan_1b_pod.py --topology=v5p:4x4x4
+Check:     python -m dit.preflight --config=configs/wan_1b_pod.py --topology=v5p:4x4x4 \\
+               --encoders=umt5-xxl
 Hardware:  v5p:4x4x4: the state is split over 64 chips, the tokens of a clip over 4. Not yet run, nor
            compiled for it.
 Expected:  not yet run.

@@ -84,6 +84,10 @@ def shrunken(file, directory, dtype=np.float16, **more):
         **pictures(plain),
         **more,
     }
+    if plain.get("init_from", {}).get("path"):
+        small |= {"init_from.path": None, "init_from.format": None}  # random, and not so large
+    if (plain.model.get("size") or "").startswith("FLUX"):
+        small["model.single_depth"] = 1
     if "heads" not in plain.model:
         del small["model.heads"]
     if "rope_axes" in plain.model:

@@ -34,6 +34,8 @@ from dit.preflight.account import Choice, account
 from dit.types import Count, Positive, UserError
 
 DOES_NOT_FIT = 3
+PIXELS = 3  # channels of pictures; latents have more
+FILES = ("path", "tokenizer")  # of a text encoder
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -59,6 +61,10 @@ def arguments() -> argparse.ArgumentParser:
     )
     add("--remat", help="policy (default: the config's)")
     add("--flags", help="of the TPU compiler; none, or '--xla_a=b ...' (default: the launchers')")
+    add(
+        "--encoders",
+        help="sizes of the config's text encoders where their files are not here: t5-xxl",
+    )
     add("--sampler", action="store_true", help="compile the sampler of the config too")
     add("--price", type=cli.number(Positive), help="of one chip for one hour: what the run costs")
     add(
@@ -85,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check(args)
     set_flags(args.topology, args.flags)
     where = topology.find(args.topology, args.slices)
-    config = stand_in(load_config(args.config, overrides), where)
+    config = stand_in(load_config(args.config, overrides), where, args.encoders)
     if args.sweep:
         return sweep(config, where, args)
     if args.max_batch:
@@ -148,10 +154,15 @@ def set_flags(name: str, text: str | None) -> None:
         raise UserError(f"got --flags={text!r}; expected 'none', or flags that each begin with --")
 
 
-def stand_in(config: ConfigDict, where: topology.Topology) -> ConfigDict:
+def stand_in(
+    config: ConfigDict, where: topology.Topology, encoders: str | None = None
+) -> ConfigDict:
     """The config with noise of the data's shape, in the precision of the devices.
 
     Noise with captions, for a config that reads text: encoders are counted as part of the step.
+    ``encoders``: published sizes in the place of the config's, in their order. A codec whose files are
+    not here gives way to the one of stored latents, which are all that it would be given. Raises
+    UserError for sizes that are not as many as the encoders.
     """
     config = ConfigDict(config)
     data = config.data
@@ -159,10 +170,29 @@ def stand_in(config: ConfigDict, where: topology.Topology) -> ConfigDict:
         shape, classes = data.shape, data.num_classes
         noise = {"name": "noise", "shape": shape, "num_classes": classes}
         config.data = ConfigDict({**noise, "captioned": "text" in config})
+        path = config.codec.get("path")
+        if path is not None and not pathlib.Path(path).exists() and shape[-1] > PIXELS:
+            config.codec = ConfigDict({"name": "latent", "scale": 1.0, "shift": 0.0})
+    if encoders is not None:
+        config.text.encoders = published(config, encoders.split(","))
     if config.precision.compute == "auto" and where.platform != "cpu":
         config.precision.compute = "bfloat16"
     config.loader.workers = 0
     return config
+
+
+def published(config: ConfigDict, sizes: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    """The config's text encoders with published sizes and no files; UserError for another number."""
+    asked = config.get("text", ConfigDict()).get("encoders", ())
+    if len(sizes) != len(asked):
+        raise UserError(
+            f"got --encoders={','.join(sizes)} for a config of {len(asked)} pretrained text encoders; "
+            "expected a size for each"
+        )
+    own = [{k: v for k, v in dict(each).items() if k not in FILES} for each in asked]
+    return tuple(
+        {**kept, "name": "published", "size": size} for kept, size in zip(own, sizes, strict=True)
+    )
 
 
 def chosen(

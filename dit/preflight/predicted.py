@@ -37,7 +37,7 @@ from dit.types import Positive, UserError
 KEPT = (
     *("topology", "mesh", "devices", "chips", "images", "remat", "memory", "hbm", "fits", "flags"),
     *("utilisation", "utilisation_without_communication", "steps", "steps_to_end", "hours"),
-    "chip_hours",
+    *("chip_hours", "cpu_seconds"),
 )
 Row = dict[str, Any]
 
@@ -156,9 +156,9 @@ def predicted(words: Sequence[str]) -> Row:
 def table(report: Mapping[str, Any], prices: Mapping[str, float]) -> str:
     """The report as Markdown, with the prices and what made it."""
     lines = [
-        "| config | on | images a step | memory a chip | a step | utilisation | to the end | hours "
-        "| chip-hours | `--price` | cost |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| config | on | mesh | images a step | memory a chip | a step | utilisation | to the end "
+        "| hours | chip-hours | `--price` | cost | compiling |",
+        f"|{13 * '---|'}",
         *(f"| {' | '.join(cells(row, prices))} |" for row in report["rows"]),
     ]
     by = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
@@ -167,7 +167,7 @@ def table(report: Mapping[str, Any], prices: Mapping[str, float]) -> str:
         "**Predicted, not measured**: nothing has run there. From the compiled program of each train "
         f"step ({by}), to the end of the config's steps, without starts, samples and checkpoints. "
         f"Costs are chip-hours times the price that was given by flag (`{given}`), which is no "
-        "quotation."
+        "quotation. Compiling is in seconds of one CPU core."
     )
     return "\n".join([*lines, "", notes])
 
@@ -177,12 +177,13 @@ def cells(row: Row, prices: Mapping[str, float]) -> list[str]:
     args, _ = cli.parse(preflight.arguments(), row["command"])
     rest = [w for w in row["command"] if w.partition("=")[0] not in ("--config", "--topology")]
     where = ", ".join([args.topology, *(f"`{word}`" for word in rest)])
-    first = [f"`{pathlib.Path(args.config).stem}`", where, f"{row['images']:,}"]
+    mesh = ", ".join(f"{axis} {n}" for axis, n in row["mesh"].items())
+    first = [f"`{pathlib.Path(args.config).stem}`", where, mesh, f"{row['images']:,}"]
     memory = f"{gib(row['memory']['needed'])} of {gib(row['hbm'])}"
     if not row["fits"]:
-        return [*first, f"does not fit: {memory}", *[""] * 7]
+        return [*first, f"does not fit: {memory}", *[""] * 8]
     if "hours" not in row:
-        return [*first, memory, "no prediction", *[""] * 6]
+        return [*first, memory, "no prediction", *[""] * 7]
     amount = prices[args.topology.partition(":")[0]]
     images = row["images"] * row.get("each", 1) * row["steps_to_end"]
     return [
@@ -195,6 +196,7 @@ def cells(row: Row, prices: Mapping[str, float]) -> list[str]:
         f"{row['chip_hours']:,.0f}",
         f"{amount:g}",
         f"{row['chip_hours'] * amount:,.0f}",
+        f"{row['cpu_seconds']:,.0f} s",
     ]
 
 

@@ -26,9 +26,10 @@ class Report:
     and ``needed``, all of it, by the compiler. ``within``: what the temporaries hold in turn, by
     formula, each at its own peak. ``expected_sizes``: elements of the arrays that a step has to
     gather. ``each``: the examples in one of ``images``, of which several are packed into a row.
-    ``steps``: of the whole run, of which this program has a ``share``. ``flags``: of
-    the TPU compiler, None for others. ``unread``: why the compiled program could not be read, so that
-    there are no collectives and no time.
+    ``steps``: of the whole run, of which this program has a ``share``. ``compile_seconds`` passed while
+    it was compiled and read, and ``cpu_seconds`` were spent by all threads. ``flags``: of the TPU
+    compiler, None for others. ``unread``: why the compiled program could not be read, so that there
+    are no collectives and no time.
     """
 
     what: str
@@ -54,6 +55,7 @@ class Report:
     kernel_flops: float = 0.0
     time: StepTime | None = None
     compile_seconds: float = 0.0
+    cpu_seconds: float = 0.0
     flags: str | None = None
     unread: str | None = None
     share: float = 1.0
@@ -166,7 +168,7 @@ def table(report: Report) -> str:
     if report.flags is not None:
         launched = report.flags in [text for chip in TPUS for text in variables(chip).values()]
         lines += ["", f"flags: {'as launched' if launched else report.flags or 'none'}"]
-    lines += ["", f"compiled in {report.compile_seconds:.0f} s"]
+    lines += ["", f"compiled in {report.compile_seconds:.0f} s, {report.cpu_seconds:.0f} s of CPU"]
     return "\n".join(lines)
 
 

@@ -51,6 +51,7 @@ def asked(monkeypatch):
         fits = not any("v6e" in word for word in words)
         row = {
             "fits": fits, "hbm": 16 * 2**30, "memory": {"needed": 4 * 2**30}, "images": 2048,
+            "mesh": {"data": 4, "fsdp": 16}, "cpu_seconds": 60.2,
             "utilisation": 0.5 if fits else None, "collectives": [{"kind": "all-reduce"}],
         }  # fmt: skip
         if fits:
@@ -84,7 +85,9 @@ def test_the_table_counts_and_names_what_it_was_given(asked, tmp_path, capsys):
         cells = [cell.strip() for cell in row.split("|")]
         # 20 hours over 50,000 steps; 5,120 chip-hours
         wanted = ["1.44 s", "0.50", "50,000 steps, 102.4 M images", "20", "5,120"]
-        assert cells[5:-1] == [*wanted, f"{PRICES[chip]:g}", f"{5120 * PRICES[chip]:,.0f}"]
+        price = [f"{PRICES[chip]:g}", f"{5120 * PRICES[chip]:,.0f}"]
+        assert cells[3] == "data 4, fsdp 16"
+        assert cells[6:-1] == [*wanted, *price, "60 s"]
         assert f"--price={chip}={PRICES[chip]:g}" in said
     assert all("collectives" not in row for row in json.loads(out.read_text())["rows"])
 
@@ -160,7 +163,7 @@ def test_a_command_that_fails_is_named(asked, monkeypatch):
 
 def test_a_row_without_a_prediction_of_time():
     row = {"command": ["--config=x.py", "--topology=tpu7x:4x4x4"], "fits": True, "images": 8}
-    row |= {"hbm": 2**30, "memory": {"needed": 2**29}}
+    row |= {"mesh": {"data": 2, "fsdp": 4}, "hbm": 2**30, "memory": {"needed": 2**29}}
     cells = predicted.cells(row, PRICES)
     assert "no prediction" in cells
-    assert len(cells) == 11
+    assert len(cells) == 13
