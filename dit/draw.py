@@ -40,6 +40,7 @@ from dit.training.state import EMPTY
 from dit.types import MASKS, Key, Params, UserError
 
 AHEAD = 2  # batches under way at once
+FRAMED = ("frame", "forced")  # levels of whole frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Sampler:
         if recipe.rollout is not None:
             about = experiment, recipe, self._rules, self._grid
             self.rollout = rollouts.plan(*about, self.kept)
+        rollouts.check_together(experiment, self.rollout)
         if not guided:
             return
         if experiment.num_classes is None and not {*GUIDING} & {*experiment.conditions}:
@@ -293,7 +295,7 @@ class Sampler:
         else:
             x = initial_noise(keys, experiment.shape, path)
         if recipe.known == "clean" and "mask" in batch:
-            mask, frames = coarse(batch["mask"], experiment.shape), experiment.level == "frame"
+            mask, frames = coarse(batch["mask"], experiment.shape), experiment.level in FRAMED
             clean = mask.all((2, 3, 4)) if frames else whole_patches(mask, experiment.model.cell())
             grid, x = reveal(grid, x, known, clean)
         denoise = network.denoiser(grid)

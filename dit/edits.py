@@ -104,7 +104,7 @@ def check(experiment: Experiment, recipe: Recipe, given: Mapping[str, np.ndarray
         raise UserError(f"got a mask of {given['mask'].dtype}; expected truth values (bool)")
     parts = given["mask"].reshape(*expected[:2], -1)
     cut = np.argwhere(parts.any(-1) & ~parts.all(-1))
-    if recipe.known == "clean" and experiment.level == "frame" and len(cut):
+    if recipe.known == "clean" and experiment.level in ("frame", "forced") and len(cut):
         raise UserError(
             f"got a mask that keeps a part of frame {cut[0][1]} of sample {cut[0][0]}, and "
             "known='clean' for a model that was trained with a noise level a frame: keep whole "

@@ -220,7 +220,7 @@ def chosen_bucket(experiment: Experiment, args: argparse.Namespace) -> Experimen
     example = experiment.example
     shapes = [tuple(shape[:3]) for shape in example.get("shapes", [example["shape"]])]
     wanted, distinct = cli.size_of(args, shapes[0]), dict.fromkeys(shapes)
-    if args.rollout is not None:
+    if args.rollout or experiment.config.samples.rollout:
         return rollouts.lasting(experiment, wanted)
     if wanted not in shapes or (len(distinct) > 1 and not (args.size or args.frames)):
         known = ", ".join(f"--size={h}x{w} --frames={f}" for f, h, w in distinct)

@@ -161,10 +161,11 @@ class Experiment:
     def level(self) -> str:
         """What has a noise level of its own in training: a ``sample``, ``frame`` or ``token``.
 
-        Tokens do where some of them are known, and frames where only whole ones are.
+        Tokens do where some are known, frames where whole ones are; ``forced``: after clean frames.
         """
-        level = self.config.objective.get("level", "sample")
-        mixed = mix(self.config.objective.get("tasks", ()))
+        objective = self.config.objective
+        level = objective.get("level", "forced" if "block" in objective else "sample")
+        mixed = mix(objective.get("tasks", ()))
         if mixed is None or level == "token":
             return level
         return "frame" if mixed.whole else "token"

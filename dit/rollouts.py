@@ -171,6 +171,23 @@ def check(recipe: Recipe, given: Mapping[str, Any]) -> None:
         )
 
 
+def check_together(experiment: Experiment, plan: Plan | None) -> None:
+    """Raise UserError where more frames are drawn at once than teacher forcing trained a model for.
+
+    ``plan``: None where all are.
+    """
+    block = experiment.config.objective.get("block")
+    together = experiment.shape[0] // experiment.model.cell()[0]
+    if plan is not None:
+        together = int((plan.rows.node != plan.rows.after).sum(1).max())
+    if block is not None and together > block:
+        raise UserError(
+            f"got {together} frames to be drawn together, and a model that was trained by "
+            f"teacher_forcing to draw {block} after clean ones: give --rollout=autoregressive:block="
+            f"{block} or, for what training draws, --config.samples.rollout=autoregressive:block={block}"
+        )
+
+
 def trained_frames(experiment: Experiment) -> int:
     """Frames of tokens of the longest clips that the model was trained on."""
     shapes = trained_shapes(experiment)

@@ -30,8 +30,9 @@ from dit.init_from import InitFrom
 from dit.training import ema
 from dit.training import optimizer as optimizers
 from dit.training.lora import LoraSettings
+from dit.training.samples import SampleSettings
 from dit.training.scores import ScoreSettings
-from dit.types import Count, Range, Scale, Seed, UserError, Whole
+from dit.types import Count, Range, Seed, UserError
 
 ROOMS = {
     "data": "data.sources",
@@ -109,26 +110,6 @@ class LogSettings:
 
     every: Count = 50
     wandb: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleSettings:
-    """How samples are drawn. ``solver``, ``grid`` and ``guidance`` as on the command line.
-
-    In training: a grid of ``num`` (0: none), cycling through the classes, or of a model that reads text
-    through the ``prompts`` (none: captions of held-out data), every ``every`` steps (0: never) and at
-    the end.
-    """
-
-    every: Whole = 1000
-    num: Whole = 50
-    solver: str = "heun"
-    grid: str = "uniform"
-    steps: Count = 50
-    guidance: str | Scale = 1.0
-    seed: Seed = 0
-    batch: Count = 250
-    prompts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

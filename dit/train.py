@@ -143,9 +143,10 @@ def painter(
         return None
     recipe = recipe_from(experiment.config.samples.to_dict(), experiment.num_classes)
     buckets = {experiment.shapes[i]: i for i in reversed(experiment.used)}  # the first of a shape
-    each = []
+    each, longer = [], experiment.config.samples.frames
     for one in map(experiment.bucket, sorted(buckets.values())):
         told, conditions = with_conditions(one, recipe)
+        one = one if longer is None else one.shaped((longer, *one.source.shape[1:]))
         each.append((Sampler(one, told), conditions))
     for sampler, conditions in each:
         rehearse(sampler, conditions)
@@ -163,6 +164,7 @@ def painter(
             name = f"step_{step:07d}"
             if len(each) > 1:
                 name += f"_{frames}x{height}x{width}"
+            if len(each) > 1 or longer is not None:
                 stamp |= {"size": [frames, height, width]}
             for suffix in (".png", ".gif") if frames > 1 else (".png",):
                 out = workdir / "samples" / f"{name}{suffix}"

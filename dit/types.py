@@ -178,6 +178,7 @@ class Tokens:
     ``1 n 3`` where all samples share it.
     ``segment``: which packed sample a token belongs to, or None (one sample a row, no mask).
     ``frame``: index of the token's frame, of which a frame-causal model sees no later one.
+    ``group``: 0 or more of a token that only those of the same group see; below 0, all may.
     ``row``: which of the ``r`` times in a ``t`` of shape ``(b, r)`` a token has, where many tokens share
     few times, as in packed clips. None where t is a prefix of x.
     ``concat``: the known channels of ``Cond.concat``, as tokens.
@@ -187,6 +188,7 @@ class Tokens:
     position: Float[Array, "#b n 3"]
     segment: Int[Array, "b n"] | None = None
     frame: Int[Array, "b n"] | None = None
+    group: Int[Array, "b n"] | None = None
     row: Int[Array, "b n"] | None = None
     concat: Float[Array, "b n q"] | None = None
 

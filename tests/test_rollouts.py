@@ -154,6 +154,27 @@ def test_what_a_model_was_not_trained_for_is_refused():
         Sampler(made(6), noised).check(False, {"start": clip})
 
 
+def test_a_model_of_teacher_forcing_is_rolled_out_in_its_blocks():
+    """As it is: with a cache and without; and what it was not trained for is refused."""
+    one = made(F, objective={"name": "teacher_forcing", "block": 2})
+    params = moved(one)
+    got, _ = drawn(one, params, "autoregressive:block=2,cache=true")
+    expected, _ = drawn(one, params, "autoregressive:block=2")
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    Sampler(
+        made(9, objective={"name": "teacher_forcing"}),
+        dataclasses.replace(RECIPE, rollout="autoregressive:cache=true"),
+    )
+    for spec in (None, "full", "autoregressive:block=3"):
+        with pytest.raises(
+            UserError, match="trained by teacher_forcing to draw 2 after clean ones"
+        ):
+            Sampler(one, dataclasses.replace(RECIPE, rollout=spec))
+    for spec in ("pyramid", "autoregressive:block=2,noise=0.1"):
+        with pytest.raises(UserError, match=r"objective\.level=frame"):
+            Sampler(one, dataclasses.replace(RECIPE, rollout=spec))
+
+
 def test_a_model_that_knows_one_level_begins_with_its_whole_window():
     known = {"name": "denoise", "tasks": ("text_to_video", "extend")}
     one = made(9, model=TINY["model"], objective=known)

@@ -41,6 +41,7 @@ class Visibility:
     ``frame_size``, ``prefix``: tokens after the first ``prefix`` lie in frames of ``frame_size``
     tokens, and a key's frame is not later than the query's (the prefix is before all frames).
     ``q_frame``, ``k_frame``: the frame of every token, where they lie in no such order.
+    ``q_group``, ``k_group``: a key with a group, 0 or more, is seen by the queries of that group alone.
     """
 
     q_segment: Int[Array, "b q"] | None = None
@@ -48,6 +49,8 @@ class Visibility:
     k_valid: Bool[Array, "b k"] | None = None
     q_frame: Int[Array, "b q"] | None = None
     k_frame: Int[Array, "b k"] | None = None
+    q_group: Int[Array, "b q"] | None = None
+    k_group: Int[Array, "b k"] | None = None
     frame_size: int | None = struct.field(pytree_node=False, default=None)
     prefix: int = struct.field(pytree_node=False, default=0)
 
@@ -72,7 +75,8 @@ class Visibility:
 
     def only_valid(self) -> bool:
         """Whether nothing but ``k_valid`` hides a key."""
-        return self.q_segment is None and self.q_frame is None and self.frame_size is None
+        ordered = self.q_frame is not None or self.frame_size is not None
+        return self.q_segment is None and not ordered and self.q_group is None
 
     def dense(self, q: int, k: int) -> Bool[Array, "b q k"] | None:
         """The predicate on all pairs, ``b`` or 1 in front; None where everything is visible."""
@@ -81,6 +85,9 @@ class Visibility:
             parts.append(self.q_segment[:, :, None] == self.k_segment[:, None, :])
         if self.k_valid is not None:
             parts.append(jnp.broadcast_to(self.k_valid[:, None, :], (len(self.k_valid), q, k)))
+        if self.q_group is not None:
+            own = self.q_group[:, :, None] == self.k_group[:, None, :]
+            parts.append(own | (self.k_group < 0)[:, None, :])
         frames = self.frames(q, k)
         if frames is not None:
             parts.append(frames[1][:, None, :] <= frames[0][:, :, None])

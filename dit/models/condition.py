@@ -275,12 +275,13 @@ def prefixed(
 def visibility(tokens: Tokens, frame_causal: bool, frame_size: int | None) -> Visibility | None:
     """Which tokens a token sees: those of its segment and, if ``frame_causal``, of no later frame.
 
-    Frames are those of ``tokens.frame`` or else blocks of ``frame_size`` tokens. Raises UserError for a
-    frame-causal model with neither.
+    And none of another group, if that is 0 or more. Frames are those of ``tokens.frame`` or else blocks
+    of ``frame_size`` tokens. Raises UserError for a frame-causal model with neither.
     """
-    visible = Visibility(q_segment=tokens.segment, k_segment=tokens.segment)
+    own = {"q_group": tokens.group, "k_group": tokens.group}
+    visible = Visibility(q_segment=tokens.segment, k_segment=tokens.segment, **own)
     if not frame_causal:
-        return None if tokens.segment is None else visible
+        return None if tokens.segment is None and tokens.group is None else visible
     if tokens.frame is not None:
         return visible.replace(q_frame=tokens.frame, k_frame=tokens.frame)
     if frame_size is None:

@@ -204,6 +204,19 @@ class DiT(Transformer):
                 "one of model.concat_channels and packing.tokens"
             )
 
+    def check_teacher_forced(self) -> None:
+        """Raise UserError for a block that is told one time for all tokens, and if not causal."""
+        adaptive = make_block(self).uses in condition_module.PACKED
+        for right, name, expected in (
+            (self.frame_causal, "frame_causal", "True: a frame is drawn after those before it"),
+            (adaptive, "block", "an adaptive one, which is told times as vectors"),
+        ):
+            if not right:
+                got = getattr(self, name)
+                raise UserError(
+                    f"got objective teacher_forcing and model.{name}={got!r}; it needs {expected}"
+                )
+
     def forward(
         self,
         tokens: Tokens,

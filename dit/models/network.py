@@ -31,10 +31,10 @@ from dit.types import Cond, Params, Tokens, UserError
 
 QUESTIONS = {
     *("example", "macs", "times", "cell", "tokens", "attention_macs"),
-    *("stream", "plain", "unstack", "check_packed", "empty_cache"),
+    *("stream", "plain", "unstack", "check_packed", "check_teacher_forced", "empty_cache"),
 }
 Shape = tuple[int, ...]  # (f, h, w, c), of one example
-Level = str  # sample, frame or token
+Level = str  # sample, frame, token, or forced: a frame, beside clean ones (teacher forcing)
 
 
 class Network(nn.Module):
@@ -90,6 +90,16 @@ class Network(nn.Module):
         raise UserError(
             f"network {type(self).__name__} cannot take packed examples: take 'dit', or leave out "
             "packing.tokens"
+        )
+
+    def check_teacher_forced(self) -> None:
+        """Raise UserError unless ``transform`` takes clean frames beside noisy ones.
+
+        Each token then sees what it would see in a clip of its own: ``objectives/teacher_forcing.py``.
+        """
+        raise UserError(
+            f"network {type(self).__name__} cannot be trained by teacher_forcing: take 'dit' with "
+            "frame_causal=True, or objective.name=denoise with level=frame"
         )
 
     def empty_cache(self, batch: int, shape: Shape, frames: int, sinks: int) -> Cache:

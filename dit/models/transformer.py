@@ -70,6 +70,7 @@ class Transformer(Network):
     def macs(self, shape: Shape, context_len: int = 0, level: Level = "sample") -> dict[str, int]:
         """See ``Network``; the blocks' parts are of all layers together."""
         d, n, block = self.width, self.tokens(shape), make_block(self)
+        n = 2 * n if level == "forced" else n
         pixels = math.prod(self.patch)
         times = self.times(shape, level)
         rows = times // self.patch[0] if level == "frame" else times
@@ -93,6 +94,11 @@ class Transformer(Network):
         inside = n + m if block.uses == "prefix" else n
         parts = block.macs(inside, rows, m, d)
         return macs | {f"blocks/{part}": self.depth * count for part, count in parts.items()}
+
+    def times(self, shape: Shape, level: Level) -> int:
+        """See ``Network``; ``forced``: that of clean frames, and those of frames of tokens."""
+        frames = grid(tuple(shape[:3]), self.patch)[0]
+        return 1 + frames if level == "forced" else super().times(shape, level)
 
     def tokens(self, shape: Shape) -> int:
         """The number of patches."""

@@ -47,6 +47,10 @@ class TextConditioned(Network):
         """The model's."""
         self.model.check_packed()
 
+    def check_teacher_forced(self) -> None:
+        """The model's."""
+        self.model.check_teacher_forced()
+
     def told(self, cond: Cond) -> Cond:
         """``cond`` with what the encoder gives in place of tokens; one without tokens stays as it is.
 

@@ -33,14 +33,19 @@ def clip(frames=FRAMES, batch=2, context=None):
     return x, t, Cond(label=jnp.arange(batch), context=words)
 
 
+@functools.cache
+def go_on(model):
+    """Compiled once for each shape, whichever test asks."""
+    return quick(functools.partial(models.continued, model))
+
+
 def in_blocks(model, params, x, t, cond, block, slots, sinks):
     """The outputs of all frames, block after block, each written to the cache as it was."""
-    go_on = quick(functools.partial(models.continued, model))
     cache = model.empty_cache(len(x), x.shape[1:], slots, sinks)
     outs = []
     for first in range(0, x.shape[1], block):
         part = slice(first, first + block)
-        out, cache = go_on(params, x[:, part], t[:, part], cond, cache)
+        out, cache = go_on(model)(params, x[:, part], t[:, part], cond, cache)
         outs.append(out)
     return jnp.concatenate(outs, 1), cache
 
@@ -83,7 +88,7 @@ def full(q, k, v, window, sinks, block, axes):
     return jnp.concatenate(outs, 1)
 
 
-@pytest.mark.parametrize(("window", "sinks", "block"), [(4, 0, 1), (4, 2, 1), (6, 1, 3)])
+@pytest.mark.parametrize(("window", "sinks", "block"), [(4, 0, 1), (5, 2, 1), (6, 1, 3)])
 def test_past_its_memory_too_counting_within_the_window(monkeypatch, window, sinks, block):
     """Two layers: what is kept of a frame depends on frames that are gone."""
     model = model_of(depth=2)
@@ -116,8 +121,8 @@ def test_the_ring_keeps_the_sinks_and_the_last():
         old, now = cache.places(2)
         return sorted(frames[there]), sorted(np.asarray(old)[there]), list(np.asarray(now))
 
-    for slots in (3, 4, 5):
-        for sinks in (0, 1, 2):
+    for slots in (3, 5):
+        for sinks in (0, 2):
             for sizes in ([1] * 4, [1] * 9, [3] * 4, [2, 1, 2], [7], [1], [4, 4, 4]):
                 seen = sum(sizes)
                 ring = slots - sinks
@@ -132,8 +137,7 @@ def test_nothing_of_a_later_frame_of_a_block_reaches_an_earlier_one():
     model = model_of()
     x, t, cond = clip(5)
     params = params_of(model, x.shape[1:], 0.1)
-    cache = model.empty_cache(2, x.shape[1:], 4, 1)
-    _, cache = models.continued(model, params, x[:, :3], t[:, :3], cond, cache)
+    _, cache = in_blocks(model, params, x[:, :3], t[:, :3], cond, 1, 4, 2)
     later = jnp.arange(2) == 1
 
     @quick
@@ -179,12 +183,10 @@ def test_attention_is_the_same_after_a_shift_of_positions():
 
 def test_layers_apart_are_the_same():
     model = model_of()
-    x, t, cond = clip(2)
+    x, t, cond = clip(1)
     params = params_of(model, x.shape[1:], 0.1)
-    cache = model.empty_cache(2, x.shape[1:], 2, 0)
-    go_on = functools.partial(models.continued, model)
-    one = go_on(params, x, t, cond, cache)
-    other = go_on(model.unstack(params), x, t, cond, cache)
+    cache = model.empty_cache(2, x.shape[1:], 4, 2)
+    one, other = (go_on(model)(p, x, t, cond, cache) for p in (params, model.unstack(params)))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 

@@ -23,7 +23,7 @@ from dit.models.kernels.xla import HIDDEN
 
 BLOCK = 1024  # keys a block
 
-Ids = dict[str, Array]  # segment and frame of queries (or keys): b n
+Ids = dict[str, Array]  # segment and frame of queries (or keys), and group if there is one: b n
 
 
 def attend(
@@ -59,6 +59,9 @@ def _ids(visible, q: Array, k: Array) -> list[Ids]:
         if frames is not None:
             frame = jnp.broadcast_to(frames[i], (b, n)).astype(jnp.int32)
         found.append({"segment": segment, "frame": frame})
+        if visible is not None and visible.q_group is not None:
+            group = getattr(visible, f"{side}_group")
+            found[-1]["group"] = jnp.broadcast_to(group, (b, n)).astype(jnp.int32)
     return found
 
 
@@ -92,6 +95,9 @@ def _scores(q: Array, k: Array, q_ids: Ids, k_ids: Ids) -> Float[Array, "b h q k
     score = _product(q.dtype)("bqhd,bkhd->bhqk", q, k)
     seen = q_ids["segment"][:, :, None] == k_ids["segment"][:, None, :]
     seen &= k_ids["frame"][:, None, :] <= q_ids["frame"][:, :, None]
+    if "group" in k_ids:
+        own = k_ids["group"][:, None, :]
+        seen &= (own < 0) | (own == q_ids["group"][:, :, None])
     return jnp.where(seen[:, None], score * q.shape[-1] ** -0.5, HIDDEN)
 
 

@@ -35,7 +35,7 @@ def attend(
 
     Raises UserError for frames that are not in order: the kernel takes no such mask as integers.
     """
-    if visible is not None and visible.q_frame is not None:
+    if visible is not None and (visible.q_frame is not None or visible.q_group is not None):
         raise UserError(
             "splash attention cannot mask packed tokens by their frames; build the model with "
             "attention='ring', which can"
