@@ -49,8 +49,19 @@ MAY_IMPORT = {
     "prompts": BASE | {"experiment", "recipe", "text"},
     "guided": BASE | {"diffusion", "experiment", "models", "prompts", "recipe", "sampling"},
     "rollouts": BASE | {"diffusion", "experiment", "guided", "models", "recipe", "sampling"},
+    "experts": BASE | {"cli", "experiment", "models", "recipe", "sections", "training"},
     "draw": BASE
-    | {"edits", "guided", "prompts", "recipe", "rollouts", "experiment", "media", "models"}
+    | {
+        "edits",
+        "experts",
+        "guided",
+        "prompts",
+        "recipe",
+        "rollouts",
+        "experiment",
+        "media",
+        "models",
+    }
     | {"diffusion", "sampling", "parallel", "training"},
     "carry": BASE | {"experiment", "init_from", "interop", "models", "parallel", "training"},
     "encoders": BASE | {"draw", "parallel", "text"},
@@ -64,11 +75,20 @@ MAY_IMPORT = {
     "cli": BASE,
     "prepare": COMMAND | {"data", "encode"},
     "convert": COMMAND
-    | {"carry", "config_file", "interop", "models", "reconstruct", "sections", "training"},
+    | {
+        "carry",
+        "config_file",
+        "experts",
+        "interop",
+        "models",
+        "reconstruct",
+        "sections",
+        "training",
+    },
     "train": COMMAND | {"data", "reconstruct", "scoring", "training", "scaling"},
-    "sample": COMMAND | {"data", "given", "prompts"},
+    "sample": COMMAND | {"data", "experts", "given", "prompts"},
     "embed": COMMAND | {"prompts", "encoders"},
-    "evaluate": COMMAND | {"data", "evaluation", "reconstruct", "scoring", "training"},
+    "evaluate": COMMAND | {"data", "evaluation", "experts", "reconstruct", "scoring", "training"},
     "scaling/__main__": COMMAND | {"training"},
     "preflight/__main__": COMMAND,
     "preflight/predicted": COMMAND | {"benchmark", "config_file"},  # tables look alike
