@@ -4,7 +4,9 @@
 ``dit.evaluate`` take, and ``--config.init_from.path`` of ``dit.train``. The sizes of the network come
 from the ``config.json`` beside the weights or, where the format allows it, from their shapes; all else,
 and the sizes of other weights, from ``--config=FILE`` and ``--config.SECTION.FIELD=VALUE``, as for
-``dit.train``. Of latents it must say the codec.
+``dit.train``. Of latents it must say the codec. Of a pipeline's directory with ``transformer`` and
+``transformer_2`` (Wan 2.2 A14B) both come in, the second in the workdir ``low`` of the first: see
+``dit.experts``.
 
 ``--to=FORMAT --workdir=DIR --out=FILE_OR_DIR`` writes the weights of a run: a ``.safetensors`` file, or
 a directory with ``config.json`` and, above ``--largest`` gigabytes, parts and an index.
@@ -27,7 +29,7 @@ from typing import Annotated, Any
 import ml_dtypes
 import numpy as np
 
-from dit import carry, cli, config_file, storage
+from dit import carry, cli, config_file, experts, storage
 from dit.config import names, resolve
 from dit.draw import load_experiment
 from dit.experiment import Experiment, build
@@ -119,11 +121,33 @@ def bring_in(args: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
         told = form.sections(dict(form.only(state)), settings) if form.sections else {}
     experiment = described(args.config, overrides, told, vae_of(place))
     form.check(experiment.model)
+    second = second_of(args.weights, place)
     count = carry.save(workdir, experiment, carry.of_state(form, state, experiment))
     scale = form.latents.read(experiment.model, settings) if form.latents is not None else None
     if scale is not None:
         storage.write(workdir / LATENTS, json.dumps(scale, indent=2) + "\n")
     print(f"{count:,} parameters of {args.weights} are in {workdir}, {summary(experiment)}")
+    if second is not None:
+        folder_of, boundary = second
+        below = workdir / experts.FOLDER
+        state = folder.opened(str(folder_of))[0]
+        count = carry.save(below, experiment, carry.of_state(form, state, experiment))
+        experts.keep(workdir, boundary)
+        print(f"{count:,} parameters of {folder_of}, for times below {boundary}, are in {below}")
+
+
+def second_of(weights: str, place: pathlib.Path) -> tuple[pathlib.Path, float] | None:
+    """Where a pipeline's directory has a second network, and the time below which it draws."""
+    found = place.parent / folder.SECOND
+    if place.name not in folder.PARTS or place == pathlib.Path(weights) or not found.is_dir():
+        return None
+    boundary = folder.read_json(place.parent / "model_index.json").get("boundary_ratio")
+    if not isinstance(boundary, float) or not 0 < boundary < 1:
+        raise UserError(
+            f"there is a {folder.SECOND} beside {place}, and model_index.json says boundary_ratio="
+            f"{boundary!r}; expected a time between 0 and 1, or give --weights={place} alone"
+        )
+    return found, boundary
 
 
 def described(
@@ -173,7 +197,7 @@ def described(
 def vae_of(place: pathlib.Path) -> dict[str, str] | None:
     """The codec of the autoencoder of a pipeline, beside its network."""
     folder_of, file = place.parent / "vae", place.parent / "vae" / "config.json"
-    if place.name not in folder.PARTS or not file.exists():
+    if place.name not in (*folder.PARTS, folder.SECOND) or not file.exists():
         return None
     causal = folder.read_json(file).get("_class_name") in diffusers_wan_vae.CLASSES
     return {"name": "wan_vae" if causal else "autoencoder_kl", "path": str(folder_of.absolute())}

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dit import edits, media, models, prompts, rng, rollouts
+from dit import edits, experts, media, models, prompts, rng, rollouts
 from dit.experiment import Experiment, build
 from dit.guided import Guided
 from dit.parallel import compiler, multihost
@@ -72,7 +72,8 @@ class Sampler:
             models.check_labels(recipe.labels, experiment.num_classes or 0)
         self.experiment, self.recipe, self._rules = experiment, recipe, rules(recipe)
         self._compiled: dict[Any, Any] = {}
-        guided = self._rules.guided
+        guided = any(each.guided for each in self._rules.each)
+        self.beside = {**experiment.sampled_with, **experts.weights(experiment, recipe)}
         prompts.check(experiment, recipe, guided)
         self._grid = self._rules.grid(experiment.process.path, recipe.steps)
         objective = experiment.config.objective
@@ -154,7 +155,7 @@ class Sampler:
         for inputs that do not fit together, and for samples that are not finite.
         """
         mesh = mesh_of(params)
-        frozen = place(self.experiment.sampled_with, mesh)
+        frozen = place(self.beside, mesh)
         given = {"label": self.labels, **self.words, **inputs}
         given = {k: v for k, v in given.items() if v is not None}
         self.check(weak is not None, given)
@@ -260,17 +261,19 @@ class Sampler:
         """Decoded samples, whether all are finite, and how often the denoiser was called for each.
 
         To be jitted. Pixels are uint8. ``batch``: ``id`` of the samples and, where they apply,
-        ``start``, ``mask`` and conditions. ``frozen``: weights, as of ``Experiment.sampled_with``.
+        ``start``, ``mask`` and conditions. ``frozen``: weights, as of ``beside``.
         """
         codec = frozen.get("codec", EMPTY)
         if "base" in frozen:
             params, weak = (None if p is None else join(frozen["base"], p) for p in (params, weak))
         experiment, recipe = self.experiment, self.recipe
-        params, weak = (
-            None if p is None else models.unstack(experiment.model, p) for p in (params, weak)
+        params, weak, low = (
+            None if p is None else models.unstack(experiment.model, p)
+            for p in (params, weak, frozen.get("low"))
         )
         keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
-        network = Guided.of(experiment, self._rules, params, weak, batch, frozen.get("text", EMPTY))
+        text = frozen.get("text", EMPTY)
+        network = Guided.of(experiment, self._rules, params, weak, batch, text, low)
         known = None
         if "start" in batch:
             known = experiment.codec.encode(codec, batch["start"])
@@ -307,15 +310,15 @@ class Sampler:
         """Network evaluations of a sample, from those of its denoiser."""
         if self.rollout is not None:
             return self.rollout.evaluations(calls)
-        each = self._rules.guidance.evaluations
+        each = self._rules.counted.evaluations
         return calls * each if isinstance(each, int) else self.evaluations(edited)
 
     def evaluations(self, edited: bool = False) -> int:
         """Network evaluations of a sample, counted from the recipe. ``edited``: with a ``start``."""
         recipe, path = self.recipe, self.experiment.process.path
         start = first_step(recipe.steps, recipe.strength) if edited else 0
-        solver, guidance = self._rules.solver, self._rules.guidance
-        return nfe(solver, recipe.steps, guidance, path=path, grid=self._grid, start=start)
+        solver, counted = self._rules.solver, self._rules.counted
+        return nfe(solver, recipe.steps, counted, path=path, grid=self._grid, start=start)
 
 
 def _under_way(mesh: Mesh | None) -> int:

@@ -57,7 +57,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dit import cli, edits, media, reconstruct, rng, rollouts, scoring, storage
+from dit import cli, edits, experts, media, reconstruct, rng, rollouts, scoring, storage
 from dit.data.pipeline import eval_batches
 from dit.draw import Sampler, load_experiment, load_params
 from dit.evaluation import compare, demands
@@ -182,6 +182,7 @@ def arguments() -> argparse.ArgumentParser:
         help="what the figures must meet, such as 'frechet_matched<=2*frechet_floor'; may be repeated. "
         f"Exit status {UNMET} if one is not met, 2 for a mistake, which is found before drawing",
     )
+    experts.add_options(parser)
     multihost.add_options(parser)
     return parser
 
@@ -247,7 +248,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         media.check_place(out, (".json",))
     one = chosen_bucket(experiment, args)
     recipe, conditions = scoring.recipe_of(one, args.num, args.split)
-    recipe = dataclasses.replace(recipe, **given)
+    recipe = experts.chosen(dataclasses.replace(recipe, **given), args)
     captions = recipe.prompts
     if args.pairs:
         raise UserError("got --pairs, which is for autoencoders; leave it out")
@@ -316,7 +317,7 @@ def run(args: argparse.Namespace, given: dict[str, Any], demanded: list[Demand])
         return 0
     figures |= {"sampling_seconds": drawn.seconds, "nfe": float(drawn.nfe)} | loss
     report = {"figures": figures, **report}
-    report["recipe"] = stamped(recipe, restored, drawn.nfe)
+    report["recipe"] = stamped(recipe, restored, drawn.nfe, experts.digests(recipe))
     whose = {"held_out": "held-out", "train": "training"}[args.split]
     classes = f"of {whose} examples" if one.conditions else "in turn"
     classes = "without labels" if experiment.num_classes is None else f"classes {classes}"
@@ -338,7 +339,7 @@ def run_autoencoder(
     demanded: Sequence[Demand],
 ) -> int:
     """Compare held-out pictures with their reconstructions, and write the figures; the exit status."""
-    names = ("blank", "task", "features", "scores", "reference", "keep")
+    names = ("blank", "task", "features", "scores", "reference", "keep", *experts.OPTIONS)
     drawing = [f"--{name}" for name in (*given, *(name for name in names if getattr(args, name)))]
     if drawing:
         raise UserError(

@@ -12,7 +12,7 @@ import dit
 from dit import rng
 from dit.config import parse_spec, resolve
 from dit.diffusion import tasks
-from dit.sampling import rollouts
+from dit.sampling import experts, rollouts
 from dit.sampling.edit import first_step
 from dit.sampling.grids import GridFn
 from dit.sampling.guidance import Guidance
@@ -20,7 +20,16 @@ from dit.sampling.nfe import check_countable
 from dit.sampling.solver import Solver
 from dit.types import UserError
 
-LATER = ("known", "prompts", "negative", "task", "rollout")  # fields that older recipes lack
+LATER = (
+    "known",
+    "prompts",
+    "negative",
+    "task",
+    "rollout",
+    "low",
+    "boundary",
+    "low_guidance",
+)  # fields that older recipes lack
 RANGES = {"num": (0, 10**7), "steps": (1, 10**5), "batch": (1, 10**6)}
 
 
@@ -45,8 +54,9 @@ class Recipe:
     place of a mask (``diffusion.tasks``). ``prompts``: each sample's
     text, for a model that reads one; the empty text is the null condition. ``negative``: what guidance
     leads away from in place of the null condition, one text for all or one for each. ``rollout``: how
-    the frames of a clip come to be (``sampling.rollouts``); None: all together. Raises UserError for
-    numbers out of range, or that differ.
+    the frames of a clip come to be (``sampling.rollouts``); None: all together. ``low``: the workdir of
+    another network, which draws at times below ``boundary``, with ``low_guidance`` (None: ``guidance``).
+    Raises UserError for numbers out of range, or that differ.
     """
 
     labels: tuple[int, ...] = ()
@@ -63,6 +73,9 @@ class Recipe:
     negative: tuple[str, ...] = ()
     task: str | None = None
     rollout: str | None = None
+    low: str | None = None
+    boundary: float | None = None
+    low_guidance: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """The fields as plain values; those that were added later only where not the default.
@@ -93,6 +106,17 @@ class Recipe:
         first_step(self.steps, self.strength)
         if self.task is not None:
             tasks.mix((self.task,))
+        if (self.low is None) != (self.boundary is None) or (self.low_guidance and not self.low):
+            raise UserError(
+                f"got low={self.low}, boundary={self.boundary}, low_guidance={self.low_guidance}; "
+                "expected another network and the time below which it draws together: --low=WORKDIR "
+                "--boundary=0.875, and perhaps --low-guidance"
+            )
+        if self.low is not None and self.rollout is not None:
+            raise UserError(
+                "got a rollout and two networks (--low), of which one draws all frames of a step; leave "
+                "one of them out"
+            )
         if self.rollout is not None:
             rollouts.parse(self.rollout)
             if self.strength != 1:
@@ -121,12 +145,29 @@ def in_turn(values: Sequence[Any], num: int) -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What the specs of a recipe name; UserError for names and options that do not exist."""
+    """What the specs of a recipe name; UserError for names and options that do not exist.
+
+    ``low``: those of the network that draws at times below ``boundary``, where there is one.
+    """
 
     solver: Solver
     grid: GridFn
     guidance: Guidance
     autoguided: bool
+    low: Rules | None = None
+    boundary: float | None = None
+
+    @property
+    def each(self) -> tuple[Rules, ...]:
+        """Those of all networks."""
+        return (self,) if self.low is None else (self, self.low)
+
+    @property
+    def counted(self) -> Guidance:
+        """A rule with the network evaluations of all."""
+        if self.low is None:
+            return self.guidance
+        return experts.counted(self.guidance, self.low.guidance, self.boundary)
 
     @property
     def guided(self) -> bool:
@@ -143,7 +184,16 @@ def rules(recipe: Recipe) -> Rules:
         resolve("sampling.guidance", **spec),
         spec["name"] == "autoguidance",
     )
-    check_countable(found.solver, found.guidance)
+    if recipe.low is not None:
+        plain = {"low": None, "boundary": None, "low_guidance": None}
+        guidance = recipe.low_guidance or recipe.guidance
+        low = rules(dataclasses.replace(recipe, guidance=guidance, **plain))
+        if found.autoguided or low.autoguided:
+            raise UserError(
+                "got autoguidance, by a weaker network, and two networks (--low); leave one of them out"
+            )
+        found = dataclasses.replace(found, low=low, boundary=recipe.boundary)
+    check_countable(found.solver, found.counted)
     return found
 
 

@@ -18,6 +18,9 @@ must have the size of the samples, ``--size``.
 ``--frames=40 --rollout=autoregressive:block=4`` makes a clip that is longer than those the model was
 trained on, of which it sees a window at once; ``--image`` and ``--task=extend`` go on from files so.
 
+``--low=WORKDIR --boundary=0.875`` draws with two networks, of which the other is used at times below:
+Wan 2.2's, of which a converted directory with both says so itself.
+
 On several hosts the same command runs on each of them, as for ``dit.train``; the first one writes.
 """
 
@@ -30,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from dit import cli, given, media, storage
+from dit import cli, experts, given, media, storage
 from dit.config import call
 from dit.data.npy import npz_names, read_npz
 from dit.data.source import check_finite, digest
@@ -170,6 +173,7 @@ def arguments() -> argparse.ArgumentParser:
         help=".npz with the other conditions of each sample, by the names of Cond's fields",
     )
     add("--like", help="a PNG whose recipe is followed; other options override it")
+    experts.add_options(parser)
     multihost.add_options(parser)
     return parser
 
@@ -215,7 +219,7 @@ def run(args: argparse.Namespace) -> None:
     which = args.ema or stamp.get("ema")
     step = stamp.get("checkpoint_step") if args.step is None else args.step
     experiment = load_experiment(args.workdir, step)
-    recipe = choose(args, experiment, stamp)
+    recipe = experts.chosen(choose(args, experiment, stamp), args)
     *usual, channels = experiment.example["shape"]
     size = list(cli.size_of(args, stamp.get("size", usual)))
     used: dict[str, Any] = {}
@@ -235,8 +239,8 @@ def run(args: argparse.Namespace) -> None:
         made_by = experiment.example.get("text")
         conditions = read_conditions(args.cond, experiment.arrays, made_by)
     read = {"init": start if args.init else None, **files, "mask": mask, **conditions}
-    inputs = {k: digest(v) for k, v in read.items() if v is not None}
-    check_inputs(args, stamp, inputs, (*INPUTS, *experiment.arrays))
+    inputs = {k: digest(v) for k, v in read.items() if v is not None} | experts.digests(recipe)
+    check_inputs(args, stamp, inputs, (*INPUTS, *experiment.arrays, "low"))
     weak_name = args.weak or (stamp.get("weak") if sampler.autoguided else None)
     arrays = {"start": start, "mask": mask, **conditions}
     arrays = {k: v for k, v in arrays.items() if v is not None}

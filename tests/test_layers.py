@@ -50,8 +50,19 @@ MAY_IMPORT = {
     "guided": BASE | {"diffusion", "experiment", "models", "prompts", "recipe", "sampling"},
     "rollouts": BASE
     | {"diffusion", "experiment", "guided", "models", "recipe", "sampling", "sections"},
+    "experts": BASE | {"cli", "experiment", "models", "recipe", "sections", "training"},
     "draw": BASE
-    | {"edits", "guided", "prompts", "recipe", "rollouts", "experiment", "media", "models"}
+    | {
+        "edits",
+        "experts",
+        "guided",
+        "prompts",
+        "recipe",
+        "rollouts",
+        "experiment",
+        "media",
+        "models",
+    }
     | {"diffusion", "sampling", "parallel", "training"},
     "carry": BASE | {"experiment", "init_from", "interop", "models", "parallel", "training"},
     "encoders": BASE | {"draw", "parallel", "text"},
@@ -65,12 +76,21 @@ MAY_IMPORT = {
     "cli": BASE,
     "prepare": COMMAND | {"data", "encode"},
     "convert": COMMAND
-    | {"carry", "config_file", "interop", "models", "reconstruct", "sections", "training"},
+    | {
+        "carry",
+        "config_file",
+        "experts",
+        "interop",
+        "models",
+        "reconstruct",
+        "sections",
+        "training",
+    },
     "train": COMMAND | {"data", "reconstruct", "scoring", "training", "scaling"},
-    "sample": COMMAND | {"data", "given", "prompts"},
+    "sample": COMMAND | {"data", "experts", "given", "prompts"},
     "embed": COMMAND | {"prompts", "encoders"},
     "evaluate": COMMAND
-    | {"data", "edits", "evaluation", "reconstruct", "rollouts", "scoring", "training"},
+    | {"data", "edits", "evaluation", "experts", "reconstruct", "rollouts", "scoring", "training"},
     "scaling/__main__": COMMAND | {"training"},
     "preflight/__main__": COMMAND,
     "preflight/predicted": COMMAND | {"benchmark", "config_file"},  # tables look alike

@@ -23,6 +23,7 @@ NAMES = (  # that libraries give to weights; each may be in parts, with an index
 
 
 PARTS = ("transformer", "unet")  # of a pipeline's directory, where its network is
+SECOND = "transformer_2"  # where it has another, for times below a boundary
 
 
 def find(folder: pathlib.Path, name: str) -> pathlib.Path:
