@@ -83,10 +83,8 @@ class Sampler:
                 "beside noisy ones (objective.level is 'sample' and objective.tasks is empty), so that "
                 "what it makes of them means nothing: give --known=noised"
             )
-        self.rollout = None
-        if recipe.rollout is not None:
-            about = experiment, recipe, self._rules, self._grid
-            self.rollout = rollouts.plan(*about, self.kept)
+        about = experiment, recipe, self._rules, self._grid, self.kept
+        self.rollout = None if recipe.rollout is None else rollouts.plan(*about)
         rollouts.check_together(experiment, self.rollout)
         if not guided:
             return
