@@ -210,7 +210,7 @@ def test_samples_are_judged_by_captions_of_the_data(workdir, tmp_path, monkeypat
     assert evaluate.main([*options, "--guidance=2", "--negative=black"]) == 0
     recipe = json.loads(out.read_text())["recipe"]
     captions = load_experiment(str(workdir)).captions_of(split, 4)
-    assert judged["by"][1:] == (4, captions, split, [])
+    assert judged["by"][1:] == (4, captions, split, [], None)
     assert given == [("",) * 4 if blank else captions]
     said = f"the captions of 4 {'training' if split == 'train' else 'held-out'} examples"
     assert recipe["prompts"] == (f"empty, and judged by {said}" if blank else said)

@@ -141,7 +141,10 @@ def test_texts_that_are_cut_are_named(folders, tmp_path, capsys):
     [
         (["--text=minilm"], "nothing to embed; expected --prompt"),
         (["--prompt=a"], "required: --text"),
-        (["--text=t6", "--prompt=a"], "no pretrained 't6': expected one of bert, clip, minilm, t5"),
+        (
+            ["--text=t6", "--prompt=a"],
+            "no pretrained 't6': expected one of bert, clip, minilm, published, t5",
+        ),
         (["--text=minilm:path=x", "--prompt=a"], "unknown keyword 'path'"),
         (["--text=clip", "--prompt=a"], "missing 'path'"),
         (
