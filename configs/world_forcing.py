@@ -16,68 +16,17 @@ Expected:  not yet run to its end, and nothing is known of how long its rollouts
 """
 
 from ml_collections import ConfigDict
+from world import get_config as world
 
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
-        {
-            "seed": 0,
-            "steps": 2500,
-            "batch_size": 32,
-            "data": {
-                "name": "world",
-                "frames": 9,
-                "size": 24,
-                "fps": 8.0,
-                "kinds": ("drift", "fall"),
-                "textures": False,
-                "radii": (5.0, 6.5),
-            },
-            "codec": {"name": "pixel"},
-            "text": {
-                "name": "bytes",
-                "length": 64,
-                "width": 64,
-                "depth": 2,
-                "heads": 2,
-                "gives": "both",
-            },
-            "model": {
-                "name": "dit",
-                "depth": 6,
-                "width": 144,
-                "heads": 4,
-                "patch": (1, 8, 8),
-                "block": "adaln_cross",
-                "positions": "rope",  # nothing that is added says where in the clip a frame is
-                "frame_causal": True,
-                "qk_norm": True,
-            },
-            "path": {"name": "linear", "time_scale": 1000.0},
-            # A token holds 192 numbers: x_0 lies on few of their dimensions, the noise on all of them.
-            "prediction": {"name": "x0"},
-            "times": {"name": "shifted", "shift": 2.5, "base": "logit_normal"},
-            "objective": {"name": "denoise", "condition_dropout": 0.1, "level": "frame"},
-            "optimizer": {"name": "muon", "lr": 4e-3, "betas": (0.9, 0.99), "clip": 1.0},
-            "schedule": {"name": "wsd", "warmup": 200, "decay": 0.3},
-            "ema": {"half_lives": (200.0,), "rampup": 0.1},
-            "checkpoint": {"every": 500, "keep": 1},
-            "log": {"every": 50},
-            "samples": {
-                "every": 1000,
-                "num": 4,
-                "solver": "heun",
-                "grid": "shifted:shift=2.5",
-                "steps": 10,
-                "guidance": 3.0,
-                "rollout": "autoregressive:cache=true",
-                "frames": 18,
-                "prompts": (
-                    "a red circle moves left quickly",
-                    "a blue square moves right slowly",
-                    "a green star falls",
-                    "a yellow ring moves up quickly",
-                ),
-            },
-        }
-    )
+    config = world()
+    config.steps = 2500
+    # Nothing that is added says where in the clip a frame is.
+    config.model.update({"positions": "rope", "frame_causal": True})
+    config.objective = ConfigDict({"name": "denoise", "condition_dropout": 0.1, "level": "frame"})
+    prompts = config.samples.prompts[:4]
+    del config.samples.guidance, config.samples.prompts
+    config.samples.update({"num": 4, "steps": 10, "guidance": 3.0, "prompts": prompts})
+    config.samples.update({"rollout": "autoregressive:cache=true", "frames": 18})
+    return config
