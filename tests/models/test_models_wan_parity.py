@@ -219,7 +219,7 @@ def test_ten_steps_are_those_of_diffusers(kind):
     np.testing.assert_allclose(found, want, atol=1e-3 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("size", wan_sizes.SIZES)
+@pytest.mark.parametrize("size", [name for name in wan_sizes.SIZES if name.startswith("Wan")])
 def test_published_sizes_have_the_parameters_of_diffusers(size):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")

@@ -67,12 +67,10 @@ def train_step(experiment):
 
 def samples(experiment):
     """``(shipped, plain)``: what the sampler draws, and its function under plain ``jax.jit``."""
+    guided = experiment.config.objective.get("condition_dropout", 0) > 0
     settings = {
         **experiment.config.samples.to_dict(),
-        "num": 4,
-        "steps": 3,
-        "batch": 4,
-        "guidance": 2,
+        **{"num": 4, "steps": 3, "batch": 4, "guidance": 2 if guided else 1},
     }
     sampler = Sampler(experiment, recipe_from(settings, experiment.num_classes))
     params = stirred(plain(experiment.init)(jax.random.key(0)))
