@@ -68,10 +68,10 @@ def train_step(experiment):
 def samples(experiment):
     """``(shipped, plain)``: what the sampler draws, and its function under plain ``jax.jit``."""
     guided = experiment.config.objective.get("condition_dropout", 0) > 0
-    settings = {
-        **experiment.config.samples.to_dict(),
-        **{"num": 4, "steps": 3, "batch": 4, "guidance": 2 if guided else 1},
-    }
+    settings = experiment.config.samples.to_dict()
+    settings |= {"num": 4, "steps": 3, "batch": 4, "guidance": 2 if guided else 1}
+    if settings.get("prompts"):  # of which small encoders read the beginning
+        settings["prompts"] = tuple(prompt[:12] for prompt in settings["prompts"])
     sampler = Sampler(experiment, recipe_from(settings, experiment.num_classes))
     params = stirred(plain(experiment.init)(jax.random.key(0)))
     batch = {"id": np.arange(4), "label": sampler.labels, **sampler.words}
