@@ -40,7 +40,6 @@ from dit.training.state import EMPTY
 from dit.types import MASKS, Key, Params, UserError
 
 AHEAD = 2  # batches under way at once
-FRAMED = ("frame", "forced")  # levels of whole frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +295,7 @@ class Sampler:
         else:
             x = initial_noise(keys, experiment.shape, path)
         if recipe.known == "clean" and "mask" in batch:
-            mask, frames = coarse(batch["mask"], experiment.shape), experiment.level in FRAMED
+            mask, frames = coarse(batch["mask"], experiment.shape), experiment.level in edits.FRAMED
             clean = mask.all((2, 3, 4)) if frames else whole_patches(mask, experiment.model.cell())
             grid, x = reveal(grid, x, known, clean)
         denoise = network.denoiser(grid)

@@ -16,6 +16,7 @@ from dit.recipe import Recipe
 from dit.types import UserError
 
 GREY = 128  # of pixels that are given nowhere
+FRAMED = ("frame", "forced")  # levels of whole frames
 
 
 def mask_of(experiment: Experiment, recipe: Recipe) -> Bool[np.ndarray, "n f h w c"]:
@@ -104,7 +105,7 @@ def check(experiment: Experiment, recipe: Recipe, given: Mapping[str, np.ndarray
         raise UserError(f"got a mask of {given['mask'].dtype}; expected truth values (bool)")
     parts = given["mask"].reshape(*expected[:2], -1)
     cut = np.argwhere(parts.any(-1) & ~parts.all(-1))
-    if recipe.known == "clean" and experiment.level in ("frame", "forced") and len(cut):
+    if recipe.known == "clean" and experiment.level in FRAMED and len(cut):
         raise UserError(
             f"got a mask that keeps a part of frame {cut[0][1]} of sample {cut[0][0]}, and "
             "known='clean' for a model that was trained with a noise level a frame: keep whole "
