@@ -30,7 +30,11 @@ OPTIONS = ("low", "boundary", "low_guidance")  # fields of a recipe
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--low``, ``--boundary`` and ``--low-guidance``."""
     add = parser.add_argument
-    add("--low", metavar="WORKDIR", help="another network, which draws at times below --boundary")
+    add(
+        "--low",
+        metavar="WORKDIR",
+        help="another network, its longest average, for times below --boundary",
+    )
     add(
         "--boundary",
         type=cli.number(Positive),

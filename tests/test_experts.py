@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import saved_run
+from PIL import Image
 
-from dit import convert, draw, experts, rng, sample
+from dit import convert, draw, evaluate, experts, rng, sample, train
 from dit.recipe import Recipe
 from dit.sampling.sample import initial_noise
 from dit.types import UserError
@@ -122,3 +123,33 @@ def test_networks_that_are_not_alike_do_not_share_a_run(tmp_path):
         other = dataclasses.replace(recipe, low=str(tmp_path / name))
         with pytest.raises(UserError, match=f"{name} has another {section} than this one"):
             experts.weights(own, other)
+
+
+@pytest.mark.slow
+def test_each_trains_on_its_own_times_and_both_draw_together(tmp_path, capsys):
+    text = {**saved_run.TINY, "data": DIGITS, "samples": {"every": 0, "num": 0}}
+    (tmp_path / "config.py").write_text(f"def get_config():\n    return {text!r}\n")
+    for name, edge in (("high", "low"), ("low", "high")):
+        times = ["name=within", "of=shifted:shift=5", f"{edge}=0.875"]
+        asked = [f"--config.times.{option}" for option in times]
+        usual = [f"--config={tmp_path}/config.py", "--config.steps=2", "--config.optimizer.lr=0.01"]
+        assert train.main([*usual, f"--workdir={tmp_path / name}", *asked]) in (0, None)
+    base = ["--labels=1,2", "--steps=6", "--solver=euler", "--grid=shifted:shift=5"]
+
+    def drawn(out, *more):
+        sample.main([*base, *more, f"--out={tmp_path / out}"])
+        return np.asarray(Image.open(tmp_path / out))
+
+    high = [f"--workdir={tmp_path}/high"]
+    both = [*high, f"--low={tmp_path}/low", "--boundary=0.875"]
+    found = drawn("both.png", *both, "--guidance=3", "--low-guidance=1")
+    assert f"{6 + 3} network evaluations" in capsys.readouterr().out  # t: 1, .96, .91, .83, ...
+    assert (found != drawn("high.png", *high)).any()
+    like = [f"--like={tmp_path}/both.png", *high]
+    np.testing.assert_array_equal(drawn("again.png", *like), found)
+    one = drawn("one.png", *both[:2], "--boundary=2")  # the other alone
+    np.testing.assert_array_equal(one, drawn("low.png", f"--workdir={tmp_path}/low"))
+    asked = ["--num=16", "--steps=2", f"--out={tmp_path}/evaluation.json", "--low-guidance=2"]
+    evaluate.main([*both, *asked])
+    recipe = json.loads((tmp_path / "evaluation.json").read_text())["recipe"]
+    assert (recipe["low"], recipe["boundary"]) == (f"{tmp_path}/low", 0.875)

@@ -1,4 +1,4 @@
-"""A LoRA beside MMDiT by command: trained, gone on with, written alone and read back."""
+"""A LoRA beside MMDiT and Wan by command: trained, gone on with, written alone and read back."""
 
 import captions
 import jax
@@ -15,21 +15,28 @@ from dit.training.checkpoint import read_meta
 NETWORKS = {
     "sd3": (
         "diffusers_sd3",
-        {"size": "SD3.5-medium", "depth": 3, "dual_depth": 1, "position_table": (6, 4)},
+        {
+            **{"size": "SD3.5-medium", "depth": 3, "dual_depth": 1, "position_table": (6, 4)},
+            "pooled_dim": 5,
+        },
     ),
     "flux": (
         "diffusers_flux",
-        {"size": "FLUX.1-dev", "depth": 1, "single_depth": 2, "rope_axes": (2, 2, 4)},
+        {
+            **{"size": "FLUX.1-dev", "depth": 1, "single_depth": 2, "rope_axes": (2, 2, 4)},
+            "pooled_dim": 5,
+        },
     ),
+    "wan": ("diffusers_wan", {"name": "wan", "size": "Wan2.1-T2V-1.3B", "depth": 2}),
 }
-SIZES = {"width": 16, "heads": 2, "context_dim": 7, "pooled_dim": 5}
+SIZES = {"width": 16, "heads": 2, "context_dim": 7}
 
 
 def settings(name):
     """The config of a network that is told what an encoder said."""
     model = {"name": "mmdit", **NETWORKS[name][1], **SIZES}
     return {
-        "data": {"name": "encoded", "guidance": name == "flux"},
+        "data": {"name": "encoded", "guidance": name == "flux", "pooled": model.get("pooled_dim")},
         "model": model,
         "path": {"name": "linear", "time_scale": 1000.0},
         "prediction": {"name": "velocity"},
