@@ -170,7 +170,7 @@ def report(
         "peak_flops": where.peak,
         "hbm": where.hbm,
         "remat": experiment.remat or "none",
-        "expected_sizes": expected_sizes(experiment.axes, params, run.mesh, images),
+        "expected_sizes": gathered(experiment, params, run.mesh, images),
         "advice": lanes(experiment.axes, params) if where.platform == "tpu" else [],
         "flags": os.environ.get("LIBTPU_INIT_ARGS", "") if where.platform == "tpu" else None,
     }
@@ -230,6 +230,13 @@ def compiler_options(where: Topology) -> dict[str, bool]:
 def gpu_options() -> dict[str, bool]:
     """The flags that GPUs are launched with, as options."""
     return {name.removeprefix("--"): text == "true" for name, text in GPU.items()}
+
+
+def gathered(experiment: Experiment, params: Any, mesh: Mesh, images: int) -> frozenset[int]:
+    """The ``expected_sizes`` of the network and of all that is frozen beside it."""
+    trees = [(experiment.axes, params)]
+    trees += [(each.axes, each.abstract) for each in experiment.frozen.values()]
+    return frozenset().union(*(expected_sizes(*tree, mesh, images) for tree in trees))
 
 
 def expected_sizes(axes: Any, params: Any, mesh: Mesh, images: int) -> frozenset[int]:

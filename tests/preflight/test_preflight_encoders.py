@@ -8,7 +8,9 @@ import pytest
 from dit.config import resolve
 from dit.experiment import build, load_config
 from dit.models import count_params
+from dit.parallel.mesh import make_mesh
 from dit.parallel.topology import find
+from dit.preflight import programs
 from dit.preflight.__main__ import stand_in
 from dit.text.pretrained.published import SIZES
 from dit.types import UserError
@@ -47,6 +49,9 @@ def test_a_config_is_built_without_its_files(name, sizes, context, pooled):
     assert made.shape == tuple(config.data.shape)
     large = [x for x in jax.tree.leaves(told.weights.abstract) if x.size > 2**24]
     assert all(x.dtype == made.model.dtype for x in large)
+    mesh = make_mesh({"fsdp": 8}, jax.devices()[:8])
+    expected = programs.gathered(made, jax.eval_shape(made.init, jax.random.key(0)), mesh, 8)
+    assert {x.size for x in large} <= expected
     with pytest.raises(UserError, match="expected a size for each"):
         stand_in(config, where, "t5-xxl,t5-xxl,t5-xxl,t5-xxl")
     with pytest.raises(UserError, match=r"did you mean '(um)?t5-xxl'"):
