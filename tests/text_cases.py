@@ -58,7 +58,7 @@ def save(folder, name, prefix="", projected=False, seed=0):
     rng = np.random.default_rng(seed)
 
     def drawn(box):
-        x = 0.15 * rng.normal(size=box.value.shape) + (box.names == ("norm",))
+        x = 0.15 * rng.normal(size=box.value.shape) + (box.names[-1:] == ("norm",))
         return x.astype(np.float32)
 
     params = jax.tree.map(drawn, shapes, is_leaf=lambda x: hasattr(x, "names"))

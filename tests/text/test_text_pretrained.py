@@ -2,6 +2,7 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from dit.text import Encoded
 from dit.text.pretrained import clip, t5
 from dit.text.pretrained.encoder import Options
 from dit.text.pretrained.joint import join
-from dit.text.pretrained.layers import choose
+from dit.text.pretrained.layers import chain, choose
 from dit.types import UserError
 
 pytest.importorskip("tokenizers", reason="needs the extra 'text'")
@@ -84,12 +85,53 @@ def test_halves_are_near_whole_numbers_and_padding_may_be_zeros(tmp_path):
 
 @pytest.mark.parametrize("norm", [None, True, False])
 def test_layers_are_those_asked_for(norm):
-    states = [jnp.full((1, 2, 1), float(i)) for i in range(4)]
+    states = {i: jnp.full((1, 2, 1), float(i)) for i in range(4)}
     layers = (0, -2, 3, -1)
     plain, normed = [0, 2, 3, 3], [100, 102, 103, 103]
     expected = {None: [0, 2, 103, 103], True: normed, False: plain}[norm]
     found = choose(states, layers, norm, lambda x: x + 100)
     np.testing.assert_array_equal(found, np.tile(np.float32(expected), (1, 2, 1)))
+
+
+class Twice(nn.Module):
+    """``2 x + w + y``."""
+
+    @nn.compact
+    def __call__(self, x, y):
+        return 2 * x + self.param("w", nn.initializers.ones, (1, 1, 1)) + y
+
+
+class Chain(nn.Module):
+    """Everything that ``chain`` keeps."""
+
+    depth: int
+    layers: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x, y):
+        return chain(Twice(name="blocks"), self.depth, x, (y,), self.layers)
+
+
+def test_a_chain_keeps_the_states_asked_for_alone_and_is_one_loop():
+    x, params = jnp.ones((1, 2, 1)), {"blocks": {"w": jnp.arange(5.0).reshape(5, 1, 1, 1)}}
+    want = [1.0]
+    for i in range(5):
+        want.append(2 * want[-1] + i + 3)
+    for layers, kept in (((-1,), {5}), ((0, -2, 2), {0, 2, 4, 5}), ((-6, 5), {0, 5})):
+        found = Chain(5, layers).apply({"params": params}, x, jnp.float32(3.0))
+        assert set(found) == kept
+        for count, state in found.items():
+            np.testing.assert_array_equal(state, np.full((1, 2, 1), want[count], np.float32))
+    assert count_primitives(5) == count_primitives(50)
+
+
+def count_primitives(depth):
+    """Lines of the program of a chain."""
+    params = {"blocks": {"w": jnp.ones((depth, 1, 1, 1))}}
+    x = jnp.ones((1, 2, 1))
+    model = Chain(depth, (-2,))
+    made = jax.jit(model.apply).lower({"params": params}, x, jnp.float32(1.0)).as_text()
+    return len(made.splitlines())
 
 
 def test_layers_that_are_not_there_are_refused(saved):

@@ -27,7 +27,7 @@ from dit.models.layers import Linear, Norm
 from dit.models.multihead import SelfAttention, self_macs
 from dit.text.pretrained import weights
 from dit.text.pretrained.encoder import Encoder, Options, Pretrained
-from dit.text.pretrained.layers import Mlp, Table, check_activation, choose
+from dit.text.pretrained.layers import Mlp, Table, chain, check_activation, choose
 from dit.types import Count, Tiny, UserError
 
 ELSEWHERE = ("cls.",)  # heads of pre-training
@@ -158,17 +158,15 @@ class Bert(Pretrained):
         x = x + Table(self.types, self.width, name="types")(jnp.zeros((1, 1), jnp.int32))
         x = Norm("layer", True, self.eps, name="norm")(constrain(x, "act_batch", None, "act_embed"))
         visible = None if mask is None else Visibility(k_valid=mask)
-        states = [x]
-        for i in range(self.depth):
-            block = Block(
-                *(self.heads, self.hidden, self.activation, self.eps, self.options.dtype),
-                name=f"block_{i}",
-            )
-            states.append(block(states[-1], visible))
+        block = Block(
+            *(self.heads, self.hidden, self.activation, self.eps, self.options.dtype), name="blocks"
+        )
+        states = chain(block, self.depth, x, (visible,), self.options.layers)
+        last = states[self.depth]
         if self.pooler:  # so that its parameters are kept
-            Linear((self.width,), ("embed", "embed_out"), name="pooler")(states[-1][:, 0])
+            Linear((self.width,), ("embed", "embed_out"), name="pooler")(last[:, 0])
         context = choose(states, self.options.layers, None, lambda x: x)
-        return context, self.pooled(states[-1], mask)
+        return context, self.pooled(last, mask)
 
     @nn.nowrap
     def pooled(
@@ -199,11 +197,11 @@ class Bert(Pretrained):
         for i in range(self.depth):
             theirs = f"{self.prefix}encoder.layer.{i}"
             qkv = [f"{theirs}.attention.self.{part}" for part in ("query", "key", "value")]
-            yield from linear(f"block_{i}/attention/qkv", *qkv)
-            yield from linear(f"block_{i}/attention/out", f"{theirs}.attention.output.dense")
-            yield from weights.norm(f"block_{i}/norm_1", f"{theirs}.attention.output.LayerNorm")
-            yield from linear(f"block_{i}/mlp/in", f"{theirs}.intermediate.dense")
-            yield from linear(f"block_{i}/mlp/out", f"{theirs}.output.dense")
-            yield from weights.norm(f"block_{i}/norm_2", f"{theirs}.output.LayerNorm")
+            yield from linear("blocks/attention/qkv", *qkv, layer=i)
+            yield from linear("blocks/attention/out", f"{theirs}.attention.output.dense", layer=i)
+            yield from weights.norm("blocks/norm_1", f"{theirs}.attention.output.LayerNorm", i)
+            yield from linear("blocks/mlp/in", f"{theirs}.intermediate.dense", layer=i)
+            yield from linear("blocks/mlp/out", f"{theirs}.output.dense", layer=i)
+            yield from weights.norm("blocks/norm_2", f"{theirs}.output.LayerNorm", i)
         if self.pooler:
             yield from linear("pooler", f"{self.prefix}pooler.dense")

@@ -23,7 +23,7 @@ from dit.models.layers import Linear, Norm
 from dit.models.multihead import SelfAttention, self_macs
 from dit.text.pretrained import weights
 from dit.text.pretrained.encoder import Encoder, Options, Pretrained
-from dit.text.pretrained.layers import Mlp, Table, check_activation, choose
+from dit.text.pretrained.layers import Mlp, Table, chain, check_activation, choose
 from dit.types import Count, Tiny, UserError, Whole
 
 OLD_END = 2  # what configs of before 2023 say that the end token is: it is the highest there
@@ -125,16 +125,12 @@ class ClipText(Pretrained):
         visible = Visibility(
             frame_size=1, k_valid=mask
         )  # each token a frame: none sees a later one
-        states = [x]
-        for i in range(self.depth):
-            block = Block(
-                self.heads, self.hidden, self.activation, self.eps, dtype, name=f"block_{i}"
-            )
-            states.append(block(states[-1], visible))
+        block = Block(self.heads, self.hidden, self.activation, self.eps, dtype, name="blocks")
+        states = chain(block, self.depth, x, (visible,), self.options.layers)
         final = Norm("layer", True, self.eps, name="norm")
         context = choose(states, self.options.layers, self.options.norm, final)
         at = end_of(ids, self.end)
-        pooled = final(jnp.take_along_axis(states[-1], at[:, None, None], axis=1)[:, 0])
+        pooled = final(jnp.take_along_axis(states[self.depth], at[:, None, None], axis=1)[:, 0])
         if self.projection is not None:
             project = Linear((self.projection,), ("embed", None), dtype, bias=False, name="project")
             pooled = project(pooled)
@@ -165,13 +161,13 @@ class ClipText(Pretrained):
             yield Entry((ours, "table"), (f"{base}embeddings.{theirs}_embedding.weight",))
         for i in range(self.depth):
             theirs = f"{base}encoder.layers.{i}"
-            yield from weights.norm(f"block_{i}/norm_1", f"{theirs}.layer_norm1")
-            yield from weights.norm(f"block_{i}/norm_2", f"{theirs}.layer_norm2")
+            yield from weights.norm("blocks/norm_1", f"{theirs}.layer_norm1", i)
+            yield from weights.norm("blocks/norm_2", f"{theirs}.layer_norm2", i)
             qkv = [f"{theirs}.self_attn.{part}_proj" for part in "qkv"]
-            yield from linear(f"block_{i}/attention/qkv", *qkv)
-            yield from linear(f"block_{i}/attention/out", f"{theirs}.self_attn.out_proj")
-            yield from linear(f"block_{i}/mlp/in", f"{theirs}.mlp.fc1")
-            yield from linear(f"block_{i}/mlp/out", f"{theirs}.mlp.fc2")
+            yield from linear("blocks/attention/qkv", *qkv, layer=i)
+            yield from linear("blocks/attention/out", f"{theirs}.self_attn.out_proj", layer=i)
+            yield from linear("blocks/mlp/in", f"{theirs}.mlp.fc1", layer=i)
+            yield from linear("blocks/mlp/out", f"{theirs}.mlp.fc2", layer=i)
         yield from weights.norm("norm", f"{base}final_layer_norm")
         if self.projection is not None:
             yield Entry(("project", "kernel"), ("text_projection.weight",), "linear", inputs=1)

@@ -1,9 +1,10 @@
-"""What the text encoders are made of: tables, activations, an MLP, and the choice of layers."""
+"""What the text encoders are made of: tables, activations, an MLP, chains of blocks, chosen layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -64,23 +65,53 @@ def check_activation(name: str) -> str:
     return name
 
 
+def chain(
+    block: nn.Module, depth: int, x: Float[Array, "b n d"], seen: Any, layers: Collection[int]
+) -> dict[int, Float[Array, "b n d"]]:
+    """``depth`` blocks in turn, with parameters of their own, as one loop whatever their number.
+
+    ``block(x, *seen)`` is one of them; its parameters are stacked along ``layers``. What is returned are
+    the states after so many blocks as ``layers`` say, counted from the end where negative, and after
+    ``depth``: no other is kept.
+    """
+    found = {0: x} if any(layer % (depth + 1) == 0 for layer in layers) else {}
+    between = sorted({layer % (depth + 1) for layer in layers} - {0, depth})
+
+    def body(block, carry, i, seen):
+        x, kept = carry
+        x = block(x, *seen)
+        return (x, {n: jnp.where(i == n, x, old) for n, old in kept.items()}), None
+
+    scan = nn.scan(
+        body,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(0, nn.broadcast),
+        length=depth,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    carry = x, {n: jnp.zeros_like(x) for n in between}
+    (x, kept), _ = scan(block, carry, jnp.arange(1, depth + 1), seen)
+    return found | kept | {depth: x}
+
+
 def choose(
-    states: Sequence[Float[Array, "b n d"]],
+    states: Mapping[int, Float[Array, "b n d"]],
     layers: Sequence[int],
     norm: bool | None,
     final: Callable[[Array], Array],
 ) -> Float[Array, "b n _"]:
     """The states after so many blocks, one after the other along the channels.
 
-    ``states``: the embeddings, then the state after each block. ``layers`` index them, from the end
+    ``states``: those of ``chain``, of which the highest is the last. ``layers`` are counted from the end
     where negative. ``norm``: whether the ``final`` norm is applied to each; None: to the last alone.
     """
-    last = final(states[-1])  # always, so that its parameters exist
-    count = len(states)
+    depth = max(states)
+    last = final(states[depth])  # always, so that its parameters exist
     found = []
     for layer in layers:
-        at_end = layer % count == count - 1
-        if at_end and norm is not False:
+        layer %= depth + 1
+        if layer == depth and norm is not False:
             found.append(last)
         else:
             found.append(final(states[layer]) if norm else states[layer])

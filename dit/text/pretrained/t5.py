@@ -24,7 +24,7 @@ from dit.models.kernels.xla import HIDDEN
 from dit.models.layers import Linear, Norm
 from dit.text.pretrained import weights
 from dit.text.pretrained.encoder import Encoder, Options, Pretrained
-from dit.text.pretrained.layers import Mlp, Table, check_activation, choose
+from dit.text.pretrained.layers import Mlp, Table, chain, check_activation, choose
 from dit.types import Count, Range, Tiny, UserError
 
 ELSEWHERE = ("decoder.", "lm_head.")  # of a whole T5
@@ -156,7 +156,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + attention(norm x)``, then ``x + mlp(norm x)``, the sums in float32."""
+    """``x + attention(norm x)``, then ``x + mlp(norm x)``, the sums in float32.
+
+    ``distances``: the options of ``Bias``, where the block has a table of its own.
+    """
 
     heads: int
     head_dim: int
@@ -165,14 +168,17 @@ class Block(nn.Module):
     gated: bool
     eps: float
     dtype: str
+    distances: tuple[int, int] | None
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "b n d"],
-        bias: Float[Array, "1 h n n"],
+        bias: Float[Array, "1 h n n"] | None,
         mask: Bool[Array, "b n"] | None,
     ) -> Float[Array, "b n d"]:
+        if self.distances is not None:
+            bias = Bias(self.heads, *self.distances, name="bias")(x.shape[1])
         h = Norm("rms", True, self.eps, name="norm_1")(x)
         x = x + Attention(self.heads, self.head_dim, self.dtype, name="attention")(h, bias, mask)
         h = Norm("rms", True, self.eps, name="norm_2")(x)
@@ -200,21 +206,15 @@ class T5(Pretrained):
     ) -> tuple[Float[Array, "b n e"], None]:
         x = Table(self.vocabulary, self.width, name="tokens")(ids)
         x = constrain(x.astype(jnp.float32), "act_batch", None, "act_embed")
-        states, bias = [x], None
-        for i in range(self.depth):
-            if bias is None or not self.shared:
-                bias = Bias(self.heads, self.buckets, self.distance, name=f"bias_{i}")(ids.shape[1])
-            block = Block(
-                self.heads,
-                self.head_dim,
-                self.hidden,
-                self.activation,
-                self.gated,
-                self.eps,
-                self.options.dtype,
-                name=f"block_{i}",
-            )
-            states.append(block(states[-1], bias, mask))
+        distances = (self.buckets, self.distance)
+        bias = Bias(self.heads, *distances, name="bias")(ids.shape[1]) if self.shared else None
+        block = Block(
+            *(self.heads, self.head_dim, self.hidden, self.activation, self.gated, self.eps),
+            self.options.dtype,
+            distances=None if self.shared else distances,
+            name="blocks",
+        )
+        states = chain(block, self.depth, x, (bias, mask), self.options.layers)
         final = Norm("rms", True, self.eps, name="norm")
         return choose(states, self.options.layers, self.options.norm, final), None
 
@@ -232,23 +232,25 @@ class T5(Pretrained):
         yield Entry(("tokens", "table"), tied, copies=True)
         for i in range(self.depth):
             attention, mlp = (f"encoder.block.{i}.layer.{k}" for k in (0, 1))
-            yield Entry((f"block_{i}", "norm_1", "scale"), (f"{attention}.layer_norm.weight",))
-            yield Entry((f"block_{i}", "norm_2", "scale"), (f"{mlp}.layer_norm.weight",))
+            for ours, part in (("norm_1", attention), ("norm_2", mlp)):
+                yield Entry(("blocks", ours, "scale"), (f"{part}.layer_norm.weight",), layer=i)
             inside = f"{attention}.SelfAttention"
-            if i == 0 or not self.shared:
-                name = f"{inside}.relative_attention_bias.weight"
-                yield Entry((f"bias_{i}", "relative", "table"), (name,))
+            table = (f"{inside}.relative_attention_bias.weight",)
+            if not self.shared:
+                yield Entry(("blocks", "bias", "relative", "table"), table, layer=i)
+            elif i == 0:
+                yield Entry(("bias", "relative", "table"), table)
             for ours, theirs, inputs in (
                 ("q", "q", 1),
                 ("k", "k", 1),
                 ("v", "v", 1),
                 ("out", "o", 2),
             ):
-                path = (f"block_{i}", "attention", ours, "kernel")
-                yield Entry(path, (f"{inside}.{theirs}.weight",), "linear", inputs=inputs)
+                path = ("blocks", "attention", ours, "kernel")
+                yield Entry(path, (f"{inside}.{theirs}.weight",), "linear", i, inputs=inputs)
             kernels = {"in_0": "wi_0", "in_1": "wi_1"} if self.gated else {"in": "wi"}
             for ours, theirs in (*kernels.items(), ("out", "wo")):
-                path = (f"block_{i}", "mlp", ours, "kernel")
+                path = ("blocks", "mlp", ours, "kernel")
                 name = f"{mlp}.DenseReluDense.{theirs}.weight"
-                yield Entry(path, (name,), "linear", inputs=1)
+                yield Entry(path, (name,), "linear", i, inputs=1)
         yield Entry(("norm", "scale"), ("encoder.final_layer_norm.weight",))

@@ -72,7 +72,7 @@ def fields(kind: str, settings: Mapping[str, Any], sizes: Callable[..., dict]) -
     return config.call(sizes, f"config.json of {kind}", **given)
 
 
-def norm(path: str, name: str) -> Iterator[Entry]:
-    """The entries of a norm with scale and bias."""
+def norm(path: str, name: str, layer: int | None = None) -> Iterator[Entry]:
+    """The entries of a norm with scale and bias, of one layer where they are stacked."""
     for ours, theirs in (("scale", "weight"), ("bias", "bias")):
-        yield Entry((*path.split("/"), ours), (f"{name}.{theirs}",))
+        yield Entry((*path.split("/"), ours), (f"{name}.{theirs}",), layer=layer)
