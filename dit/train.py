@@ -93,7 +93,6 @@ def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str]
     """
     reconstructs = experiment.process is None
     picture = (reconstruct.painter if reconstructs else painter)(experiment, workdir)
-    share = 1 if experiment.lora is None else 2 / 3  # frozen maps have no gradient of their own
     scores = scorer(experiment, workdir)
     outcome = train(
         experiment,
@@ -101,10 +100,13 @@ def run(experiment: Experiment, workdir: storage.Place, allowed: Collection[str]
         batches=experiment.batches(),
         draw=picture,
         scorer=scores,
-        flops_per_example=share
-        * experiment.mean(
+        flops_per_example=experiment.mean(
             lambda shape: training_flops(
-                experiment.model, shape, experiment.context_len, experiment.level
+                experiment.model,
+                shape,
+                experiment.context_len,
+                experiment.level,
+                frozen=experiment.lora is not None,
             )
         )
         + experiment.flops_beside,

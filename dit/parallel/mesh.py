@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -82,7 +83,7 @@ def make_mesh(
     ``sizes``: the number of devices along each of ``AXES``. An axis that is missing or None takes its
     size from the preset ``sizes["preset"]`` if there is one, and else is 1. One axis may be -1, "all
     that are left". Raises UserError for an unknown axis or preset, for sizes that do not multiply to the
-    number of devices, and for slices that ``data`` is no multiple of.
+    number of devices, for slices that ``data`` is no multiple of, and for what fits on no torus.
     """
     devices = jax.devices() if devices is None else list(devices)
     given = {axis: n for axis, n in sizes.items() if axis != "preset" and n is not None}
@@ -105,9 +106,10 @@ def make_mesh(
             f"devices; there are {len(devices)}. Set one axis to -1 to use all that are left"
         )
     shape = [len(devices) // fixed if n == -1 else n for n in shape]
+    shown = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True))
     types, parts = (AxisType.Auto,) * len(AXES), len(slices(devices))
     if parts == 1:
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+        return Mesh(_on_torus(shape, devices, shown), AXES, axis_types=types)
     if shape[0] % parts:
         raise UserError(f"got mesh.data={shape[0]}; expected a multiple of the {parts} slices")
     within, between = [shape[0] // parts, *shape[1:]], [parts, 1, 1, 1]
@@ -115,6 +117,24 @@ def make_mesh(
         within, between, devices, allow_split_physical_axes=True
     )
     return Mesh(grid, AXES, axis_types=types)
+
+
+def _on_torus(shape: Sequence[int], devices: Sequence[jax.Device], shown: str) -> np.ndarray:
+    """The devices in the shape of a mesh, each of its axes along whole axes of their torus, if it can.
+
+    Else an axis takes a part of one: 64 of 16x16.
+    """
+    try:
+        return jax.make_mesh(shape, AXES, devices=devices).devices
+    except NotImplementedError:
+        pass
+    try:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except (NotImplementedError, TypeError) as error:  # of what its search ends with: None
+        raise UserError(
+            f"got a mesh of {shown}, which JAX cannot lay on the torus of these {len(devices)} "
+            "devices; choose sizes that are products of its sides or divide one of them"
+        ) from error
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -129,7 +129,13 @@ def step_flops(experiment: Any) -> int | float:
     """FLOPs of training on one example: a mean one, where examples of all shapes are packed."""
 
     def flops(shape):
-        return training_flops(experiment.model, shape, experiment.context_len, experiment.level)
+        return training_flops(
+            experiment.model,
+            shape,
+            experiment.context_len,
+            experiment.level,
+            frozen=experiment.lora is not None,
+        )
 
     own = experiment.mean(flops) if experiment.packed else flops(experiment.shape)
     return own + experiment.flops_beside

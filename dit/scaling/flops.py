@@ -30,13 +30,19 @@ def forward_flops(
 
 
 def training_flops(
-    model: Network, shape: tuple[int, ...], context_len: int = 0, level: str = "sample"
+    model: Network,
+    shape: tuple[int, ...],
+    context_len: int = 0,
+    level: str = "sample",
+    frozen: bool = False,
 ) -> int:
     """FLOPs of training on one sample, as it is customary: three forward passes, no recomputation.
 
-    ``costs`` has the exact count, lower by the gradients that nobody needs.
+    ``frozen``: the network's own maps are not trained, but maps of low rank beside them: their gradients
+    are not made, and it is two passes. ``costs`` has the exact count, lower by the gradients that nobody
+    needs.
     """
-    return 3 * forward_flops(model, shape, context_len, level)
+    return (2 if frozen else 3) * forward_flops(model, shape, context_len, level)
 
 
 def sampling_flops(

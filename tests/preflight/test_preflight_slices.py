@@ -13,11 +13,13 @@ import pytest
 
 from dit.parallel import chips, topology
 from dit.parallel.estimate import StepTime
+from dit.parallel.mesh import PRESETS, make_mesh
 from dit.preflight import __main__ as command
 from dit.preflight import programs
 from dit.preflight.report import Report
 from dit.types import UserError
 
+UNLAID = [f"tpu7x:{shape}" for shape in ("4x20x20", "4x20x24", "12x20x20", "12x20x24")]
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
@@ -86,3 +88,25 @@ def test_no_other_slice_is(chip, shape, compiler):
     with pytest.raises(UserError, match=f"no topology '{chip}:{shape}': {chip} has no slice") as no:
         command.main([f"--config={CONFIGS / 'digits.py'}", f"--topology={chip}:{shape}"])
     assert "\n" not in str(no.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", chips.TPUS)
+def test_every_preset_can_be_laid_on_every_torus(chip):
+    """Also where an axis of the mesh is no whole axes of the torus: 64 of 16x16.
+
+    JAX's search finds nothing for four slices of the largest chip, which is said.
+    """
+    pytest.importorskip("libtpu")
+    for shape in chips.shapes(chip):
+        where = topology.find(f"{chip}:{chips.name_of(shape)}")
+        n = len(where.devices)
+        sizes = [{"preset": name} for name in PRESETS]
+        sizes += [{"data": 4, "fsdp": -1}] if n % 4 == 0 else []
+        for each in sizes:
+            if where.name in UNLAID and each.get("preset") == "hsdp":
+                with pytest.raises(UserError, match="cannot lay on the torus of these"):
+                    make_mesh(each, where.devices)
+                continue
+            mesh = make_mesh(each, where.devices)
+            assert mesh.size == n == len({d.id for d in mesh.devices.flat}), (where.name, each)
