@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
                 "name": "mmdit",
                 "size": "FLUX.1-schnell",
                 "rope_axes": (16, 56, 56),
-                "remat": "dots",
+                "remat": "dots_attention",
             },
             "init_from": {"path": f"{FLUX}/transformer", "format": "diffusers_flux"},
             "mesh": {"preset": "hsdp"},

@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
                     },
                 ),
             },
-            "model": {"name": "mmdit", "size": "SD3.5-large", "remat": "dots"},
+            "model": {"name": "mmdit", "size": "SD3.5-large", "remat": "dots_attention"},
             "init_from": {"path": f"{SD35}/transformer", "format": "diffusers_sd3"},
             "mesh": {"preset": "hsdp"},
             "path": {"name": "linear", "time_scale": 1000.0},

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dit.config import suggest
 from dit.models.activations import WHOLE_HEADS, WHOLE_LENGTH, constrain, mesh_axes, shards
+from dit.models.remat import mark_attention
 from dit.types import UserError
 
 KERNELS = ("auto", "xla", "cpu", "cudnn", "splash", "ring")
@@ -106,6 +107,7 @@ def attention(
 ) -> Float[Array, "b q h d"]:
     """Attend from ``q`` to ``k`` and ``v``. A query that sees no key at all has no defined output.
 
+    What comes out, or for splash what its backward pass needs, is named for ``models/remat.py``.
     Raises UserError for an unknown kernel, one that cannot run here, and (at once under ``jax.jvp``,
     from ``apply_fn`` where the call is inside a scan) for forward mode through a fused kernel.
     """
@@ -115,7 +117,7 @@ def attention(
     kernel = importlib.import_module(f"dit.models.kernels.{implementation}")
     with forward_mode_message():
         if implementation == "ring":
-            return kernel.attend(q, k, v, visible)
+            return mark_attention(kernel.attend(q, k, v, visible))
         heads = q.shape[2]
         extra = -heads % shards("act_all_heads") if mesh_axes("act_length") else 0
         q, k, v = (
@@ -123,7 +125,8 @@ def attention(
             for x in (q, k, v)
         )
         out = constrain(kernel.attend(q, k, v, visible), *WHOLE_LENGTH)
-        return constrain(out[:, :, :heads], *WHOLE_HEADS)
+        out = constrain(out[:, :, :heads], *WHOLE_HEADS)
+        return out if implementation == "splash" else mark_attention(out)  # it names its own
 
 
 def check(implementation: str) -> None:

@@ -19,7 +19,6 @@ from dit.models.attention import Visibility, attention
 from dit.models.layers import Linear, Mlp, Modulation, Norm, layer_norm, mlp_macs, modulate, spread
 from dit.models.multihead import SelfAttention, self_macs
 from dit.models.positions import rotate
-from dit.models.remat import mark_attention
 from dit.models.stack import Streams
 
 ORDER = ("text", "image")  # of the streams in a row of tokens
@@ -150,7 +149,7 @@ class DoubleBlock(nn.Module):
         readers = [name for name in names if not sides[name].ends]
         q = jnp.concatenate([asked[name][0][0] for name in readers], axis=1)
         k, v = (jnp.concatenate([asked[name][0][i] for name in names], axis=1) for i in (1, 2))
-        found, begin = mark_attention(attention(q, k, v, c.visible, self.style.kernel)), 0
+        found, begin = attention(q, k, v, c.visible, self.style.kernel), 0
         for name in readers:
             end = begin + x[name].shape[1]
             y = sides[name].answer(x[name], found[:, begin:end], asked[name][1])

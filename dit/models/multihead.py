@@ -13,7 +13,6 @@ from dit.models.attention import Visibility, attention
 from dit.models.cache import Past
 from dit.models.layers import Linear, Norm
 from dit.models.positions import Rotary, rotate
-from dit.models.remat import mark_attention
 
 
 class SelfAttention(nn.Module):
@@ -56,7 +55,7 @@ class SelfAttention(nn.Module):
             k, v = (jnp.concatenate(each, 1) for each in ((past.k, k), (past.v, v)))
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary if past is None else past.rotary)
-        out = mark_attention(attention(q, k, v, visible, self.kernel))
+        out = attention(q, k, v, visible, self.kernel)
         axes = ("heads", "head_dim", "embed")
         return Linear((d,), axes, self.dtype, self.out_init, self.bias[1], name="out")(out)
 
@@ -98,12 +97,12 @@ class CrossAttention(nn.Module):
             q = normed(q, "q_norm", self.whole_norm, self.norm_eps)
             k = normed(k, "k_norm", self.whole_norm, self.norm_eps)
         q = constrain(q, *WHOLE_HEADS)
-        out = mark_attention(attention(q, k, v, visible, self.kernel))
+        out = attention(q, k, v, visible, self.kernel)
         if beside is not None:
             k, v = Linear((2, *head), axes, apart=True, name="kv_beside", **maps)(beside)
             if self.qk_norm:
                 k = normed(k, "k_norm_beside", self.whole_norm, self.norm_eps)
-            out = out + mark_attention(attention(q, k, v, None, self.kernel))
+            out = out + attention(q, k, v, None, self.kernel)
         axes = ("heads", "head_dim", "embed")
         return Linear((d,), axes, self.dtype, self.out_init, self.bias[1], name="out")(out)
 

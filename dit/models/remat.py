@@ -1,7 +1,9 @@
 """What of a block's forward pass is kept for its backward pass, by name.
 
 ``none`` keeps everything, ``full`` only a block's input, ``dots`` the outputs of matrix products
-with weights, ``all_dots`` those of attention too, ``attention`` only each attention's output.
+with weights, ``all_dots`` those of attention's products too, ``attention`` only what each attention
+gives, ``dots_attention`` this and what ``dots`` keeps. What a fused kernel gives is nobody's product:
+under ``dots`` and ``all_dots`` it runs twice.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ from jax.ad_checkpoint import checkpoint_name
 from dit.config import suggest
 from dit.types import UserError
 
+ATTENTION = "attention"  # the name of what an attention gives
+DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+NAMED = jax.checkpoint_policies.save_only_these_names(ATTENTION)
 POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": DOTS,
     "all_dots": jax.checkpoint_policies.dots_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    "attention": NAMED,
+    "dots_attention": jax.checkpoint_policies.save_from_both_policies(DOTS, NAMED),
 }
 
 
@@ -43,5 +49,5 @@ def remat_scanned(function: Callable, name: str, unrolled: bool) -> Callable:
 
 
 def mark_attention(x: jax.Array) -> jax.Array:
-    """Name ``x`` for the policy ``attention``."""
-    return checkpoint_name(x, "attention")
+    """Name ``x`` for the policies that keep what an attention gives."""
+    return checkpoint_name(x, ATTENTION)

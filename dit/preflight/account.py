@@ -24,7 +24,10 @@ from dit.training.program import Program, program
 from dit.training.step import objective, told
 
 # From the policy that keeps most to the one that keeps least, each with its factor on computation.
-POLICIES = {"none": 1.0, "all_dots": 1.05, "dots": 1.1, "attention": 1.3, "full": 4 / 3}
+POLICIES = {
+    **{"none": 1.0, "all_dots": 1.05, "dots_attention": 1.05, "dots": 1.1},
+    **{"attention": 1.3, "full": 4 / 3},
+}
 SHARE_OF_PEAK = 0.5
 GATHERED = 2  # bytes that are sent for each parameter: bfloat16
 

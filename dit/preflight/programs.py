@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import pathlib
 import re
+import tempfile
 import time
 from typing import Any
 
@@ -177,7 +179,7 @@ def report(
     start = time.perf_counter(), time.process_time()
     try:
         with jax.default_device(target(where)):
-            compiled = traced.lower().compile(compiler_options(where))
+            compiled, text = compile_and_read(traced.lower(), where)
     except jax.errors.JaxRuntimeError as error:
         found = OVERFLOW.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not found:
@@ -185,10 +187,6 @@ def report(
         needed, hbm = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
         memory |= {"needed": int(needed)}
         return Report(**common | {"hbm": hbm}, memory=memory, fits=False)
-    try:
-        text, unread = compiled.as_text(), None
-    except jax.errors.JaxRuntimeError as error:  # libtpu knows forms that jaxlib does not
-        text, unread = "", str(error).splitlines()[0]
     used = compiled.memory_analysis()
     total = (
         used.argument_size_in_bytes
@@ -213,11 +211,26 @@ def report(
         collectives=found,
         kernels=hlo.kernels(program_text),
         kernel_flops=kernel_flops(program_text, pairs) * run.mesh.size,
-        time=None if unread else step_time(program_text, found, where, pairs),
-        unread=unread,
+        time=step_time(program_text, found, where, pairs),
         compile_seconds=time.perf_counter() - start[0],
         cpu_seconds=time.process_time() - start[1],
     )
+
+
+def compile_and_read(lowered: Any, where: Topology) -> tuple[Any, str]:
+    """The compiled program and its text.
+
+    A TPU's compiler writes the text into a directory: libtpu knows forms that jaxlib, which would write
+    it otherwise, cannot read.
+    """
+    options = compiler_options(where)
+    if where.platform != "tpu":
+        compiled = lowered.compile(options)
+        return compiled, compiled.as_text()
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile({**options, "xla_dump_to": folder})
+        (file,) = pathlib.Path(folder).glob("*.after_codegen.txt")
+        return compiled, file.read_text()
 
 
 def compiler_options(where: Topology) -> dict[str, bool]:

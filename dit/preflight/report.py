@@ -28,8 +28,7 @@ class Report:
     gather. ``each``: the examples in one of ``images``, of which several are packed into a row.
     ``steps``: of the whole run, of which this program has a ``share``. ``compile_seconds`` passed while
     it was compiled and read, and ``cpu_seconds`` were spent by all threads. ``flags``: of the TPU
-    compiler, None for others. ``unread``: why the compiled program could not be read, so that there
-    are no collectives and no time.
+    compiler, None for others.
     """
 
     what: str
@@ -57,7 +56,6 @@ class Report:
     compile_seconds: float = 0.0
     cpu_seconds: float = 0.0
     flags: str | None = None
-    unread: str | None = None
     share: float = 1.0
     each: float = 1.0
 
@@ -158,10 +156,7 @@ def table(report: Report) -> str:
             f"  utilisation   {report.utilisation():.3f}; "
             f"{report.utilisation(exposed=False):.3f} without communication",
         ]
-    if report.unread is not None:
-        lines += ["", f"the compiled program cannot be read, so no times: {report.unread}"]
-    else:
-        lines += ["", "collectives a step and device", *_collectives(report)]
+    lines += ["", "collectives a step and device", *_collectives(report)]
     if report.kernels:
         lines += ["", "kernels", *(f"  {n:6} x {name}" for name, n in report.kernels.items())]
     lines += [f"\nadvice: {text}" for text in report.advice]

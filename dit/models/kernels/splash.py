@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from dit.models.activations import partition
+from dit.models.remat import ATTENTION
 from dit.types import UserError
 
 LANES = 128
@@ -67,6 +68,7 @@ def attend(
             block_sizes=blocks,
             head_shards=1,
             q_seq_shards=1,
+            residual_checkpoint_name=ATTENTION,  # with the sums that its backward pass needs
             interpret=interpret,
         )
         return jax.vmap(kernel)(q, k, v, ids)

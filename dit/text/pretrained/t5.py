@@ -124,7 +124,8 @@ class Bias(nn.Module):
     def __call__(self, n: int) -> Float[Array, "1 h n n"]:
         index = jnp.asarray(bucket(n, self.buckets, self.distance))
         table = Table(self.buckets, self.heads, axis="heads", name="relative")
-        return jnp.moveaxis(table(index), -1, 0)[None].astype(jnp.float32)
+        bias = jnp.moveaxis(table(index), -1, 0)[None].astype(jnp.float32)
+        return constrain(bias, None, "act_heads", None, None)  # made by all: its table is tiny
 
 
 class Attention(nn.Module):
