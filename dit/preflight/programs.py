@@ -8,6 +8,7 @@ import pathlib
 import re
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from dit.parallel import hlo
 from dit.parallel.estimate import kernel_flops, step_time
 from dit.parallel.flags import GPU
 from dit.parallel.frozen import shapes as shapes_of
+from dit.parallel.hlo import Collective
 from dit.parallel.mesh import batch_shards
 from dit.parallel.rules import is_axes
 from dit.parallel.topology import Topology
@@ -34,6 +36,7 @@ from dit.types import masks
 
 OVERFLOW = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)")
 TRAIN = "train step"
+DIRECT = 32  # chips of a large 3-D torus over which libtpu still gathers directly
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -156,6 +159,7 @@ def report(
     params = run.abstract.params
     tokens = experiment.model.tokens(experiment.shape)
     length = experiment.config.packing.tokens if experiment.packed and what == TRAIN else tokens
+    on_tpu = where.platform == "tpu"
     common = {
         "what": what,
         "topology": where.name,
@@ -173,8 +177,7 @@ def report(
         "hbm": where.hbm,
         "remat": experiment.remat or "none",
         "expected_sizes": gathered(experiment, params, run.mesh, images),
-        "advice": lanes(experiment.axes, params) if where.platform == "tpu" else [],
-        "flags": os.environ.get("LIBTPU_INIT_ARGS", "") if where.platform == "tpu" else None,
+        "flags": os.environ.get("LIBTPU_INIT_ARGS", "") if on_tpu else None,
     }
     start = time.perf_counter(), time.process_time()
     try:
@@ -186,7 +189,7 @@ def report(
             raise
         needed, hbm = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
         memory |= {"needed": int(needed)}
-        return Report(**common | {"hbm": hbm}, memory=memory, fits=False)
+        return Report(**common | {"hbm": hbm}, advice=[], memory=memory, fits=False)
     used = compiled.memory_analysis()
     total = (
         used.argument_size_in_bytes
@@ -209,6 +212,7 @@ def report(
         memory=memory,
         fits=common["hbm"] is None or total <= common["hbm"],
         collectives=found,
+        advice=[*lanes(experiment.axes, params), *reduced(found, run.mesh.shape)] if on_tpu else [],
         kernels=hlo.kernels(program_text),
         kernel_flops=kernel_flops(program_text, pairs) * run.mesh.size,
         time=step_time(program_text, found, where, pairs),
@@ -287,6 +291,26 @@ def lanes(axes: Any, params: Any) -> list[str]:
                 f"width {width} is not a multiple of 128; {max(1, round(width / 128)) * 128} is"
             )
     return said
+
+
+def reduced(found: Sequence[Collective], sizes: Mapping[str, int]) -> list[str]:
+    """What to do where weights are gathered by all-reduces; ``sizes``: of the mesh's axes.
+
+    A TPU's compiler has no gather over all of a torus of 4x4x4 chips or more (its pass
+    ``all_gather_decomposer``): each device adds its part to zeros, and twice the bytes travel. Gathers
+    over 32 chips of it are gathers.
+    """
+    group = sizes["fsdp"] * sizes["context"]
+    moved = {kind: 0 for kind in ("all-gather", "all-reduce")}
+    for c in found:
+        if c.kind in moved and c.group == group and not {"data", "slices"} & set(c.axes):
+            moved[c.kind] += c.total
+    if group <= DIRECT or moved["all-gather"] >= moved["all-reduce"]:
+        return []
+    return [
+        f"weights are gathered over {group} chips by all-reduces, which send twice as much; state split "
+        f"over {DIRECT} or fewer, such as --mesh=hsdp, is gathered directly"
+    ]
 
 
 def named_sizes(axes: Any, params: Any) -> list[list[tuple[str | None, int]]]:

@@ -141,6 +141,23 @@ def test_communication_hides_behind_work_and_no_further():
     assert StepTime(1.0, 0.5, 2.0, 0.25).total == 2.25
 
 
+def test_gathers_that_became_sums_are_advised_against():
+    def said(found, **sizes):
+        mesh = types.SimpleNamespace(
+            shape={"data": 1, "fsdp": 1, "context": 1, "tensor": 1} | sizes
+        )
+        return programs.reduced(found, mesh)
+
+    summed = collective("all-reduce", group=64)
+    (advice,) = said([summed], data=2, fsdp=64)
+    assert "over 64 chips by all-reduces" in advice
+    assert said([dataclasses.replace(summed, axes=("fsdp", "context"))], fsdp=16, context=4)
+    gathered = collective("all-gather", group=64, times=4)
+    assert not said([summed, gathered], fsdp=64)  # of gradients
+    assert not said([collective("all-reduce")], fsdp=16)
+    assert not said([dataclasses.replace(summed, axes=("data",))], data=64, fsdp=64)
+
+
 def test_no_prediction_without_a_chip():
     assert step_time("", [], dataclasses.replace(TPU, chip=None), 0.0) is None
 

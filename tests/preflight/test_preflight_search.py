@@ -15,7 +15,9 @@ from dit.preflight.account import POLICIES, Account, Choice
 from dit.types import UserError
 
 GIB = chips.GIB
-KEPT = dict(zip(POLICIES, (30, 24, 12, 4, 2), strict=True))  # of an image, in units of activations
+KEPT = dict(
+    zip(POLICIES, (30, 24, 14, 12, 4, 2), strict=True)
+)  # of an image, in units of activations
 
 
 def where(name="v5e:2x4", slices=1):
