@@ -1,10 +1,11 @@
 """LightningDiT-XL/1 on ImageNet 256x256, in 16 x 16 x 32 latents of a 16x autoencoder.
 
 Command:   python -m dit.prepare --source=tfds:imagenet2012,held_out=validation --size=256 --flip
-           --codec=autoencoder_kl:path=VAE,scale=1.0 --out=data/imagenet256_f16
+           --codec=autoencoder_kl:path=VAVAE.pt --out=data/imagenet256_f16
            python -m dit.train --config=configs/imagenet256_lightning_xl1.py --workdir=DIR
-Data:      ImageNet as TFDS prepares it, and VAE, an autoencoder of 16x and 32 channels.
-           config.codec.scale is 1 over the standard deviation of its latents, in manifest.json.
+Data:      ImageNet as TFDS prepares it, and VA-VAE, with latents_stats.pt beside it. To scale each
+           channel as its authors do: --config.codec.name=autoencoder_kl --config.codec.path=VAVAE.pt;
+           or one scale for all, 1 over the standard deviation in manifest.json.
 Hardware:  TPU pod or GPU cluster; not yet run.
 Expected:  FID-50K 5.14 after 64 epochs without guidance, 2.11 with it (Yao et al. 2025, table 4). Not
            yet run here.

@@ -123,7 +123,9 @@ def bring_in(args: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
     form.check(experiment.model)
     second = second_of(args.weights, place)
     count = carry.save(workdir, experiment, carry.of_state(form, state, experiment))
-    scale = form.latents.read(experiment.model, settings) if form.latents is not None else None
+    scale = None
+    if form.latents is not None:
+        scale = form.latents.read(experiment.model, folder.with_statistics(settings, place))
     if scale is not None:
         storage.write(workdir / LATENTS, json.dumps(scale, indent=2) + "\n")
     print(f"{count:,} parameters of {args.weights} are in {workdir}, {summary(experiment)}")
