@@ -119,11 +119,15 @@ def bring_in(args: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
     told = {}
     if settings or args.config is None:
         told = form.sections(dict(form.only(state)), settings) if form.sections else {}
+    if "samples" in told:
+        told["samples"] = told["samples"] | solver_of(place)
     experiment = described(args.config, overrides, told, vae_of(place))
     form.check(experiment.model)
     second = second_of(args.weights, place)
     count = carry.save(workdir, experiment, carry.of_state(form, state, experiment))
-    scale = form.latents.read(experiment.model, settings) if form.latents is not None else None
+    scale = None
+    if form.latents is not None:
+        scale = form.latents.read(experiment.model, folder.with_statistics(settings, place))
     if scale is not None:
         storage.write(workdir / LATENTS, json.dumps(scale, indent=2) + "\n")
     print(f"{count:,} parameters of {args.weights} are in {workdir}, {summary(experiment)}")
@@ -201,6 +205,17 @@ def vae_of(place: pathlib.Path) -> dict[str, str] | None:
         return None
     causal = folder.read_json(file).get("_class_name") in diffusers_wan_vae.CLASSES
     return {"name": "wan_vae" if causal else "autoencoder_kl", "path": str(folder_of.absolute())}
+
+
+def solver_of(place: pathlib.Path) -> dict[str, str]:
+    """PNDM for ``samples``, where the scheduler of a pipeline, beside its network, is that one."""
+    file = place.parent / "scheduler" / "scheduler_config.json"
+    if place.name not in folder.PARTS or not file.exists():
+        return {}
+    found = folder.read_json(file)
+    if found.get("_class_name") != "PNDMScheduler":
+        return {}
+    return {"solver": "pndm" if found.get("skip_prk_steps") else "pndm:runge_kutta=true"}
 
 
 def bring_in_lora(

@@ -17,9 +17,9 @@ examples: a model that has memorised passes for one that can draw, until it is a
 other pictures: the Frechet distance, and of how many samples the nearest real picture, among all that
 were asked for, has the caption that was asked for.
 
-``--scores=fd,kd,precision_recall`` measures what papers report (``dit/evaluation/scores``: also sfid,
-inception_score, copies, fd_ratio, clip_score) in the features named: FID is fd in inception_v3. The
-samples go by, 50,000 as well as 500, and are compared with the training data, or with ``--reference``:
+``--scores=fd,kd,precision_recall`` measures what papers report (``dit/evaluation/scores``: also mind,
+sfid, inception_score, copies, fd_ratio, clip_score) in the features named: FID is fd in inception_v3.
+The samples go by, 50,000 as well as 500, and are compared with the training data or ``--reference``:
 held_out, train:limit=5000, or a file .npz of pictures or moments, as ADM's. Every score is written with
 its protocol and its standard error, to ``scores.json``.
 
@@ -153,7 +153,7 @@ def arguments() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[,NAME]",
-        help="measure these alone, in the features that are named: fd, kd, sfid, inception_score, "
+        help="measure these alone, in the features that are named: fd, kd, mind, sfid, inception_score, "
         "precision_recall:k=3, copies, fd_ratio, clip_score:path=DIR",
     )
     add(

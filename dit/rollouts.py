@@ -148,6 +148,13 @@ def plan(
             "got cache=true and autoguidance, whose weaker model would need a cache of its own: leave "
             "cache out, or take another rule of guidance"
         )
+    counts = rules.solver.count is not None and not asked.schedule.cached
+    if counts and not isinstance(rules.guidance.evaluations, int):
+        raise UserError(
+            "got a rollout with guidance that is on at some times only, and a solver that calls the "
+            "network more often where a frame begins (pndm), and how often then is not known: take "
+            "another solver, or guidance cfg"
+        )
     window = asked.window or trained_frames(experiment)
     given = 0 if kept is None else leading(kept, experiment) // cell
     clip = Clip(frames, given, min(window, frames), apart or causal)

@@ -1,4 +1,4 @@
-"""Small autoencoders of the four kinds of Stable Diffusion and Flux, with random weights."""
+"""Small autoencoders as Stable Diffusion, Flux, VA-VAE and others have them, with random weights."""
 
 import jax
 import numpy as np
@@ -17,6 +17,11 @@ KINDS = {  # keywords of ``make``
     "flux": {
         **{"widths": (8, 8, 16), "depth": 1, "norm_groups": 2, "latent_channels": 16},
         **{"quant_conv": False, "post_quant_conv": False},
+    },
+    "vavae": {**SMALL, "latent_channels": 6, "attention_levels": (1,)},
+    "uneven": {
+        **{**SMALL, "latent_channels": 4, "attention_levels": (0, 1)},
+        **{"decoder_attention_levels": ()},
     },
     "flux2": {**SMALL, "decoder_widths": (12, 20), "latent_channels": 32},
 }

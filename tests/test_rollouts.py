@@ -139,6 +139,12 @@ def test_what_a_model_was_not_trained_for_is_refused():
             {"guidance": "autoguidance:scale=2"},
             "a cache of its",
         ),
+        (
+            made(6),
+            "pyramid",
+            {"solver": "pndm", "guidance": "interval:scale=2,low=0.3,high=0.7"},
+            "begins .pndm., and how often then is not known",
+        ),
     ]
     for one, spec, more, message in cases:
         with pytest.raises(UserError, match=message):

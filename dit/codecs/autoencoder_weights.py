@@ -15,7 +15,7 @@ import numpy as np
 from dit import models, storage
 from dit.config import resolve
 from dit.interop import autoencoder, autoencoder_diffusers, autoencoder_original, files, mapping
-from dit.interop.folder import read, read_json
+from dit.interop.folder import read, read_json, with_statistics
 from dit.models.autoencoder import AutoencoderKL
 from dit.models.wan_vae import WanVAE
 from dit.training.checkpoint import read_meta, restore_params
@@ -53,17 +53,21 @@ def open_weights(path: str, *, dtype: str = "float32", which: str | None = None)
     names = layout.names(state)
     model = autoencoder.describe(state, names, settings, dtype=dtype)
     found = autoencoder.statistics(state)
+    each = autoencoder.of_each_channel(model, settings)
+    scale, shift = number(settings, "scaling_factor", None), number(settings, "shift_factor", 0.0)
+    if each is not None:
+        scale, shift = tuple(1 / std for std in each["std"]), tuple(each["mean"])
     return Opened(
         model=model,
         weights=weights_of(model, state, list(autoencoder.entries(model, names)), path),
         statistics=found,
-        scale=number(settings, "scaling_factor", None),
-        shift=number(settings, "shift_factor", 0.0),
+        scale=scale,
+        shift=shift,
     )
 
 
 def files_at(path: str, which: str | None) -> tuple[mapping.State, dict[str, Any]]:
-    """The weights in a directory or a file, and the ``config.json`` beside them, empty without one."""
+    """The weights in a directory or a file, and what files beside them say: nothing without any."""
     place = pathlib.Path(path).expanduser()
     if which is not None:
         raise UserError(f"got codec.which={which!r} for files of weights; only a run has averages")
@@ -71,14 +75,15 @@ def files_at(path: str, which: str | None) -> tuple[mapping.State, dict[str, Any
         place = place / "vae"
     if place.is_dir():
         settings = read_json(place / "config.json")
-        return read(place, NAMES), settings
+        return read(place, NAMES), with_statistics(settings, place)
     if not place.exists():
         raise UserError(
             f"there is nothing at {path!r}; expected the weights of an autoencoder: a directory with "
             "config.json, a file, or a workdir"
         )
     beside = place.parent / "config.json"
-    return dict(files.read(place, weights=None)), read_json(beside) if beside.exists() else {}
+    settings = with_statistics(read_json(beside) if beside.exists() else {}, place.parent)
+    return dict(files.read(place, weights=None)), settings
 
 
 def weights_of(

@@ -16,6 +16,8 @@ from dit.models.unet_blocks import Layer
 from dit.types import UserError
 
 STATISTICS = {"mean": "bn.running_mean", "variance": "bn.running_var"}  # of FLUX.2's latents
+KINDS = {"encoder": "DownEncoderBlock2D", "decoder": "UpDecoderBlock2D"}  # of levels
+EACH = ("latents_mean", "latents_std")  # of each channel, in a config.json
 COUNTER = "bn.num_batches_tracked"  # beside them
 
 
@@ -24,13 +26,15 @@ class Names:
     """What a layout calls the parts of a half.
 
     ``place(layer, levels)``: where a layer is. ``stage``: what follows ``down`` and ``up`` in the names
-    of levels. ``norm``, ``qkv``, ``out``: the parts of ``attention``, whose products are ``matrices``,
-    or else 1x1 convolutions. ``quant``: the whole names of the two 1x1 convolutions at the latents.
+    of levels. ``norm``, ``qkv``, ``out``: the parts of ``attention`` in the middle, whose products are
+    ``matrices``, or else 1x1 convolutions. ``twins``: what a level calls its residual blocks, and
+    attention after them. ``quant``: the whole names of the two 1x1 convolutions at the latents.
     """
 
     place: Callable[[Layer, int], str]
     stage: str
     attention: str
+    twins: tuple[str, str]
     norm: str
     qkv: tuple[str, str, str]
     out: str
@@ -38,6 +42,13 @@ class Names:
     last_norm: str
     shortcut: str
     quant: tuple[str, str]
+
+    def attends(self, half: str, layer: Layer, levels: int) -> str:
+        """Where the attention of a layer is."""
+        if layer.name.startswith("middle"):
+            return f"{half}.{self.attention}"
+        block, attention = (f".{word}." for word in self.twins)
+        return f"{half}.{self.place(layer, levels).replace(block, attention)}"
 
 
 def convolution(path: str, name: str, size: int = 3) -> Iterator[Entry]:
@@ -80,7 +91,8 @@ def entries(model: AutoencoderKL, names: Names) -> Iterator[Entry]:
             if layer.inputs != layer.outputs:
                 yield from convolution(f"{ours}/block/shortcut", f"{theirs}.{names.shortcut}", 1)
             if layer.heads:
-                yield from _attention(f"{ours}/space", f"{half}.{names.attention}", names)
+                attends = names.attends(half, layer, model.halvings + 1)
+                yield from _attention(f"{ours}/space", attends, names)
         yield from norm(f"{half}/norm", f"{half}.{names.last_norm}")
         yield from convolution(f"{half}/final", f"{half}.conv_out")
     for ours, theirs, there in zip(
@@ -129,7 +141,10 @@ def describe(
             f"the weights have {depth} residual blocks a level in the encoder and {decoder_depth} in "
             f"the decoder; expected {depth + 1} there"
         )
+    levels = {half: _attending(state, names, half, len(widths)) for half in halves}
     told = {
+        "down_block_types": _kinds("encoder", len(widths), levels["encoder"]),
+        "up_block_types": _kinds("decoder", len(widths), levels["decoder"]),
         "block_out_channels": widths,
         "layers_per_block": depth,
         "latent_channels": int(_shape(state, "decoder.conv_in.weight")[1]),
@@ -155,6 +170,8 @@ def describe(
         quant_conv=f"{names.quant[0]}.weight" in state,
         post_quant_conv=f"{names.quant[1]}.weight" in state,
         middle_attention=f"encoder.{names.attention}.{names.norm}.weight" in state,
+        attention_levels=levels["encoder"],
+        decoder_attention_levels=levels["decoder"],
         norm_groups=settings.get("norm_num_groups", 32),
         **how,
     )
@@ -188,7 +205,9 @@ def sections(model: AutoencoderKL, settings: Mapping[str, Any]) -> dict[str, Any
             "out_channels": model.out_channels,
             "quant_conv": model.quant_conv,
             "post_quant_conv": model.post_quant_conv,
-            "middle_attention": any(layer.heads for layer in model.encoder_layers),
+            "middle_attention": _in_the_middle(model),
+            "attention_levels": attending(model, "encoder"),
+            "decoder_attention_levels": attending(model, "decoder"),
             "norm_groups": model.style.groups,
         },
         "objective": {"name": "autoencoder", "lpips": 0.0, "adversarial": 0.0},
@@ -205,8 +224,8 @@ def settings(model: AutoencoderKL, shape: tuple[int, ...]) -> dict[str, Any]:
         "_class_name": "AutoencoderKL",
         "act_fn": "silu",
         "block_out_channels": list(widths),
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "down_block_types": list(_kinds("encoder", levels, attending(model, "encoder"))),
+        "up_block_types": list(_kinds("decoder", levels, attending(model, "decoder"))),
         "layers_per_block": _depth(model),
         "latent_channels": model.latent_channels,
         "in_channels": model.in_channels,
@@ -214,7 +233,7 @@ def settings(model: AutoencoderKL, shape: tuple[int, ...]) -> dict[str, Any]:
         "norm_num_groups": model.style.groups,
         "use_quant_conv": model.quant_conv,
         "use_post_quant_conv": model.post_quant_conv,
-        "mid_block_add_attention": any(layer.heads for layer in model.encoder_layers),
+        "mid_block_add_attention": _in_the_middle(model),
         "sample_size": shape[1],
     }
 
@@ -233,15 +252,32 @@ def _depth(model: AutoencoderKL) -> int:
     return sum(x.name.startswith("down_0_") and x.kind != "conv" for x in model.encoder_layers)
 
 
+def attending(model: AutoencoderKL, half: str) -> tuple[int, ...]:
+    """The levels of a half that attend after their residual blocks."""
+    layers = model.encoder_layers if half == "encoder" else model.decoder_layers
+    return tuple(sorted({x.level for x in layers if x.heads and not x.name.startswith("middle")}))
+
+
+def _in_the_middle(model: AutoencoderKL) -> bool:
+    return any(x.heads for x in model.encoder_layers if x.name.startswith("middle"))
+
+
+def _kinds(half: str, count: int, attend: Collection[int]) -> tuple[str, ...]:
+    """What diffusers calls the levels of a half, in its order."""
+    levels = range(count) if half == "encoder" else reversed(range(count))
+    return tuple(("Attn" if level in attend else "") + KINDS[half] for level in levels)
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise UserError for a ``config.json`` of another kind of autoencoder."""
     kinds = {*settings.get("down_block_types", ()), *settings.get("up_block_types", ())}
-    other = sorted(kinds - {"DownEncoderBlock2D", "UpDecoderBlock2D"})
+    other = sorted(kinds - {f"{way}{kind}" for kind in KINDS.values() for way in ("", "Attn")})
     activation = settings.get("act_fn", "silu")
     if other or activation not in ("silu", "swish"):
         raise UserError(
             f"config.json is of an autoencoder with {', '.join(other) or f'act_fn={activation!r}'}; "
-            "expected blocks DownEncoderBlock2D and UpDecoderBlock2D, and act_fn='silu'"
+            "expected blocks DownEncoderBlock2D and UpDecoderBlock2D, or with Attn before these, and "
+            "act_fn='silu'"
         )
 
 
@@ -265,6 +301,14 @@ def _levels(state: State, names: Names, half: str) -> tuple[tuple[int, ...], int
     return widths, depth
 
 
+def _attending(state: State, names: Names, half: str, count: int) -> tuple[int, ...]:
+    """The levels of a half that attend."""
+    way = {"encoder": "down", "decoder": "up"}[half]
+    first = [Layer(f"{way}_{level}_0", level, 1, 1) for level in range(count)]
+    places = [f"{names.attends(half, layer, count)}.{names.norm}.weight" for layer in first]
+    return tuple(level for level, place in enumerate(places) if place in state)
+
+
 def _shape(state: State, name: str) -> tuple[int, ...]:
     if name not in state or state[name].ndim != 4:
         raise UserError(f"the weights lack the convolution {name!r}: they are of no AutoencoderKL")
@@ -276,16 +320,40 @@ def statistics(state: Collection[str]) -> bool:
     return set(STATISTICS.values()) <= set(state)
 
 
-def _read(model: AutoencoderKL, settings: Mapping[str, Any]) -> dict[str, list[float]] | None:
-    if not settings.get("scaling_factor"):
+def of_each_channel(
+    model: AutoencoderKL, settings: Mapping[str, Any]
+) -> dict[str, list[float]] | None:
+    """The ``mean`` and ``std`` of each channel of the latents, where ``config.json`` says them.
+
+    UserError for what are not as many numbers, or no deviations.
+    """
+    found = [settings.get(key) for key in EACH]
+    if found == [None, None]:
         return None
+    scale = settings.get("scaling_factor") or 1.0
+    for key, values in zip(EACH, found, strict=True):
+        good = isinstance(values, list) and all(isinstance(v, int | float) for v in values)
+        if not good or len(values) != model.latent_channels or not all(map(math.isfinite, values)):
+            raise UserError(
+                f"the settings say {key}={values!r}; expected {model.latent_channels} numbers"
+            )
+    mean, std = found
+    if min(std) <= 0:
+        raise UserError(f"the settings say {EACH[1]}={std!r}; expected positive numbers")
+    return {"mean": [float(v) for v in mean], "std": [float(v) / scale for v in std]}
+
+
+def _read(model: AutoencoderKL, settings: Mapping[str, Any]) -> dict[str, list[float]] | None:
+    each = of_each_channel(model, settings)
+    if each is not None or not settings.get("scaling_factor"):
+        return each
     z, shift = model.latent_channels, settings.get("shift_factor") or 0.0
     return {"mean": [shift] * z, "std": [1 / settings["scaling_factor"]] * z}
 
 
 def _written(latents: Mapping[str, Any]) -> dict[str, Any]:
     if len({*latents["mean"]}) > 1 or len({*latents["std"]}) > 1:
-        return {}  # it is not the same for all channels
+        return {EACH[0]: latents["mean"], EACH[1]: latents["std"], "scaling_factor": 1.0}
     return {"scaling_factor": 1 / latents["std"][0], "shift_factor": latents["mean"][0] or None}
 
 

@@ -32,6 +32,7 @@ NEW = Names(
     place,
     stage="_blocks",
     attention="mid_block.attentions.0",
+    twins=("resnets", "attentions"),
     norm="group_norm",
     qkv=("to_q", "to_k", "to_v"),
     out="to_out.0",

@@ -1,4 +1,4 @@
-"""Weights of the ``AutoencoderKL`` as its authors publish it: Stable Diffusion's, SD3's, FLUX's.
+"""Weights of the ``AutoencoderKL`` as its authors publish it: Stable Diffusion's, SD3's, FLUX's, VA-VAE.
 
 ``decoder.up`` is numbered from the finest level, and attention has 1x1 convolutions. FLUX.2 keeps the
 convolutions at the latents within its halves. The autoencoder may be a part of a whole model's file.
@@ -17,7 +17,7 @@ from dit.models.autoencoder import AutoencoderKL
 from dit.models.unet_blocks import Layer
 
 WITHIN = ("first_stage_model.", "vae.", "state_dict.")  # where the autoencoder is in a file of more
-BESIDE = ("loss.", "model_ema.")  # of an autoencoder's own training
+BESIDE = ("loss.", "model_ema.", "foundation_model.", "linear_proj.")  # of its own training
 
 
 def place(layer: Layer, levels: int) -> str:
@@ -32,6 +32,7 @@ OUTSIDE = Names(
     place,
     stage="",
     attention="mid.attn_1",
+    twins=("block", "attn"),
     norm="norm",
     qkv=("q", "k", "v"),
     out="proj_out",

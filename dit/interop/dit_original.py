@@ -48,14 +48,19 @@ def entries(model: DiT, names: Collection[str] = ()) -> list[Entry]:
 
 
 def positions(model: DiT, shape: tuple[int, ...]) -> State:
-    """The float32 table ``(1, n, d)``, computed in float64 as the original does."""
+    """The table that is part of the state."""
     mapping.check(model)
+    return {"pos_embed": sinusoids(model, shape)}
+
+
+def sinusoids(model: DiT, shape: tuple[int, ...]) -> np.ndarray:
+    """The float32 table ``(1, n, d)``, computed in float64 as the original does."""
     _, height, width = grid(tuple(shape[:3]), model.patch)
     y, x = (p.reshape(-1, 1) for p in np.meshgrid(range(height), range(width), indexing="ij"))
     quarter = model.width // 4
     w = 1 / 10000 ** (np.arange(quarter, dtype=np.float64) / quarter)
     table = [np.sin(x * w), np.cos(x * w), np.sin(y * w), np.cos(y * w)]
-    return {"pos_embed": np.concatenate(table, axis=1)[None].astype(np.float32)}
+    return np.concatenate(table, axis=1)[None].astype(np.float32)
 
 
 def sections(state: State, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from dit.interop import files
 from dit.interop.mapping import State
@@ -23,6 +25,7 @@ NAMES = (  # that libraries give to weights; each may be in parts, with an index
 
 
 PARTS = ("transformer", "unet")  # of a pipeline's directory, where its network is
+STATISTICS = "latents_stats.pt"  # of the latents of an autoencoder
 SECOND = "transformer_2"  # where it has another, for times below a boundary
 
 
@@ -51,6 +54,22 @@ def read_json(file: pathlib.Path, kind: type = dict) -> Any:
             f"cannot read {str(file)!r}: {error}; expected a JSON {kind.__name__}"
         ) from error
     return found
+
+
+def with_statistics(settings: Mapping[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """``settings`` with the mean and the deviation of each latent channel, of the file ``STATISTICS``.
+
+    LightningDiT's authors publish it beside VA-VAE. Settings that say a scale of their own stay as they
+    are. UserError for a file without the two.
+    """
+    place = folder / STATISTICS
+    if not place.exists() or settings.get("scaling_factor") or settings.get("latents_mean"):
+        return dict(settings)
+    found = files.read(place, None)
+    if not {"mean", "std"} <= set(found):
+        raise UserError(f"expected mean and std in {str(place)!r}; got {', '.join(sorted(found))}")
+    mean, std = (np.asarray(found[key], np.float64).reshape(-1).tolist() for key in ("mean", "std"))
+    return {**settings, "latents_mean": mean, "latents_std": std}
 
 
 def opened(path: str, weights: str | None = "ema") -> tuple[State, dict[str, Any], pathlib.Path]:

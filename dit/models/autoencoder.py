@@ -3,8 +3,9 @@
 This is the ``AutoencoderKL`` of Stable Diffusion 1, 2 and XL (Rombach et al. 2022, appendix G), SD3,
 FLUX.1 and FLUX.2, which differ in widths, latent channels and whether there are 1x1 convolutions around
 the latents. Encoder and decoder are U-Nets without skip connections or a condition: residual blocks at
-falling and rising resolution, with attention of one head over all pixels in the middle. Each frame of a
-clip is a picture of its own. A codec scales the latents (``dit/codecs/autoencoder_kl.py``).
+falling and rising resolution, with attention of one head over all pixels in the middle, and in levels
+that are told to have it (VA-VAE). Each frame of a clip is a picture of its own. A codec scales the
+latents (``dit/codecs/autoencoder_kl.py``).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from dit.models.unet_blocks import (
     unfold,
 )
 from dit.models.unet_layers import LayerModule, layer_macs
-from dit.types import Cond, Count, Tiny, UserError
+from dit.types import Cond, Count, Tiny, UserError, Whole
 
 LOGVAR = (-30.0, 20.0)  # bounds of the log-variance
 LOGVAR_AT_FIRST = -6.0  # added where there are shortcuts: noise must not drown what they pass on
@@ -175,10 +176,11 @@ class AutoencoderKL(Network):
         return macs
 
     def attention_macs(self, shape: Shape) -> int:
-        """Every pixel of the lowest resolution with those of its frame."""
-        side = math.prod(shape[1:3]) >> 2 * self.halvings
-        widths = [x.outputs for half in self._halves().values() for x in half if x.heads]
-        return shape[0] * side**2 * sum(widths) // max(len(widths), 1)
+        """Every pixel of a level that attends with those of its frame."""
+        pixels = math.prod(shape[1:3])
+        attending = [x for half in self._halves().values() for x in half if x.heads]
+        each = [(pixels >> 2 * x.level_out) ** 2 * x.outputs for x in attending]
+        return shape[0] * sum(each) // max(len(each), 1)
 
     def stream(self, shape: Shape) -> int:
         """What leaves each layer."""
@@ -202,11 +204,13 @@ def plan(
     attend: bool,
     base: int = 0,
     shortcuts: bool = False,
+    levels: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
 ) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
     """The layers of the encoder and of the decoder, of so many channels from the finest level on.
 
     ``depth``: residual blocks a level, one more in the decoder; ``attend``: in the middle. ``base``: how
-    often pixels were halved before the finest level.
+    often pixels were halved before the finest level. ``levels``: those of each half that attend after
+    every residual block.
     """
     last = len(widths) - 1
 
@@ -219,7 +223,8 @@ def plan(
     encoder, channels = [], widths[0]
     for level, width in enumerate(widths):
         for i in range(depth):
-            encoder.append(Layer(f"down_{level}_{i}", base + level, channels, width))
+            heads = int(level in levels[0])
+            encoder.append(Layer(f"down_{level}_{i}", base + level, channels, width, heads=heads))
             channels = width
         if level < last:
             halve = {"resample": "down", "kind": "conv", "shortcut": shortcuts}
@@ -229,7 +234,8 @@ def plan(
     decoder = middle(channels)
     for level, width in reversed(list(enumerate(decoder_widths))):
         for i in range(depth + 1):
-            decoder.append(Layer(f"up_{level}_{i}", base + level, channels, width))
+            heads = int(level in levels[1])
+            decoder.append(Layer(f"up_{level}_{i}", base + level, channels, width, heads=heads))
             channels = width
         if level:
             double = {"resample": "up", "kind": "conv", "shortcut": shortcuts}
@@ -248,6 +254,8 @@ def make(
     quant_conv: bool = True,
     post_quant_conv: bool = True,
     middle_attention: bool = True,
+    attention_levels: tuple[Whole, ...] = (),
+    decoder_attention_levels: tuple[Whole, ...] | None = None,
     patch: Literal[1, 2, 4] = 1,
     shortcuts: bool = False,
     norm_groups: Count = 32,
@@ -271,6 +279,14 @@ def make(
         raise UserError(f"got dtype={dtype!r}: {config.suggest(dtype, list(DTYPES))}")
     check_remat(remat)
     attention_module.check(attention)
+    if decoder_attention_levels is None:
+        decoder_attention_levels = attention_levels
+    levels = tuple(attention_levels), tuple(decoder_attention_levels)
+    beyond = [level for half in levels for level in half if level >= len(widths)]
+    if beyond:
+        raise UserError(
+            f"got attention at level {beyond[0]}; expected levels 0 to {len(widths) - 1}"
+        )
     if shortcuts:
         inputs, outputs = ((n or in_channels) * patch**2 for n in (in_channels, out_channels))
         check_shortcut(inputs, widths[0])
@@ -278,7 +294,8 @@ def make(
         check_shortcut(latent_channels, decoder_widths[-1])
         check_shortcut(decoder_widths[0], outputs)
     base = patch.bit_length() - 1
-    encoder, decoder = plan(widths, decoder_widths, depth, middle_attention, base, shortcuts)
+    options = (middle_attention, base, shortcuts, levels)
+    encoder, decoder = plan(widths, decoder_widths, depth, *options)
     return AutoencoderKL(
         encoder_layers=encoder,
         decoder_layers=decoder,
@@ -315,6 +332,8 @@ def build(
     quant_conv: bool = True,
     post_quant_conv: bool = True,
     middle_attention: bool = True,
+    attention_levels: tuple[Whole, ...] = (),
+    decoder_attention_levels: tuple[Whole, ...] | None = None,
     patch: Literal[1, 2, 4] = 1,
     shortcuts: bool = False,
     norm_groups: Count = 32,
@@ -328,10 +347,12 @@ def build(
     ``multipliers``: the channels of each level, in ``width``s (``decoder_width``s in the decoder); each
     level after the first halves height and width. ``depth``: residual blocks a level, one more in the
     decoder. ``quant_conv``, ``post_quant_conv``: the 1x1 convolutions after the encoder and before the
-    decoder, which SD3 and FLUX.1 leave out. ``patch``: pixels are folded into channels by so much before
-    the first convolution, as Wan 2.2's are. ``shortcuts``: around convolutions that resample, and around
-    the first and the last of each half, without parameters (Deep Compression Autoencoder, whose first
-    and last have none): what is smooth passes without a norm on its way. ``remat``: a policy of
+    decoder, which SD3 and FLUX.1 leave out. ``attention_levels``: levels that attend after each residual
+    block too, 0 the finest; ``decoder_attention_levels``: those of the decoder, if they are others.
+    ``patch``: pixels are folded into channels by so much before the first convolution, as Wan 2.2's are.
+    ``shortcuts``: around convolutions that resample, and around the first and the last of each half,
+    without parameters (Deep Compression Autoencoder, whose first and last have none): what is smooth
+    passes without a norm on its way. ``remat``: a policy of
     ``models/remat.py``, for each layer.
 
     Raises UserError for numbers that do not fit together.
@@ -346,6 +367,8 @@ def build(
         quant_conv=quant_conv,
         post_quant_conv=post_quant_conv,
         middle_attention=middle_attention,
+        attention_levels=attention_levels,
+        decoder_attention_levels=decoder_attention_levels,
         patch=patch,
         shortcuts=shortcuts,
         norm_groups=norm_groups,

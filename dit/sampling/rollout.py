@@ -128,7 +128,7 @@ def windowed(
     taken = tuple(jnp.asarray(each, jnp.int32) for each in taken)
     numbers = jnp.arange(len(schedule.first))
     (x, state, _), _ = jax.lax.scan(body, carry, (numbers, *taken))
-    count = calls(solver, schedule) if solver.evaluations else solver.count(state)
+    count = calls(solver, schedule) if solver.count is None else solver.count(state)
     return Solution(x.astype(jnp.float32), count)
 
 

@@ -26,7 +26,7 @@ from dit.types import Key, UserError, is_prefix
 
 @struct.dataclass
 class Solution:
-    """``x_0``; ``evaluations`` of the denoiser (an array where the solver is adaptive), and, if it
+    """``x_0``; ``evaluations`` of the denoiser (an array where the solver counts as it goes), and, if it
     was asked for, the ``trajectory`` at every node that was visited, ``x_T`` first, ``x_0`` last."""
 
     x_0: Float[Array, "b ..."]
@@ -102,7 +102,8 @@ def solve(
     (x, state, _), visited = jax.lax.scan(body, carry, taken)
     if trajectory:
         visited = jnp.concatenate([x_T[None], visited])
-    count = solver.evaluations(steps - start) if solver.evaluations else solver.count(state)
+    known = solver.evaluations and (grid.ndim == 1 or solver.count is None)
+    count = solver.evaluations(steps - start) if known else solver.count(state)
     return Solution(x.astype(x_T.dtype), count, visited)
 
 

@@ -54,9 +54,10 @@ class Solver:
 
     ``t`` and ``u`` are nodes, ``keys`` this step's ``(b,)`` keys. ``init(path, x, grid, start)``
     gives the state before step ``start`` of the grid. ``evaluations(steps)``: exact number of
-    denoiser evaluations, None where the solver decides as it goes; ``count(state)`` then reads it
-    from the last state. ``times(path, grid, start)``: where they take place. ``order``: the order of
-    global convergence, None for a stochastic or an adaptive solver.
+    denoiser evaluations, None where the solver decides as it goes. ``count(state)`` reads it from the
+    last state: of such a solver, and of one that calls more often where a part of a sample begins to
+    move. ``times(path, grid, start)``: where they take place. ``order``: the order of global
+    convergence, None for a stochastic or an adaptive solver.
     """
 
     step: Step

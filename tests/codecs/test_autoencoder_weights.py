@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from weights_files import write_json, write_safetensors
 
-from dit import config
+from dit import config, convert
 from dit.codecs import autoencoder_kl
 from dit.codecs.autoencoder_weights import open_weights
 from dit.interop import autoencoder_diffusers, autoencoder_original
@@ -113,11 +113,66 @@ def test_what_does_not_go_together_is_refused_before_anything_is_read(tmp_path):
 
 
 def test_the_rule_follows_from_the_files_unless_it_is_given(tmp_path):
-    for kind in cases.KINDS:
+    rules = {kind: x for kind, x in autoencoder_kl.FAMILIES.items() if kind in cases.KINDS}
+    for kind in rules:
         made.save(tmp_path / kind, kind)
-    rules = {kind: autoencoder_kl.FAMILIES[kind] for kind in cases.KINDS}
     for kind, rule in rules.items():
         found = open_weights(str(tmp_path / kind))
         assert autoencoder_kl.choose(found, None, None, None) == rule
         assert autoencoder_kl.choose(found, "sdxl", None, None).scale == 0.13025
         assert autoencoder_kl.choose(found, None, 3.0, None) == autoencoder_kl.Rule(3.0)
+
+
+def test_each_channel_may_have_a_mean_and_a_deviation_in_the_files(tmp_path):
+    made.save(tmp_path / "sd")
+    told = {"latents_mean": [0.5, -1.0, 0.0, 2.0], "latents_std": [1.0, 2.0, 4.0, 0.5]}
+    settings = {k: v for k, v in made.settings_of("sd").items() if k != "shift_factor"}
+    for scale in (1.0, 0.5):
+        write_json(tmp_path / "sd/config.json", settings | told | {"scaling_factor": scale})
+        found = open_weights(str(tmp_path / "sd"))
+        assert found.shift == (0.5, -1.0, 0.0, 2.0)
+        assert found.scale == tuple(scale * x for x in (1.0, 0.5, 0.25, 2.0))
+    for change, match in (
+        ({"latents_std": [1.0, 2.0, 4.0]}, r"latents_std=\[1.0, 2.0, 4.0\]; expected 4 numbers"),
+        ({"latents_std": [1.0, 2.0, 0.0, 1.0]}, "expected positive numbers"),
+        ({"latents_mean": None}, "latents_mean=None; expected 4 numbers"),
+        ({"latents_mean": [1.0, float("nan"), 0.0, 1.0]}, "expected 4 numbers"),
+    ):
+        write_json(tmp_path / "sd/config.json", settings | told | change)
+        with pytest.raises(UserError, match=match):
+            open_weights(str(tmp_path / "sd"))
+
+
+@pytest.mark.torch
+def test_va_vae_is_read_with_its_statistics_beside_it_and_converted(tmp_path):
+    """As its authors publish it: with what only its training needs, and latents_stats.pt."""
+    torch = pytest.importorskip("torch")
+    model, params, state = made.state_of("vavae", "original")
+    more = {"foundation_model.model.cls_token": np.ones(3), "linear_proj.weight": np.ones(3)}
+    more |= {"loss.logvar": np.zeros(1)}
+    tensors = {k: torch.from_numpy(np.array(v)) for k, v in (state | more).items()}
+    torch.save({"state_dict": tensors, "global_step": 3}, tmp_path / "vavae.pt")
+    mean, std = torch.arange(6.0), 1 + torch.arange(6.0)
+    stats = {"mean": mean.reshape(1, 6, 1, 1), "std": std.reshape(1, 6, 1, 1)}
+    torch.save(stats, tmp_path / "latents_stats.pt")
+    groups = {"norm_num_groups": 4}
+    write_json(tmp_path / "config.json", groups)
+    found = open_weights(str(tmp_path / "vavae.pt"))
+    assert found.model == model
+    assert equal(place({"codec": found.weights}, None)["codec"]["network"], params)
+    assert (found.shift, found.scale) == (tuple(range(6)), tuple(1 / n for n in range(1, 7)))
+    given = ["--from=autoencoder_original", f"--weights={tmp_path}/vavae.pt"]
+    convert.main([*given, f"--workdir={tmp_path}/run"])
+    again = open_weights(str(tmp_path / "run"))
+    assert (again.model, again.shift) == (model, found.shift)
+    np.testing.assert_allclose(again.scale, found.scale, rtol=1e-12)
+    assert equal(place({"codec": again.weights}, None)["codec"]["network"], params)
+    convert.main(["--to=autoencoder_diffusers", f"--workdir={tmp_path}/run", f"--out={tmp_path}/d"])
+    back = open_weights(str(tmp_path / "d"))
+    assert (back.model, back.shift) == (model, found.shift)
+    write_json(tmp_path / "config.json", groups | {"scaling_factor": 0.5})
+    assert open_weights(str(tmp_path / "vavae.pt")).scale == 0.5
+    torch.save({"mean": mean}, tmp_path / "latents_stats.pt")
+    write_json(tmp_path / "config.json", groups)
+    with pytest.raises(UserError, match=r"expected mean and std in .*latents_stats.pt'; got mean"):
+        open_weights(str(tmp_path / "vavae.pt"))

@@ -9,7 +9,7 @@ from dit import config
 from dit.evaluation import frechet, knn
 from dit.evaluation.collect import KINDS, Cosines, Moments, Probabilities, Rows
 from dit.evaluation.features import Features
-from dit.evaluation.scores import About, fd, kd
+from dit.evaluation.scores import About, fd, kd, mind
 from dit.evaluation.scores.precision_recall import precision_recall
 from dit.parallel.mesh import make_mesh
 
@@ -151,6 +151,35 @@ def test_a_kernel_distance_of_few_pictures_has_an_error_too():
     assert np.mean(errors) == pytest.approx(values.std(), rel=0.25)
 
 
+def test_mind_is_three_squared_shifts_and_the_distance_of_sorted_projections():
+    """Of equal Gaussians a shift apart; along an axis by hand; and of a set to itself."""
+    rng = np.random.default_rng(0)
+    x, shift = rng.normal(size=(500, 6)), np.array([0.5, -1, 2, 0, 0.3, 1])
+    value, _ = mind.distance(x, x + shift, 4000, 0)
+    assert value == pytest.approx(3 * shift @ shift, rel=0.03)
+    assert mind.distance(x, x[::-1], 100, 0) == pytest.approx((0, 0), abs=1e-12)
+    a, b = rng.normal(size=(40, 1)), rng.exponential(size=(40, 1))
+    wanted = 3 * np.mean((np.sort(a[:, 0]) - np.sort(b[:, 0])) ** 2)
+    other = 3 * np.mean((np.sort(-a[:, 0]) - np.sort(-b[:, 0])) ** 2)
+    assert wanted == pytest.approx(other)  # either way along the only line
+    assert mind.distance(a, b, 60, 0)[0] == pytest.approx(wanted, rel=1e-12)
+    longer = np.concatenate([b, b + 100])
+    assert mind.distance(a, longer, 10, 0)[0] > 1000
+    assert mind.distance(longer, a, 10, 0)[0] > 1000
+
+
+def test_the_error_of_mind_is_that_of_drawing_again():
+    """Also of samples of two rows that are nearly the same."""
+    rng, y = np.random.default_rng(1), np.random.default_rng(2).normal(size=(400, 4))
+    for each in (1, 2):
+        drawn = []
+        for _ in range(150):
+            x = np.repeat(rng.normal(0.5, 1.2, (400 // each, 4)), each, axis=0)
+            drawn.append(mind.distance(x + 1e-3 * rng.normal(size=x.shape), y, 50, 0, each))
+        values, errors = np.transpose(drawn)
+        assert np.mean(errors) == pytest.approx(values.std(), rel=0.2)
+
+
 def same(params, x):
     return {"features": x.mean((1, 2)), "logits": x.mean((1, 2))}
 
@@ -166,6 +195,7 @@ def test_every_score_says_what_it_will_measure_and_what_it_lacks(tmp_path):
         "fd_ratio",
         "inception_score",
         "kd",
+        "mind",
         "precision_recall",
         "sfid",
     ]

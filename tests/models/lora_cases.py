@@ -66,9 +66,11 @@ def close(found, expected):
         np.testing.assert_allclose(found[key], value, rtol=1e-6, atol=1e-6, err_msg=key)
 
 
-def check_format(model, params, shape, form):
+def check_format(model, params, shape, form, computed=()):
     """A LoRA of every map is written and adds up to the merged weights, and is read back; so is one made
-    elsewhere, of every map of the file, with its ranks and numbers."""
+    elsewhere, of every map of the file, with its ranks and numbers.
+
+    ``computed``: modules there whose numbers come back but for rounding."""
     names = carry.names_of(form, model, shape)
     found, pairs, sum_of_both = adapted(model, shape, params)
     before = form.to_state(params, model, shape)
@@ -105,5 +107,6 @@ def check_format(model, params, shape, form):
     written = layouts.to_state(read.pairs, names)
     assert written.keys() == other.keys()
     for key, value in other.items():
-        np.testing.assert_array_equal(written[key], value, err_msg=key)
+        exact = not any(f".{module}.lora" in key for module in computed)
+        np.testing.assert_allclose(written[key], value, 0, 0 if exact else 1e-6, err_msg=key)
     return other, read

@@ -20,10 +20,13 @@ def theirs(kind):
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     ours = cases.KINDS[kind]
+    levels = range(len(ours["widths"]))
+    down = ours.get("attention_levels", ())
+    up = ours.get("decoder_attention_levels", down)
     given = {
         "block_out_channels": ours["widths"],
-        "down_block_types": ("DownEncoderBlock2D",) * len(ours["widths"]),
-        "up_block_types": ("UpDecoderBlock2D",) * len(ours["widths"]),
+        "down_block_types": tuple(f"{'Attn' * (i in down)}DownEncoderBlock2D" for i in levels),
+        "up_block_types": tuple(f"{'Attn' * (i in up)}UpDecoderBlock2D" for i in levels[::-1]),
         "layers_per_block": ours["depth"],
         "norm_num_groups": ours["norm_groups"],
         "latent_channels": ours["latent_channels"],

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models_cases import abstract, params_of, quick
+from weights_files import write_json, write_safetensors
 
-from dit import config, models
+from dit import config, convert, draw, models
 from dit.models import unet_sizes
 from dit.parallel.mesh import batch_sharding, make_mesh
 from dit.parallel.rules import in_force, shardings
@@ -179,3 +180,28 @@ def test_published_parameters(size):
 def test_numbers_that_do_not_fit_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         tiny(**change)
+
+
+@pytest.mark.slow
+def test_a_pipeline_whose_scheduler_is_pndm_becomes_a_run_that_draws_by_it(tmp_path):
+    layout = config.resolve("interop", "diffusers_unet")
+    network = tiny(depth=2, in_channels=4)
+    state = layout.to_state(params_of(network, (1, 4, 8, 4)), network, (1, 4, 8, 4))
+    (tmp_path / "pipe/unet").mkdir(parents=True)
+    (tmp_path / "pipe/scheduler").mkdir()
+    write_json(tmp_path / "pipe/unet/config.json", layout.settings(network, (1, 8, 8, 4)))
+    write_safetensors(tmp_path / f"pipe/unet/{layout.stem}.safetensors", state)
+    given = ["--from=diffusers_unet", f"--weights={tmp_path}/pipe", "--config.codec.name=latent"]
+    for i, (settings, solver) in enumerate(
+        (
+            ({"_class_name": "PNDMScheduler", "skip_prk_steps": True}, "pndm"),
+            ({"_class_name": "PNDMScheduler"}, "pndm:runge_kutta=true"),
+            ({"_class_name": "DDIMScheduler"}, "ddim"),
+        )
+    ):
+        write_json(tmp_path / "pipe/scheduler/scheduler_config.json", settings)
+        place = f"--workdir={tmp_path}/run{i}"
+        convert.main([*given, place])
+        kept = draw.load_experiment(f"{tmp_path}/run{i}").config.samples
+        assert kept.solver == solver
+        assert kept.grid == "ddpm:spacing=leading,offset=1"

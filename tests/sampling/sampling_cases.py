@@ -13,6 +13,7 @@ OPTIONS = {
     "dpmpp_3m": [{}, {"third_order": True}],
     "dpmpp_sde": [{}, {"order": 1}, {"variant": "heun"}],
     "euler_maruyama": [{}, {"diffusion": "variance"}],
+    "pndm": [{}, {"runge_kutta": True}],
     "unipc": [{}, {"variant": "bh1"}, {"order": 3}],
 }
 CASES = [

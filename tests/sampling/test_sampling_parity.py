@@ -11,6 +11,7 @@ import pytest
 
 from dit import config, rng
 from dit.diffusion.process import Process, denoiser
+from dit.sampling.nfe import nfe
 from dit.sampling.sample import sample_keys, solve, step_keys
 from dit.types import Cond
 
@@ -129,6 +130,46 @@ def test_dpm_solver(solver, order, kind):
         **BETAS, solver_order=order, solver_type=kind, timestep_spacing="trailing"
     )
     check(mine, theirs(scheduler, mine[0], noise))
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50])
+@pytest.mark.parametrize("runge_kutta", [False, True])
+def test_pndm(runge_kutta, steps):
+    """As Stable Diffusion 1 has it, to the noise of the first timestep, where its scheduler ends."""
+    import diffusers
+    import torch
+
+    own = {"beta_start": 0.00085, "beta_end": 0.012}
+    scheduler = diffusers.PNDMScheduler(
+        **own, beta_schedule="scaled_linear", skip_prk_steps=not runge_kutta, steps_offset=1
+    )
+    scheduler.set_timesteps(steps)
+    path = config.resolve("diffusion.paths", "ddpm", betas="scaled_linear", **own)
+    process = Process(path, config.resolve("diffusion.predictions", "eps"))
+    built = config.resolve("sampling.solvers", "pndm", runge_kutta=runge_kutta)
+    grid = config.resolve("sampling.grids", "ddpm", spacing="leading", offset=1)(path, steps)
+    grid = jnp.append(grid.at[-1].set(path.t_min), 0.0)
+    keys = sample_keys(jax.random.key(7), SHAPE[0])
+    x_T = rng.normal(keys, SHAPE[1:], grid.dtype)
+
+    def apply_fn(params, x, timestep, cond):
+        return eps_model(jnp, x, timestep[:, None, None, None, None])
+
+    denoise = denoiser(process, apply_fn, {}, Cond())
+    mine = jax.jit(lambda x: solve(keys, denoise, path, built, grid, x, trajectory=True))(x_T)
+    x = torch.from_numpy(np.array(x_T))
+    reference = [x.numpy()]
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(eps_model(torch, x, timestep.to(x.dtype)), timestep, x).prev_sample
+        reference.append(x.numpy())
+    # Of a first step, taken twice or in four parts, the end is where the scheduler is after it.
+    many, each = (3, 4) if runge_kutta else (1, 2)
+    at = [0, *range(each, many * each + 1, each)]
+    at += range(at[-1] + 1, len(reference))
+    reference = np.stack([reference[i] for i in at])
+    assert len(scheduler.timesteps) == nfe(built, steps)
+    assert np.abs(np.asarray(mine.trajectory)[: steps + 1] - reference).max() < 2e-5
+    assert np.abs(np.diff(reference, axis=0)).max() > 0.1
 
 
 @pytest.mark.parametrize(("order", "variant"), [(1, "midpoint"), (2, "midpoint"), (2, "heun")])

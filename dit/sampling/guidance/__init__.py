@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from dit.diffusion.path import Path
@@ -34,10 +35,15 @@ class Guidance:
         return self.guide(pair, path, grid)
 
 
-def extrapolate(conditional: Array, unconditional: Array, scale: Array | float) -> Array:
+def extrapolate(
+    conditional: Array, unconditional: Array, scale: Array | float, channels: int | None = None
+) -> Array:
     """``D_u + w (D_c - D_u)``: the same in x_0, eps, v or score, as all are affine in each
-    other."""
-    return unconditional + scale * (conditional - unconditional)
+    other. ``channels``: of the first so many alone; the others are the conditional's."""
+    mixed = unconditional + scale * (conditional - unconditional)
+    if channels is None:
+        return mixed
+    return jnp.where(jnp.arange(mixed.shape[-1]) < channels, mixed, conditional)
 
 
 def off() -> Guidance:

@@ -6,8 +6,6 @@ Scale 1 is no guidance, and then there is no second evaluation; their guidance s
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from dit.diffusion.process import Denoiser
 from dit.sampling.guidance import Guidance, extrapolate, off
 from dit.types import Count, Scale
@@ -23,10 +21,7 @@ def build(*, scale: Scale, channels: Count | None = None) -> Guidance:
     def guide(pair, path, grid):
         def full(x, t):
             (x_0, v), (x_0_u, _) = pair.both(x, t)
-            mixed = extrapolate(x_0, x_0_u, scale)
-            if channels is not None:
-                mixed = jnp.where(jnp.arange(x.shape[-1]) < channels, mixed, x_0)
-            return mixed, v
+            return extrapolate(x_0, x_0_u, scale, channels), v
 
         return Denoiser(full)
 

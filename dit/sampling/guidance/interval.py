@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dit.diffusion.process import Denoiser
 from dit.sampling.guidance import Guidance, extrapolate, off
-from dit.types import NonNegative, Scale, UserError, match_time
+from dit.types import Count, NonNegative, Scale, UserError, match_time
 
 
 def build(
@@ -23,9 +23,11 @@ def build(
     low: NonNegative = 0.28,
     high: NonNegative = 2.9,
     unit: Literal["noise", "time"] = "noise",
+    channels: Count | None = None,
 ) -> Guidance:
     """``unit``: levels are ``sigma / alpha`` (the paper's sigma; the defaults are its best for
-    EDM2-S), or times t. Raises UserError for an empty interval."""
+    EDM2-S), or times t. ``channels``: guide only the first so many, as LightningDiT's samples were
+    (3 of 32); the default is all. Raises UserError for an empty interval."""
     if not low < high:
         raise UserError(f"got low={low}, high={high}; expected low < high, in units of {unit}")
     if scale == 1:
@@ -39,7 +41,7 @@ def build(
         def guided(x, t):
             (x_0, v), (x_0_u, _) = pair.both(x, t)
             on = inside(path, match_time(t, x))
-            return jnp.where(on, extrapolate(x_0, x_0_u, scale), x_0), v
+            return jnp.where(on, extrapolate(x_0, x_0_u, scale, channels), x_0), v
 
         def full(x, t):
             return jax.lax.cond(jnp.any(inside(path, t)), guided, pair.conditional.full, x, t)
