@@ -143,10 +143,7 @@ def test_communication_hides_behind_work_and_no_further():
 
 def test_gathers_that_became_sums_are_advised_against():
     def said(found, **sizes):
-        mesh = types.SimpleNamespace(
-            shape={"data": 1, "fsdp": 1, "context": 1, "tensor": 1} | sizes
-        )
-        return programs.reduced(found, mesh)
+        return programs.reduced(found, {"data": 1, "fsdp": 1, "context": 1, "tensor": 1} | sizes)
 
     summed = collective("all-reduce", group=64)
     (advice,) = said([summed], data=2, fsdp=64)
