@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
     config.batch_size = 32
     config.data.shape = (21, 90, 160, 16)
     config.model.size = "Wan2.1-T2V-14B"
+    config.model.remat = "attention"  # most of a step, which must not run twice
+    config.mesh = ConfigDict({"data": -1, "fsdp": 8, "context": 4})
     config.init_from = ConfigDict({"path": f"{WAN}/transformer", "format": "diffusers_wan"})
     config.times.shift = 5.0
     config.optimizer.lr = 1e-5
