@@ -198,6 +198,7 @@ def equal_on_eight_devices(model, sizes):
     whole = NamedSharding(mesh, PartitionSpec())
     step = jax.jit(split, in_shardings=(where, rows, rows, rows), out_shardings=(whole, where))
     got, grads = step(jax.device_put(params, where), *jax.device_put((x, t, cond), rows))
+    grads, want_grads = jax.device_get((grads, want_grads))
     assert float(got) == pytest.approx(float(want), rel=1e-5)
     least = 1e-7 * max(
         np.linalg.norm(b) for b in jax.tree.leaves(want_grads)
@@ -212,7 +213,8 @@ def test_its_initial_spread_obeys_mup(name):
     found = []
     for width in (32, 64):
         model = build(name, **LEAST | {"width": width})
-        params = jax.jit(lambda key, model=model: models.init(model, key, SHAPE))(jax.random.key(0))
+        init = jax.jit(lambda key, model=model: models.init(model, key, SHAPE))
+        params = jax.device_get(init(jax.random.key(0)))  # np.std compiles of jax.Array
         axes = models.logical_axes(model, SHAPE)
         factors = init_multipliers(Transfer(base_width=32), axes, params)
         found.append(jax.tree.map(lambda p, f: float(np.std(p)) * f, params, factors))
