@@ -203,6 +203,7 @@ def equal_on_eight_devices(model, sizes):
     want, want_grads = jax.jit(jax.value_and_grad(plain))(params, x, t, cond)
     whole = NamedSharding(mesh, PartitionSpec())
     step = jax.jit(split, in_shardings=(where, rows, rows, rows), out_shardings=(whole, where))
+    params = jax.device_get(params)  # to split arrays of a device compiles
     got, grads = step(jax.device_put(params, where), *jax.device_put((x, t, cond), rows))
     grads, want_grads = jax.device_get((grads, want_grads))
     assert float(got) == pytest.approx(float(want), rel=1e-5)
