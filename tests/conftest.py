@@ -36,6 +36,10 @@ gc.set_threshold(100_000, 50, 50)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish():
+    gc.freeze()  # nor need the modules of all tests be searched at the end of each
+
+
 @pytest.fixture(scope="module")
 def optimised():
     """For modules that train at length."""

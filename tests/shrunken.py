@@ -15,9 +15,9 @@ from dit.experiment import load_config
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
-def stand_ins(directory, config, dtype=np.float16):
+def stand_ins(directory, config, dtype=np.float16, each=6):
     """What a config reads, small: latents of the right shape, an autoencoder, text encoders."""
-    found = latents(directory, config, dtype)
+    found = latents(directory, config, dtype, each)
     if config.codec.name == "autoencoder_kl":
         autoencoder_files.save(directory / "vae", config.codec.get("family") or "tiny")
         found["codec.path"] = str(directory / "vae")
@@ -35,20 +35,20 @@ def stand_ins(directory, config, dtype=np.float16):
     return found
 
 
-def latents(directory, config, dtype=np.float16):
-    """Stand-in latents where a config reads some: the right shape, a handful of examples."""
+def latents(directory, config, dtype=np.float16, each=6):
+    """Stand-in latents where a config reads some: the right shape, ``each`` examples or two more."""
     if config.data.name == "records":
         shape, classes = config.data.shape, config.data.num_classes
         shape = shape if shape[0] > 1 else shape[1:]
-        records_files.write(directory, shape, classes, config.data.flip, dtype)
+        records_files.write(directory, shape, classes, config.data.flip, dtype, each)
         return {"data.path": str(directory), "loader.workers": 0}
     if config.data.name != "latents":
         return {}
     *rest, channels = config.data.shape
-    size = (8, *rest, channels * (1 + config.data.moments))
+    size = (each + 2, *rest, channels * (1 + config.data.moments))
     x = np.random.default_rng(0).standard_normal(size, np.float32)
     np.save(directory / "latents.npy", np.abs(x, out=x).astype(dtype))
-    np.save(directory / "labels.npy", np.arange(8))
+    np.save(directory / "labels.npy", np.arange(each + 2))
     return {"data.path": str(directory), "data.held_out": 0.25, "loader.workers": 0}
 
 

@@ -26,13 +26,14 @@ PARAMETERS = {  # with the paper's fixed position table (tokens x width) left ou
     "imagenet256_dit_l2": 458_102_816 - 256 * 1024,
     "imagenet256_dit_xl2": 675_129_632 - 256 * 1152,
 }
-QUICK = ("digits", "imagenet256_lightning_xl1", "video_7b_pod")  # and no two are more alike
+QUICK = ("digits", "video_7b_pod")  # and no two are less alike
 DIGITS = str(ROOT / "configs/digits.py")
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
 def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
-    experiment = build(load_config(str(file), stand_ins(tmp_path, load_config(str(file)))))
+    few = stand_ins(tmp_path, load_config(str(file)), each=2)
+    experiment = build(load_config(str(file), few))
     shapes = jax.eval_shape(experiment.init, jax.random.key(0))
     count = models.count_params(shapes)
     assert count == PARAMETERS.get(file.stem, count)

@@ -1,6 +1,7 @@
 """Loss weights: the same of every prediction, as in their papers, and what is over log-SNR is."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,15 @@ def make(path, prediction, **kwargs):
     return Process(path, resolve("diffusion.predictions", prediction))
 
 
+@functools.cache
 def processes(path, **kwargs):
+    found = []
     for prediction in PREDICTIONS:
         try:
-            yield make(path, prediction, **kwargs)
+            found.append(make(path, prediction, **kwargs))
         except UserError:  # undefined on this path
             continue
+    return found
 
 
 @pytest.mark.parametrize("weight", [w for w in WEIGHTS if w != "none"])  # stated on the output
@@ -64,6 +68,23 @@ def test_weights_against_their_papers():
     np.testing.assert_allclose(sigmoid, expected, rtol=1e-4)
 
 
+def bump(level, xp=jnp):
+    return xp.exp(-0.5 * xp.square(level))
+
+
+@functools.cache
+def weighted(path, **options):
+    """The sigmoid-weighted loss at times of a density, of each process: a program for a path."""
+    weight = resolve("diffusion.weights", "sigmoid")
+
+    def loss(process, t, density):
+        squared_error = bump(logsnr(process.path, t))  # of eps
+        of_output = squared_error * jnp.square(determinant(process, t) / process.path.alpha(t))
+        return weight(process, t, density) * of_output
+
+    return jax.jit(lambda t, density: [loss(p, t, density) for p in processes(path, **options)])
+
+
 ALL = [*((path, {}) for path in PATHS), ("ddpm", {"zero_terminal_snr": True})]
 
 
@@ -72,18 +93,14 @@ ALL = [*((path, {}) for path in PATHS), ("ddpm", {"zero_terminal_snr": True})]
 def test_the_sigmoid_weighs_a_noise_level_the_same_everywhere(path, options, name, kwargs):
     """On every path, for every prediction and distribution of times: a half of the paper's integral."""
     levels = np.linspace(-5, 5, 10_001)
-    bump = lambda level: np.exp(-0.5 * np.square(level))  # noqa: E731
-    expected = 0.5 * np.trapezoid(bump(levels) / (1 + np.exp(levels - 2)), levels)
+    expected = 0.5 * np.trapezoid(bump(levels, np) / (1 + np.exp(levels - 2)), levels)
     if (path, name) == ("edm", "logit_normal"):
         pytest.skip("has one time in 10^5 below sigma = 1: too few to sum over")
-    weight = resolve("diffusion.weights", "sigmoid")
     quantile = resolve("diffusion.times", name, **kwargs)
     u = jnp.asarray((np.arange(10_000) + 0.5) / 10_000, jnp.float32)
-    for process in processes(path, **options):
-        t, density = at(process.path, quantile, u)
-        squared_error = bump(logsnr(process.path, t))  # of eps
-        of_output = squared_error * jnp.square(determinant(process, t) / process.path.alpha(t))
-        values = np.asarray(weight(process, t, density) * of_output, np.float64)
+    t, density = at(processes(path, **options)[0].path, quantile, u)
+    for values in jax.device_get(weighted(path, **options)(t, density)):
+        values = values.astype(np.float64)
         np.testing.assert_allclose(values[np.isfinite(values)].mean(), expected, rtol=2e-2)
 
 

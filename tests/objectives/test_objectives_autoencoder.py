@@ -147,7 +147,7 @@ def test_the_discriminators_loss_is_the_hinge_and_trains_it_alone(adversarial):
         return phase.loss(KEY, params, None, None, BATCH, networks=networks, step=START)
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-    (total, found), (of_model, own) = run(PARAMS, beside)
+    (total, found), (of_model, own) = jax.device_get(run(PARAMS, beside))
     assert not any(np.any(g) for g in jax.tree.leaves(of_model))
     assert all(np.any(g) for g in jax.tree.leaves(own))
     judge, variables = phase.network, {"params": beside["discriminator"]}

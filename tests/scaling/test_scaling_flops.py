@@ -57,6 +57,7 @@ def test_count_equals_the_products_in_the_program(block, context, level):
     more = {"context": jnp.zeros((1, context, 7))} if context else {"r": t}
     cond = cond.replace(**more, drop=jnp.zeros((1,), bool))
 
+    @jax.jit  # traced once
     def total(params):
         return models.apply_fn(model)(params, x, t, cond).sum()
 
