@@ -10,24 +10,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
-from dit import init_from, models, rng, storage
-from dit.config import fingerprint
+from dit import models, rng, storage
+from dit.config import fingerprint, resolve
 from dit.experiment import Experiment, build
+from dit.interop import folder, mapping, views, writing
 from dit.interop import lora as layouts
-from dit.interop import mapping, views, writing
 from dit.interop.mapping import Format, State
-from dit.parallel.fingerprints import fingerprints
+from dit.parallel.fingerprints import fingerprint_of, fingerprints
 from dit.parallel.frozen import identities
+from dit.parallel.rules import is_axes
 from dit.training import lora as low_rank
+from dit.training import slicewise
 from dit.training.checkpoint import read_meta, restore_params
 from dit.training.weights import Later, save_params
 from dit.training.workdir import plain
 from dit.types import UserError
 
-Read = Callable[[str], Any]  # the parameter of a name
-Parts = Callable[[str], Iterable[Any]]  # the same in parts along its first axis
+Parts = Callable[[str], Iterable[Any]]  # the parameter of a name, in parts along its first axis
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -53,14 +54,12 @@ def save(workdir: storage.Place, experiment: Experiment, parts: Parts) -> int:
 
 
 def fingerprints_of(experiment: Experiment) -> dict[str, str]:
-    """Those of the frozen weights; of the network of a LoRA, read one parameter at a time."""
+    """Those of the frozen weights; of a LoRA's network the one that its checkpoint keeps, if any."""
     others = {name: w for name, w in experiment.frozen.items() if name != "base"}
     found = identities(others, None)
     if experiment.base is not None:
-        read = of_base(experiment)
         bits = fingerprints({"scale": np.float32(experiment.lora.scale)})
-        for name in flat(experiment.base.abstract["network"]):
-            bits |= fingerprints({"network": unflatten_dict({name: read(name)}, sep="/")})
+        bits |= {f"network/{name}": x for name, x in _bits_of_base(experiment).items()}
         found["base"] = fingerprint(bits)
         if experiment.base.expected not in (None, found["base"]):
             raise UserError(
@@ -68,6 +67,15 @@ def fingerprints_of(experiment: Experiment) -> dict[str, str]:
                 f"{found['base']}, expected {experiment.base.expected}; put the same files there again"
             )
     return found
+
+
+def _bits_of_base(experiment: Experiment) -> dict[str, str]:
+    """The fingerprint of each parameter of the network of a LoRA, which is read if it lies in a file."""
+    source, names = experiment.settings("init_from"), flat(experiment.base.abstract["network"])
+    if source.format is None:
+        return slicewise.saved(source.path, source.which, source.step)
+    read = of_base(experiment)
+    return {name: fingerprint_of(read(name)) for name in names}
 
 
 def of_state(form: Format, state: State, experiment: Experiment) -> Parts:
@@ -80,31 +88,37 @@ def of_state(form: Format, state: State, experiment: Experiment) -> Parts:
     return lambda name: mapping.parts(own, table[tuple(name.split("/"))], leaves[name])
 
 
-def of_run(experiment: Experiment, workdir: str, which: str | None, step: int | None) -> Read:
+def of_run(experiment: Experiment, workdir: str, which: str | None, step: int | None) -> Parts:
     """The parameters of the network of a run; of a LoRA's, with its maps added to the frozen ones."""
-    abstract = flat(models.abstract(experiment.model, experiment.shape))
     if experiment.lora is None:
-
-        def read(name: str) -> jax.Array:
-            target = unflatten_dict({name: abstract[name]}, sep="/")
-            found = restore_params(workdir, target, which=which, step=step, part=True)
-            return flat(found.params)[name]
-
-        return read
+        return _opened(experiment, workdir, which, step)
     pairs, base = pairs_of(experiment, workdir, which, step), of_base(experiment)
-    return lambda name: low_rank.merge(experiment.lora, name, base(name), pairs)
+
+    def parts(name: str) -> Iterator[Any]:
+        first = 0
+        for part in base(name):
+            yield low_rank.merge(experiment.lora, name, jax.device_put(part), pairs, first)
+            first += len(part) if part.ndim else 0
+
+    return parts
 
 
-def of_base(experiment: Experiment) -> Read:
+def of_base(experiment: Experiment) -> Parts:
     """The parameters of the frozen network of a LoRA."""
-    source, shape = experiment.settings("init_from"), experiment.shape
-    abstract = flat(models.abstract(experiment.model, shape))
+    source = experiment.settings("init_from")
+    if source.format is None:
+        return _opened(experiment, source.path, source.which, source.step)
+    state = folder.opened(source.path, source.which or "ema")[0]
+    return of_state(resolve("interop", source.format), state, experiment)
 
-    def read(name: str) -> jax.Array:
-        target = unflatten_dict({name: abstract[name]}, sep="/")
-        return init_from.read(source, target, experiment.model, shape, part=True).params[name]
 
-    return read
+def _opened(experiment: Experiment, workdir: str, which: str | None, step: int | None) -> Parts:
+    """The parameters of a checkpoint, those of stacked layers in parts."""
+    model, shape = experiment.model, experiment.shape
+    axes = flatten_dict(models.logical_axes(model, shape), sep="/", is_leaf=lambda _, x: is_axes(x))
+    stacked = {name for name, names in axes.items() if names[:1] == ("layers",)}
+    abstract = flat(models.abstract(model, shape))
+    return slicewise.opened(workdir, abstract, stacked, which=which, step=step)
 
 
 def pairs_of(experiment: Experiment, workdir: str, which: str | None, step: int | None) -> Any:
@@ -146,7 +160,7 @@ def with_lora(
 
 
 def write(
-    form: Format, experiment: Experiment, read: Read, out: str, **how: Any
+    form: Format, experiment: Experiment, read: Parts, out: str, **how: Any
 ) -> list[pathlib.Path]:
     """Write the network of a run in a format; ``how``: as of ``writing.write``. The files."""
     model, shape = experiment.model, experiment.shape
@@ -157,11 +171,10 @@ def write(
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
         for path, group in mapping.by_path(entries).items():
-            part = unflatten_dict({path: read("/".join(path))})
-            yield from mapping.tensors(part, group, abstract)
+            yield from mapping.tensors(read("/".join(path)), group, abstract)
 
     shapes = {name: x.shape for name, x in layout.items()}
-    found = itertools.chain(fixed.items(), views.joined(tensors(), parts))
+    found = itertools.chain(views.regions(fixed.items(), {}), views.regions(tensors(), parts))
     return writing.write(out, form.stem, shapes, found, **how)
 
 
@@ -193,4 +206,5 @@ def write_lora(
     else:
         told = layouts.metadata(lora.rank, lora.rank * lora.scale, state, form.part)
     shapes = {name: x.shape for name, x in state.items()}
-    return writing.write(out, layouts.STEM, shapes, state.items(), metadata=told, **how)
+    whole = views.regions(state.items(), {})
+    return writing.write(out, layouts.STEM, shapes, whole, metadata=told, **how)

@@ -304,7 +304,7 @@ def merge(args: argparse.Namespace, _: Mapping[str, Any]) -> None:
     check_new(out)
     carry.fingerprints_of(experiment)
     read = carry.of_run(experiment, args.workdir, args.which, args.step)
-    count = carry.save(out, carry.merged(experiment), lambda name: [read(name)])
+    count = carry.save(out, carry.merged(experiment), read)
     print(f"{count:,} parameters, the LoRA of {args.workdir} added, are in {out}")
 
 

@@ -63,14 +63,11 @@ class Given(NamedTuple):
 NOTHING = Given({}, "")
 
 
-def read(
-    settings: InitFrom, target: Params, model: Any, shape: tuple[int, ...], part: bool = False
-) -> Given:
+def read(settings: InitFrom, target: Params, model: Any, shape: tuple[int, ...]) -> Given:
     """The parameters that ``settings`` name, with the shapes and shardings of ``target``.
 
-    ``model`` and ``shape``, of its data: what a file's weights have to fit, as a whole. ``part``:
-    ``target`` lacks some of the model's. Raises UserError for what is not there or does not fit, and
-    for patterns that match nothing.
+    ``model`` and ``shape``, of its data: what a file's weights have to fit, as a whole. Raises
+    UserError for what is not there or does not fit, and for patterns that match nothing.
     """
     if settings.path is None:
         return NOTHING
@@ -90,7 +87,7 @@ def read(
             unflatten_dict(wanted, sep="/"),
             which=settings.which,
             step=settings.step,
-            part=part or settings.only is not None,
+            part=settings.only is not None,
         )
         origin = f"{found.which} of step {found.step} in {settings.path} ({found.fingerprint})"
         return Given(flatten_dict(found.params, sep="/"), origin)

@@ -63,3 +63,14 @@ def flow(shape: tuple[int, ...], **samples: Any) -> Sections:
         "times": {"name": "logit_normal"},
         "samples": {"every": 0, "solver": "euler", **samples},
     }
+
+
+def published(shape: tuple[int, ...], classes: int) -> Sections:
+    """Sections of the published DiT's process, on stand-ins for data of this shape and these classes."""
+    return {
+        "data": {"name": "noise", "shape": shape, "num_classes": classes},
+        "path": {"name": "ddpm"},
+        "prediction": {"name": "eps"},
+        "times": {"name": "uniform", "levels": 1000},
+        "samples": {"every": 0, "solver": "ddim", "grid": "ddpm", "guidance": 4.0},
+    }

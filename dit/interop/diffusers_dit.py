@@ -87,7 +87,7 @@ def sizes(
             "learn_sigma": out_channels != in_channels,
             "quirks": "diffusers",
         },
-        **mapping.published((1, sample_size, sample_size, in_channels), num_embeds_ada_norm),
+        **described.published((1, sample_size, sample_size, in_channels), num_embeds_ada_norm),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dit.interop import mapping
+from dit.interop import described, mapping
 from dit.interop.mapping import Entry, Format, State, linear
 from dit.models.dit import DiT
 from dit.models.patchify import grid
@@ -89,5 +89,5 @@ def sections(state: State, settings: Mapping[str, Any]) -> dict[str, Any]:
             "patch": patch,
             "learn_sigma": last[0] == 2 * channels * patch**2,
         },
-        **mapping.published((1, side * patch, side * patch, channels), classes[0] - 1),
+        **described.published((1, side * patch, side * patch, channels), classes[0] - 1),
     }

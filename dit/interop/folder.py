@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ NAMES = (  # that libraries give to weights; each may be in parts, with an index
 )
 
 
+PART = re.compile(r".+-\d+-of-(\d+)\.\w+")  # of a file of so many
 PARTS = ("transformer", "unet")  # of a pipeline's directory, where its network is
 STATISTICS = "latents_stats.pt"  # of the latents of an autoencoder
 SECOND = "transformer_2"  # where it has another, for times below a boundary
@@ -114,8 +116,15 @@ def _parts(file: pathlib.Path) -> State:
     named = isinstance(index, dict) and all(isinstance(name, str) for name in index.values())
     if not named or any(pathlib.Path(name).name != name for name in index.values()):
         raise UserError(f"{str(file)!r} has no weight_map of names to files beside it")
+    parts = sorted(set(index.values()))
+    counts = {int(found[1]) if (found := PART.fullmatch(name)) else None for name in parts}
+    if len(counts) == 1 and counts.isdisjoint({None, len(parts)}):
+        raise UserError(
+            f"{str(file)!r} names {len(parts)} parts of {counts.pop()}, such as {parts[0]!r}; expected "
+            "an index of all: get it again, from where the weights come from"
+        )
     state: State = {}
-    for name in sorted(set(index.values())):
+    for name in parts:
         state |= files.read(find(file.parent, name))
     differ = sorted(set(index) ^ set(state))
     if differ:

@@ -7,8 +7,9 @@ it, and of what is written one parameter has to be there at a time.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dit import models
 from dit.interop.described import Latents
-from dit.interop.views import View, Views, joined
+from dit.interop.views import View, Views, filled, joined_layout, regions
 from dit.models import Network, condition
 from dit.models.dit import DiT
 from dit.types import Params, UserError
@@ -122,8 +123,10 @@ class Format:
     def to_state(self, params: Params, model: Network, shape: tuple[int, ...]) -> State:
         """The foreign state that holds these parameters."""
         self.check(model)
-        found = tensors(params, self.table(model, ()), params)
-        return self.fixed(model, shape) | dict(joined(found, self.views(model)))
+        entries, views = self.table(model, ()), self.views(model)
+        layouts = joined_layout(layout(entries, params), views)
+        found = filled(layouts, regions(to_state(params, entries).items(), views))
+        return self.fixed(model, shape) | found
 
     def check(self, model: Network) -> None:
         """Raise UserError for another network."""
@@ -305,21 +308,29 @@ def _value(
 
 
 def to_state(params: Params, entries: list[Entry]) -> State:
-    """Write a state, in the table's order."""
-    return dict(tensors(params, entries, params))
+    """Write a state, a parameter after the other."""
+    found, table = flatten_dict(params), by_path(entries)
+    given = [tensors([found[p]], group, params) for p, group in table.items() if p in found]
+    return dict(itertools.chain(*given))
 
 
 def tensors(
-    params: Params, entries: list[Entry], abstract: Params
+    parts: Iterable[Any], entries: list[Entry], abstract: Params
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of the entries of ``params``; ``abstract``: the shapes of all the model's."""
-    shapes, found = flatten_dict(abstract), flatten_dict(params)
-    for entry in entries:
-        if entry.path in found:
-            leaf = found[entry.path]
-            value = leaf if entry.layer is None else leaf[entry.layer]
-            parts = _written(np.asarray(value), entry, shapes)
-            yield from ((name, np.ascontiguousarray(part)) for name, part in parts)
+    """The tensors of one parameter, whose ``entries`` these are, each as soon as its layer is there.
+
+    ``parts``: it whole or, if it is stacked, some layers after the other; ``abstract``: the shapes of
+    all the model's.
+    """
+    shapes, first = flatten_dict(abstract), 0
+    for part in parts:
+        part = np.asarray(part)
+        for entry in entries:
+            layer = None if entry.layer is None else entry.layer - first
+            if layer is None or 0 <= layer < len(part):
+                written = _written(part if layer is None else part[layer], entry, shapes)
+                yield from ((name, np.ascontiguousarray(x)) for name, x in written)
+        first += len(part) if part.ndim else 0
 
 
 def layout(entries: list[Entry], abstract: Params) -> dict[str, Any]:
@@ -379,14 +390,3 @@ def check(model: DiT) -> None:
             f"{model.block!r}, positions {model.positions!r}, patch {model.patch} and the conditions "
             f"{sorted(taken)}: build it so"
         )
-
-
-def published(shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-    """Sections of the published DiT's process, on stand-ins for data of this shape and these classes."""
-    return {
-        "data": {"name": "noise", "shape": shape, "num_classes": classes},
-        "path": {"name": "ddpm"},
-        "prediction": {"name": "eps"},
-        "times": {"name": "uniform", "levels": 1000},
-        "samples": {"every": 0, "solver": "ddim", "grid": "ddpm", "guidance": 4.0},
-    }

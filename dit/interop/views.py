@@ -6,11 +6,10 @@ in another order) or number channels otherwise (rotary pairs next to each other,
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -67,6 +66,15 @@ class View:
         return shape
 
 
+class Region(NamedTuple):
+    """A tensor ``name``, or as many indices of its ``axis``, from ``start`` on, as ``x`` has."""
+
+    name: str
+    x: np.ndarray
+    axis: int = 0
+    start: int = 0
+
+
 class Views(Mapping[str, Any]):
     """A foreign state with views, by names of their own, in place of the arrays that they show."""
 
@@ -90,26 +98,29 @@ class Views(Mapping[str, Any]):
         return len(self._plain) + len(self._views)
 
 
-def joined(
+def regions(
     tensors: Iterable[tuple[str, np.ndarray]], views: Mapping[str, View]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The foreign tensors of which ``Views`` shows ``tensors``, each as soon as it is whole."""
-    counts = collections.Counter(view.name for view in views.values())
-    waiting: dict[str, list[tuple[int, np.ndarray]]] = {}
+) -> Iterator[Region]:
+    """``tensors``, where they belong in the foreign ones of which ``Views`` shows the parts."""
     for name, x in tensors:
-        if name not in views:
-            yield name, x
-            continue
-        view = views[name]
-        found = waiting.setdefault(view.name, [])
-        found.append((view.start, view.write(x)))
-        if len(found) == counts[view.name]:
-            parts = [part for _, part in sorted(waiting.pop(view.name), key=lambda pair: pair[0])]
-            yield view.name, np.ascontiguousarray(np.concatenate(parts, view.axis))
+        view = views.get(name)
+        if view is None:
+            yield Region(name, x)
+        else:
+            yield Region(view.name, view.write(x), view.axis, view.start)
+
+
+def filled(layout: Mapping[str, Any], regions: Iterable[Region]) -> dict[str, np.ndarray]:
+    """The tensors of these shapes and types that the regions make up."""
+    found = {name: np.empty(x.shape, x.dtype) for name, x in layout.items()}
+    for name, x, axis, start in regions:
+        at = slice(start, start + x.shape[axis]) if x.ndim else ...
+        found[name][(*(slice(None),) * axis, at)] = x
+    return found
 
 
 def joined_layout(layout: Mapping[str, Any], views: Mapping[str, View]) -> dict[str, Any]:
-    """The shapes and types of what ``joined`` gives, from those of ``tensors``."""
+    """The shapes and types of what ``regions`` make up, from those of ``tensors``."""
     found: dict[str, Any] = {name: x for name, x in layout.items() if name not in views}
     for name, view in views.items():
         part, whole = layout[name], found.get(view.name)

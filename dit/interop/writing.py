@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
+import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from dit.interop.files import SAFETENSORS
+from dit.interop.views import Region
 from dit.types import UserError
 
 NAMES = {np.dtype(dtype): name for name, dtype in SAFETENSORS.items()}
@@ -20,24 +23,26 @@ def write(
     out: str,
     stem: str,
     shapes: Mapping[str, tuple[int, ...]],
-    tensors: Iterable[tuple[str, np.ndarray]],
+    tensors: Iterable[Region],
     *,
     dtype: Any,
     largest: int,
     metadata: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> list[pathlib.Path]:
-    """Write ``tensors``, in any order, to ``out``; the files.
+    """Write ``tensors``, whole or in parts and in any order, to ``out``; the files.
 
     ``out``: a file ``.safetensors``, or a directory, which gets ``stem.safetensors`` or, above
     ``largest`` bytes, ``stem-00001-of-0000N.safetensors`` and ``stem.safetensors.index.json``; and
     ``config.json`` with ``settings``. ``shapes``: of all tensors, by name. Nothing has its name before
-    all is written. Raises UserError for what is there already.
+    all is written. Raises UserError for what is there already, and for a disk without the room.
     """
     place, kind = pathlib.Path(out).expanduser(), np.dtype(dtype)
     check_free(place)
     whole = place.suffix == ".safetensors"
     folder = place.parent if whole else place
+    total = sum(_bytes(shape, kind) for shape in shapes.values())
+    check_room(folder, total)
     folder.mkdir(parents=True, exist_ok=True)
     parts = [list(shapes)] if whole else split(shapes, kind, largest)
     names = [place.name if whole else f"{stem}.safetensors"]
@@ -51,7 +56,6 @@ def write(
             file.unlink(missing_ok=True)
         raise
     if len(parts) > 1:
-        total = sum(_bytes(shape, kind) for shape in shapes.values())
         weight_map = {n: name for name, part in zip(names, parts, strict=True) for n in part}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         _json(folder / f"{stem}.safetensors.index.json", index)
@@ -64,7 +68,7 @@ def _fill(
     fresh: list[pathlib.Path],
     parts: list[list[str]],
     shapes: Mapping[str, tuple[int, ...]],
-    tensors: Iterable[tuple[str, np.ndarray]],
+    tensors: Iterable[Region],
     kind: np.dtype,
     metadata: Mapping[str, str],
 ) -> None:
@@ -72,17 +76,23 @@ def _fill(
     where: dict[str, tuple[pathlib.Path, int]] = {}
     for file, part in zip(fresh, parts, strict=True):
         where |= _begin(file, {name: shapes[name] for name in part}, kind, metadata)
-    left = set(shapes)
-    for name, x in tensors:
-        if x.shape != tuple(shapes[name]):
-            raise ValueError(f"{name} has shape {x.shape}; expected {shapes[name]}")
+    left = {name: math.prod(shape) for name, shape in shapes.items()}
+    for name, x, axis, start in tensors:
+        shape = tuple(shapes[name])
+        ends = [slice(start, start + n) if i == axis else slice(n) for i, n in enumerate(x.shape)]
+        if x.shape != tuple(len(range(n)[s]) for n, s in zip(shape, ends, strict=True)):
+            raise ValueError(f"{name} of shape {shape} has no {x.shape} at {start} of axis {axis}")
         file, offset = where[name]
+        step = math.prod(shape[axis:]) * kind.itemsize  # from a run of bytes to the next
+        offset += start * math.prod(shape[axis + 1 :]) * kind.itemsize
+        runs = np.ascontiguousarray(x, kind).reshape(math.prod(x.shape[:axis]), -1)
         with open(file, "r+b") as stream:
-            stream.seek(offset)
-            stream.write(np.ascontiguousarray(x, kind).reshape(-1).view(np.uint8).data)
-        left.discard(name)
-    if left:
-        raise ValueError(f"nothing was given for {sorted(left)[:3]}")
+            for i, run in enumerate(runs.view(np.uint8)):
+                stream.seek(offset + i * step)
+                stream.write(run.data)
+        left[name] -= x.size
+    if wrong := [name for name, size in left.items() if size]:
+        raise ValueError(f"too little or too much was given for {sorted(wrong)[:3]}")
 
 
 def check_free(place: pathlib.Path) -> None:
@@ -90,6 +100,16 @@ def check_free(place: pathlib.Path) -> None:
     if place.is_file() or (place.is_dir() and any(place.iterdir())):
         raise UserError(
             f"there is something at {str(place)!r} already; give another --out, or remove it"
+        )
+
+
+def check_room(folder: pathlib.Path, total: int) -> None:
+    """Raise UserError unless the disk of a directory, which need not exist, has so many bytes left."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if total > (free := shutil.disk_usage(there).free):
+        raise UserError(
+            f"{total / 1e9:.3g} GB are to be written in {str(folder)!r}, and its disk has "
+            f"{free / 1e9:.3g} GB left; make room, or give another --out or a smaller --dtype"
         )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 SEEDS = (0x243F6A88, 0x85A308D3)  # digits of pi: any two numbers would do
+PIECE = 2**20  # numbers of a host's array at a time: few shapes to compile, and little memory
 
 
 def leaf_names(tree: Any) -> list[str]:
@@ -49,13 +50,31 @@ def fingerprints(tree: Any, rounded: str | None = None) -> dict[str, str]:
     return {name: w.tobytes().hex() for name, w in zip(leaf_names(tree), words, strict=True)}
 
 
+class Growing:
+    """The fingerprint of an array that a host sees in parts along its first axis, in their order."""
+
+    def __init__(self):
+        self._total, self._first = np.zeros(2, np.uint32), 0
+
+    def add(self, part: Any) -> None:
+        """The next part."""
+        flat = np.asarray(part).reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            piece = flat[start : start + PIECE]
+            self._total += np.asarray(_fingerprint(piece, np.uint32(self._first % 2**32)))
+            self._first += piece.size * max(1, piece.dtype.itemsize // 4)
+
+    def digits(self) -> str:
+        """Sixteen hex digits: the same as of the whole array."""
+        return self._total.tobytes().hex()
+
+
 def fingerprint_of(parts: Iterable[Any]) -> str:
     """The fingerprint of an array that is given in parts along its first axis, one after the other."""
-    total, first = np.zeros(2, np.uint32), 0
+    found = Growing()
     for part in parts:
-        total += np.asarray(_fingerprint(jnp.asarray(part), np.uint32(first % 2**32)))
-        first += part.size * max(1, part.dtype.itemsize // 4)
-    return total.tobytes().hex()
+        found.add(part)
+    return found.digits()
 
 
 @jax.jit

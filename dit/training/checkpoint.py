@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 from dit import storage
-from dit.config import fingerprint, suggest
+from dit.config import fingerprint
 from dit.parallel import multihost
 from dit.parallel.fingerprints import describe, fingerprints
 from dit.parallel.frozen import check_known
@@ -131,7 +131,7 @@ class Checkpoints:
                     _check_goes_on(describe(abstract), meta, self._workdir)
                     changes = check_same(meta["config"], self._config, where, self._allowed)
                     check_known(self._frozen, meta.get("frozen", {}), where)
-                    _check_arrays(describe(abstract), meta, where)
+                    sealed.check_arrays(describe(abstract), meta, where)
                     state = _read_arrays(reader, step, abstract)
                 except DamagedError as error:
                     damage = str(error)
@@ -207,7 +207,7 @@ def read_meta(workdir: str | storage.Place, step: int | None = None) -> dict[str
         try:
             return {**_read_json(manager, step)[0], "step": step}
         except DamagedError as error:
-            raise _unreadable(workdir, step, error) from error
+            raise unreadable(workdir, step, error) from error
 
 
 def latest_config(workdir: str | storage.Place) -> dict[str, Any]:
@@ -232,11 +232,7 @@ def restore_params(
     for a damaged checkpoint.
     """
     meta = read_meta(workdir, step)
-    averages = list(dict.fromkeys(n.split("/")[1] for n in meta["arrays"] if n.startswith("ema/")))
-    which = _default(averages) if which is None else which
-    if which not in ("params", *averages):
-        known = ["params", *averages]
-        raise UserError(f"no parameters {which!r} in {workdir}: {suggest(which, known)}")
+    which = sealed.chosen(meta, which, workdir)
     tree = {"params": abstract} if which == "params" else {"ema": {which: abstract}}
     wanted = describe(tree)
     prefix = next(iter(wanted)).removesuffix(next(iter(describe(abstract))))
@@ -246,13 +242,13 @@ def restore_params(
         if k.startswith(prefix) and (k in wanted or not part)
     }
     meta = {**meta, "arrays": arrays}
-    _check_arrays(wanted, meta, f"checkpoint {meta['step']} in {workdir}")
+    sealed.check_arrays(wanted, meta, f"checkpoint {meta['step']} in {workdir}")
     with open_manager(storage.workdir(workdir), **READ) as manager:
         try:
             tree = _read_arrays(manager, meta["step"], tree)
             _check_bits(tree, meta)
         except DamagedError as error:
-            raise _unreadable(workdir, meta["step"], error) from error
+            raise unreadable(workdir, meta["step"], error) from error
     params = tree["params"] if which == "params" else tree["ema"][which]
     bits = {k: v["bits"] for k, v in meta["arrays"].items()}
     return Restored(params, meta["step"], which, fingerprint(bits))
@@ -260,14 +256,10 @@ def restore_params(
 
 def taken_from(state: Any, which: str | None = None) -> Restored:
     """What ``restore_params`` would return from a checkpoint of this state."""
-    which = _default(state.ema) if which is None else which
+    which = sealed.longest(state.ema) if which is None else which
     tree = {"params": state.params} if which == "params" else {"ema": {which: state.ema[which]}}
     params = tree["params"] if which == "params" else tree["ema"][which]
     return Restored(params, int(state.step), which, fingerprint(fingerprints(tree)))
-
-
-def _default(averages: Iterable[str]) -> str:
-    return max(averages, key=lambda n: float(n.removeprefix("ema_")), default="params")
 
 
 def open_manager(
@@ -371,22 +363,8 @@ def _check_goes_on(expected: dict[str, Any], meta: dict[str, Any], workdir: stor
         )
 
 
-def _check_arrays(expected: dict[str, Any], meta: dict[str, Any], where: str) -> None:
-    saved = {k: {"shape": v["shape"], "dtype": v["dtype"]} for k, v in meta["arrays"].items()}
-    if saved == expected:
-        return
-    wrong = [
-        f"{k}: {saved.get(k, 'not there')}, expected {expected.get(k, 'nothing')}"
-        for k in sorted({*saved, *expected})
-        if saved.get(k) != expected.get(k)
-    ]
-    raise UserError(
-        f"{where} holds other arrays than this model: {'; '.join(wrong[:3])}"
-        f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. Was it made by another version?"
-    )
-
-
-def _unreadable(workdir: Any, step: int, error: Exception) -> UserError:
+def unreadable(workdir: Any, step: int, error: Exception) -> UserError:
+    """What to raise for a damaged checkpoint of which parameters are wanted."""
     return UserError(
         f"checkpoint {step} in {workdir} is damaged: {error}. Give an older --step, or train again "
         "in that workdir: training sets it aside and goes on from the one before"

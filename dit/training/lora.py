@@ -192,11 +192,18 @@ def join(base: Params, pairs: Params) -> Params:
     return unflatten_dict(found, sep="/")
 
 
-def merge(lora: Lora, name: str, kernel: Array, pairs: Params) -> Array:
-    """The parameter ``name`` of the network with its pair added to it, where it has one."""
+def merge(lora: Lora, name: str, kernel: Array, pairs: Params, first: int = 0) -> Array:
+    """The parameter ``name`` of the network with its pair added to it, where it has one.
+
+    ``kernel``: all of it or, of one that is stacked, the layers from ``first`` on.
+    """
     module, _, last = name.rpartition("/")
     if last != "kernel" or module not in lora.pairs:
         return kernel
-    given = flatten_dict(pairs, sep="/")
-    delta = lora.pairs[module].product(given[f"{module}/{A}"], given[f"{module}/{B}"])
+    given, pair = flatten_dict(pairs, sep="/"), lora.pairs[module]
+    a, b = given[f"{module}/{A}"], given[f"{module}/{B}"]
+    if kernel.shape != pair.shape:
+        layers = slice(first, first + len(kernel))
+        a, b, pair = a[layers], b[layers], dataclasses.replace(pair, shape=kernel.shape)
+    delta = pair.product(a, b)
     return kernel + lora.scale * delta.astype(kernel.dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ from dit import storage
 from dit.parallel.fingerprints import fingerprint_of
 from dit.training import sealed
 from dit.training.checkpoint import open_manager
-from dit.types import UserError
+from dit.types import UserError, first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,13 @@ class OneByOne(type_handlers.ArrayHandler):
                 if file is None:
                     file = await self._open(value, info, arg, part.shape)
                 at = slice(first, first + len(part)) if part.ndim else ...
-                await file[at].write(np.asarray(part))
+                try:
+                    await file[at].write(np.asarray(part))
+                except ValueError as error:
+                    raise UserError(
+                        f"the weights could not be written: {_reason(error)}. Nothing is left of them: "
+                        "make room, or give another --workdir"
+                    ) from error
                 first += len(part) if part.ndim else 0
         return []
 
@@ -94,7 +101,8 @@ def save_params(
 
     ``params``: by name (``blocks/mlp/in/kernel``), each made twice: for its fingerprint, and to be
     written; one part is in memory at a time. ``example``, ``frozen``: as of ``checkpoint.Checkpoints``.
-    Raises UserError for a workdir that is not empty.
+    Raises UserError for a workdir that is not empty, and for storage that takes no more; what was
+    written of the checkpoint is removed then.
     """
     check_new(workdir)
     arrays = {}
@@ -116,8 +124,18 @@ def save_params(
             data=ocp.args.JsonSave({}),
             meta=ocp.args.JsonSave(meta),
         )
-        manager.save(0, args=args, force=True)
+        try:
+            manager.save(0, args=args, force=True)
+        except BaseException:
+            if not isinstance(workdir, storage.BucketPath):
+                shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+            raise
     storage.write(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _reason(error: Exception) -> str:
+    """The last part of a line of TensorStore's, which begins with the names of files."""
+    return first_line(error).rpartition(": ")[2]
 
 
 def check_new(workdir: storage.Place) -> None:

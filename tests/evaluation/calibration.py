@@ -1,8 +1,9 @@
 """Which score sees what: real pictures spoilt in known ways, in EfficientNet-Lite0's features.
 
-``python tests/evaluation/calibration.py 260`` prints the table of ``dit/evaluation/SCORES.md`` and one
-of photographs; without a number, tables of all pictures at full size. Emoji are drawn by the data
-source; photographs are cut from those of scikit-learn and, where it is installed, scikit-image.
+``python tests/evaluation/calibration.py`` prints the tables of ``dit/evaluation/SCORES.md``, of all
+emoji and of photographs at full size; with a number, 260, those of so few as the test takes, and of
+smaller pictures. Emoji are drawn by the data source; photographs are cut from those of scikit-learn
+and, where it is installed, scikit-image.
 """
 
 import dataclasses
@@ -96,21 +97,26 @@ def table(pictures, network):
     cases["one class dropped"] = features["rest"][~rare][:n]
     cases["copies of training pictures"] = features["train"][:n]
     sets = {"reference": features["train"], "held_out": features["held_out"]}
-    return {case: measured(network, {**sets, "samples": rows}) for case, rows in cases.items()}
+    known = {}
+    return {case: measured(network, {**sets, "samples": x}, known) for case, x in cases.items()}
 
 
-def measured(network, features):
-    """The figures of features of ``samples`` beside the others, without the network's name."""
+def measured(network, features, known):
+    """The figures of features of ``samples`` beside the others, without the network's name.
+
+    ``known``: what has been collected of the others, which are the same for all samples.
+    """
     about = About((network,), len(features["samples"]), held_out=len(features["held_out"]))
     found = {}
     for name, options in SCORES.items():
         plan, sets = resolve("evaluation.scores", name, **options)(about), {}
         for need in plan.needs:
             for of in need.of:
-                rows = features[of]
-                collector = need.make(len(rows), rows.shape[1], 1)
-                collector.add(np.arange(len(rows)), rows)
-                sets.setdefault(of, {})[need.key] = collector
+                rows, made = features[of], {} if of == "samples" else known.setdefault(of, {})
+                if need.key not in made:
+                    made[need.key] = need.make(len(rows), rows.shape[1], 1)
+                    made[need.key].add(np.arange(len(rows)), rows)
+                sets.setdefault(of, {})[need.key] = made[need.key]
         found |= plan.measure(sets)
     return {name.replace(f"_{network.name}", ""): value for name, value in found.items()}
 
@@ -136,7 +142,7 @@ def markdown(cases):
         cells = []
         for name in FIGURES:
             value, error = cases[case][name], cases[case][f"{name}_error"]
-            digits = 1 if name == "fd" else 3
+            digits = {"fd": 1, "kd": 4}.get(name, 3)
             cells.append(f"{value:.{digits}f} ± {error:.{digits}f}{arrows[signs[name]]}")
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import importlib.util
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
@@ -106,3 +107,14 @@ def test_what_cannot_be_measured_is_said(network):
     assert "frechet_matched_efficientnet_lite0" in plan.figures
     with pytest.raises(UserError, match="efficientnet_lite0"):
         evaluation_of(source, 4, features=["efficientnet"])
+
+
+@pytest.mark.parametrize(("side", "k", "stride"), [(9, 3, 1), (9, 5, 2), (8, 3, 2), (8, 5, 1)])
+def test_a_sum_over_taps_is_the_convolution_of_each_channel(side, k, stride):
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((2, side, side, 3), (k, k, 1, 3)))
+    layout = efficientnet_lite0.LAYOUT
+    how = {"dimension_numbers": layout, "feature_group_count": 3, "precision": "highest"}
+    expected = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", **how)
+    got = efficientnet_lite0.by_taps(jnp.asarray(x), jnp.asarray(kernel), stride)
+    np.testing.assert_allclose(got, expected, atol=1e-5)

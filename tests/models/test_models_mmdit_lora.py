@@ -12,6 +12,7 @@ from models_cases import params_of
 from dit import carry, config, models
 from dit.interop import files, writing
 from dit.interop import lora as layouts
+from dit.interop.views import regions
 from dit.training.lora import LoraSettings
 
 TINY = {"width": 24, "heads": 3, "in_channels": 4, "context_dim": 7}
@@ -76,7 +77,7 @@ def test_diffusers_and_peft_merge_it_to_the_same_weights(name, tmp_path):
     file = layouts.to_state(pairs, names)
     shapes = {n: x.shape for n, x in file.items()}
     how = {"dtype": np.float32, "largest": 10**9, "metadata": layouts.metadata(2, 3.0, file)}
-    writing.write(str(tmp_path / "lora"), layouts.STEM, shapes, file.items(), **how)
+    writing.write(str(tmp_path / "lora"), layouts.STEM, shapes, regions(file.items(), {}), **how)
     whole = f"{layouts.STEM}.safetensors"
     other.load_lora_adapter(tmp_path / "lora", prefix="transformer", weight_name=whole)
     other.save_lora_adapter(tmp_path / "theirs", adapter_name="default_0")
