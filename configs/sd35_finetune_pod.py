@@ -22,7 +22,7 @@ Check:     python -m dit.preflight --config=configs/sd35_finetune_pod.py --topol
                --mesh=data=4,fsdp=64 --encoders=clip-l,clip-bigg,t5-xxl
            python -m dit.preflight --config=configs/sd35_finetune_pod.py --topology=v5p:4x4x4 \\
                --encoders=clip-l,clip-bigg,t5-xxl --config.lora.rank=16
-Hardware:  v5p:4x4x4. Not yet run, nor compiled for it.
+Hardware:  v5p:4x4x4, 53 of 96 GiB a chip as predicted in launch/README.md. Not yet run.
 Expected:  not yet run.
 """
 

@@ -5,6 +5,7 @@ attention they are exchanged for heads (all-to-all). The rest is wan_1b_pod's. W
 this size, each for its own times, are the same: --config.model.size=Wan2.2-T2V-A14B.
 
 Command:   python -m dit.train --config=configs/wan_14b_pod.py --workdir=gs://BUCKET/wan14
+           --config.mesh.data=-1 --config.mesh.fsdp=8
            python -m dit.sample --workdir=gs://BUCKET/wan14 --mesh=fsdp+context
            --prompt="a red fox runs through snow" --out=fox.mp4
 480p:      --config.data.shape="(21,60,104,16)" --config.times.shift=3 --config.batch_size=64:
@@ -14,9 +15,10 @@ Ring:      --config.model.attention=ring: keys and values go round the devices i
 Data:      as for wan_1b_pod, latents of (21, 90, 160, 16); in /mnt/data/wan a Wan2.1-T2V-14B pipeline
            as diffusers saves it: transformer, vae, text_encoder and tokenizer.
 Check:     python -m dit.preflight --config=configs/wan_14b_pod.py --topology=v5p:4x4x8 \\
-               --encoders=umt5-xxl
-Hardware:  v5p:4x4x8: the state is split over 128 chips, the tokens of a clip over 4. Not yet run, nor
-           compiled for it.
+               --mesh=data=4,fsdp=8,context=4 --encoders=umt5-xxl
+Hardware:  v5p:4x4x8, 41 of 96 GiB a chip as predicted in launch/README.md: the tokens of a clip are
+           split over 4 chips, the state over 32, since over all 128 the compiler sends it twice. Not
+           yet run.
 Expected:  not yet run.
 """
 
@@ -32,7 +34,6 @@ def get_config() -> ConfigDict:
     config.data.shape = (21, 90, 160, 16)
     config.model.size = "Wan2.1-T2V-14B"
     config.model.remat = "attention"  # most of a step, which must not run twice
-    config.mesh = ConfigDict({"data": -1, "fsdp": 8, "context": 4})
     config.init_from = ConfigDict({"path": f"{WAN}/transformer", "format": "diffusers_wan"})
     config.times.shift = 5.0
     config.optimizer.lr = 1e-5
