@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 32
     config.data.shape = (21, 90, 160, 16)
     config.model.size = "Wan2.1-T2V-14B"
-    config.model.remat = "attention"  # most of a step, which must not run twice
+    config.model.remat = "attention"  # most of a step: it must not run twice
     config.init_from = ConfigDict({"path": f"{WAN}/transformer", "format": "diffusers_wan"})
     config.times.shift = 5.0
     config.optimizer.lr = 1e-5

@@ -75,7 +75,7 @@ class Latents:
                 "channels": shapes[0][-1],
                 "dtype": dtype,
                 "flip": flip,
-                "codec": {"name": spec, "weights": frozen.identity(self._params)},
+                "codec": {"name": spec, "weights": frozen.identity(self._params, codec.weights)},
                 **({} if frames is None else {"frames": shapes[0][1]}),
             }
         }

@@ -55,7 +55,8 @@ class Weights:
     ``read(shardings)`` reads them, of which every process takes what its devices hold. ``expected``:
     the fingerprint that they must have; ``where``: what a message calls them. ``compared``: the type
     that fractions are rounded to before their fingerprint is taken, for weights that are kept now in
-    one, now in another; None: every bit counts.
+    one, now in another; None: every bit counts. ``apart(params)``: the trees, one after the other, whose
+    arrays and names the fingerprint is of; None: the parameters as they are.
     """
 
     abstract: Params
@@ -64,6 +65,7 @@ class Weights:
     where: str
     expected: str | None = None
     compared: str | None = None
+    apart: Callable[[Params], Iterable[Params]] | None = None
     placed: dict[Any, Params] = dataclasses.field(default_factory=dict)  # by mesh, once read
 
     @classmethod

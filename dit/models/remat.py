@@ -2,8 +2,9 @@
 
 ``none`` keeps everything, ``full`` only a block's input, ``dots`` the outputs of matrix products
 with weights, ``all_dots`` those of attention's products too, ``attention`` only what each attention
-gives, ``dots_attention`` this and what ``dots`` keeps. What a fused kernel gives is nobody's product:
-under ``dots`` and ``all_dots`` it runs twice.
+gives, ``dots_attention`` this and what ``dots`` keeps. What a fused kernel gives is no product: under
+``dots`` and ``all_dots`` it runs twice. Of splash attention the sums that its backward pass needs are
+kept with its output; of other kernels the output alone is.
 """
 
 from __future__ import annotations

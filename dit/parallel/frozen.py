@@ -44,7 +44,7 @@ def place(frozen: Frozen, mesh: Mesh | None) -> dict[str, Params]:
     for name, weights in frozen.items():
         if mesh not in weights.placed:
             params = weights.read(spots[name])
-            if weights.expected not in (None, found := identity(params, weights.compared)):
+            if weights.expected not in (None, found := identity(params, weights)):
                 raise UserError(
                     f"{weights.where} are not those that this run, or its data, were made with: got "
                     f"{found}, expected {weights.expected}; put the same files there again"
@@ -53,14 +53,16 @@ def place(frozen: Frozen, mesh: Mesh | None) -> dict[str, Params]:
     return {name: weights.placed[mesh] for name, weights in frozen.items()}
 
 
-def identity(params: Params, compared: str | None = None) -> str:
-    """Twelve hex digits over every bit of them, on any mesh the same; ``compared``: see ``Weights``."""
-    return fingerprint(fingerprints(params, compared))
+def identity(params: Params, weights: Weights) -> str:
+    """Twelve hex digits over every bit of the ``params`` of ``weights``, on any mesh the same."""
+    trees = (params,) if weights.apart is None else weights.apart(params)
+    each = (fingerprints(tree, weights.compared) for tree in trees)
+    return fingerprint({name: bits for found in each for name, bits in found.items()})
 
 
 def identities(frozen: Frozen, mesh: Mesh | None) -> dict[str, str]:
     """The fingerprints of all, by name."""
-    return {n: identity(w, frozen[n].compared) for n, w in place(frozen, mesh).items()}
+    return {n: identity(w, frozen[n]) for n, w in place(frozen, mesh).items()}
 
 
 def check_known(now: Mapping[str, str], then: Mapping[str, str], where: str) -> None:

@@ -96,7 +96,7 @@ def make_mesh(
         if axis not in AXES:
             raise UserError(f"unknown mesh axis {axis!r}: {suggest(axis, list(AXES))}")
     shape = [given.get(axis, 1) for axis in AXES]
-    shown = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True))
+    shown = _shown(shape)
     if any(n < 1 and n != -1 for n in shape) or shape.count(-1) > 1:
         raise UserError(f"got a mesh of {shown}; expected positive sizes, at most one of them -1")
     fixed = math.prod(n for n in shape if n != -1)
@@ -106,10 +106,9 @@ def make_mesh(
             f"devices; there are {len(devices)}. Set one axis to -1 to use all that are left"
         )
     shape = [len(devices) // fixed if n == -1 else n for n in shape]
-    shown = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True))
     types, parts = (AxisType.Auto,) * len(AXES), len(slices(devices))
     if parts == 1:
-        return Mesh(_on_torus(shape, devices, shown), AXES, axis_types=types)
+        return Mesh(_on_torus(shape, devices), AXES, axis_types=types)
     if shape[0] % parts:
         raise UserError(f"got mesh.data={shape[0]}; expected a multiple of the {parts} slices")
     within, between = [shape[0] // parts, *shape[1:]], [parts, 1, 1, 1]
@@ -119,7 +118,11 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=types)
 
 
-def _on_torus(shape: Sequence[int], devices: Sequence[jax.Device], shown: str) -> np.ndarray:
+def _shown(shape: Sequence[int]) -> str:
+    return ", ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True))
+
+
+def _on_torus(shape: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
     """The devices in the shape of a mesh, each of its axes along whole axes of their torus, if it can.
 
     Else an axis takes a part of one: 64 of 16x16.
@@ -132,7 +135,7 @@ def _on_torus(shape: Sequence[int], devices: Sequence[jax.Device], shown: str) -
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     except (NotImplementedError, TypeError) as error:  # of what its search ends with: None
         raise UserError(
-            f"got a mesh of {shown}, which JAX cannot lay on the torus of these {len(devices)} "
+            f"got a mesh of {_shown(shape)}, which JAX cannot lay on the torus of these {len(devices)} "
             "devices; choose sizes that are products of its sides or divide one of them"
         ) from error
 

@@ -32,7 +32,7 @@ from dit.scaling.flops import sampling_flops
 from dit.scaling.jaxpr_flops import count
 from dit.training.feed import bucket_shapes
 from dit.training.program import Program, program
-from dit.types import masks
+from dit.types import UserError, masks
 
 OVERFLOW = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)")
 TRAIN = "train step"
@@ -177,6 +177,7 @@ def report(
         "hbm": where.hbm,
         "remat": experiment.remat or "none",
         "expected_sizes": gathered(experiment, params, run.mesh, images),
+        "advice": lanes(experiment.axes, params) if on_tpu else [],
         "flags": os.environ.get("LIBTPU_INIT_ARGS", "") if on_tpu else None,
     }
     start = time.perf_counter(), time.process_time()
@@ -189,7 +190,7 @@ def report(
             raise
         needed, hbm = (float(found[i]) * UNITS[found[i + 1]] for i in (1, 3))
         memory |= {"needed": int(needed)}
-        return Report(**common | {"hbm": hbm}, advice=[], memory=memory, fits=False)
+        return Report(**common | {"hbm": hbm}, memory=memory, fits=False)
     used = compiled.memory_analysis()
     total = (
         used.argument_size_in_bytes
@@ -205,6 +206,7 @@ def report(
     }
     program_text = hlo.read(text)
     found = hlo.collectives(program_text, run.mesh)
+    common["advice"] += reduced(found, run.mesh.shape) if on_tpu else []
     attention = experiment.model.attention_macs(experiment.shape) * (length / tokens) ** 2
     pairs = 2 * attention * images / run.mesh.size
     return Report(
@@ -212,7 +214,6 @@ def report(
         memory=memory,
         fits=common["hbm"] is None or total <= common["hbm"],
         collectives=found,
-        advice=[*lanes(experiment.axes, params), *reduced(found, run.mesh.shape)] if on_tpu else [],
         kernels=hlo.kernels(program_text),
         kernel_flops=kernel_flops(program_text, pairs) * run.mesh.size,
         time=step_time(program_text, found, where, pairs),
@@ -233,8 +234,13 @@ def compile_and_read(lowered: Any, where: Topology) -> tuple[Any, str]:
         return compiled, compiled.as_text()
     with tempfile.TemporaryDirectory() as folder:
         compiled = lowered.compile({**options, "xla_dump_to": folder})
-        (file,) = pathlib.Path(folder).glob("*.after_codegen.txt")
-        return compiled, file.read_text()
+        found = list(pathlib.Path(folder).glob("*.after_codegen.txt"))
+        if len(found) != 1:
+            raise UserError(
+                f"libtpu wrote {len(found)} texts of the compiled program; expected one, as versions "
+                'about 0.0.52 write it: pip install -U "dit-jax[preflight]"'
+            )
+        return compiled, found[0].read_text()
 
 
 def compiler_options(where: Topology) -> dict[str, bool]:

@@ -23,7 +23,7 @@ from dit.preflight.account import Account, Choice
 from dit.types import UserError
 
 Row = dict[str, Any]
-SWEPT = ("none", "dots", "full")  # remat policies
+SWEPT = ("none", "dots_attention", "dots", "full")  # remat policies
 TRIES = 8  # compilations in search of a batch
 CLOSE = 32  # the largest batch is found to one part in so many, or to one image a device
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from dit import draw, storage
 from dit.experiment import build
-from dit.parallel.frozen import identity, place
+from dit.parallel.fingerprints import fingerprints
+from dit.parallel.frozen import identities, place
 from dit.training.checkpoint import Checkpoints
 from dit.training.program import program
 from dit.training.workdir import plain
@@ -84,7 +85,7 @@ def test_weights_are_arguments_split_over_devices_that_agree_with_one(root):
     assert main.count("%arg") >= leaves + 2  # what is donated, the weights, and the batch
     found, moved, _, placed, _ = stepped(root, 8, "fsdp")
     assert any(not x.sharding.is_fully_replicated for x in jax.tree.leaves(placed))
-    assert identity(placed) == identity(weights)
+    assert fingerprints(placed) == fingerprints(weights)
     assert found == pytest.approx(loss, rel=1e-5)
     for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(change), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(b).max(), 1e-3))
@@ -97,11 +98,11 @@ def test_a_run_is_known_by_its_weights_wherever_they_lie(root, tmp_path):
     found = draw.load_experiment(str(tmp_path / "run"))
     assert found.shape == (1, 4, 4, 4)
     place(found.frozen, None)
-    meta = {"codec": identity(place(experiment.frozen, None)["codec"])}
+    meta = identities(experiment.frozen, None)
     for name, path, refused in (("moved", root / "vae", False), ("other", root / "other", True)):
         config = plain(experiment.config)
         config["codec"]["path"] = str(path)
-        now = {"codec": identity(place(build(config).frozen, None)["codec"])}
+        now = identities(build(config).frozen, None)
         assert (now != meta) == refused, name
         again = Checkpoints(storage.workdir(tmp_path / "run"), config, 1, frozen=now)
         restored = {"params": jax.eval_shape(experiment.init, jax.random.key(0))}

@@ -1,6 +1,7 @@
 """Frozen text encoders: their files, their padding and layers, and how they are joined."""
 
 import json
+import zlib
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ from text_cases import KINDS, save, write_json, write_safetensors
 
 from dit import config
 from dit.models import count_params
+from dit.parallel.frozen import identities
 from dit.text import Encoded
 from dit.text.pretrained import clip, t5
 from dit.text.pretrained.encoder import Options
@@ -91,6 +93,30 @@ def test_layers_are_those_asked_for(norm):
     expected = {None: [0, 2, 103, 103], True: normed, False: plain}[norm]
     found = choose(states, layers, norm, lambda x: x + 100)
     np.testing.assert_array_equal(found, np.tile(np.float32(expected), (1, 2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [
+        ("clip", "b3810639e3bf"),
+        ("t5", "5b795352584e"),
+        ("umt5", "4d69efb3342d"),
+        ("bert", "043a4be1e271"),
+    ],
+)
+def test_old_runs_and_records_know_their_encoders(kind, known, tmp_path):
+    """The fingerprints that were given when every layer had parameters of its own."""
+    state = {
+        name: np.random.default_rng(zlib.crc32(name.encode())).normal(size=x.shape)
+        for name, x in save(tmp_path, kind).items()
+    }
+    write_safetensors(
+        tmp_path / "model.safetensors", {n: x.astype(np.float32) for n, x in state.items()}
+    )
+    room = KINDS[kind][0].__name__.rpartition(".")[2]
+    given = ({"name": room, "path": str(tmp_path)},)
+    text = config.resolve("text", "pretrained", encoders=given)
+    assert identities({"text": text.weights}, None) == {"text": known}
 
 
 class Twice(nn.Module):

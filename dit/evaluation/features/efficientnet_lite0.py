@@ -120,7 +120,9 @@ def features(params: Params, x: Float[Array, "n s s 3"]) -> Float[Array, "n 1280
     return layer(x, "_conv_head", "_bn1").mean((1, 2))
 
 
-def by_taps(x: Float[Array, "n s s c"], kernel: Float[Array, "k k 1 c"], stride: int):
+def by_taps(
+    x: Float[Array, "n s s c"], kernel: Float[Array, "k k 1 c"], stride: int
+) -> Float[Array, "n t t c"]:
     """A convolution of each channel with its own kernel, padded as ``SAME`` is.
 
     As a sum over the kernel's taps: XLA's convolutions in groups take five times as long on CPUs.

@@ -73,7 +73,7 @@ class Pretrained(nn.Module):
     depth: int
 
     def __init_subclass__(cls, **kwargs):
-        for name in {"check_tokens", "entries", "macs"} & vars(cls).keys():
+        for name in {"apart", "check_tokens", "entries", "macs"} & vars(cls).keys():
             nn.nowrap(vars(cls)[name])  # answered from the description alone
         super().__init_subclass__(**kwargs)
 
@@ -85,6 +85,16 @@ class Pretrained(nn.Module):
 
     def check_tokens(self, ids: Int[np.ndarray, "b n"]) -> None:
         """Raise UserError for texts without a token that the network cannot do without."""
+
+    @nn.nowrap
+    def apart(self, params: Params) -> Iterator[Params]:
+        """The parameters, those of each layer ``i`` by themselves as ``block_i``.
+
+        Runs and records know an encoder by a fingerprint under these names, older than the stack.
+        """
+        yield {name: x for name, x in params.items() if name != "blocks"}
+        for i in range(self.depth):
+            yield {f"block_{i}": jax.tree.map(lambda x, i=i: x[i], params["blocks"])}
 
     def entries(self, names: Collection[str]) -> Iterator[mapping.Entry]:
         """The table of parameters and of their names among those of a file, ``names``."""

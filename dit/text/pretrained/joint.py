@@ -140,12 +140,19 @@ def _weights(encoders: Sequence[Encoder]) -> Weights:
             for name, encoder in _named(encoders)
         }
 
+    def apart(params: Params) -> Iterator[Params]:
+        for name, encoder in _named(encoders):
+            yield {name: {"vocabulary": params[name]["vocabulary"]}}
+            for tree in encoder.model.apart(params[name]["network"]):
+                yield {name: {"network": tree}}
+
     return Weights(
         abstract={n: {"network": e.abstract(), "vocabulary": digest} for n, e in _named(encoders)},
         axes={n: {"network": e.axes(), "vocabulary": (None,)} for n, e in _named(encoders)},
         read=read,
         where="the weights or the vocabularies of the text encoders (text.encoders)",
         compared="bfloat16",  # the same where products are in float32 and where they are not
+        apart=apart,
     )
 
 

@@ -25,7 +25,7 @@ from dit.models.layers import Linear, Norm
 from dit.text.pretrained import weights
 from dit.text.pretrained.encoder import Encoder, Options, Pretrained
 from dit.text.pretrained.layers import Mlp, Table, chain, check_activation, choose
-from dit.types import Count, Range, Tiny, UserError
+from dit.types import Count, Params, Range, Tiny, UserError
 
 ELSEWHERE = ("decoder.", "lm_head.")  # of a whole T5
 TOKENS = ("shared.weight", "encoder.embed_tokens.weight")  # two names of one table
@@ -218,6 +218,19 @@ class T5(Pretrained):
         states = chain(block, self.depth, x, (bias, mask), self.options.layers)
         final = Norm("rms", True, self.eps, name="norm")
         return choose(states, self.options.layers, self.options.norm, final), None
+
+    def apart(self, params: Params) -> Iterator[Params]:
+        """See ``Pretrained``; the tables of biases are ``bias_i``."""
+        for tree in super().apart(params):
+            for name, x in tree.items():
+                layer = name.removeprefix("block_")
+                if name == "bias":
+                    yield {"bias_0": x}
+                elif name != layer and "bias" in x:
+                    yield {f"bias_{layer}": x["bias"]}
+                    yield {name: {k: v for k, v in x.items() if k != "bias"}}
+                else:
+                    yield {name: x}
 
     def macs(self, length: int) -> dict[str, int]:
         """See ``Pretrained``."""
