@@ -12,7 +12,8 @@ from dit.codecs import autoencoder_kl
 from dit.codecs.autoencoder_weights import open_weights
 from dit.interop import autoencoder_diffusers, autoencoder_original
 from dit.interop.autoencoder import describe
-from dit.parallel.frozen import identity, place
+from dit.parallel.fingerprints import fingerprints
+from dit.parallel.frozen import place
 from dit.types import UserError
 
 LAYOUTS = {"diffusers": autoencoder_diffusers, "original": autoencoder_original}
@@ -74,7 +75,7 @@ def test_a_directory_in_parts_a_file_of_a_whole_model_and_a_folder_vae(tmp_path)
         )
         assert found.scale == (None if "." in name else 0.18215)
     other = made.save(tmp_path / "other", seed=1)[1]
-    assert identity(params) != identity(other)
+    assert fingerprints(params) != fingerprints(other)
 
 
 def test_what_does_not_go_together_is_refused_before_anything_is_read(tmp_path):
