@@ -6,10 +6,16 @@ at time 0*: the added time part and the rotation along time vanish there.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
+from dit.models.attention import platform
 from dit.types import UserError
 
 Rotary = tuple[
@@ -99,7 +105,36 @@ def rotate(x: Float[Array, "b n h d"], table: Rotary) -> Float[Array, "b n h d"]
 
     Then ``<rotate(q, p), rotate(k, p')>`` depends on ``p - p'`` only. Weights made for neighbouring
     channels ``(2 i, 2 i + 1)`` need a permutation of the channels of q and k.
+
+    Halves of a head fill half the lanes of a TPU's registers, so there no head is cut: its halves change
+    places in a product with a permutation, which is exact.
     """
     cos, sin = (part if part.ndim == 4 else part[:, :, None, :] for part in table)
-    a, b = jnp.split(x.astype(jnp.promote_types(x.dtype, cos.dtype)), 2, axis=-1)
+    wide = x.astype(jnp.promote_types(x.dtype, cos.dtype))
+    if platform() == "tpu":
+        cos, sin = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
+        return (wide * cos + _swapped(wide, x.dtype) * sin).astype(x.dtype)
+    a, b = jnp.split(wide, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _swapped(x: Float[Array, "b n h d"], exact: Any) -> Float[Array, "b n h d"]:
+    """The second half of every head before the first. ``exact``: a type that holds the numbers of x.
+
+    Its own rule of differentiation hides the product from the policies of ``remat`` that keep products,
+    and has the derivative, which no short type holds, as wide as it comes.
+    """
+    return _swap(x.astype(exact), x.dtype)
+
+
+@_swapped.defjvp
+def _(exact, x, tangents):
+    return _swapped(*x, exact), _swap(*tangents)
+
+
+def _swap(x: Float[Array, "b n h d"], out: Any = None) -> Float[Array, "b n h d"]:
+    d = x.shape[-1]
+    halves = np.roll(np.eye(d), d // 2, axis=-1).astype(x.dtype)
+    how = {"precision": lax.Precision.HIGHEST, "preferred_element_type": out}
+    return jnp.einsum("bnhd,de->bnhe", x, halves, **how)

@@ -1,11 +1,13 @@
 """Patches, position tables and rotary angles against formulas written another way."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dit.models import patchify, positions
 from dit.models.embeddings import sinusoids
+from dit.models.remat import POLICIES
 from dit.types import UserError
 
 
@@ -83,6 +85,34 @@ def test_rotary_is_multiplication_by_unit_complex_numbers():
     )
     turned = (x[..., :6] + 1j * x[..., 6:]) * np.exp(1j * angle)[:, :, None]
     np.testing.assert_allclose(got, np.concatenate([turned.real, turned.imag], -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_tpu_turns_whole_heads_to_the_same_values_and_gradients(dtype, monkeypatch):
+    """Where a product is exact it is on the CPU too; no policy keeps it."""
+    draw = np.random.default_rng(0)
+    x, g = (jnp.asarray(draw.standard_normal((2, 5, 3, 12)), dtype) for _ in range(2))
+    table = positions.rotary(jnp.asarray(draw.uniform(0, 9, (2, 5, 3)), jnp.float32), (4, 2, 6))
+
+    def turned(x):
+        return positions.rotate(x, table)
+
+    def all_of(x, g):
+        y, pull = jax.vjp(turned, x)
+        return y, pull(g)[0], jax.jvp(turned, (x,), (g,))[1]
+
+    expected = all_of(x, g)
+    monkeypatch.setattr(positions, "platform", lambda: "tpu")
+    found = all_of(x, g)
+    assert "dot_general" in str(jax.make_jaxpr(turned)(x))
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(
+            a.astype(np.float32), b.astype(np.float32), rtol=jnp.finfo(dtype).eps, atol=1e-6
+        )
+    squared = jax.checkpoint(lambda x: turned(x) ** 2, policy=POLICIES["dots"])
+    kept = [r.shape for r in jax.tree.leaves(jax.vjp(squared, x)[1])]
+    assert kept.count(x.shape) == 1  # x itself
 
 
 def test_rotary_products_depend_on_differences_only():
