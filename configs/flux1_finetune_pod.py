@@ -19,7 +19,7 @@ Data:      in config.data.path records of latents, (128, 128, 16), that dit prep
 Check:     python -m dit.preflight --config=configs/flux1_finetune_pod.py --topology=v5p:4x4x4 \\
                --encoders=clip-l,t5-xxl
            python -m dit.preflight --config=configs/flux1_finetune_pod.py --topology=v6e:16x16 \\
-               --mesh=data=4,fsdp=64 --encoders=clip-l,t5-xxl
+               --mesh=data=4,fsdp=64 --config.mesh.whole="()" --encoders=clip-l,t5-xxl
            python -m dit.preflight --config=configs/flux1_finetune_pod.py --topology=v5p:4x4x4 \\
                --encoders=clip-l,t5-xxl --config.lora.rank=16
 Hardware:  v5p:4x4x4, 82 of 96 GiB a chip as predicted in launch/README.md. Not yet run.
@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
                 "remat": "dots_attention",
             },
             "init_from": {"path": f"{FLUX}/transformer", "format": "diffusers_flux"},
-            "mesh": {"preset": "hsdp"},
+            "mesh": {"preset": "hsdp", "whole": ("text",)},
             "path": {"name": "linear", "time_scale": 1000.0},
             "prediction": {"name": "velocity"},
             "times": {"name": "shifted", "shift": 3.158, "base": "logit_normal"},

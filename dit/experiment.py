@@ -24,7 +24,7 @@ from dit.diffusion.weights import Weight
 from dit.init_from import Given
 from dit.objectives import LossFn
 from dit.objectives.constant import Constant, Moments, best_constant
-from dit.parallel.frozen import place
+from dit.parallel.frozen import expecting, held, place
 from dit.sections import PLAIN, ROOMS, complete, diffuses, override, precision
 from dit.text import FrozenText, TextEncoder, check_made_by, is_told
 from dit.text.network import TextConditioned
@@ -349,6 +349,7 @@ def build(
         raise UserError(
             "got lora.rank and optimizer.mup_base_...; muP has no rule for LoRA: give one"
         )
+    codec, text, base = held(config.mesh.whole, codec=codec, text=text, base=base)
     experiment = Experiment(
         config, example, codec, text, model, process, loss, best, shapes, lora=lora, base=base
     )
@@ -356,14 +357,6 @@ def build(
         experiment.__dict__["source"] = source  # has just been built: not to be built again
         experiment.check_conditions()
     return experiment
-
-
-def expecting(user: Any, fingerprint: str | None) -> Any:
-    """A codec or a text encoder whose weights, if it has any, must have this fingerprint."""
-    if user.weights is None:
-        return user
-    weights = dataclasses.replace(user.weights, expected=fingerprint)
-    return dataclasses.replace(user, weights=weights)
 
 
 def source_of(config: ConfigDict, text: TextEncoder | FrozenText | None) -> Source:

@@ -82,6 +82,7 @@ def precision(*, compute: Literal["auto", "float32", "bfloat16"] = "auto") -> st
 
 
 Devices = Count | Literal[-1] | None
+Held = Literal["codec", "text", "base"]
 
 
 def mesh_sizes(
@@ -91,8 +92,13 @@ def mesh_sizes(
     fsdp: Devices = None,
     context: Devices = None,
     tensor: Devices = None,
+    whole: Held | tuple[Held, ...] = (),
 ) -> dict[str, int | str | None]:
-    """Devices along each mesh axis (-1: all that are left; None: as in the ``preset``)."""
+    """Devices along each mesh axis (-1: all that are left; None: as in the ``preset``).
+
+    ``whole``: the frozen weights of which every device holds all, instead of the part that it would
+    hold of trained ones: memory for communication. ``codec``, ``text``, and the ``base`` under a LoRA.
+    """
     return {"preset": preset, "data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +23,12 @@ def where(frozen: Frozen, mesh: Mesh | None) -> dict[str, Any]:
         here = SingleDeviceSharding(jax.local_devices()[0])
         return {n: jax.tree.map(lambda _: here, w.abstract) for n, w in frozen.items()}
     return {n: shardings(w.abstract, w.axes, mesh) for n, w in frozen.items()}
+
+
+def whole(weights: Weights) -> Weights:
+    """The same, to lie on every device instead of in parts."""
+    axes = jax.tree.map(lambda x: (None,) * len(x.shape), weights.abstract)
+    return dataclasses.replace(weights, axes=axes, placed={})
 
 
 def shapes(frozen: Frozen, mesh: Mesh | None = None) -> dict[str, Params]:
@@ -51,6 +58,37 @@ def place(frozen: Frozen, mesh: Mesh | None) -> dict[str, Params]:
                 )
             weights.placed[mesh] = params
     return {name: weights.placed[mesh] for name, weights in frozen.items()}
+
+
+def expecting(user: Any, fingerprint: str | None) -> Any:
+    """A codec or a text encoder whose weights, if it has any, must have this fingerprint."""
+    if user.weights is None:
+        return user
+    weights = dataclasses.replace(user.weights, expected=fingerprint)
+    return dataclasses.replace(user, weights=weights)
+
+
+def listed(names: str | Iterable[str]) -> tuple[str, ...]:
+    """``mesh.whole`` as names: a command line gives one without a tuple."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def held(names: str | Iterable[str], **users: Any) -> tuple[Any, ...]:
+    """The users of frozen weights, or such weights, of which every device is to hold those named whole.
+
+    Raises UserError for a name without frozen weights.
+    """
+    for name in listed(names):
+        user = users[name]
+        own = isinstance(user, Weights)
+        weights = user if own else getattr(user, "weights", None)
+        if weights is None:
+            raise UserError(
+                f"got mesh.whole={name!r}; the config has no frozen weights of that name"
+            )
+        weights = whole(weights)
+        users[name] = weights if own else dataclasses.replace(user, weights=weights)
+    return tuple(users.values())
 
 
 def identity(params: Params, weights: Weights) -> str:

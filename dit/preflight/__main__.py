@@ -204,7 +204,8 @@ def chosen(
     """The config with the mesh, batch and remat policy of the command line, or of a search."""
     out = config.to_dict()
     if mesh is not None:
-        out["mesh"] = parse_mesh(mesh) if isinstance(mesh, str) else dict(mesh)
+        sizes = parse_mesh(mesh) if isinstance(mesh, str) else dict(mesh)
+        out["mesh"] = {"whole": out["mesh"]["whole"], **sizes}
     if batch is not None:
         out["batch_size"] = batch
     if remat is not None and "remat" in out["model"]:

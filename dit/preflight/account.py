@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from dit import rng
+from dit.parallel.frozen import listed
 from dit.parallel.topology import Topology
 from dit.scaling.flops import training_flops
 from dit.training.feed import bucket_shapes
@@ -52,7 +53,8 @@ class Account:
     ``parameters``, ``state`` (with the optimizer's and the averages) and ``gradients``: bytes.
     ``activations(policy)``: bytes an image. ``flops``: of an image. ``stream``: elements an image that
     pass from layer to layer. Of packed batches a row is an image here. ``policies``: the remat policies
-    that the network can take.
+    that the network can take. ``frozen``: bytes of weights that nothing trains; ``held``: of those of
+    which each device has all.
     """
 
     parameters: int
@@ -63,13 +65,15 @@ class Account:
     stream: int
     policies: tuple[str, ...]
     accumulate: int
+    frozen: int = 0
+    held: int = 0
 
     def parts(self, choice: Choice) -> tuple[float, float, float]:
-        """Bytes on one device of the state, the gradients and the activations."""
+        """Bytes on one device of the state and frozen weights, the gradients and the activations."""
         shards = choice.size("fsdp", "tensor")
         sharing = choice.size("data", "fsdp", "context", "tensor") * self.accumulate
         kept = self.activations(choice.remat) * choice.batch / sharing
-        return self.state / shards, self.gradients / shards, kept
+        return (self.state + self.frozen) / shards + self.held, self.gradients / shards, kept
 
     def seconds(self, choice: Choice, where: Topology) -> float | None:
         """Of a step; None for devices that are in no table."""
@@ -115,6 +119,8 @@ def account(experiment_with: Callable[[str], Any], where: Topology) -> Account:
             return activations(other, run, shapes) / images
 
     model, state = experiment.model, run.abstract
+    frozen = {name: _bytes(weights.abstract) for name, weights in experiment.frozen.items()}
+    held = sum(frozen[name] for name in listed(experiment.config.mesh.whole))
     length = experiment.config.packing.tokens or model.tokens(experiment.shape)
     return Account(
         parameters=_bytes(state.params),
@@ -125,6 +131,8 @@ def account(experiment_with: Callable[[str], Any], where: Topology) -> Account:
         stream=model.stream(experiment.shape) * length // model.tokens(experiment.shape),
         policies=tuple(POLICIES) if experiment.remat else ("none",),
         accumulate=experiment.config.optimizer.get("accumulate", 1),
+        frozen=sum(frozen.values()) - held,
+        held=held,
     )
 
 

@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -103,7 +104,7 @@ def checks(folder: pathlib.Path) -> list[list[str]]:
         text = ast.get_docstring(ast.parse(file.read_text())) or ""
         lines = text.replace("\\\n", " ").splitlines()
         matches = (re.search(r"python -m dit\.preflight (.*)", line) for line in lines)
-        found += [match[1].split() for match in matches if match]
+        found += [shlex.split(match[1]) for match in matches if match]
     return found
 
 

@@ -23,11 +23,12 @@ from dit.draw import Sampler
 from dit.encoders import Encoders
 from dit.experiment import build
 from dit.parallel import compiler
-from dit.parallel.frozen import identities, place
+from dit.parallel.frozen import identities, place, where
 from dit.parallel.mesh import make_mesh, parse_mesh
 from dit.parallel.topology import find
 from dit.preflight import programs
 from dit.preflight.__main__ import stand_in
+from dit.preflight.account import Choice, account
 from dit.recipe import Recipe
 from dit.scaling.flops import training_flops
 from dit.scaling.jaxpr_flops import count_flops
@@ -115,7 +116,8 @@ def test_the_step_is_that_on_embeddings_made_beforehand(folders):
 
 def stepped(folders, devices, mesh, steps=2):
     """The state after some steps, the losses, the text of the program and the weights."""
-    experiment = build(told(folders, mesh={"preset": mesh}, schedule={"name": "constant"}))
+    mesh = {"preset": mesh} if isinstance(mesh, str) else mesh
+    experiment = build(told(folders, mesh=mesh, schedule={"name": "constant"}))
     batches = experiment.batches()
     run = program(experiment, batches, jax.devices()[:devices])
     state = jax.jit(run.create, out_shardings=run.shardings)(jax.random.key(0))
@@ -143,6 +145,37 @@ def test_weights_are_arguments_split_over_devices_that_agree_with_one(folders):
         assert not shapes & {x.shape for x in jax.tree.leaves(part)}
     for a, b in zip(jax.tree.leaves(other.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
+    _, found, _, placed = stepped(folders, 8, {"fsdp": 8, "whole": "text"})
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(placed))
+    np.testing.assert_allclose(found, losses, rtol=1e-5)
+
+
+def test_devices_hold_whole_what_the_mesh_says(folders):
+    mesh = make_mesh({"fsdp": 8})
+
+    def split(**mesh_config):
+        spots = where(build(told(folders, mesh=mesh_config)).frozen, mesh)["text"]
+        return not all(x.is_fully_replicated for x in jax.tree.leaves(spots))
+
+    assert split()
+    assert split(fsdp=8)
+    assert not split(whole="text")
+    assert not split(fsdp=8, whole=("text",))
+    for name in ("base", "codec"):
+        with pytest.raises(UserError, match=f"whole='{name}'; the config has no frozen weights"):
+            split(whole=name)
+
+
+def test_an_account_has_frozen_weights_in_parts_or_whole(folders):
+    here = find("cpu:8")
+    parted, held = (
+        account(lambda policy, m=mesh: build(told(folders, mesh=m)), here)
+        for mesh in ({"fsdp": 8}, {"fsdp": 8, "whole": "text"})
+    )
+    size = sum(4 * x.size for x in jax.tree.leaves(build(told(folders)).text.weights.abstract))
+    assert (parted.frozen, parted.held, held.frozen, held.held) == (size, 0, 0, size)
+    states = (own.parts(Choice({"fsdp": 8}, "none", 8))[0] for own in (held, parted))
+    assert next(states) - next(states) == size * 7 / 8
 
 
 def test_a_run_is_known_by_its_weights_and_vocabulary_wherever_they_lie(folders, tmp_path):
