@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from dit.models.activations import WHOLE_HEADS, constrain
 from dit.models.attention import platform
 from dit.types import UserError
 
@@ -113,7 +114,8 @@ def rotate(x: Float[Array, "b n h d"], table: Rotary) -> Float[Array, "b n h d"]
     wide = x.astype(jnp.promote_types(x.dtype, cos.dtype))
     if platform() == "tpu":
         cos, sin = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
-        return (wide * cos + _swapped(wide, x.dtype) * sin).astype(x.dtype)
+        y = (wide * cos + _swapped(wide, x.dtype) * sin).astype(x.dtype)
+        return constrain(y, *WHOLE_HEADS)  # what is exchanged between devices is short again
     a, b = jnp.split(wide, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 

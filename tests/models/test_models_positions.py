@@ -8,6 +8,8 @@ import pytest
 from dit.models import patchify, positions
 from dit.models.embeddings import sinusoids
 from dit.models.remat import POLICIES
+from dit.parallel.mesh import make_mesh
+from dit.parallel.rules import in_force
 from dit.types import UserError
 
 
@@ -113,6 +115,19 @@ def test_a_tpu_turns_whole_heads_to_the_same_values_and_gradients(dtype, monkeyp
     squared = jax.checkpoint(lambda x: turned(x) ** 2, policy=POLICIES["dots"])
     kept = [r.shape for r in jax.tree.leaves(jax.vjp(squared, x)[1])]
     assert kept.count(x.shape) == 1  # x itself
+
+
+def test_what_a_tpu_has_turned_is_short_before_it_is_exchanged_for_heads(monkeypatch):
+    """Else the exchange moves to the wide numbers in between: twice the bytes, and copies."""
+    monkeypatch.setattr(positions, "platform", lambda: "tpu")
+    x = jnp.zeros((2, 8, 4, 12), jnp.bfloat16)
+    table = positions.rotary(jnp.zeros((1, 8, 3)), (4, 4, 4))
+    mesh = make_mesh({"fsdp": 2, "context": 4}, jax.devices()[:8])
+    with in_force(mesh):
+        last = jax.make_jaxpr(lambda x: positions.rotate(x, table))(x).eqns[-1]
+    assert last.primitive.name == "sharding_constraint"
+    assert last.outvars[0].aval.dtype == jnp.bfloat16
+    assert last.params["sharding"].spec[1] == "context"
 
 
 def test_rotary_products_depend_on_differences_only():
