@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
                 "qk_norm": True,
                 "remat": "dots",
             },
-            "mesh": {"preset": "fsdp"},
+            "mesh": {"preset": "hsdp"},
             "path": {"name": "linear", "time_scale": 1000.0},
             "prediction": {"name": "velocity"},
             "times": {"name": "shifted", "shift": 2.0, "base": "logit_normal"},

@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
                 "qk_norm": True,
                 "remat": "full",
             },
-            "mesh": {"preset": "fsdp+context"},
+            "mesh": {"preset": "hsdp+context"},
             "path": {"name": "linear", "time_scale": 1000.0},
             "prediction": {"name": "velocity"},
             "times": {"name": "shifted", "shift": 5.0, "base": "logit_normal"},

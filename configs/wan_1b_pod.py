@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
                 ),
             },
             "model": {"name": "wan", "size": "Wan2.1-T2V-1.3B", "remat": "full"},
-            "mesh": {"preset": "fsdp+context"},
+            "mesh": {"preset": "hsdp+context"},
             "path": {"name": "linear", "time_scale": 1000.0},
             "prediction": {"name": "velocity"},
             "times": {"name": "shifted", "shift": 3.0, "base": "logit_normal"},

@@ -22,6 +22,7 @@ from dit.types import UserError
 
 AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
+GROUP = 16  # devices that share a copy of the state
 FEW, MANY = 2, 4  # size of a preset's smaller axis, on fewer than 16 devices and on more
 
 PRESETS: dict[str, Callable[[int, int], dict[str, int]]] = {  # of (all devices, slices)
@@ -30,15 +31,20 @@ PRESETS: dict[str, Callable[[int, int], dict[str, int]]] = {  # of (all devices,
     "hsdp": lambda n, slices: {"data": -1, "fsdp": _group(n // slices)},
     "fsdp+tp": lambda n, slices: {"data": slices, "fsdp": -1, "tensor": _lesser(n)},
     "fsdp+context": lambda n, slices: {"data": slices, "fsdp": -1, "context": _lesser(n)},
+    "hsdp+context": lambda n, slices: {
+        "data": -1,
+        "fsdp": _group(n // slices // _lesser(n), GROUP // _lesser(n)),
+        "context": _lesser(n),
+    },
 }
 
 
 OPTION = f"{', '.join(PRESETS)}, or sizes of axes: data=4,fsdp=64"
 
 
-def _group(n: int) -> int:
-    """How many devices share a copy of the state: 16 where it divides ``n``, else half of them."""
-    return 16 if n % 16 == 0 and n > 16 else max(1, n // 2)
+def _group(n: int, most: int = GROUP) -> int:
+    """How many of ``n`` devices share a copy of the state: ``most`` where it divides n, else half."""
+    return most if n % most == 0 and n > most else max(1, n // 2)
 
 
 def _lesser(n: int) -> int:
@@ -50,7 +56,7 @@ def preset(name: str, devices: Sequence[jax.Device]) -> dict[str, int]:
 
     ``dp``: the batch is split and the state replicated. ``fsdp``: the state is split over all devices
     too. ``hsdp``: the state is split within groups of devices and replicated across them. ``fsdp+tp``
-    and ``fsdp+context`` also split heads and hidden sizes, or tokens.
+    also splits heads and hidden sizes, ``fsdp+context`` and ``hsdp+context`` tokens.
     """
     if name not in PRESETS:
         raise UserError(f"no mesh preset {name!r}: {suggest(name, list(PRESETS))}")

@@ -28,6 +28,7 @@ MESHES = {
     "fsdp+tp": ({"preset": "fsdp+tp"}, {}),
     "tp that does not divide the heads": ({"fsdp": 2, "tensor": 4}, {"heads": 3}),
     "fsdp+context": ({"preset": "fsdp+context"}, {}),
+    "hsdp+context": ({"preset": "hsdp+context"}, {}),
     "ulysses": ({"fsdp": 2, "context": 4}, {}),
     "ulysses, masked": ({"fsdp": 2, "context": 4}, {"frame_causal": True}),
     "ulysses, heads that do not divide": ({"fsdp": 2, "context": 4}, {"heads": 6}),
@@ -36,7 +37,13 @@ MESHES = {
     "ring and tensor": ({"fsdp": 2, "context": 2, "tensor": 2}, {"attention": "ring"}),
 }
 
-LONG = ("hsdp", "tp that does not divide the heads", "ulysses, masked", "ring, masked")
+LONG = (
+    "hsdp",
+    "hsdp+context",
+    "tp that does not divide the heads",
+    "ulysses, masked",
+    "ring, masked",
+)
 
 
 def build(**options):
@@ -113,7 +120,7 @@ def test_the_numbers_of_one_device(name):
         assert not [c for c in found if c.kind == "all-to-all" and "attention" in c.name]
 
 
-@pytest.mark.parametrize("preset", ["fsdp", "hsdp", "fsdp+tp", "fsdp+context"])
+@pytest.mark.parametrize("preset", ["fsdp", "hsdp", "fsdp+tp", "fsdp+context", "hsdp+context"])
 def test_the_state_of_training_is_split_from_birth(preset):
     experiment = build_experiment(
         {
