@@ -22,7 +22,8 @@ Check:     python -m dit.preflight --config=configs/flux1_finetune_pod.py --topo
                --mesh=data=4,fsdp=64 --config.mesh.whole="()" --encoders=clip-l,t5-xxl
            python -m dit.preflight --config=configs/flux1_finetune_pod.py --topology=v5p:4x4x4 \\
                --encoders=clip-l,t5-xxl --config.lora.rank=16
-Hardware:  v5p:4x4x4, 82 of 96 GiB a chip as predicted in launch/README.md. Not yet run.
+Hardware:  v5p:4x4x4, 90 of 96 GiB a chip as predicted in launch/README.md, of which 9 are text encoders
+           that every chip holds whole (--config.mesh.whole="()" splits them). Not yet run.
 Expected:  not yet run.
 """
 

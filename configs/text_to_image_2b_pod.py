@@ -21,10 +21,10 @@ Data:      tars of pictures with captions; in /mnt/data/sd3, a Stable Diffusion 
            saves it: vae, text_encoder, text_encoder_2, text_encoder_3 and their tokenizers.
 Check:     python -m dit.preflight --config=configs/text_to_image_2b_pod.py --topology=v5p:4x4x8 \\
                --encoders=clip-l,clip-bigg,t5-xxl
-Hardware:  v5p:4x4x8, 128 chips. Not yet run; compiled for it, it needs 24 of 96 GiB a chip, at a
-           predicted utilisation of .29: state split over all 128 chips is gathered by all-reduces
-           (launch/README.md; --config.mesh.preset=hsdp is not predicted yet). Training takes 8.9
-           TFLOP a picture, its caption 2.5; the encoders' 10.4 GiB, in bfloat16, are split too.
+Hardware:  v5p:4x4x8, 128 chips. Not yet run; compiled for it, it needs 26 of 96 GiB a chip, at a
+           predicted utilisation of .33. The state is split over 16 chips: over all 128 it would be
+           gathered by all-reduces (launch/README.md). Training takes 8.9 TFLOP a picture, its caption
+           2.5; the encoders' 10.4 GiB, in bfloat16, are split too.
 Expected:  not yet run.
 """
 

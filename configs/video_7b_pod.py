@@ -3,8 +3,8 @@
 Command:   python -m dit.train --config=configs/video_7b_pod.py --workdir=DIR
 Check:     python -m dit.preflight --config=configs/video_7b_pod.py --topology=v5p:4x4x4
 Data:      config.data.path holds latents.npy (n, 32, 64, 64, 16) of unit variance, and labels.npy.
-Hardware:  v5p:4x4x4: the state is split over 64 chips, the tokens of a clip over 4. Not yet
-           run; compiled for it, it needs 5.7 GiB a chip.
+Hardware:  v5p:4x4x4: the state is split over 16 chips, the tokens of a clip over 4. Not yet
+           run; compiled for it, it needs 12 GiB a chip.
 Expected:  not yet run.
 """
 

@@ -18,7 +18,7 @@ Check:     python -m dit.preflight --config=configs/wan_14b_pod.py --topology=v5
                --mesh=data=4,fsdp=8,context=4 --encoders=umt5-xxl
            python -m dit.preflight --config=configs/wan_14b_pod.py --topology=v6e:16x16 \\
                --mesh=data=2,fsdp=32,context=4 --batch=64 --encoders=umt5-xxl
-Hardware:  v5p:4x4x8, 41 of 96 GiB a chip as predicted in launch/README.md: the tokens of a clip are
+Hardware:  v5p:4x4x8, 40 of 96 GiB a chip as predicted in launch/README.md: the tokens of a clip are
            split over 4 chips, the state over 32, since over all 128 the compiler sends it twice. Not
            yet run.
 Expected:  not yet run.

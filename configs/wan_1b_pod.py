@@ -14,8 +14,8 @@ Data:      in config.data.path records of latents, (21, 60, 104, 16), that dit p
            and tokenizer of a Wan pipeline as diffusers saves it.
 Check:     python -m dit.preflight --config=configs/wan_1b_pod.py --topology=v5p:4x4x4 \\
                --encoders=umt5-xxl
-Hardware:  v5p:4x4x4: the state is split over 64 chips, the tokens of a clip over 4. Not yet run, nor
-           compiled for it.
+Hardware:  v5p:4x4x4, 9 of 96 GiB a chip as predicted in launch/README.md: the state is split over 16
+           chips, the tokens of a clip over 4. Not yet run.
 Expected:  not yet run.
 """
 
