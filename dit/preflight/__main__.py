@@ -31,6 +31,7 @@ from dit.parallel import flags, topology
 from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
 from dit.preflight import advice, buckets, cost, programs, report, search
 from dit.preflight.account import Choice, account
+from dit.sections import mesh_sizes
 from dit.types import Count, Positive, UserError
 
 DOES_NOT_FIT = 3
@@ -242,7 +243,7 @@ def max_batch(config: ConfigDict, where: topology.Topology, args: argparse.Names
     if where.hbm is None:
         raise UserError(f"--max-batch needs a chip whose memory is known; got {where.name!r}")
     first = chosen(config, args.mesh, None, args.remat)
-    mesh = make_mesh(first["mesh"], where.devices)
+    mesh = make_mesh(mesh_sizes(**first["mesh"]), where.devices)
     unit = mesh.shape["data"] * mesh.shape["fsdp"] * config.optimizer.get("accumulate", 1)
     reports: dict[int, report.Report] = {}
 
