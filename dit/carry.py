@@ -19,7 +19,7 @@ from dit.interop import folder, mapping, views, writing
 from dit.interop import lora as layouts
 from dit.interop.mapping import Format, State
 from dit.parallel.fingerprints import fingerprint_of, fingerprints
-from dit.parallel.frozen import identities
+from dit.parallel.frozen import identities, without
 from dit.parallel.rules import is_axes
 from dit.training import lora as low_rank
 from dit.training import slicewise
@@ -132,6 +132,7 @@ def merged(experiment: Experiment) -> Experiment:
     config = plain(experiment.config)
     for section in ("lora", "init_from"):
         del config[section]
+    config["mesh"]["whole"] = without("base", config["mesh"]["whole"])
     frozen = {n: w.expected for n, w in experiment.frozen.items() if w.expected is not None}
     return build(config, experiment.example, frozen)
 

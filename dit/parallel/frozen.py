@@ -73,21 +73,29 @@ def listed(names: str | Iterable[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def without(name: str, names: str | Iterable[str]) -> tuple[str, ...]:
+    """``mesh.whole`` of a config that no longer has the weights ``name``."""
+    return tuple(n for n in listed(names) if n != name)
+
+
 def held(names: str | Iterable[str], **users: Any) -> tuple[Any, ...]:
     """The users of frozen weights, or such weights, of which every device is to hold those named whole.
 
     Raises UserError for a name without frozen weights.
     """
+    own = {
+        n: u if isinstance(u, Weights) else getattr(u, "weights", None) for n, u in users.items()
+    }
     for name in listed(names):
-        user = users[name]
-        own = isinstance(user, Weights)
-        weights = user if own else getattr(user, "weights", None)
-        if weights is None:
+        if own[name] is None:
+            there = ", ".join(n for n, weights in own.items() if weights is not None)
             raise UserError(
-                f"got mesh.whole={name!r}; the config has no frozen weights of that name"
+                f"got mesh.whole={name!r}, of which this config has no frozen weights; expected names "
+                f"of those that it has ({there or 'none'}), or mesh.whole=()"
             )
-        weights = whole(weights)
-        users[name] = weights if own else dataclasses.replace(user, weights=weights)
+        weights = whole(own[name])
+        alone = isinstance(users[name], Weights)
+        users[name] = weights if alone else dataclasses.replace(users[name], weights=weights)
     return tuple(users.values())
 
 

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 from dit import cli
 from dit.experiment import build, load_config
 from dit.parallel import flags, topology
+from dit.parallel.frozen import without
 from dit.parallel.mesh import OPTION, make_mesh, parse_mesh
 from dit.preflight import advice, buckets, cost, programs, report, search
 from dit.preflight.account import Choice, account
@@ -174,6 +175,7 @@ def stand_in(
         path = config.codec.get("path")
         if path is not None and not pathlib.Path(path).exists() and shape[-1] > PIXELS:
             config.codec = ConfigDict({"name": "latent", "scale": 1.0, "shift": 0.0})
+            config.mesh.whole = without("codec", config.mesh.whole)
     if encoders is not None:
         config.text.encoders = published(config, encoders.split(","))
     if config.precision.compute == "auto" and where.platform != "cpu":

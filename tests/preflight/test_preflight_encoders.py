@@ -52,6 +52,8 @@ def test_a_config_is_built_without_its_files(name, sizes, context, pooled):
     mesh = make_mesh({"fsdp": 8}, jax.devices()[:8])
     expected = programs.gathered(made, jax.eval_shape(made.init, jax.random.key(0)), mesh, 8)
     assert {x.size for x in large} <= expected
+    both = load_config(str(CONFIGS / f"{name}.py"), {"mesh.whole": ("codec", "text")})
+    assert stand_in(both, where, sizes).mesh.whole == ("text",)  # its codec has no weights
     with pytest.raises(UserError, match="expected a size for each"):
         stand_in(config, where, "t5-xxl,t5-xxl,t5-xxl,t5-xxl")
     with pytest.raises(UserError, match=r"did you mean '(um)?t5-xxl'"):

@@ -11,12 +11,15 @@ import saved_run
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dit import carry, config, convert, draw, models, sample, train
+from dit.experiment import build
 from dit.interop import lora as layouts
 from dit.parallel.frozen import place as place_frozen
-from dit.parallel.mesh import mesh_of
+from dit.parallel.frozen import where
+from dit.parallel.mesh import make_mesh, mesh_of
 from dit.training import lora
 from dit.training.checkpoint import read_meta
 from dit.training.lora import LoraSettings
+from dit.training.workdir import plain
 from dit.types import Cond, UserError
 
 SHAPE = (1, 8, 8, 4)
@@ -191,6 +194,15 @@ def test_merged_saved_alone_and_read_back_it_draws_the_same(place, trained, tmp_
         for w, p in ((tmp_path / "diffusers_dit_back", "params/"), (trained, "ema/"))
     ]
     assert bits[0] == bits[1]
+
+
+def test_a_network_that_every_device_held_whole_merges_too(trained):
+    found = draw.load_experiment(str(trained))
+    config = plain(found.config) | {"mesh": {"fsdp": 8, "whole": "base"}}
+    experiment = build(config, found.example)
+    spots = where(experiment.frozen, make_mesh({"fsdp": 8}))["base"]
+    assert all(spot.is_fully_replicated for spot in jax.tree.leaves(spots))
+    assert not carry.merged(experiment).config.mesh.whole
 
 
 def test_what_cannot_be_is_refused_by_name(place, trained, tmp_path):
