@@ -92,7 +92,7 @@ MAY_IMPORT = {
     "evaluate": COMMAND
     | {"data", "edits", "evaluation", "experts", "reconstruct", "rollouts", "scoring", "training"},
     "scaling/__main__": COMMAND | {"training"},
-    "preflight/__main__": COMMAND,
+    "preflight/__main__": COMMAND | {"sections"},  # the mesh a config asks for
     "preflight/predicted": COMMAND | {"benchmark", "config_file"},  # tables look alike
     "benchmark": COMMAND | {"models", "sections", "training", "scaling"},
     "benchmark/stopwatch": COMMAND | {"training", "train"},  # runs a training command
