@@ -150,11 +150,12 @@ def _show(signature: inspect.Signature) -> str:
 def fit(value: Any, hint: Any, key: str, what: str) -> Any:
     """``value`` converted to the type ``hint``; UserError, which names ``what``, if it does not fit.
 
-    None is ``"none"`` where nothing but text fits: a command line says both alike.
+    None is ``"none"`` where nothing but text fits: a command line says both alike. There
+    ``one,two`` is a tuple of text, and so is ``one``, where no text is expected.
     """
     check_finite(value, key)
     value = "none" if value is None and hint is str else value
-    for converted in (value, _tuples(value), _floats(_tuples(value))):
+    for converted in (value, _tuples(value), _floats(_tuples(value)), _listed(value)):
         if hint is None or fits(converted, hint):
             return converted
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -200,6 +201,13 @@ def describe(hint: Any) -> str:
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _listed(value: Any) -> Any:
+    """Text as a tuple: cut at its commas, unless these are within ``name:key=value,key=value``."""
+    if not isinstance(value, str):
+        return value
+    return (value,) if ":" in value else tuple(item.strip() for item in value.split(","))
 
 
 def _floats(value: Any) -> Any:

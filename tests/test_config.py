@@ -1,5 +1,7 @@
 """Config resolution: every mistake gets a message that says what to do."""
 
+from typing import Literal
+
 import pytest
 
 from dit.cli import parse_labels
@@ -65,6 +67,27 @@ def test_none_is_text_where_only_text_fits():
     with pytest.raises(UserError, match="NoneType"):
         fit(literal("none"), int, "steps", "it")
     assert override({}, {"weight.name": literal("none")})["weight"] == {"name": "none"}
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "wanted"),
+    [
+        ("drift,fall", tuple[Literal["drift", "fall"], ...], ("drift", "fall")),
+        ("fall", tuple[Literal["drift", "fall"], ...], ("fall",)),
+        ("red apple, key", tuple[str, ...], ("red apple", "key")),
+        ("extend:frames=3,weight=2", tuple[str, ...], ("extend:frames=3,weight=2",)),
+        ("a,b", str | tuple[str, ...], "a,b"),
+        ("a,b", str | None, "a,b"),
+        ("(1,2)", tuple[float, float], (1.0, 2.0)),
+    ],
+)
+def test_a_tuple_of_words_is_typed_as_such(text, hint, wanted):
+    assert fit(literal(text), hint, "kinds", "it") == wanted
+
+
+def test_words_that_are_none_of_a_tuples_are_refused():
+    with pytest.raises(UserError, match="got kinds='drift,fly' of type str"):
+        fit("drift,fly", tuple[Literal["drift", "fall"], ...], "kinds", "it")
 
 
 def test_specs_and_labels():

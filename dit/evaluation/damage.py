@@ -1,6 +1,7 @@
 """Deliberate damage to clips, and what each measure of ``evaluation.world`` says of it.
 
     python -m dit.evaluation.damage --num=200
+    python -m dit.evaluation.damage --num=200 --actors=digit
     python -m dit.evaluation.damage --num=64 --frames=36
 
 prints a table of ``WORLD.md``: a measure is of use if it falls where it should, and nowhere else. With
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,7 +21,7 @@ from scipy import ndimage
 from dit.config import resolve
 from dit.evaluation import drift
 from dit.evaluation.world import FIGURES, QUESTIONS, score
-from dit.scenes.moving.grammar import Scene, parse
+from dit.scenes.moving.grammar import KINDS, LOOKS, Scene, parse
 
 Clip = UInt8[np.ndarray, "f h w c"]
 Clips = list[Clip]
@@ -209,10 +211,15 @@ def main() -> None:
     parser.add_argument(
         "--frames", type=int, help="of long clips, 24x24, without pan, post, texture"
     )
+    parser.add_argument(
+        "--actors", choices=LOOKS, default="shape", help="what moves (default: %(default)s)"
+    )
     args = parser.parse_args()
-    options = {}
+    options: dict[str, Any] = {"actors": (args.actors,)}
+    if args.actors == "emoji":  # which meet nobody
+        options["kinds"] = tuple(kind for kind in KINDS if kind != "meet")
     if args.frames is not None:
-        options = {"frames": args.frames, "size": 24, "radii": (5.0, 6.5), "textures": False}
+        options |= {"frames": args.frames, "size": 24, "radii": (5.0, 6.5), "textures": False}
         options["kinds"] = drift.STAYING
         if args.frames <= WINDOW + 1:
             parser.error(f"got --frames={args.frames}; expected more than {WINDOW + 1}")
@@ -221,9 +228,8 @@ def main() -> None:
         parser.error(f"got --num={args.num}; expected 2 to {len(split)}, one to be another's")
     examples = [split[i] for i in range(args.num)]
     scenes, clips = [parse(x["caption"]) for x in examples], [x["x"] for x in examples]
-    print(
-        table_of_lasting(lasting(scenes, clips)) if options else table(calibration(scenes, clips))
-    )
+    long = args.frames is not None
+    print(table_of_lasting(lasting(scenes, clips)) if long else table(calibration(scenes, clips)))
 
 
 if __name__ == "__main__":

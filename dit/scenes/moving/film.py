@@ -1,4 +1,4 @@
-"""Films of moving scenes: flat or textured shapes on a dark ground with faint blotches.
+"""Films of moving scenes: shapes, digits or emoji on a dark ground with faint blotches.
 
 The blotches lie on the ground, so that a camera that pans can be seen to. Textures darken a shape in
 stripes or dots that move with it. Edges are one pixel soft. What is in front covers what is behind: the
@@ -12,10 +12,11 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from dit.scenes.draw import UNITS, coverage
+from dit.scenes.draw import REACH, UNITS, coverage
 from dit.scenes.grammar import COLOURS
 from dit.scenes.moving.grammar import Scene
 from dit.scenes.moving.motion import POST, RADII, Events, Path, events
+from dit.scenes.moving.sprites import placed, sprite
 
 GREY = np.array([0.34, 0.34, 0.34])  # of the post
 SHADE = 0.72  # of a colour, where a texture darkens it
@@ -39,17 +40,26 @@ def film(
     size: tuple[int, int],
     fps: float = 8.0,
     radii: tuple[float, float] = RADII,
+    held_out: bool = False,
 ) -> Film:
-    """A film of ``scene`` of ``size`` (height, width), a pure function of these and of ``rng``."""
+    """A film of ``scene`` of ``size`` (height, width), a pure function of these and of ``rng``.
+
+    ``held_out``: of handwritten digits, whether to show those that are never trained on.
+    """
     happens = events(scene, rng, frames, fps, size, radii)
     unit = min(size) / UNITS
     x = _ground(rng, happens, size, unit)
     seen = []
     for path in reversed(happens.paths):  # the first is in front
-        ink = coverage(
-            path.actor.shape, np.full(frames, unit * path.radius), unit * path.middle, size
-        )
-        colour = _painted(path, unit, size)
+        if path.actor.looks == "shape":
+            radius = np.full(frames, unit * path.radius)
+            ink = coverage(path.actor.shape, radius, unit * path.middle, size)
+            colour = _painted(path, unit, size)
+        else:
+            picture = sprite(path.actor, rng, held_out, 2 * REACH * unit * path.radius)
+            of_all = placed(picture, unit * path.radius, unit * path.middle, size)
+            ink = of_all[..., 3]
+            colour = of_all[..., :3] / np.maximum(ink, 1e-9)[..., None]
         x = x + ink[..., None] * (colour - x)
         seen = [each * (1 - ink) for each in seen] + [ink]
     if happens.post is not None:

@@ -6,9 +6,12 @@
     a pink ring moves up quickly while the camera pans left
     a red cross moves right behind a grey post
     a red circle moves right and a blue square moves left    they meet, the first in front
+    a green seven moves up slowly                        a handwritten digit, in any of these scenes
+    a butterfly emoji moves left                         an emoji, in scenes where it meets nobody
 
 Left, right, up and down are those of the ground, not of the picture. The pairs of a colour and a shape
-that are never trained on are those of ``dit.scenes.grammar``.
+that are never trained on are those of ``dit.scenes.grammar``; each digit lacks one colour or two in like
+manner, and each emoji one of the ``WAYS`` to go.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from dit.scenes.digits import WORDS as DIGITS
 from dit.scenes.grammar import COLOURS, SHAPES, unseen
 from dit.types import UserError
 
@@ -25,17 +29,20 @@ TEXTURES = ("striped", "dotted")
 ACTIONS = ("moves", "falls", "rests")
 PANS = ("left", "right")
 KINDS = ("drift", "fall", "pan", "hide", "meet")
+WAYS = (*DIRECTIONS, "falls", "rests")
+LOOKS = ("shape", "digit", "emoji")  # of the actors of a scene, which are of one kind
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Actor:
-    """Something that moves. ``texture``: one of ``TEXTURES``, or None for a plain colour.
+    """Something that moves. ``shape``: one of ``SHAPES`` or ``DIGITS``, or an emoji's English name.
 
-    ``direction`` and ``speed`` (of ``SPEEDS``, None where nothing is said of it) are those of what
-    ``moves``, and None where it ``falls`` or ``rests``.
+    ``colour``: one of ``COLOURS``; None for an emoji, which has its own. ``texture``: one of
+    ``TEXTURES``, or None for a plain colour. ``direction`` and ``speed`` (of ``SPEEDS``, None where
+    nothing is said of it) are those of what ``moves``, and None where it ``falls`` or ``rests``.
     """
 
-    colour: str
+    colour: str | None
     shape: str
     texture: str | None = None
     action: str = "moves"
@@ -43,13 +50,31 @@ class Actor:
     speed: str | None = None
 
     @property
-    def pair(self) -> tuple[str, str]:
-        return self.colour, self.shape
+    def looks(self) -> str:
+        """One of ``LOOKS``."""
+        if self.colour is None:
+            return "emoji"
+        return "digit" if self.shape in DIGITS else "shape"
+
+    @property
+    def way(self) -> str:
+        """One of ``WAYS``."""
+        return self.direction or self.action
+
+    @property
+    def unseen(self) -> bool:
+        """Whether such an actor is never trained on."""
+        if self.looks == "emoji":
+            return (len(self.shape) + WAYS.index(self.way)) % len(WAYS) == 3
+        if self.looks == "digit":
+            return (list(COLOURS).index(self.colour) + DIGITS.index(self.shape)) % 6 == 3
+        return unseen(self.colour, self.shape)
 
     def __str__(self) -> str:
-        looks = " ".join(filter(None, (self.texture, self.colour, self.shape)))
+        kind = "emoji" if self.looks == "emoji" else None
+        looks = " ".join(filter(None, (self.texture, self.colour, self.shape, kind)))
         does = " ".join(filter(None, (self.action, self.direction, self.speed)))
-        return f"{'an' if looks[0] in 'aeiou' else 'a'} {looks} {does}"
+        return f"{'an' if looks[0].lower() in 'aeiou' else 'a'} {looks} {does}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +95,14 @@ class Scene:
         return "pan" if self.pan else "fall" if self.actors[0].action == "falls" else "drift"
 
     @property
+    def looks(self) -> str:
+        """One of ``LOOKS``."""
+        return self.actors[0].looks
+
+    @property
     def unseen(self) -> bool:
-        """Whether it holds a pair that is never trained on."""
-        return any(unseen(*actor.pair) for actor in self.actors)
+        """Whether it holds an actor that is never trained on."""
+        return any(actor.unseen for actor in self.actors)
 
 
 def wordings(scene: Scene) -> tuple[str, ...]:
@@ -90,7 +120,8 @@ def _any(words: object) -> str:
 
 
 _ACTOR = (
-    rf"an? (?:{_any(TEXTURES)} )?{_any(COLOURS)} {_any(SHAPES)} "
+    rf"an? (?:(?:{_any(TEXTURES)} )?{_any(COLOURS)} {_any((*SHAPES, *DIGITS))}"
+    r"|((?:(?! moves | falls | rests ).)+?) emoji) "
     rf"(?:(falls|rests)|moves {_any(DIRECTIONS)}(?: {_any(SPEEDS)})?)"
 )
 _PAN = rf"the camera pans {_any(PANS)}"
@@ -99,7 +130,7 @@ _PANNED = re.compile(rf"{_ACTOR} while {_PAN}")
 _PANNING = re.compile(rf"{_PAN} while {_ACTOR}")
 _HIDDEN = re.compile(rf"{_ACTOR} behind a grey post")
 _MET = re.compile(rf"{_ACTOR} and {_ACTOR}")
-_FIELDS = 6  # groups of ``_ACTOR``
+_FIELDS = 7  # groups of ``_ACTOR``
 
 
 def parse(sentence: str) -> Scene:
@@ -124,7 +155,8 @@ def parse(sentence: str) -> Scene:
             f"got the sentence {sentence!r}; expected one such as 'a striped red circle moves left "
             "slowly', 'a blue square falls', 'a green star rests while the camera pans right', 'a red "
             "cross moves right behind a grey post' or 'a red circle moves right and a blue square moves "
-            f"left', of the colours {', '.join(COLOURS)} and the shapes {', '.join(SHAPES)}"
+            f"left'; or of 'a green seven', or 'a butterfly emoji' that meets nobody; of the colours "
+            f"{', '.join(COLOURS)} and the shapes {', '.join(SHAPES)}"
         )
     return scene
 
@@ -133,8 +165,12 @@ def sensible(scene: Scene) -> bool:
     """Whether such a scene can be filmed: nobody leaves the picture, and all can be told apart."""
     first, last = scene.actors[0], scene.actors[-1]
     along = {actor.direction for actor in scene.actors}
+    if len({actor.looks for actor in scene.actors}) > 1:
+        return False
+    if scene.looks != "shape" and any(actor.texture for actor in scene.actors):
+        return False
     if scene.kind == "meet":
-        return along == {"left", "right"} and first.colour != last.colour
+        return along == {"left", "right"} and first.colour != last.colour and scene.looks != "emoji"
     if scene.post:
         return along <= {"left", "right"}
     return scene.pan is None or not along & {"left", "right"}
@@ -142,10 +178,11 @@ def sensible(scene: Scene) -> bool:
 
 def _actor(
     texture: str | None,
-    colour: str,
-    shape: str,
+    colour: str | None,
+    shape: str | None,
+    emoji: str | None,
     still: str | None,
     direction: str | None,
     speed: str | None,
 ) -> Actor:
-    return Actor(colour, shape, texture, still or "moves", direction, speed)
+    return Actor(colour, shape or emoji, texture, still or "moves", direction, speed)
