@@ -165,7 +165,8 @@ def score(
 
     Shares ending in ``_seen`` are of scenes whose pairs all occur in training, in ``_unseen`` of others.
     """
-    names = tuple(sorted({actor.shape for scene in scenes for actor in scene.actors} | set(EMOJI)))
+    asked = {scene.actors[0].shape for scene in scenes if scene.looks == "emoji"}
+    names = tuple(sorted({*asked, *EMOJI}))
     looks = [scene.looks for scene in scenes]
     found = [follow(clip, look, names) for clip, look in zip(clips, looks, strict=True)]
     rows = [answers(scene, one, fps) for scene, one in zip(scenes, found, strict=True)]

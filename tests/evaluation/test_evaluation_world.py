@@ -9,8 +9,9 @@ from dit.evaluation import clips as evaluation_clips
 from dit.evaluation import damage, world
 from dit.evaluation.full import evaluation_of
 from dit.evaluation.tracking import follow
-from dit.scenes.moving.grammar import parse
+from dit.scenes.moving.grammar import LOOKS, parse
 from dit.scenes.moving.motion import GRAVITY
+from dit.types import UserError
 
 NUM = 40
 
@@ -113,6 +114,17 @@ def test_digits_and_emoji_are_told_apart_too(looks):
     assert still["direction"] <= 0.2
     turned = world.score(scenes, [clip[:, ::-1] for clip in clips], 8.0)
     assert turned["shape"] <= real["shape"] - 0.1
+
+
+def test_clips_of_all_kinds_are_scored_together():
+    """And an emoji that there is not is told of before anything is drawn."""
+    split = source.build(actors=LOOKS, kinds=("drift",)).held_out
+    examples = [split[i] for i in range(12)]
+    scenes = [parse(x["caption"]) for x in examples]
+    assert {scene.looks for scene in scenes} == set(LOOKS)
+    assert world.score(scenes, [x["x"] for x in examples], 8.0)["pair"] >= 0.9
+    with pytest.raises(UserError, match="got the emoji 'yeti'"):
+        world.score([parse("a yeti emoji falls")], [examples[0]["x"]], 8.0)
 
 
 def test_an_evaluation_of_clips_has_these_figures(monkeypatch):
