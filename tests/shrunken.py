@@ -64,10 +64,12 @@ def pictures(config):
 def shrunken(file, directory, dtype=np.float16, **more):
     """The config in ``file``, one narrow layer deep, for two steps; ``dtype``: of latents."""
     plain = load_config(str(file))
-    frames, *_, channels = plain.data.get("shape") or (1, 1)
-    clip = {"data.shape": (8, 16, 16, channels)} if frames > 1 else {}
-    if clip:
-        plain.data.shape = clip["data.shape"]
+    frames, *sides, channels = plain.data.get("shape") or (1, 1)
+    clip = frames > 1
+    shape = {}
+    if clip or max(sides, default=1) > 32:
+        plain.data.shape = (8 if clip else 1, 16, 16, channels)
+        shape = {"data.shape": plain.data.shape}
     adversary = {"objective.lpips": 0.0, "objective.start": 1}  # without the weights of LPIPS
     small = {
         "steps": 2,
@@ -79,7 +81,7 @@ def shrunken(file, directory, dtype=np.float16, **more):
         "log.every": 1,
         "checkpoint.every": 100,
         **(adversary if plain.objective.name == "autoencoder" else {}),
-        **clip,
+        **shape,
         **stand_ins(directory, plain, dtype),
         **pictures(plain),
         **more,
@@ -88,6 +90,8 @@ def shrunken(file, directory, dtype=np.float16, **more):
         small |= {"init_from.path": None, "init_from.format": None}  # random, and not so large
     if (plain.model.get("size") or "").startswith("FLUX"):
         small["model.single_depth"] = 1
+    if (plain.model.get("size") or "").startswith("SD-"):
+        small |= {"model.multipliers": (1, 2), "model.attention_levels": (0,)}
     if "heads" not in plain.model:
         del small["model.heads"]
     if "rope_axes" in plain.model:
