@@ -8,6 +8,8 @@ Command:   python -m dit.train --config=configs/world.py --workdir=runs/world
            python -m dit.evaluate --workdir=runs/world --num=256
            python -m dit.evaluate --workdir=runs/world --num=256 --task=image_to_video
            python -m dit.sample --workdir=runs/world --image=first.png --prompt="a red ring falls"
+Others:    --config.data.actors=shape,digit,emoji --config.data.size=32: handwritten digits and emoji
+           too, 'a green seven moves left', 'a butterfly emoji falls'; not trained yet.
 Data:      filmed from a seed, without end.
 Expected:  in 55 minutes on two shared CPU cores, on 256 prompts, half of them of held-out pairs: colour
            1.00 (.99 to 1.00), shape .97 (.94 to .98), held-out pairs .97 (.92 to .99), direction .97

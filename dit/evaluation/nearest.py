@@ -38,6 +38,27 @@ def distances(
     return np.sqrt(gaps)
 
 
+def nearer(
+    ours: Float[np.ndarray, " n"], known: Float[np.ndarray, " m"]
+) -> tuple[float, float, float]:
+    """How often one of ``ours`` is less than one of ``known``, equal ones half, and its 95% interval.
+
+    Mann and Whitney's statistic, as a test for copied data by Meehan et al. 2020 (eq. 1); the interval
+    is that of DeLong et al. 1988.
+    """
+
+    def above(x, others):  # for each x, the share of others that are greater
+        others = np.sort(others)
+        left, right = (np.searchsorted(others, x, side) for side in ("left", "right"))
+        return 1 - (left + right) / (2 * len(others))
+
+    by_ours, by_known = above(ours, known), 1 - above(known, ours)
+    share = float(by_ours.mean())
+    variance = sum(x.var(ddof=1) / len(x) for x in (by_ours, by_known) if len(x) > 1)
+    off = 1.96 * float(np.sqrt(variance))
+    return share, max(share - off, 0.0), min(share + off, 1.0)
+
+
 def part(
     train: np.ndarray,
     real: np.ndarray,
@@ -51,6 +72,8 @@ def part(
     ``nearest_ratio``: their ratio. ``nearest_ratio_error``: the standard deviation of that ratio for
     random halves of the held-out examples, of at most ``count`` each. ``copies``: the share of samples
     that are nearer than 99% of the held-out examples; 0.01 for new real examples, 1 for copies.
+    ``memorised``: how often a sample is nearer than a held-out example; 0.5 for new real examples, more
+    for a model that has learned its training data by heart (``nearer``).
     """
     known = distances(real, train)
     median, edge = float(np.median(known)), float(np.quantile(known, 0.01))
@@ -65,7 +88,11 @@ def part(
 
     def measure(samples: np.ndarray, labels: np.ndarray | None) -> Figures:
         ours = distances(prepare(samples), train)
+        share, low, high = nearer(ours, known)
         return {
+            "memorised": share,
+            "memorised_low": low,
+            "memorised_high": high,
             "nearest": float(np.median(ours)),
             "nearest_real": median,
             "nearest_ratio": float(np.median(ours)) / (median or np.nan),
@@ -77,6 +104,9 @@ def part(
     zero = "half or more of the held-out examples are in the training data"
     some = "a hundredth or more of the held-out examples are in the training data"
     lacks = {
+        **dict.fromkeys(
+            ("memorised", "memorised_low", "memorised_high"), few.format(2) * (not each)
+        ),
         "nearest": "",
         "nearest_real": "",
         "nearest_ratio": "" if median else zero,

@@ -30,25 +30,29 @@ TRIED = np.stack(
 NEAREST = 5  # scans that vote
 EDGE = 0.4  # of a digit's ink, at which it is cut out
 AWAY = 0.2  # from the ground, in [0, 1], for a pixel to be an emoji's
-ALIKE = 0.07  # to the post, for a pixel to be the post's
+FEW = 4  # of nine pixels, that are no noise
+ALIKE = 0.1  # to the post, for a pixel to be the post's
 
 
 def emoji_pixels(x: Float[np.ndarray, "f h w 3"]) -> Bool[np.ndarray, "f h w"]:
-    """What is neither of the ground nor of the post."""
-    ground = np.median(x, (1, 2), keepdims=True)
-    away = np.abs(x - ground).max(-1) > AWAY
-    return away & (np.abs(x - GREY).max(-1) > ALIKE)
+    """What is neither of the ground nor of the post, in groups of ``FEW`` pixels or more."""
+    away = np.abs(x - np.median(x, (1, 2), keepdims=True)).max(-1) > AWAY
+    grey = np.abs(np.median(x, 0) - GREY).max(-1) < ALIKE  # the post stands still
+    away &= grey.mean(0) < 0.5  # and is as high as the picture
+    among = ndimage.convolve(away.astype(np.int8), AROUND[None].astype(np.int8), mode="constant")
+    return away & ndimage.binary_dilation(away & (among >= FEW), AROUND[None])
 
 
-def emoji(picture: UInt8[np.ndarray, "h w 3"], names: tuple[str, ...]) -> str | None:
-    """Which of the emoji ``names`` the picture shows; None if it shows nothing."""
-    x = picture / 255
-    marked = emoji_pixels(x[None])[0]
-    if not marked.any():
+def emoji(
+    picture: UInt8[np.ndarray, "h w 3"], names: tuple[str, ...], own: Bool[np.ndarray, "h w"]
+) -> str | None:
+    """Which of the emoji ``names`` the picture shows in its pixels ``own``; None if there are none."""
+    if not own.any():
         return None
+    x = picture / 255
     ground = np.median(x, (0, 1))
     templates = np.stack([_emoji(name, *ground.tolist()) for name in names])
-    return names[int(_costs(_cuts(x - ground, marked), templates).argmin())]
+    return names[int(_costs(_cuts(x - ground, own), templates).argmin())]
 
 
 def digit(

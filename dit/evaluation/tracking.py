@@ -74,7 +74,8 @@ class Followed:
     def shape(self, colour: str | None, frame: int) -> str | None:
         """What is of this colour in a frame: a shape, digit or emoji; None if there is no such thing."""
         if self.looks == "emoji":
-            return pictured.emoji(self.clip[frame], self.names)
+            own = pictured.emoji_pixels(self.clip / 255)[frame]
+            return pictured.emoji(self.clip[frame], self.names, own)
         if self.looks == "digit":
             own = colours(self.clip[frame : frame + 1] / 255, thin=True)[0]
             return pictured.digit(self.clip[frame], colour, own == list(COLOURS).index(colour))

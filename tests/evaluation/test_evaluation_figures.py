@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 
 from dit.data.sources import moving_digits
 from dit.evaluation import frechet, nearest
@@ -114,12 +115,32 @@ def test_copies_are_at_distance_zero():
     result = compare(train[::-1][:50], held_out, train)
     assert result["nearest"] == 0
     assert result["copies"] == 1
+    assert result["memorised"] == 1
     fresh = compare(held_out, held_out, train)
     assert fresh["nearest_ratio"] == 1
     assert fresh["copies"] == pytest.approx(0.01)
+    assert fresh["memorised"] == 0.5
     new = rng.integers(0, 256, (100, 4, 4, 1), dtype=np.uint8)
     found = compare(new, held_out, train)
     assert abs(found["nearest_ratio"] - 1) < 4 * found["nearest_ratio_error"] < 0.4
+    assert found["memorised_low"] < 0.5 < found["memorised_high"]
+    far = compare(255 - train[:50] // 8, held_out, train)
+    assert far["memorised"] < 0.1
+
+
+def test_how_often_a_sample_is_nearer_is_counted_and_its_interval_covers():
+    """Pairs one by one, ties as halves; of normal distances a unit apart, Phi(1 / sqrt 2)."""
+    rng = np.random.default_rng(0)
+    ours, known = rng.integers(0, 6, 30).astype(float), rng.integers(0, 6, 40).astype(float)
+    less = (ours[:, None] < known).mean() + (ours[:, None] == known).mean() / 2
+    share, low, high = nearest.nearer(ours, known)
+    assert share == pytest.approx(less)
+    assert 0 <= low < share < high <= 1
+    true, inside = scipy.stats.norm.cdf(1 / np.sqrt(2)), 0
+    for _ in range(400):
+        _, low, high = nearest.nearer(rng.normal(size=60) - 1, rng.normal(size=90))
+        inside += low <= true <= high
+    assert 0.91 <= inside / 400 <= 0.98
 
 
 @pytest.mark.parametrize(

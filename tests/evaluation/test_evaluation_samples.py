@@ -16,7 +16,8 @@ from dit.types import UserError
 
 COUNTS = {"samples", "real", "train"}
 NEAREST = {"nearest", "nearest_real", "nearest_ratio", "nearest_ratio_error", "copies"}
-REST = COUNTS | NEAREST
+MEMORISED = {"memorised", "memorised_low", "memorised_high"}
+REST = COUNTS | NEAREST | MEMORISED
 DISTANCES = {*frechet.FIGURES, "frechet_train"}
 LABELS = {"accuracy", "accuracy_real"}
 IDENTITY = {"identity", "accuracy_first", "accuracy_last", "kept"}
@@ -157,7 +158,7 @@ def unlabelled(source):
         (tiny(120), 1, DISTANCES),
         (tiny(4), 2, {"copies"}),
         (tiny(2), 20, {"copies", *DISTANCES}),
-        (tiny(1), 20, {"copies", "nearest_ratio_error", *DISTANCES}),
+        (tiny(1), 20, {"copies", "nearest_ratio_error", *MEMORISED, *DISTANCES}),
         (tiny(120, classes=1), 20, LABELS | DISTANCES),
         (unlabelled(tiny(120)), 20, LABELS | DISTANCES),
     ],
