@@ -97,6 +97,7 @@ def test_a_score_is_what_evaluation_makes_of_that_checkpoint(trained, step, tmp_
     assert evaluate.main(["--compare", str(out), str(workdir / "scores/step_0000003.json")]) == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_scores_scores_that_step_when_it_goes_on(trained, tmp_path):
     _, rows, *_ = trained
     with pytest.MonkeyPatch.context() as patch:

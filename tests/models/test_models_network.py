@@ -114,8 +114,15 @@ def test_a_network_is_a_description_whose_parameters_name_their_axes(name):
     assert model.stream(SHAPE) >= 0
 
 
-@pytest.mark.parametrize("level", ["sample", "frame"])
-@pytest.mark.parametrize("shape", [(1, 8, 8, 3), (2, 8, 16, 3)])
+@pytest.mark.parametrize(
+    ("shape", "level"),
+    [
+        ((1, 8, 8, 3), "sample"),
+        ((2, 8, 16, 3), "frame"),
+        pytest.param((1, 8, 8, 3), "frame", marks=pytest.mark.slow),
+        pytest.param((2, 8, 16, 3), "sample", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_its_multiply_adds_are_those_of_the_program(name, shape, level):
     model = build(name).plain()

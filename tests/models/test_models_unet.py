@@ -225,12 +225,10 @@ MESHES += [{"preset": name} for name in PRESETS]
 
 @pytest.mark.parametrize(
     "sizes",
-    [
-        {"fsdp": 2, "context": 2, "tensor": 2},  # a ring of two devices for three frames
-        *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in MESHES),
-    ],
+    [{"fsdp": 2, "context": 2, "tensor": 2}, *MESHES],  # a ring of two devices for three frames
     ids=str,
 )
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not divide")
 def test_a_mesh_gives_the_numbers_of_one_device(gradient, sizes):
     params, data, (want, want_grads) = gradient

@@ -122,6 +122,7 @@ def test_a_mesh_gives_the_numbers_of_one_device(compiled, sizes):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-7
 
 
+@pytest.mark.slow
 def test_a_loop_over_the_blocks_is_the_same_as_each_by_itself(compiled):
     params, run = compiled
     x, t, cond = inputs()
