@@ -207,7 +207,8 @@ def _listed(value: Any) -> Any:
     """Text as a tuple: cut at its commas, unless these are within ``name:key=value,key=value``."""
     if not isinstance(value, str):
         return value
-    return (value,) if ":" in value else tuple(item.strip() for item in value.split(","))
+    items = (value,) if ":" in value else tuple(item.strip() for item in value.split(","))
+    return items if all(items) else value
 
 
 def _floats(value: Any) -> Any:

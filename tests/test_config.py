@@ -85,6 +85,12 @@ def test_a_tuple_of_words_is_typed_as_such(text, hint, wanted):
     assert fit(literal(text), hint, "kinds", "it") == wanted
 
 
+@pytest.mark.parametrize("text", ["", "red apple,", ",key"])
+def test_no_word_of_a_tuple_is_empty(text):
+    with pytest.raises(UserError, match=f"got kinds='{text}' of type str"):
+        fit(text, tuple[str, ...], "kinds", "it")
+
+
 def test_words_that_are_none_of_a_tuples_are_refused():
     with pytest.raises(UserError, match="got kinds='drift,fly' of type str"):
         fit("drift,fly", tuple[Literal["drift", "fall"], ...], "kinds", "it")

@@ -30,9 +30,8 @@ def base(text: str) -> str:
 def draw(text: str, size: int, ground: str = "white") -> UInt8[np.ndarray, "h w 3"]:
     """One emoji on a ground of one colour, the whole of its cell."""
     picture = Image.new("RGB", (size, size), ground)
-    where = (size / 2, size / 2)
-    font = fitted(size)
-    ImageDraw.Draw(picture).text(where, text, font=font, anchor="mm", embedded_color=True)
+    how = {"font": fitted(size), "anchor": "mm", "embedded_color": True}
+    ImageDraw.Draw(picture).text((size / 2, size / 2), text, **how)
     return np.asarray(picture)
 
 

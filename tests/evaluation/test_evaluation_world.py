@@ -115,7 +115,7 @@ def test_digits_and_emoji_are_told_apart_too(looks):
 
 
 def test_clips_of_all_kinds_are_scored_together():
-    """And an emoji that there is not is told of before anything is drawn."""
+    """And an emoji that there is not is refused by name."""
     split = source.build(actors=LOOKS, kinds=("drift",)).held_out
     examples = [split[i] for i in range(12)]
     scenes = [parse(x["caption"]) for x in examples]

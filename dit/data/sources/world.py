@@ -119,10 +119,11 @@ def _check_emoji(actors: tuple[str, ...], kinds: tuple[str, ...], names: tuple[s
         )
     for kind in set(kinds) - {"meet"}:
         if not (_emoji(kind, names, False) and _emoji(kind, names, True)):
+            held = "all" if _emoji(kind, names, True) else "none"
             raise UserError(
-                f"got {len(names)} emoji, none of which is held out of training in scenes of kind "
-                f"{kind}, or all; name more of them: a name and a way to go are held out by the "
-                "number of letters"
+                f"got emoji={names}, of which {held} are held out of training in scenes of kind {kind}; "
+                "expected some that are and some that are not: name more of them, of other numbers of "
+                "letters, which decide it"
             )
 
 
