@@ -148,6 +148,7 @@ def test_the_watch_sees_each_step_each_save_and_what_goes_on_meanwhile():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_real_run_is_timed_in_all_its_parts(tmp_path, capsys, monkeypatch):
     """How long its parts take is nobody's business here, nor for how many steps a disk is busy."""
     watched, compiled = loop.Runs.watched, []

@@ -27,6 +27,8 @@ PARAMETERS = {  # with the paper's fixed position table (tokens x width) left ou
     "imagenet256_dit_xl2": 675_129_632 - 256 * 1152,
 }
 QUICK = ("digits", "video_7b_pod")  # and no two are less alike
+# Whose programs tests/quality runs, and whose kinds of run have tests of their own.
+ELSEWHERE = ("digits_unet", "emoji_autoencoder", "mixed_packed", "shapes_text", "world_forcing")
 DIGITS = str(ROOT / "configs/digits.py")
 
 
@@ -65,10 +67,12 @@ def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
     assert experiment.axes.keys() == shapes.keys()
 
 
+def marks(name):
+    return [pytest.mark.slow] * (name not in QUICK) + [pytest.mark.exhaustive] * (name in ELSEWHERE)
+
+
 @pytest.mark.parametrize(
-    "file",
-    [pytest.param(f, marks=[pytest.mark.slow] * (f.stem not in QUICK)) for f in CONFIGS],
-    ids=lambda f: f.stem,
+    "file", [pytest.param(f, marks=marks(f.stem)) for f in CONFIGS], ids=lambda f: f.stem
 )
 def test_every_config_trains_two_steps_when_shrunken(file, tmp_path):
     from dit.training.loop import train

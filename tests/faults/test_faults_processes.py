@@ -26,7 +26,6 @@ from dit.training.checkpoint import steps
 pytestmark = pytest.mark.slow
 STEPS = {"steps": 20, "mesh": DP}
 KILLS = 6
-HOSTS = pytest.mark.parametrize("who", [0, 1], ids=["coordinator", "other"])
 NAMES = ["process 0, the coordinator", "process 1"]
 
 
@@ -71,8 +70,13 @@ def when(workdir, name):
     return float((workdir / name).read_text())
 
 
-@HOSTS
-@pytest.mark.parametrize("fault", ["raise", "SIGKILL", "SIGSTOP"])
+FAULTS = [("raise", 0), ("raise", 1), ("SIGKILL", 0), ("SIGSTOP", 1)]
+FAULTS += [
+    pytest.param(*case, marks=pytest.mark.exhaustive) for case in [("SIGKILL", 1), ("SIGSTOP", 0)]
+]
+
+
+@pytest.mark.parametrize(("fault", "who"), FAULTS)
 def test_the_failure_of_one_process_ends_all(tmp_path, go_on, note, fault, who):
     job = Job(tmp_path, 2, odd={"at": 12, "fault": fault}, who=who, config=STEPS)
     job.processes[1 - who].wait(timeout=HANGS)
@@ -94,7 +98,11 @@ def test_the_failure_of_one_process_ends_all(tmp_path, go_on, note, fault, who):
 
 
 @pytest.mark.parametrize(
-    ("place", "who"), [("steady", 0), ("steady", 1), ("compile", 0), ("draw", 1)]
+    ("place", "who"),
+    [
+        pytest.param("steady", 0, marks=pytest.mark.exhaustive),
+        *[("steady", 1), ("compile", 0), ("draw", 1)],
+    ],
 )
 def test_sigterm_to_any_process_saves_one_step_on_all(tmp_path, go_on, note, place, who):
     at = 12 if place == "steady" else place
@@ -115,7 +123,10 @@ def test_sigterm_to_any_process_saves_one_step_on_all(tmp_path, go_on, note, pla
     note("SIGTERM", f"{names[place]}, to {NAMES[who]}", f"{said}; {go_on(tmp_path)}")
 
 
-@pytest.mark.parametrize(("count", "place"), [(1, "commit"), (2, "write"), (2, "commit")])
+@pytest.mark.parametrize(
+    ("count", "place"),
+    [pytest.param(1, "commit", marks=pytest.mark.exhaustive), (2, "write"), (2, "commit")],
+)
 def test_sigkill_in_the_midst_of_saving(tmp_path, go_on, note, place, count):
     job = Job(
         tmp_path,

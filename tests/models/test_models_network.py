@@ -145,7 +145,7 @@ READERS = [
     ("adaln_cross", "auto"),
     ("adaln_cross", "ring"),
     pytest.param("cross_attention", "auto", marks=pytest.mark.slow),
-    pytest.param("in_context", "auto", marks=pytest.mark.slow),
+    pytest.param("in_context", "auto", marks=[pytest.mark.slow, pytest.mark.exhaustive]),
 ]
 
 
@@ -171,7 +171,7 @@ MERGED = {"depth": 2, "dual_depth": 1, "single_depth": 1, "guidance_input": True
         pytest.param(
             {"fsdp": 8},
             {"depth": 1, "single_depth": 1, "shared_modulation": True, "bias": False},
-            marks=pytest.mark.slow,
+            marks=[pytest.mark.slow, pytest.mark.exhaustive],
         ),
     ],
     ids=str,

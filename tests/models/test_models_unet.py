@@ -219,13 +219,19 @@ def test_gradients_are_finite_reach_every_parameter_and_survive_remat(gradient):
     equal_trees(again, grads, 1e-4)
 
 
-MESHES = [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "context": 4}]
-MESHES += [{"preset": name} for name in PRESETS]
+MESHES = [{"data": 2, "fsdp": 2, "tensor": 2}, {"preset": "fsdp"}, {"preset": "dp"}]
+MESHES += [{"preset": name} for name in PRESETS if name not in ("fsdp", "dp", "fsdp+context")]
+MESHES = [pytest.param(sizes, marks=pytest.mark.exhaustive) for sizes in MESHES]
 
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"fsdp": 2, "context": 2, "tensor": 2}, *MESHES],  # a ring of two devices for three frames
+    [  # rings of two devices and of four, for three frames
+        {"fsdp": 2, "context": 2, "tensor": 2},
+        {"fsdp": 2, "context": 4},
+        {"preset": "fsdp+context"},
+        *MESHES,
+    ],
     ids=str,
 )
 @pytest.mark.slow

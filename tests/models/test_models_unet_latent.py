@@ -93,7 +93,10 @@ def test_it_is_told_what_it_is_given_but_not_padding_and_zeros_where_that_is_dro
     np.testing.assert_allclose(turned, out[:, order], atol=1e-5)
 
 
-MESHES = [{"data": 2, "fsdp": 4}, {"fsdp": 2, "context": 2, "tensor": 2}]
+MESHES = [
+    pytest.param({"data": 2, "fsdp": 4}, marks=pytest.mark.exhaustive),
+    {"fsdp": 2, "context": 2, "tensor": 2},
+]
 
 
 @pytest.mark.slow

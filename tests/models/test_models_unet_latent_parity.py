@@ -108,7 +108,9 @@ def given(kind):
     return arrays
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.exhaustive] * (k == "sd2")) for k in KINDS]
+)
 def test_outputs_and_gradients_are_those_of_diffusers(kind):
     torch = pytest.importorskip("torch")
     other, call, model, layout, state = network(kind)

@@ -324,6 +324,7 @@ def rates(name, base, widths=(32, 128), steps=300):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # four minutes; that activations keep their size is tested above
 @pytest.mark.usefixtures("optimised")
 def test_the_best_rate_of_a_narrow_model_serves_a_wide_one_with_mup_only():
     scaled, standard = rates("adamw", 32), rates("adamw", None)

@@ -174,6 +174,7 @@ def test_the_command_plans_in_device_hours(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_ladder_of_unets_is_planned_and_run(tmp_path):
     """Through the command, with the config of a run: two budgets, two sizes."""
     where = f"--dir={tmp_path}"
