@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import type_handlers
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 from dit import storage
@@ -31,6 +32,7 @@ from dit.types import OutsideError, Params, UserError, first_line
 log = logging.getLogger(__name__)
 
 READ = {"create": False, "save_root_metadata": False, "enable_async_checkpointing": False}
+SLICE = 2**20  # bytes: replicas share the writing of an array if each has as many
 STEP = re.compile("0|[1-9][0-9]*")  # the name of its directory
 NOT_DAMAGE = (UserError, MemoryError, jax.errors.JaxRuntimeError)  # of what a read may raise
 
@@ -278,10 +280,26 @@ def open_manager(
         storage.for_orbax(workdir / "checkpoints"),
         options=ocp.CheckpointManagerOptions(multiprocessing_options=among, **options),
         item_handlers={
-            "state": state or ocp.PyTreeCheckpointHandler(multiprocessing_options=among),
+            "state": state or _arrays(among),
             "data": ocp.JsonCheckpointHandler(multiprocessing_options=among),
             "meta": ocp.JsonCheckpointHandler(multiprocessing_options=among),
         },
+    )
+
+
+def _arrays(among: ocp.options.MultiprocessingOptions) -> ocp.PyTreeCheckpointHandler:
+    """Orbax's usual handler, but that small arrays which several devices hold are written by one.
+
+    By default each device writes a slice of every such array, for which a program of its own is
+    compiled: 136 of them, and ten seconds, for a small model on eight devices.
+    """
+    array = type_handlers.ArrayHandler(
+        min_slice_bytes_for_replica_parallel=SLICE,
+        array_metadata_store=None,
+    )
+    registry = type_handlers.create_type_handler_registry((jax.Array, array))
+    return ocp.PyTreeCheckpointHandler(
+        multiprocessing_options=among, type_handler_registry=registry
     )
 
 
