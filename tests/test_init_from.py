@@ -68,6 +68,7 @@ def test_a_run_begins_with_the_parameters_or_an_average_of_another(source, tmp_p
     assert_same(params_of(tmp_path / "run", "ema_1"), found)  # averages begin there too
 
 
+@pytest.mark.slow
 def test_a_part_is_taken_and_the_rest_is_random(source, tmp_path):
     """Of a model whose other arrays do not fit, even."""
     part = ["--config.init_from.only=blocks/*", "--config.model.patch=2"]

@@ -26,7 +26,10 @@ from dit.types import UserError
 
 RULES = {"interval": "interval:scale=3,low=0.1,high=9", "cfgpp": "cfgpp:scale=0.6"}
 GUIDANCE = [
-    RULES.get(name, f"{name}:scale=3")
+    pytest.param(
+        RULES.get(name, f"{name}:scale=3"),
+        marks=[pytest.mark.slow] * (name not in ("cfg", "interval")),
+    )
     for name in configs.names("sampling.guidance")
     if name != "autoguidance"
 ]

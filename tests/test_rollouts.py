@@ -62,7 +62,13 @@ def drawn(one, params, spec, task=None, **changes):
     return np.asarray(x), sampler._count(int(calls), task is not None)
 
 
-@pytest.mark.parametrize("guidance", ["1", "3", "interval:scale=3,low=0.3,high=0.7,unit=time"])
+IN_TIME = "interval:scale=3,low=0.3,high=0.7,unit=time"
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    ["1", pytest.param("3", marks=pytest.mark.slow), pytest.param(IN_TIME, marks=pytest.mark.slow)],
+)
 def test_a_cache_draws_what_the_window_does_until_it_is_full(guidance):
     """With given frames, whose keys and values are made first, and a context that is shown noised."""
     one = made(F)

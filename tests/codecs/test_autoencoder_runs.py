@@ -76,6 +76,7 @@ def stepped(root, devices, mesh):
     return float(metrics["loss"]), change, text, weights, state
 
 
+@pytest.mark.slow
 def test_weights_are_arguments_split_over_devices_that_agree_with_one(root):
     loss, change, text, weights, state = stepped(root, 1, "dp")
     large = max(map(len, re.findall(r'dense<"0x([0-9A-F]*)"', text)), default=0)

@@ -89,7 +89,9 @@ def test_rows_hold_their_examples_and_little_else(whole):
     assert used / (20 * 4 * 18) > 0.9
 
 
-@pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 0), (4, 0), (2, 2)])
+@pytest.mark.parametrize(
+    ("processes", "workers"), [(1, 2), (2, 0), (4, 0), pytest.param(2, 2, marks=pytest.mark.slow)]
+)
 def test_batches_are_the_same_under_any_number_of_processes_and_workers(processes, workers, whole):
     parts = []
     for i in range(processes):

@@ -276,6 +276,7 @@ def test_an_interrupted_run_goes_on_and_nothing_is_made_twice(tmp_path, drawn, m
 OPTIONS = prepare.Options
 
 
+@pytest.mark.slow
 def test_several_processes_and_machines_make_the_same(tmp_path, drawn):
     argv = [f"--source={drawn}", "--size=8", "--held-out=0.2"]
     made(tmp_path / "one", drawn, "--held-out=0.2")

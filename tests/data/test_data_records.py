@@ -171,6 +171,7 @@ def test_ten_million_records_open_in_constant_memory_and_travel_as_a_path(tmp_pa
         source.train[0]
 
 
+@pytest.mark.slow
 def test_what_text_encoders_make_is_stored_with_each_caption(tmp_path, prepared):
     """And training is given that of the caption at hand, each of them in time."""
     argv = [f"--source={prepared.parent / 'in.tar'}", "--size=8", "--held-out=0.2", "--workers=0"]

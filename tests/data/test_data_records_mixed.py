@@ -135,6 +135,7 @@ def test_what_is_sent_to_a_worker_is_small(parts):
     assert same([pickle.loads(sent)[3]], [train[3]])
 
 
+@pytest.mark.slow
 def test_batches_of_a_shape_have_the_loss_and_gradients_of_their_examples_alone(parts):
     """The same, to rounding, as one example after the other, with its number in the stream."""
     model = resolve(

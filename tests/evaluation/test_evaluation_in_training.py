@@ -67,6 +67,7 @@ def scores_of(rows):
     return {row["step"]: row for row in rows if "scores/fid" in row}
 
 
+@pytest.mark.slow
 def test_scores_come_at_their_steps_and_at_the_end_and_nothing_is_compiled_twice(trained):
     workdir, rows, sampling, seeing = trained
     assert [row["step"] for row in rows if "loss" in row] == [3, 6, 8]
@@ -80,6 +81,7 @@ def test_scores_come_at_their_steps_and_at_the_end_and_nothing_is_compiled_twice
     assert (workdir / "scores.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 8])
 def test_a_score_is_what_evaluation_makes_of_that_checkpoint(trained, step, tmp_path):
     workdir, rows, *_ = trained

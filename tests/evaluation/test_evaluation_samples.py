@@ -218,7 +218,7 @@ def test_a_split_sorted_by_class_is_read_from_end_to_end():
 
 
 def test_large_pictures_are_judged_small_in_bounded_memory():
-    """Of 256 x 256 pixels: held whole, in double precision, they would take 600 MB here."""
+    """Of 256 x 256 pixels: held whole, in double precision, they would take 300 MB here."""
 
     class Large:
         def __init__(self, n):
@@ -234,7 +234,7 @@ def test_large_pictures_are_judged_small_in_bounded_memory():
                 "label": i % 2,
             }
 
-    train, held_out, shape = Large(300), Large(120), (1, 256, 256, 3)
+    train, held_out, shape = Large(150), Large(60), (1, 256, 256, 3)
     source = SimpleNamespace(train=train, held_out=held_out, shape=shape, num_classes=2)
     tracemalloc.start()
     planned = evaluation_of(source, 20)

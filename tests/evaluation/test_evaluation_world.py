@@ -92,6 +92,7 @@ def test_damage_is_noticed(found, name, notice):
     assert not noticed & untouched.get(name, set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", ["digit", "emoji"])
 def test_digits_and_emoji_are_told_apart_too(looks):
     """Real clips are right; another's clips and still ones are not."""
@@ -139,6 +140,7 @@ def test_an_evaluation_of_clips_has_these_figures(monkeypatch):
     assert "direction" not in evaluation_of(made, 10, ("a cat",) * 10).figures
 
 
+@pytest.mark.slow
 def test_the_rate_and_the_width_of_the_data_count(monkeypatch):
     monkeypatch.setattr(evaluation_clips, "TRAIN", 20)
     monkeypatch.setattr(evaluation_clips, "HELD_OUT", 20)

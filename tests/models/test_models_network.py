@@ -37,10 +37,14 @@ NETWORKS = [*PLAIN, *(READ + name for name in READERS)]
 # To be compiled. The encoder is the same before every network; a network that is slow has a quick
 # one of its kind beside it (convolutions, one stream, two) and is compiled by tests of its own.
 LATER = {"autoencoder", "wan", "wan_vae", "zimage"}
-FEW = [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in LATER))
-    for name in (*PLAIN, READ + "dit")
-]
+
+
+def few(*later):
+    names = *PLAIN, READ + "dit"
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in later)) for name in names]
+
+
+FEW = few(*LATER)
 TEXT = {"name": "bytes", "length": 8, "width": 16, "depth": 2, "heads": 2, "gives": "both"}
 SHAPE = (2, 8, 8, 3)
 SMALL = {"depth": 1, "width": 32, "heads": 2, "multipliers": (1, 2), "num_classes": 3}
@@ -264,7 +268,7 @@ def settings(name):
     }
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", few(*LATER, "unet"))
 def test_it_trains_and_preflight_accounts_for_it(name):
     experiment = build_experiment(settings(name) | {"mesh": {"preset": "fsdp"}})
     batches = experiment.batches()

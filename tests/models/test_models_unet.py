@@ -91,6 +91,7 @@ def close(a, b):
     np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.slow
 def test_without_attention_along_time_each_frame_is_an_image():
     params = image_params(params_of(CLIP, SHAPE))
     out = run(IMAGE)(params, *clips())
@@ -118,6 +119,7 @@ def test_attention_along_time_joins_frames_and_leaves_an_image_alone():
     close(run(CLIP)(params, *image), run(IMAGE)(image_params(params), *image))
 
 
+@pytest.mark.slow
 def test_levels_agree_where_they_coincide():
     """Times a frame and a pixel that are the same, in value and gradient; other ones are not."""
     params, (x, t, cond) = params_of(SMALL, SHAPE), clips()

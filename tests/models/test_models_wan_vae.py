@@ -55,7 +55,9 @@ def run_of(kind):
     return functools.partial(run, cases.params_of(kind))
 
 
-@pytest.mark.parametrize("kind", cases.KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k != "plain")) for k in cases.KINDS]
+)
 def test_a_clip_in_chunks_is_the_clip_as_a_whole_and_an_image_is_a_clip_of_one_frame(kind):
     whole, chunks, image = run_of(kind)(clip())
     few = 2 ** cases.make(kind).halvings

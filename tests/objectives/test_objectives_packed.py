@@ -112,8 +112,10 @@ def plain_batches(packed_stream, position, text):
 
 @pytest.mark.parametrize(
     ("text", "block", "out_channels"),
-    [(False, "adaln_zero", 2), (True, "adaln_cross", 1)],
-    ids=["labels, learned variance", "text"],
+    [
+        pytest.param(False, "adaln_zero", 2, marks=pytest.mark.slow, id="labels, learned variance"),
+        pytest.param(True, "adaln_cross", 1, id="text"),
+    ],
 )
 def test_packed_bucketed_and_plain_batches_have_one_loss_and_one_gradient(
     text, block, out_channels

@@ -55,6 +55,7 @@ def run(out, *argv):
         return {name: x for name, x in arrays.items() if name != "made_by"}
 
 
+@pytest.mark.slow
 def test_near_sentences_are_near_and_far_ones_far(tmp_path):
     """The real encoder, with its real weights."""
     if importlib.util.find_spec(minilm.PACKAGE) is None:  # not imported: that takes PyTorch

@@ -149,6 +149,7 @@ def test_only_its_pairs_are_trained_averaged_and_saved(place, trained):
     assert all(np.abs(x).max() > 0 for x in pairs.values())  # B has left zero
 
 
+@pytest.mark.slow
 def test_it_goes_on_exactly_and_its_network_may_move_but_not_change(place, trained):
     run(place, "twice", 2)
     moved = place / "moved"
