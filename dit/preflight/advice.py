@@ -2,7 +2,8 @@
 
 The compiler says how much memory is needed. From that follows the ratio of what is needed besides the
 state to gradients and activations by formula, and other meshes, remat policies and batches are assumed
-to have the same ratio. What is advised keeps less on every count than what was tried, so that following
+to have the same ratio. Frozen weights that every device has whole are split over devices if nothing
+less is enough. What is advised keeps less on every count than what was tried, so that following
 the advice never leads in a circle.
 """
 
@@ -26,14 +27,18 @@ def advise(needed: int | float, tried: Choice, account: Account, where: Topology
     """One line: the least change that should fit, or what would be large enough."""
     tried = dataclasses.replace(tried, mesh={axis: tried.size(axis) for axis in AXES})
     ratio = overhead(needed, tried, account)
-    others = changes(tried, account, where)
-    found = next((c for c in others if need(c, account, ratio) <= where.hbm), None)
-    if found is not None:
-        said = [f"--mesh={mesh_text(found)}"] if found.mesh != tried.mesh else []
-        said += [f"--remat={found.remat}"] if found.remat != tried.remat else []
-        said += [f"--batch={found.batch}"] if found.batch != tried.batch else []
-        about = gib(need(found, account, ratio))
-        return f"try {' '.join(said)} (about {about} a device, by estimate)"
+    split = dataclasses.replace(account, frozen=account.frozen + account.held, held=0)
+    for own in (account, split) if account.held else (account,):
+        others = changes(tried, own, where, every=own is split)
+        found = next((c for c in others if need(c, own, ratio) <= where.hbm), None)
+        if found is not None:
+            said = ["--config.mesh.whole=()"] if own is split else []
+            said += [f"--mesh={mesh_text(found)}"] if found.mesh != tried.mesh else []
+            said += [f"--remat={found.remat}"] if found.remat != tried.remat else []
+            said += [f"--batch={found.batch}"] if found.batch != tried.batch else []
+            about = gib(need(found, own, ratio))
+            return f"try {' '.join(said)} (about {about} a device, by estimate)"
+    account = split
     least = min(changes(tried, account, where, every=True), key=lambda c: need(c, account, ratio))
     state, gradients, kept = account.parts(least)
     return (

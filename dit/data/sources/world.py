@@ -198,7 +198,7 @@ def random_scene(
 
 
 def _does(way: str, speed: str | None) -> dict[str, str | None]:
-    """What an actor of ``Actor`` does that goes a way."""
+    """The fields of an ``Actor`` that moves in the direction ``way``, or that ``falls`` or ``rests``."""
     moves = {"action": "moves", "direction": way, "speed": speed}
     return moves if way in DIRECTIONS else {"action": way}
 
