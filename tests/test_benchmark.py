@@ -66,6 +66,7 @@ def test_bad_arguments_are_refused_before_anything_is_compiled(argument):
 
 
 @pytest.mark.torch
+@pytest.mark.exhaustive
 def test_the_whole_of_it_beside_torch(tmp_path, capsys, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setitem(sizes.SIZES, "tiny", (1, 64, 2))  # torch compiles layer by layer

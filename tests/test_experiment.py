@@ -27,8 +27,15 @@ PARAMETERS = {  # with the paper's fixed position table (tokens x width) left ou
     "imagenet256_dit_xl2": 675_129_632 - 256 * 1152,
 }
 QUICK = ("digits", "video_7b_pod")  # and no two are less alike
-# Whose programs tests/quality runs, and whose kinds of run have tests of their own.
-ELSEWHERE = ("digits_unet", "emoji_autoencoder", "mixed_packed", "shapes_text", "world_forcing")
+# Whose kinds of run have tests of their own, or are that of another config.
+ELSEWHERE = (
+    "digits_unet",
+    "emoji_autoencoder",
+    "mixed_packed",
+    "shapes_text",
+    "wan_14b_pod",
+    "world_forcing",
+)
 DIGITS = str(ROOT / "configs/digits.py")
 
 

@@ -68,6 +68,7 @@ def test_clips_become_latents_that_a_model_learns_and_samples_become_clips(clips
     assert np.load(tmp_path / "clip.npz")["samples"].shape == (2, 5, 16, 16, 3)
 
 
+@pytest.mark.exhaustive
 def test_one_is_trained_here_drawn_judged_and_is_a_codec(tmp_path):
     assert train.main([*WORLD, f"--workdir={tmp_path}"]) == 0
     with Image.open(tmp_path / "samples" / "step_0000002.gif") as image:

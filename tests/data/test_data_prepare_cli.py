@@ -39,7 +39,7 @@ def pictures(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("latents", [False, True])
+@pytest.mark.parametrize("latents", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_prepare_train_sample_and_evaluate(tmp_path, pictures, latents):
     out, workdir, data = tmp_path / "records", tmp_path / "run", ()
     argv = [f"--source={pictures}", "--size=32", f"--out={out}", "--held-out=0.2", "--workers=0"]

@@ -91,7 +91,9 @@ def test_no_other_slice_is(chip, shape, compiler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chip", chips.TPUS)
+@pytest.mark.parametrize(
+    "chip", [pytest.param(c, marks=[pytest.mark.exhaustive] * (c == "tpu7x")) for c in chips.TPUS]
+)
 def test_every_preset_can_be_laid_on_every_torus(chip):
     """Also where an axis of the mesh is no whole axes of the torus: 64 of 16x16.
 

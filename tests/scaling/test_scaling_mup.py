@@ -239,6 +239,7 @@ def test_coordinates_grow_with_the_width_in_the_standard_parametrisation_only(na
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_coordinates_of_a_unet_grow_in_the_standard_parametrisation_only():
     options = {"widths": (8, 32), "seeds": 1, "make": make_unet, "shape": (1, 4, 4, 1)}
     standard, scaled = check("adamw", None, **options), check("adamw", 8, **options)

@@ -142,6 +142,7 @@ def test_a_row_alone_waits_for_its_probes(root, made_plan):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_report_finds_what_was_planted(root, monkeypatch):
     path, _ = root
     run.sweep(path, build, say=lambda text: None)
