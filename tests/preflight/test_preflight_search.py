@@ -103,15 +103,15 @@ def test_the_state_alone_is_too_large():
 
 
 def test_frozen_weights_that_each_device_has_whole_are_split_if_nothing_less_is_enough():
-    """Eleven GiB of them on chips of 15.75: with 6 of the state a device, and 1 beside."""
+    """Eleven GiB of them on chips of 15.75: 6 of the state and 1.5 of gradients a device."""
     here = where("v5e:2x4")
     own = dataclasses.replace(account(48.0, 1.0), held=11 * GIB)
     tried = Choice({"fsdp": 8}, "full", 8)
     line = advice.advise(18.5 * GIB, tried, own, here)
     assert line.startswith("try --config.mesh.whole=() (about 8")
-    assert (
-        advice.advise(16.5 * GIB, tried, dataclasses.replace(own, held=0), here).count("whole") == 0
-    )
+    less = dataclasses.replace(account(48.0, 10.0), held=1 * GIB)
+    line = advice.advise(18.5 * GIB, Choice({"fsdp": 8}, "none", 8), less, here)
+    assert line.startswith("try --remat=")
 
 
 def test_no_slice_is_large_enough():
