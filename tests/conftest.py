@@ -36,6 +36,13 @@ gc.set_threshold(100_000, 50, 50)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("first") and any(item.callspec.indices.values()):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish():
     gc.freeze()  # nor need the modules of all tests be searched at the end of each
 

@@ -204,6 +204,7 @@ def test_frames_and_pixels_are_given_clean(level, model):
             Sampler(experiment, recipe)(params, start=pixels, mask=mask)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("name", ["dit", "unet"])
 def test_a_model_that_takes_more_begins_as_the_one_that_takes_less(name, tmp_path):
     """With the parameters of its checkpoint, and with its outputs, whatever the conditions are."""

@@ -83,6 +83,7 @@ def test_a_directory_in_parts_has_an_index_and_a_config(written):
     assert not list(place.glob("*.tmp"))
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("name", ["dit_original", "diffusers_dit"])
 def test_what_is_written_is_read_to_the_bit_and_drawn_from(run, written, name, tmp_path):
     told = [f"--config={run / 'config.py'}"] if name == "dit_original" else CODEC

@@ -39,6 +39,7 @@ ELSEWHERE = (
 DIGITS = str(ROOT / "configs/digits.py")
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
 def test_every_config_builds_at_full_size_without_arrays(file, tmp_path):
     few = stand_ins(tmp_path, load_config(str(file)), each=2)

@@ -118,6 +118,7 @@ def safetensors(path, state):
     path.write_bytes(len(head).to_bytes(8, "little") + head + data)
 
 
+@pytest.mark.slow
 def test_weights_of_a_file(source, tmp_path):
     experiment = draw.load_experiment(str(source))
     params = models.init(experiment.model, jax.random.key(5), experiment.shape)

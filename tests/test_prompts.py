@@ -63,6 +63,7 @@ def pixels(workdir, out, *options):
     return np.asarray(Image.open(out)) if out.suffix == ".png" else np.load(out)["samples"]
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("guidance", GUIDANCE)
 def test_the_negative_prompt_takes_the_place_of_the_null_condition(guidance):
     """Without words it is the null condition; the prompt itself leaves nothing to be guided by."""
@@ -187,6 +188,7 @@ def test_training_draws_its_prompts_beneath_the_pictures(tmp_path, monkeypatch, 
     assert (np.asarray(Image.open(file)) > 200).any()  # letters, as the pictures are black
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     ("split", "blank"), [("held_out", False), ("held_out", True), ("train", False)]
 )

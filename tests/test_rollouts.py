@@ -82,6 +82,7 @@ def test_a_cache_draws_what_the_window_does_until_it_is_full(guidance):
     assert calls == uncached + writes
 
 
+@pytest.mark.slow
 def test_longer_clips_begin_alike_in_constant_memory():
     params = moved(made())
     spec = "autoregressive:block=2,cache=true,sinks=1"

@@ -61,6 +61,7 @@ def test_training_leaves_everything_a_person_looks_for(workdir):
     assert media.read_recipe(pictures[-1])["checkpoint_step"] == 4
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     "extra",
     [

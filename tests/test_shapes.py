@@ -65,6 +65,7 @@ def test_one_shape_is_kept_in_a_checkpoint_as_before():
     assert one.mean(lambda s: float(sum(s))) == 18.0
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     ("options", "shape"),
     [

@@ -81,6 +81,7 @@ def test_shuffle_is_close_to_uniform(split):
     assert ((counts - 50) ** 2 / 50).sum() < 18.5  # the 0.1% quantile
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("length", [1, 2, 1000, TABLE, TABLE + 4465])
 def test_shuffle_is_a_permutation_of_each_epochs_own(length):
     orders = [[shuffled(0, e, k, length) for k in range(length)] for e in range(2)]

@@ -42,6 +42,7 @@ def quantities(path, t):
     }
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("name", "kwargs"), CASES)
 def test_float32_keeps_its_digits_everywhere(name, kwargs):
     with jax.enable_x64(True):

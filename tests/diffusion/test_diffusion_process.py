@@ -30,6 +30,7 @@ def draws(n, key=0):
     return (jax.random.normal(jax.random.key(key + i), shape) for i in (0, 1))
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("path", "prediction"), PAIRS)
 def test_round_trip_recovers_the_data_at_every_time(path, prediction):
     with jax.enable_x64(True):
@@ -41,6 +42,7 @@ def test_round_trip_recovers_the_data_at_every_time(path, prediction):
         np.testing.assert_allclose(back, x_0, atol=1e-5)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("path", "prediction"), PAIRS)
 def test_round_trip_in_float32_is_as_good_as_its_conditioning(path, prediction):
     process = make(path, prediction)

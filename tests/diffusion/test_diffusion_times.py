@@ -30,6 +30,7 @@ def drawn(name, kwargs, path, **options):
     ]
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("name", "kwargs"), CASES)
 def test_times_stay_in_range_and_follow_their_quantiles(name, kwargs, path):
@@ -70,6 +71,7 @@ def test_the_density_is_that_of_the_draws(name, kwargs):
     assert low < high
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("strata", [None, N, 8])
 @pytest.mark.parametrize(("name", "kwargs"), CASES)
 def test_frames_are_independent_of_each_other(name, kwargs, strata):
@@ -80,6 +82,7 @@ def test_frames_are_independent_of_each_other(name, kwargs, strata):
     assert np.abs(off).max() < 4 / np.sqrt(N)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     ("strata", "levels"), [(32, ()), (33, (3,)), (33, (1, 2, 3)), (1, (3,))], ids=str
 )

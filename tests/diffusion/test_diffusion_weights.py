@@ -88,6 +88,7 @@ def weighted(path, **options):
 ALL = [*((path, {}) for path in PATHS), ("ddpm", {"zero_terminal_snr": True})]
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("name", "kwargs"), TIMES)
 @pytest.mark.parametrize(("path", "options"), ALL)
 def test_the_sigmoid_weighs_a_noise_level_the_same_everywhere(path, options, name, kwargs):

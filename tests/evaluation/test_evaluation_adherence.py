@@ -50,6 +50,7 @@ def test_pictures_are_read_as_they_were_drawn(held_out, deviation):
             assert found[f"{question}{end}"] >= 0.995
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("size", [47, (40, 96), (128, 70)])
 def test_pictures_of_any_size_are_read(size):
     captions, x = pictures(shapes_text.build(size=size).held_out, 60)

@@ -95,6 +95,7 @@ def test_what_was_measured_otherwise_is_not_compared(sides):
         compare.compare(one, compare.Side("x", {}, {}))
 
 
+@pytest.mark.slow
 def test_runs_are_compared_from_the_command_line(tmp_path, monkeypatch, capsys):
     saved_run.save(tmp_path / "run", {"name": "digits"})
     monkeypatch.setattr(scoring, "networks", lambda names: tuple(map(toy_features.network, names)))

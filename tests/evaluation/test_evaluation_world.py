@@ -47,6 +47,7 @@ def test_tracks_are_those_of_the_film():
         assert seen.pan == pytest.approx(np.diff(truth.events.pan).mean(), abs=0.1)
 
 
+@pytest.mark.slow
 def test_real_clips_are_what_their_captions_say(found):
     real = found["real"]
     for question in ("colour", "direction", "camera", "present"):

@@ -141,6 +141,7 @@ def test_a_query_that_sees_nothing_spoils_nothing(kernel):
     np.testing.assert_allclose(out[1], reference(q, k, v, seen)[1], atol=1e-5)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("mask", [m for m in MASKS if m not in ("empty", "packed frames")])
 def test_splash_where_no_tpu_is(mask):
     """The TPU's kernel, interpreted: padding of lengths and heads, masks and gradients."""

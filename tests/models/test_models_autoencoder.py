@@ -52,6 +52,7 @@ def test_a_network_that_adds_nothing_passes_means_on_by_its_shortcuts(patch):
     np.testing.assert_allclose(z, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_decoder_that_adds_nothing_keeps_every_number_of_the_latents():
     """Copies all the way: from what comes out, every latent can be told."""
     model = autoencoder.make(**EVEN)

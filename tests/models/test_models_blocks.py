@@ -11,6 +11,7 @@ from dit.models.condition import Condition
 from dit.models.transformer import make_block
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_gradients_flow_to_every_parameter(block):
     model = tiny(block, context_dim=7, positions="sincos+rope", qk_norm=True)
@@ -28,6 +29,7 @@ def test_gradients_flow_to_every_parameter(block):
             assert all(np.any(layer) for layer in g), path
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("patch", [(1, 2, 2), (2, 2, 2)])
 def test_time_a_frame(block, patch):
@@ -49,6 +51,7 @@ def test_time_a_frame(block, patch):
         np.testing.assert_allclose(swapped, run(model, params, x, times, cond), atol=2e-5)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_dropping_the_condition(block):
     """A dropped sample is the null class and the null context, whatever its label and context."""
@@ -76,6 +79,7 @@ def test_the_null_class_is_the_last_row(block):
     np.testing.assert_allclose(run(model, params, x, t, cond.null(2)), row, atol=1e-6)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_context_mask(block):
     """Masked embeddings are not there, wherever they stand."""

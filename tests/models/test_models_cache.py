@@ -88,6 +88,7 @@ def full(q, k, v, window, sinks, block, axes):
     return jnp.concatenate(outs, 1)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("window", "sinks", "block"), [(4, 0, 1), (5, 2, 1), (6, 1, 3)])
 def test_past_its_memory_too_counting_within_the_window(monkeypatch, window, sinks, block):
     """Two layers: what is kept of a frame depends on frames that are gone."""

@@ -50,6 +50,7 @@ CASES += [("in_context", transform, "ring", 1)]
 CASES += [("cross_attention", call, "cpu", 2), ("adaln_zero", call, "xla", 2)]
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("block", "entrance", "kernel", "patch"), CASES)
 def test_nothing_of_a_later_frame_reaches_an_earlier_one(block, entrance, kernel, patch):
     model = tiny(block, frame_causal=True, attention=kernel, patch=(patch, 2, 2))
@@ -79,6 +80,7 @@ def test_nothing_of_a_later_frame_reaches_an_earlier_one(block, entrance, kernel
         assert np.abs(moved[:, early:] - out[:, early:]).max() > 1e-4
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_nothing_of_a_later_frame_comes_through_any_other_entrance(block):
     """Times of tokens, the second time and known channels; what a whole clip is told reaches all."""
@@ -111,6 +113,7 @@ def test_nothing_of_a_later_frame_comes_through_any_other_entrance(block):
     assert all(np.any(slope) for slope in by_clip.values())
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("per_frame", [False, True])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_both_entrances_are_one_function(block, per_frame):
@@ -125,6 +128,7 @@ def test_both_entrances_are_one_function(block, per_frame):
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("kernel", ["cpu", "xla", "ring"])
 def test_packed_clips_are_the_clips_alone(kernel):
     """Two clips in one row, told apart by segments: each token sees its clip, up to its frame."""

@@ -34,6 +34,7 @@ def test_every_field_has_a_keyword():
     assert set(OPTIONS) == names - {*MASKS, "tokens", "drop"}
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_more_conditions_change_nothing_at_the_start_and_then_do(block):
     plain, model = tiny(block, depth=1), tiny(block, depth=1, **MORE)

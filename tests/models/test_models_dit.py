@@ -88,6 +88,7 @@ def test_initialisation_is_the_originals():
     assert not np.array_equal(layers[0], layers[1])
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_output_is_zero_at_initialisation(block):
     model = tiny(block, learn_sigma=True)
@@ -145,6 +146,7 @@ def test_layers_are_a_loop_where_that_is_faster(monkeypatch, platform, loops):
     assert program.count("scan[") == loops
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_layers_taken_apart_are_the_same_model(block):
     model = tiny(block)
@@ -155,6 +157,7 @@ def test_layers_taken_apart_are_the_same_model(block):
     np.testing.assert_allclose(out, run(model, params, *inputs()), atol=1e-5)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("policy", [p for p in remat.POLICIES if p != "none"])
 @pytest.mark.parametrize("unroll", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_remat_changes_no_gradient(policy, unroll):
@@ -171,6 +174,7 @@ def test_remat_changes_no_gradient(policy, unroll):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5), got, expected)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b != "adaln_zero"])
 def test_how_layers_are_run_changes_no_gradient_of_any_block(block):
     """Scanned with rematerialisation, and unrolled without."""
@@ -188,6 +192,7 @@ def test_how_layers_are_run_changes_no_gradient_of_any_block(block):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5), got, expected)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_bfloat16_is_close_to_float32(block):
     params, (x, t, cond) = params_of(tiny(block), noise=0.1), inputs()

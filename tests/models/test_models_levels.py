@@ -46,6 +46,7 @@ def close(found, wanted):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), found, wanted)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_levels_agree_where_they_coincide(block):
     model = tiny(block, depth=1)
@@ -64,6 +65,7 @@ def test_levels_agree_where_they_coincide(block):
     assert np.abs(frames[0] - wanted[0]).max() > 1e-3
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_tokens_of_any_origin_have_the_times_of_their_pixels(block):
     """``(b, n)`` in ``transform`` is ``(b, f, h, w)`` of the data; rows say the same."""

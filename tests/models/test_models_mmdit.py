@@ -74,6 +74,7 @@ def runs(model):
     return lambda x, t, cond: apply(params, x, t, cond)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_it_is_told_changes_its_output_and_padding_does_not(kind):
     model = tiny(kind)
@@ -128,6 +129,7 @@ def test_one_time_for_all_frames_is_one_for_the_sample(kind):
     np.testing.assert_allclose(run(x, tokens, cond), one, atol=1e-4)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("kind", ["sd3", "flux"])
 def test_stages_are_the_same_scanned_unrolled_and_taken_apart(kind):
     model = tiny(kind, unroll=1, remat="dots")
@@ -141,6 +143,7 @@ def test_stages_are_the_same_scanned_unrolled_and_taken_apart(kind):
     assert found == (2, model.depth + model.single_depth)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     ("kind", "level"),
     [

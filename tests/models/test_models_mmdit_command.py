@@ -109,6 +109,7 @@ def described(name):
     return experiment.build({**told, **latents}, example)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_directory_of_diffusers_becomes_a_workdir_and_comes_back(name, tmp_path):
     given = described(name)

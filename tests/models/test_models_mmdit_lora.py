@@ -32,6 +32,7 @@ def network(name):
     return model, params_of(model, SHAPE, noise=0.2)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("name", "format"), CASES)
 def test_what_is_written_adds_up_to_the_merged_weights_and_is_read_back(name, format):
     model, params = network(name)

@@ -100,6 +100,7 @@ def batch_of(model, n, shape=SHAPE, level="sample"):
     return jax.random.normal(jax.random.key(1), (n, *x.shape[1:])), t, cond
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_is_a_description_whose_parameters_name_their_axes(name):
     model = build(name)
@@ -118,6 +119,7 @@ def test_a_network_is_a_description_whose_parameters_name_their_axes(name):
     assert model.stream(SHAPE) >= 0
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     ("shape", "level"),
     [
@@ -153,11 +155,13 @@ READERS = [
 ]
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("name", FEW)
 def test_eight_devices_give_the_loss_and_gradient_of_one(name):
     equal_on_eight_devices(build(name, **LEAST), EIGHT)
 
 
+@pytest.mark.first
 @pytest.mark.filterwarnings("ignore:.*does not divide")
 @pytest.mark.parametrize(("block", "kernel"), READERS)
 def test_a_text_is_read_by_tokens_that_are_split_over_devices(block, kernel):
@@ -167,6 +171,7 @@ def test_a_text_is_read_by_tokens_that_are_split_over_devices(block, kernel):
 MERGED = {"depth": 2, "dual_depth": 1, "single_depth": 1, "guidance_input": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "options"),
     [
@@ -225,6 +230,7 @@ def equal_on_eight_devices(model, sizes):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + least
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("name", FEW)
 def test_its_initial_spread_obeys_mup(name):
     """Twice as wide: hidden maps shrink as one over the root of their fan-in, inputs not at all."""
@@ -268,6 +274,7 @@ def settings(name):
     }
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("name", few(*LATER, "unet"))
 def test_it_trains_and_preflight_accounts_for_it(name):
     experiment = build_experiment(settings(name) | {"mesh": {"preset": "fsdp"}})
@@ -291,6 +298,7 @@ def test_it_trains_and_preflight_accounts_for_it(name):
     assert {p.size for p in jax.tree.leaves(run.abstract.params)} <= sizes
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_ladder_makes_it_larger_or_says_what_its_build_lacks(name):
     given = {"smallest": 3e4, "largest": 3e6, "count": 2, "head_dim": 32}

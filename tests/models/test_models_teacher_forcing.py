@@ -76,6 +76,7 @@ CASES = [
 ]
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("block", "frames", "size", "more", "told"), CASES)
 def test_it_is_the_loss_of_each_block_by_itself(block, frames, size, more, told):
     """Values and gradients, of whole blocks and of a shorter last one, with all that is told."""

@@ -105,6 +105,7 @@ def test_without_attention_along_time_each_frame_is_an_image():
     close(run(IMAGE)(params, *permuted), out[:, order])
 
 
+@pytest.mark.slow
 def test_attention_along_time_joins_frames_and_leaves_an_image_alone():
     params = params_of(CLIP, SHAPE)
     out = run(CLIP)(params, *clips())
@@ -211,6 +212,7 @@ def equal_trees(got, want, rtol):
         assert np.linalg.norm(a - b) <= rtol * np.linalg.norm(b) + 1e-7
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_reach_every_parameter_and_survive_remat(gradient):
     params, data, (want, grads) = gradient
     for path, grad in jax.tree_util.tree_leaves_with_path(jax.device_get(grads)):
@@ -256,6 +258,7 @@ def test_a_mesh_gives_the_numbers_of_one_device(gradient, sizes):
     equal_trees(grads, want_grads, 1e-4)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     ("f", "level", "options"),
     [
@@ -287,6 +290,7 @@ def test_macs_equal_those_of_the_program(f, level, options):
     assert found.parameters == models.count_params(abstract(model, shape))
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_published_parameters(size):
     millions, within, options = PUBLISHED[size]

@@ -68,6 +68,7 @@ def far(a, b):
     return np.abs(a - b).max((1, 2, 3, 4)).min()
 
 
+@pytest.mark.slow
 def test_it_is_told_what_it_is_given_but_not_padding_and_zeros_where_that_is_dropped(compiled):
     run = compiled[1]
     x, t, cond = inputs()
@@ -137,6 +138,7 @@ def test_a_loop_over_the_blocks_is_the_same_as_each_by_itself(compiled):
         np.testing.assert_allclose(found, run(x, t, cond)[0][1], atol=1e-5)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     ("level", "options"),
     [
@@ -166,6 +168,7 @@ def test_macs_equal_those_of_the_program(level, options):
     assert found.parameters == models.count_params(told[0])
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("size", [name for name in unet_sizes.SIZES if name.startswith("SD")])
 def test_published_parameters(size):
     model = config.resolve("models", "unet", size=size, in_channels=4)

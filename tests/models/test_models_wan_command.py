@@ -19,6 +19,7 @@ def described(kind):
     return experiment.build({**told, **latents}, example)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("kind", ["t2v", "i2v", "ltx"])
 def test_a_directory_of_diffusers_becomes_a_workdir_and_comes_back(kind, tmp_path):
     given = described(kind)

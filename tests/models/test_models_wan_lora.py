@@ -39,6 +39,7 @@ def network(kind):
     return model, params_of(model, SHAPES[kind], noise=0.2)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("kind", "format"), FORMATS)
 def test_every_map_goes_out_and_in_and_under_the_names_of_other_tools_too(kind, format):
     model, params = network(kind)

@@ -69,6 +69,7 @@ def test_a_clip_in_chunks_is_the_clip_as_a_whole_and_an_image_is_a_clip_of_one_f
         np.testing.assert_allclose(first, want[:, :1], atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", cases.KINDS)
 def test_later_frames_change_no_earlier_latents_nor_pixels(kind):
     x, run = clip(), run_of(kind)

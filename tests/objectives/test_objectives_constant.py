@@ -55,6 +55,7 @@ def cases():
     ]
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("case", cases(), ids="-".join)
 def test_the_closed_form_is_what_the_best_constant_scores(data, case):
     x, eps, u, mean, moments = data

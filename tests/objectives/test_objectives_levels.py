@@ -53,6 +53,7 @@ def graded(loss, process, batch, apply_fn=network):
     return jax.value_and_grad(both, has_aux=True)(jnp.float32(0.7))
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("process", list(processes()))
 def test_levels_are_one_where_there_is_one_token(process):
     """A sample of one frame that is one token: the same loss and gradient, whatever has a level."""
@@ -63,6 +64,7 @@ def test_levels_are_one_where_there_is_one_token(process):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("process", list(processes()))
 def test_the_process_is_one_function_of_times_of_any_prefix(process):
     """Value, and gradient for the data, with times a sample, a frame and a token that coincide."""
@@ -100,6 +102,7 @@ def weighted():
             yield pytest.param(*case.values, weight, id=f"{case.id}-{weight}")
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("process", "weight"), list(weighted()))
 def test_known_tokens_are_clean_and_have_no_loss(process, weight):
     """The network is given them at t = 0, bit for bit; the loss and its gradient are those of the

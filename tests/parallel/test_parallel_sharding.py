@@ -76,6 +76,7 @@ def case(options):
     return model, params, data, jax.jit(loss_of(build(**plain)))(params, *data)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in MESHES]
 )

@@ -95,6 +95,7 @@ def test_no_batch_fits(compiler, capsys):
     assert "no mesh, remat policy or batch is enough" in said
 
 
+@pytest.mark.slow
 def test_a_sweep_finds_its_mesh_resumes_and_counts_cost(compiler, capsys, tmp_path):
     rows = tmp_path / "rows.jsonl"
     options = [CONFIG, "--topology=v5e:2x4", "--sweep", "--tries=3", f"--out={rows}", "--price=2"]
@@ -113,6 +114,7 @@ def test_a_sweep_finds_its_mesh_resumes_and_counts_cost(compiler, capsys, tmp_pa
     assert len(compiler.made) > len(first)  # another model is another row
 
 
+@pytest.mark.slow
 def test_a_sweep_in_which_nothing_fits(compiler, capsys):
     compiler.each = 80 * 2**30
     assert command.main([CONFIG, "--topology=v5e:2x2", "--sweep"]) == command.DOES_NOT_FIT

@@ -17,6 +17,7 @@ def grid(name, path, steps, **kwargs):
     return np.asarray(made(PATHS[path], steps))
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", config.names("sampling.grids"))
 @pytest.mark.parametrize("steps", [1, 2, 20, 250])

@@ -128,6 +128,7 @@ COUNTED = [(case, "interval") for case in CASES if not case[1]]
 COUNTED += [(("heun", {}), name) for name in RULES if name != "interval"]
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     ("case", "guidance"), COUNTED, ids=[f"{label(case)}-{name}" for case, name in COUNTED]
 )
@@ -224,6 +225,7 @@ def test_apg_without_its_parts_is_plain_guidance():
     np.testing.assert_allclose(apg(x, t), rule("cfg")(two(path), path, grid)(x, t), atol=1e-5)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("case", CASES, ids=label)
 def test_every_rule_works_with_every_solver(case):
     """By tracing, which is where memory could leak or shapes and dtypes change."""

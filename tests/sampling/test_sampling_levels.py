@@ -98,6 +98,7 @@ def test_every_part_goes_its_own_way(case, cheap_noise):
             np.testing.assert_allclose(own[1][1][:, 1], bent[1][1][:, 1], rtol=1e-4, atol=exact)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("case", cases())
 def test_what_waits_or_is_known_is_held(case, cheap_noise):
     """The first frame ends early, the second waits; then the second is known from the start."""
@@ -119,6 +120,7 @@ def test_what_waits_or_is_known_is_held(case, cheap_noise):
         np.testing.assert_allclose(known[0][:, 0], alone[0][:, 0], atol=exact, err_msg=name)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("case", cases())
 def test_the_network_sees_what_is_known_clean(case, cheap_noise):
     """At every evaluation: the data bit for bit and t = 0 there, as often as is reported."""
@@ -155,6 +157,7 @@ def test_clean_frames_are_tokens_that_are_clean_all_over():
     np.testing.assert_array_equal(by_frame[1], each[1])
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("prediction", config.names("diffusion.predictions"))
 @pytest.mark.parametrize("path", PATHS)
 def test_the_estimate_of_clean_data_is_itself(path, prediction):

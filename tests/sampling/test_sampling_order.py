@@ -13,6 +13,7 @@ from dit.sampling.sample import solve
 STEPS = (100, 200)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("case", cases(lambda c: solver(*c).order is not None))
 def test_order(case):
     built = solver(*case)

@@ -92,6 +92,7 @@ def test_no_row_loses_sight_of_what_moves():
             assert (moves.sum(0) == np.where(np.arange(11) < given, 0, STEPS)).all()
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("case", cases(lambda case: solver(*case).order is not None))
 def test_a_frame_that_sees_no_other_comes_out_as_by_itself(case):
     built = solver(*case)

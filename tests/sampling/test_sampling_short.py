@@ -46,6 +46,7 @@ def runs(steps, only=None):
     return names, *map(np.stack, arrays)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("steps", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 @pytest.mark.parametrize("case", cases())
 def test_short_runs_stay_at_the_scale_of_data(case, steps, cheap_noise):

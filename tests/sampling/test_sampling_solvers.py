@@ -51,6 +51,7 @@ def each_and_where():
             yield pytest.param(case, tuple(PATHS), id=f"{made.id}-all", marks=pytest.mark.slow)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(("case", "alone"), list(each_and_where()))
 def test_finite_at_both_ends_of_every_path(case, alone, dtype, cheap_noise):
@@ -77,6 +78,7 @@ def test_finite_at_both_ends_of_every_path(case, alone, dtype, cheap_noise):
             assert jnp.array_equal(out[0], x_T)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("case", cases())
 def test_edits_work_and_what_is_known_comes_back_exactly(case, cheap_noise):
     path, built = PATHS["linear"], solver(*case)
@@ -97,6 +99,7 @@ def test_edits_work_and_what_is_known_comes_back_exactly(case, cheap_noise):
     assert not jnp.allclose(out[:, :, :, 1], known[:, :, :, 1])
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("case", cases())
 def test_reported_evaluations_are_those_that_ran(case, cheap_noise):
     path, built = PATHS["linear"], solver(*case)

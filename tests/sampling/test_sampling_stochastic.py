@@ -39,6 +39,7 @@ def standard_scores(x):
     return max(np.abs(off_mean).max(), np.abs(off_square).max())
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("case", STOCHASTIC)
 def test_mean_and_covariance(case, inputs):
     keys, noise, grids = inputs
@@ -139,6 +140,7 @@ def test_a_run_on_eight_devices_has_the_same_noise():
     np.testing.assert_allclose(images, sharded[1], atol=1e-6)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("case", STOCHASTIC)
 def test_the_tail_of_a_run_is_the_run_from_there(case, cheap_noise):
     """An edit's steps are those of the whole grid: their noise, and how the churn is divided.

@@ -169,6 +169,7 @@ def rows(tmp_path_factory):
     return root, arms, rows
 
 
+@pytest.mark.slow
 def test_arms_that_are_the_same_give_the_same_to_the_last_bit(rows):
     loss = ablations.values(rows[2], "losses", "params", "loss")
     assert loss["same"] == loss["velocity"]

@@ -72,6 +72,7 @@ def test_the_floors_error_is_the_spread_of_repeats():
     assert np.mean([f.error for f in found]) == pytest.approx(spread, rel=0.3)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("prediction", names("diffusion.predictions"))
 def test_the_best_network_scores_the_floor_with_every_prediction(prediction):
     path = {"edm_f": "edm", "score": "edm", "eps": "edm"}.get(prediction, "linear")

@@ -36,6 +36,7 @@ def relative(found, planted):
     return np.array([getattr(found, name) / getattr(planted, name) - 1 for name in NAMES])
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("planted", PLANTED)
 def test_noise_free_surfaces_are_recovered(planted, method):

@@ -27,6 +27,7 @@ PUBLISHED = {  # multiply-adds in 1e9 at 256 pixels, latents of 32x32x4 (Peebles
 }
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("level", ["sample", "frame", "token"])
 @pytest.mark.parametrize("context", [0, 3])
 @pytest.mark.parametrize("block", config.names("models.blocks"))

@@ -98,6 +98,7 @@ def test_a_sweep_runs_every_row_once_and_tunes_the_rate(root, made_plan):
     assert len(Registry(path / "registry.jsonl").rows()) == len(made_plan.rows) + len(failed)
 
 
+@pytest.mark.slow
 def test_killed_five_times_the_registry_is_the_same(root, monkeypatch, tmp_path):
     path, _ = root
     assert run.sweep(path, build, say=lambda text: None)

@@ -185,6 +185,7 @@ def test_a_picture_has_the_area_the_colours_and_the_order_that_were_said(size):
         assert (ground < 0.2).all()
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("size", [(32, 32), (32, 56), (45, 45)])
 def test_two_of_the_largest_things_always_find_room(size):
     """They leave each other no freedom: one number in ten thousand rounded to less than none."""

@@ -112,6 +112,7 @@ def lose_meta(server):
         del server.objects[key]
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("damage", [flip, lose_arrays, lose_meta], ids=lambda f: f.__name__)
 def test_a_damaged_checkpoint_is_set_aside(straight, server, run, damage):
     damage(server)

@@ -114,6 +114,7 @@ def test_samples_are_drawn_by_the_texts(folders, tmp_path, monkeypatch):
     assert (drawn[0][1] != drawn[1][1]).any()
 
 
+@pytest.mark.slow
 def test_meshes_batches_and_files_of_prompts_change_nothing(folders, tmp_path):
     options = (
         f"--text=t5:path={folders / 't5'},length=12",

@@ -96,6 +96,7 @@ def test_a_text_is_cut_after_a_whole_character_and_no_text_is_nothing():
     assert not real.any()
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(
     ("block", "gives"),
     [*((block, "context") for block in BLOCKS), ("adaln_zero", "both"), ("in_context", "pooled")],
@@ -114,6 +115,7 @@ def test_padding_does_not_matter(block, gives):
     np.testing.assert_allclose(short[:1], alone, atol=2e-6)  # without a mask all are real
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_no_text_is_the_null_condition(block):
     model = network(block)
@@ -155,6 +157,7 @@ def trained(block, dropout=0.0, **more):
     return made, (lambda p, b: run(p, b, rng.root(1))[1]["loss"]), params, batch
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_another_text_changes_the_loss_and_only_where_it_differs(block):
     _, loss, params, batch = trained(block)
@@ -169,6 +172,7 @@ def test_another_text_changes_the_loss_and_only_where_it_differs(block):
         np.testing.assert_allclose(changed[~differs], plain[~differs], atol=1e-6)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("block", BLOCKS)
 def test_without_its_text_a_model_has_the_unconditional_loss(block):
     """That of the network alone, which is given no context but the null one."""

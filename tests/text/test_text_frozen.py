@@ -75,6 +75,7 @@ def frozen_text(*encoders):
     return {"name": "pretrained", "encoders": encoders}
 
 
+@pytest.mark.slow
 def test_the_step_is_that_on_embeddings_made_beforehand(folders):
     """The loss and its gradient; of an empty text, those of the null condition."""
     made = build(told(folders, text=frozen_text(*names(folders))))

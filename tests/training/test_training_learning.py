@@ -75,6 +75,7 @@ class Wrong(fake.Experiment):
         self.loss = loss
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("how", ["rate", "blind", "stopped", "sign"])
 def test_a_run_that_learns_nothing_says_so_early_and_at_its_end(tmp_path, caplog, how):
     config = {"steps": 300, "log": {"every": 50}, "checkpoint": {"every": 1000}}

@@ -280,6 +280,7 @@ def test_a_board_that_does_not_let_us_in_is_one_message(tmp_path, monkeypatch):
         MetricsLog(tmp_path, 0, config={}, wandb=True)
 
 
+@pytest.mark.slow
 def test_bad_batches_are_skipped_counted_and_told(straight, tmp_path, capsys):
     """One batch of twenty: the run comes to its end, and a resume before it to the same."""
     skipping = {"optimizer": {"skip": 1}}

@@ -178,6 +178,7 @@ def drawn(workdir, out):
     return np.load(out)["samples"]
 
 
+@pytest.mark.slow
 def test_merged_saved_alone_and_read_back_it_draws_the_same(place, trained, tmp_path):
     expected = drawn(trained, tmp_path / "x.npz")
     convert.main(["--merge", f"--workdir={trained}", f"--out={tmp_path / 'merged'}"])
