@@ -166,6 +166,8 @@ def described(
     """
     if file is None:
         config = {"steps": 1, "batch_size": 1, **told}
+        if vae is None:  # known channels are made of what is encoded
+            config.pop("concat", None)
         latents = "objective" not in told and told["data"]["shape"][-1] not in (1, 3)
         if vae is not None:
             config["codec"] = vae

@@ -76,12 +76,7 @@ class Sampler:
         prompts.check(experiment, recipe, guided)
         self._grid = self._rules.grid(experiment.process.path, recipe.steps)
         objective = experiment.config.objective
-        if recipe.known == "clean" and experiment.level == "sample":
-            raise UserError(
-                "got known='clean' for a model that was never trained with clean tokens or frames "
-                "beside noisy ones (objective.level is 'sample' and objective.tasks is empty), so that "
-                "what it makes of them means nothing: give --known=noised"
-            )
+        edits.check_way(experiment, recipe)
         about = experiment, recipe, self._rules, self._grid, self.kept
         self.rollout = None if recipe.rollout is None else rollouts.plan(*about)
         rollouts.check_together(experiment, self.rollout)
@@ -270,6 +265,7 @@ class Sampler:
         )
         keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "sample"), batch["id"])
         text = frozen.get("text", EMPTY)
+        batch = edits.with_channels(experiment, recipe, codec, batch)
         network = Guided.of(experiment, self._rules, params, weak, batch, text, low)
         known = None
         if "start" in batch:
@@ -294,13 +290,17 @@ class Sampler:
             x, start = image_to_image(keys, path, grid, known, recipe.strength)
         else:
             x = initial_noise(keys, experiment.shape, path)
-        if recipe.known == "clean" and "mask" in batch:
-            mask, frames = coarse(batch["mask"], experiment.shape), experiment.level in edits.FRAMED
-            clean = mask.all((2, 3, 4)) if frames else whole_patches(mask, experiment.model.cell())
+        mask = None
+        if "mask" in batch and recipe.known != "channels":
+            frames = experiment.codec.frames_of(experiment.shape)
+            mask = coarse(batch["mask"], experiment.shape, frames)
+        if recipe.known == "clean" and mask is not None:
+            whole = experiment.level in edits.FRAMED
+            clean = mask.all((2, 3, 4)) if whole else whole_patches(mask, experiment.model.cell())
             grid, x = reveal(grid, x, known, clean)
         denoise = network.denoiser(grid)
-        if "mask" in batch:
-            denoise = inpaint(denoise, known, coarse(batch["mask"], experiment.shape))
+        if mask is not None:
+            denoise = inpaint(denoise, known, mask)
         return solve(keys, denoise, path, self._rules.solver, grid, x, start=start)
 
     def _count(self, calls: int, edited: bool) -> int:
@@ -376,24 +376,3 @@ def load_params(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where
     )
     return restore_params(workdir, target, which=which, step=step)
-
-
-def with_conditions(
-    experiment: Experiment, recipe: Recipe, split: str = "held_out"
-) -> tuple[Recipe, dict[str, np.ndarray]]:
-    """What a model that takes more than labels is given: the conditions of a split's first examples.
-
-    The recipe then has their labels, which belong to them, and their captions unless it has prompts;
-    for other models it stays as it is.
-    """
-    if recipe.prompts and not experiment.arrays:
-        return recipe, {}
-    given = experiment.conditions_of(split, recipe.count)
-    label = given.pop("label", None)
-    if experiment.text is not None:
-        given = {k: v for k, v in given.items() if k not in TOLD}
-        captions = recipe.prompts or experiment.captions_of(split, recipe.count)
-        recipe = dataclasses.replace(recipe, labels=(), prompts=captions)
-    if label is None:
-        return recipe, given
-    return dataclasses.replace(recipe, labels=tuple(label.tolist())), given

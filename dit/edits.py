@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from dit import rng
 from dit.diffusion import tasks
 from dit.experiment import Experiment
 from dit.recipe import Recipe
-from dit.types import UserError
+from dit.types import Params, UserError
 
 GREY = 128  # of pixels that are given nowhere
 FRAMED = ("frame", "forced")  # levels of whole frames
@@ -25,17 +26,60 @@ def mask_of(experiment: Experiment, recipe: Recipe) -> Bool[np.ndarray, "n f h w
     That of sample i depends on the recipe's seed and i.
     """
     keys = rng.per_sample(rng.stream(rng.root(recipe.seed), "task"), jnp.arange(recipe.count))
-    latents = experiment.shape
-    known = np.asarray(tasks.mask(recipe.task, keys, latents, experiment.model.cell()))
-    shape = experiment.codec.decoded_shape(latents)
-    for axis, (few, many) in enumerate(zip(latents[:3], shape[:3], strict=True), 1):
-        if many % few:
-            raise UserError(
-                f"got the task {recipe.task!r} for a codec that makes {few} of {many} frames, rows or "
-                "columns; its masks need whole multiples: give --mask"
-            )
+    codec, latents, cell = experiment.codec, experiment.shape, experiment.model.cell()
+    shape, frames = codec.decoded_shape(latents), codec.frames_of(latents)
+    if recipe.known == "channels":  # the task counts in frames of the data
+        latents, cell, frames = (shape[0], *latents[1:]), (1, *cell[1:]), (1,) * shape[0]
+    known = np.asarray(tasks.mask(recipe.task, keys, latents, cell)).repeat(frames, 1)
+    for axis, (few, many) in enumerate(zip(latents[1:3], shape[1:3], strict=True), 2):
         known = known.repeat(many // few, axis)
     return np.broadcast_to(known[..., None], (len(known), *shape))
+
+
+def way(experiment: Experiment) -> str:
+    """How a model sees what it is given by a task, as it was trained: a recipe's ``known``."""
+    if experiment.concat is not None:
+        return "channels"
+    return "noised" if experiment.level == "sample" else "clean"
+
+
+def check_way(experiment: Experiment, recipe: Recipe) -> None:
+    """Raise UserError for a model that was not trained to see what is known in the recipe's way."""
+    if recipe.known == "clean" and experiment.level == "sample":
+        raise UserError(
+            "got known='clean' for a model that was never trained with clean tokens or frames "
+            "beside noisy ones (objective.level is 'sample' and objective.tasks is empty), so that "
+            f"what it makes of them means nothing: give --known={way(experiment)}"
+        )
+    if recipe.known == "channels" and experiment.concat is None:
+        raise UserError(
+            "got known='channels' for a model that makes no known channels of the data (it was trained "
+            f"without a section concat): give --known={way(experiment)}"
+        )
+
+
+def with_channels(
+    experiment: Experiment, recipe: Recipe, params: Params, batch: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """A batch with the known channels of each sample, where the model makes them of the data.
+
+    ``params``: the codec's.
+    """
+    if experiment.concat is None:
+        return batch
+    about = experiment.codec, params, batch, experiment.shape, recipe.known == "channels"
+    return {**batch, **experiment.concat.given(*about)}
+
+
+def tokens_of(experiment: Experiment, count: int, back: bool) -> int | None:
+    """How many frames of tokens the first ``count`` frames of data are, or the last, if ``back``.
+
+    None where a token is only in part in them.
+    """
+    frames = np.asarray(experiment.codec.frames_of(experiment.shape))
+    each = frames.reshape(-1, experiment.model.cell()[0]).sum(1)
+    ends = np.cumsum(each[::-1] if back else each)
+    return int(np.searchsorted(ends, count)) + 1 if count in ends else None
 
 
 def with_task(
@@ -80,8 +124,7 @@ def with_frames(
     """The recipe with a task, and the clips of a split's first examples, of which it gives some."""
     source = getattr(experiment.source, split)
     start = np.stack([source[i % len(source)]["x"] for i in range(recipe.count)])
-    known = "noised" if experiment.level == "sample" else "clean"
-    return dataclasses.replace(recipe, task=task, known=known), start
+    return dataclasses.replace(recipe, task=task, known=way(experiment)), start
 
 
 def check(experiment: Experiment, recipe: Recipe, given: Mapping[str, np.ndarray]) -> None:
@@ -91,6 +134,13 @@ def check(experiment: Experiment, recipe: Recipe, given: Mapping[str, np.ndarray
         raise UserError(f"got a mask and nothing to keep under it; give {options} too")
     if "mask" not in given and recipe.known == "clean" and recipe.task is None:
         raise UserError("got known='clean' and no mask that says what; give --mask or --task too")
+    always = experiment.concat is not None and experiment.concat.always
+    if always and ("mask" not in given or recipe.known != "channels"):
+        specs = ", ".join(experiment.concat.tasks.specs)
+        raise UserError(
+            f"nothing is given to a model that was always given something (concat.tasks: {specs}): give "
+            "--image, or --video or --init and a --task or --mask, with --known=channels or without"
+        )
     if "start" not in given and recipe.strength != 1:
         raise UserError(
             f"got strength={recipe.strength} and nothing to start from; give --init or --video too"

@@ -8,19 +8,19 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from dit import config_file, init_from, models, objectives
 from dit.codecs import Codec
+from dit.concat import Concat
 from dit.config import builder, call, keywords, resolve
 from dit.data import captions
 from dit.data.pipeline import Batches
 from dit.data.source import Source, bucket_sizes, bucket_weights
 from dit.diffusion.process import Process
 from dit.diffusion.tasks import grid_of, mix
-from dit.diffusion.weights import Weight
+from dit.diffusion.weights import check_finite
 from dit.init_from import Given
 from dit.objectives import LossFn
 from dit.objectives.constant import Constant, Moments, best_constant
@@ -30,11 +30,18 @@ from dit.text import FrozenText, TextEncoder, check_made_by, is_told
 from dit.text.network import TextConditioned
 from dit.training.learning import moments
 from dit.training.lora import Lora
-from dit.training.step import Tell, untold
+from dit.training.step import Show, Tell, unshown, untold
 from dit.training.transfer import of_section, scale_init
 from dit.training.workdir import of_today
 from dit.types import ApplyFn, Key, Params, UserError, Weights, masks
-from dit.wired import batches_of, check_packing, wired_to_codec, wired_to_model, wired_to_text
+from dit.wired import (
+    batches_of,
+    check_concat,
+    check_packing,
+    wired_to_codec,
+    wired_to_model,
+    wired_to_text,
+)
 
 
 def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -60,7 +67,8 @@ class Experiment:
     ``example`` says what of the data the model depends on, as a checkpoint keeps it: the ``shape`` of
     an example and the number of ``classes``, None for unlabelled data; the ``shapes`` of all buckets,
     where there are several; and what made stored embeddings of ``text``, where that is known.
-    ``text``: the encoder of a model that reads text, a part of it or frozen.
+    ``text``: the encoder of a model that reads text, a part of it or frozen. ``concat``: what makes
+    known channels of the data; None: they have none, or have them themselves.
     """
 
     config: ConfigDict
@@ -74,6 +82,7 @@ class Experiment:
     shapes: tuple[tuple[int, int, int, int], ...]
     lora: Lora | None = None
     base: Weights | None = None
+    concat: Concat | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -98,11 +107,9 @@ class Experiment:
 
     @functools.cached_property
     def conditions(self) -> tuple[str, ...]:
-        """What the model is conditioned on besides labels: names of ``Cond``'s fields.
-
-        ``tokens`` in place of what a frozen encoder gives.
-        """
-        names = [name for name in models.conditions(self.model, self.shape) if name != "label"]
+        """Fields of ``Cond`` that the data have beside labels; ``tokens`` for a frozen encoder's."""
+        made = {"label"} if self.concat is None else {"label", "concat"}
+        names = [name for name in models.conditions(self.model, self.shape) if name not in made]
         if isinstance(self.text, FrozenText):
             names = ["tokens", *(name for name in names if name not in self.text.gives)]
         return tuple(names)
@@ -207,9 +214,16 @@ class Experiment:
         return self.text.told if isinstance(self.text, FrozenText) else untold
 
     @property
+    def show(self) -> Show:
+        """``show(params, batch, key, ids)``: the channels that the section concat makes of the data."""
+        if self.concat is None:
+            return unshown
+        return functools.partial(self.concat.drawn, self.codec, self.model.cell())
+
+    @property
     def parts(self) -> tuple[Any, ...]:
         """What ``training.step.objective`` takes beside a loss."""
-        return self.apply_fn, self.process, self.codec.encode, self.tell
+        return self.apply_fn, self.process, self.codec.encode, self.tell, self.show
 
     @property
     def frozen(self) -> dict[str, Weights]:
@@ -328,15 +342,18 @@ def build(
         text = expecting(text, frozen.get("text", None if made_by is None else made_by["weights"]))
     found = example.get("shapes", [example["shape"]])
     shapes = tuple(tuple(codec.encoded_shape(tuple(shape))) for shape in found)
-    model = section("model", **wired_to_model(config, shapes[0][-1], example["classes"], text))
+    concat = section("concat") if "concat" in config else None
+    about = config, shapes[0][-1], example["classes"], text, concat
+    model = section("model", **wired_to_model(*about))
     model = TextConditioned(text, model) if isinstance(text, TextEncoder) else model
     check_packing(config, codec, model)
+    check_concat(config, concat, codec, model, shapes)
     process = best = None
     wired = {"model": model, "dtype": precision(**config.precision), "patch": model.cell()}
     if diffuses(config.objective.name):
         process = Process(section("path"), section("prediction"))
         wired["times"], wired["weight"] = section("times"), section("weight")
-        check_weight(wired["weight"], process, config.weight.name)
+        check_finite(wired["weight"], process, config.weight.name)
         if (mixed := mix(config.objective.get("tasks", ()))) is not None:
             for shape in shapes:
                 mixed.fitting(grid_of(shape, model.cell()))
@@ -350,9 +367,8 @@ def build(
             "got lora.rank and optimizer.mup_base_...; muP has no rule for LoRA: give one"
         )
     codec, text, base = held(config.mesh.whole, codec=codec, text=text, base=base)
-    experiment = Experiment(
-        config, example, codec, text, model, process, loss, best, shapes, lora=lora, base=base
-    )
+    parts = config, example, codec, text, model, process, loss, best, shapes, lora, base, concat
+    experiment = Experiment(*parts)
     if source is not None:
         experiment.__dict__["source"] = source  # has just been built: not to be built again
         experiment.check_conditions()
@@ -380,14 +396,3 @@ def _example(source: Source) -> dict[str, Any]:
     found = {"shape": list(source.shape), "classes": source.num_classes}
     several = {"shapes": [list(shape) for shape in source.shapes]} if len(source.shapes) > 1 else {}
     return found | several | ({} if source.text is None else {"text": dict(source.text)})
-
-
-def check_weight(weight: Weight, process: Process, name: str) -> None:
-    """Raise UserError where a loss weight is not finite in ``[t_min, t_max]``."""
-    t = jnp.linspace(process.path.t_min, process.path.t_max, 1001)
-    bad = ~np.isfinite(np.asarray(weight(process, t, jnp.ones_like(t))))
-    if bad.any():
-        raise UserError(
-            f"loss weight {name!r} is infinite at t = {float(t[bad.argmax()]):.4g} with prediction "
-            f"{process.prediction.name!r}; set path.t_min above 0, or take another weight"
-        )

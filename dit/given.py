@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from dit import edits
 from dit.config import parse_spec
 from dit.data import clips, pictures
 from dit.diffusion import tasks
@@ -114,28 +115,36 @@ def check_options(args: Any) -> None:
 
 
 def with_task(
-    recipe: Recipe, experiment: Experiment, files: Mapping[str, Clip], said: str | None
+    recipe: Recipe,
+    experiment: Experiment,
+    files: Mapping[str, Clip],
+    said: str | None,
+    masked: bool = False,
 ) -> Recipe:
-    """The recipe with the task that these files stand for, given clean to a model that knows such.
+    """The recipe with the task that these files stand for, given to a model as it was trained.
 
     ``said``: how the network is to see them, if that is said. A number of frames that ``extend`` and
-    ``extend_back`` leave open is that of the video.
+    ``extend_back`` leave open is that of the video. ``masked``: a mask is given in place of a task.
     """
     task = IMPLIED.get(tuple(files), recipe.task)
+    way = edits.way(experiment)
     if task is None:
-        return recipe
+        known = said or (way if way == "channels" and masked else recipe.known)
+        return dataclasses.replace(recipe, known=known)
+    known = said or way
     spec = parse_spec(task)
     if spec["name"] in ("extend", "extend_back") and "frames" not in spec and "video" in files:
-        of_data = experiment.codec.decoded_shape(experiment.shape)[0]
-        every = of_data // tasks.grid_of(experiment.shape, experiment.model.cell())[0]
-        length = len(files["video"])
-        if length % every:
+        length = count = len(files["video"])
+        if known != "channels":
+            length = edits.tokens_of(experiment, count, spec["name"] == "extend_back")
+        if length is None:
+            frames = experiment.codec.frames_of(experiment.shape)
             raise UserError(
-                f"the video has {length} frames, and a token of this model stands for {every}: cut the "
-                f"video to a multiple of that, or give --task={task}:frames=N, a number of tokens"
+                f"the video has {count} frames, and frames of tokens of this model stand for whole "
+                f"frames of latents, of {', '.join(map(str, frames))} frames each: cut the video to so "
+                f"many from that end, or give --task={task}:frames=N, a number of tokens"
             )
-        task = f"{task}:frames={length // every}"
-    known = said or ("noised" if experiment.level == "sample" else "clean")
+        task = f"{task}:frames={length}"
     return dataclasses.replace(recipe, task=task, known=known)
 
 

@@ -1,14 +1,15 @@
-"""The prompts of a recipe, as a model that reads text takes them."""
+"""What a recipe tells a model: its prompts, and where it has none what the data have."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from dit import storage
+from dit import edits, storage
 from dit.experiment import Experiment
 from dit.recipe import Recipe
 from dit.text import FrozenText, TextEncoder, check_prompt
@@ -92,3 +93,36 @@ def words(text: TextEncoder | FrozenText | None, recipe: Recipe) -> dict[str, np
             read = zip(*map(text.tokenizer(), texts), strict=True)
             found |= {name: np.stack(arrays) for name, arrays in zip(names, read, strict=True)}
     return found
+
+
+def with_conditions(
+    experiment: Experiment, recipe: Recipe, split: str = "held_out"
+) -> tuple[Recipe, dict[str, np.ndarray]]:
+    """What a model that takes more than labels is given: the conditions of a split's first examples.
+
+    The recipe then has their labels, which belong to them, and their captions unless it has prompts;
+    for other models it stays as it is. A model that was always given a part of the data is given that of
+    the same examples, by the first task of its section concat unless the recipe has one.
+    """
+    told, given = _with_conditions(experiment, recipe, split)
+    concat = experiment.concat
+    if concat is None or not concat.always or recipe.task is not None:
+        return told, given
+    told, start = edits.with_frames(experiment, told, concat.tasks.specs[0], split)
+    return told, {**given, "start": start}
+
+
+def _with_conditions(
+    experiment: Experiment, recipe: Recipe, split: str
+) -> tuple[Recipe, dict[str, np.ndarray]]:
+    if recipe.prompts and not experiment.arrays:
+        return recipe, {}
+    given = experiment.conditions_of(split, recipe.count)
+    label = given.pop("label", None)
+    if experiment.text is not None:
+        given = {k: v for k, v in given.items() if k not in TOLD}
+        captions = recipe.prompts or experiment.captions_of(split, recipe.count)
+        recipe = dataclasses.replace(recipe, labels=(), prompts=captions)
+    if label is None:
+        return recipe, given
+    return dataclasses.replace(recipe, labels=tuple(label.tolist())), given

@@ -48,14 +48,15 @@ class Recipe:
     """All that decides a set of samples, but for the parameters. Specs are ``name:key=value,...``.
 
     ``labels`` is empty for a model without classes, which makes ``num`` samples. Sample i draws from
-    its own key, a function of ``seed`` and i; ``batch`` are made at once. ``strength``: how much of the
-    way to noise the data go that an edit starts from. ``known``: whether what its mask keeps is
-    ``noised`` with the rest, or given to the network ``clean``, with t = 0. ``task``: what says it in
-    place of a mask (``diffusion.tasks``). ``prompts``: each sample's
-    text, for a model that reads one; the empty text is the null condition. ``negative``: what guidance
-    leads away from in place of the null condition, one text for all or one for each. ``rollout``: how
-    the frames of a clip come to be (``sampling.rollouts``); None: all together. ``low``: the workdir of
-    another network, which draws at times below ``boundary``, with ``low_guidance`` (None: ``guidance``).
+    its own key, a function of ``seed`` and i; ``batch`` are made at once. ``strength``: how much of
+    the way to noise the data go that an edit starts from. ``known``: whether what its mask keeps is
+    ``noised`` with the rest, given to the network ``clean``, with t = 0, or as known ``channels``.
+    ``task``: what says it in place of a mask (``diffusion.tasks``). ``prompts``: each sample's text,
+    for a model that reads one; the empty text is the null condition. ``negative``: what guidance
+    leads away from in place of the null condition, one text for all or one for each. ``rollout``:
+    how the frames of a clip come to be (``sampling.rollouts``); None: all together. ``low``: the
+    workdir of another network, which draws at times below ``boundary``, with ``low_guidance`` (None:
+    ``guidance``).
     Raises UserError for numbers out of range, or that differ.
     """
 
@@ -68,7 +69,7 @@ class Recipe:
     guidance: str = "1"
     batch: int = 250
     strength: float = 1.0
-    known: Literal["noised", "clean"] = "noised"
+    known: Literal["noised", "clean", "channels"] = "noised"
     prompts: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
     task: str | None = None

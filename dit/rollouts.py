@@ -241,4 +241,6 @@ def leading(kept: Mask, experiment: Experiment) -> int:
             "got a rollout and a task that gives other than the first frames, as many of each sample; "
             "expected image_to_video, or extend:frames=N"
         )
-    return count * experiment.shape[0] // kept.shape[1]
+    return int(
+        np.searchsorted(np.cumsum(experiment.codec.frames_of(experiment.shape)), count, "right")
+    )

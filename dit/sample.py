@@ -163,10 +163,11 @@ def arguments() -> argparse.ArgumentParser:
     add("--mask", help=".npz with 'mask', true where --init or --video is kept")
     add(
         "--known",
-        choices=("noised", "clean"),
-        help="how the network sees what is kept: noised with the rest, or clean, for a model trained "
-        "with tokens or frames that are (objective.tasks; objective.level=token or frame). Default: "
-        "noised with --mask, clean with a task where the model allows",
+        choices=("noised", "clean", "channels"),
+        help="how the network sees what is kept: noised with the rest; clean, for a model trained with "
+        "tokens or frames that are (objective.tasks; objective.level=token or frame); or as channels, "
+        "for one trained so (section concat). Default: channels for such a model; else noised with "
+        "--mask, clean with a task where the model allows",
     )
     add(
         "--cond",
@@ -220,14 +221,13 @@ def run(args: argparse.Namespace) -> None:
     step = stamp.get("checkpoint_step") if args.step is None else args.step
     experiment = load_experiment(args.workdir, step)
     recipe = experts.chosen(choose(args, experiment, stamp), args)
-    *usual, channels = experiment.example["shape"]
-    size = list(cli.size_of(args, stamp.get("size", usual)))
     used: dict[str, Any] = {}
-    if size != usual:
-        experiment, used = experiment.shaped((*size, channels)), {"size": size}
+    if (size := size_asked(args, experiment, stamp)) != experiment.example["shape"][:3]:
+        experiment = experiment.shaped((*size, experiment.example["shape"][3]))
+        used = {"size": size}
     shape = experiment.codec.decoded_shape(experiment.shape)
     files = given.read_files(vars(args), shape, args.fps)
-    recipe = given.with_task(recipe, experiment, files, args.known)
+    recipe = given.with_task(recipe, experiment, files, args.known, args.mask is not None)
     sampler = Sampler(experiment, recipe)
     if args.init:
         start = read_data(args.init, "samples", shape)
@@ -280,6 +280,26 @@ def run(args: argparse.Namespace) -> None:
         f"{sampler.n} samples in {seconds:.2f} s after compilation, {nfe} network evaluations each, "
         f"from {restored.which} at step {restored.step}: {args.out}"
     )
+
+
+def size_asked(
+    args: argparse.Namespace, experiment: Experiment, stamp: Mapping[str, Any]
+) -> list[int]:
+    """Frames, height and width of an example like the samples that are asked for.
+
+    The options count frames and pixels of samples: where the data are latents, others than theirs.
+    """
+    *usual, channels = experiment.example["shape"]
+    kept = stamp.get("size", usual)
+    if args.size is None and args.frames is None:
+        return list(kept)
+    codec = experiment.codec
+    latents = codec.encoded_shape((*kept, channels))
+    *seen, colours = codec.decoded_shape(latents)
+    asked = cli.size_of(args, seen)
+    if seen == list(kept):
+        return list(asked)
+    return list(codec.encoded_shape((*asked, colours))[:3])
 
 
 def check_inputs(

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from dit import storage
 from dit.config import call, parse_spec, resolve
-from dit.draw import Sampler, with_conditions
+from dit.draw import Sampler
 from dit.evaluation import compare, reference
 from dit.evaluation.features import Features, networks, specs
 from dit.evaluation.featurise import Featurise, Passing
@@ -29,6 +29,7 @@ from dit.evaluation.scores import About, Need, Plan
 from dit.evaluation.scores.kd import rows
 from dit.experiment import Experiment
 from dit.parallel import multihost
+from dit.prompts import with_conditions
 from dit.recipe import Recipe, recipe_from
 from dit.types import Count, Params, UserError
 

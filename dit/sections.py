@@ -38,6 +38,7 @@ ROOMS = {
     "data": "data.sources",
     "codec": "codecs",
     "text": "text",
+    "concat": "concat",
     "model": "models",
     "path": "diffusion.paths",
     "prediction": "diffusion.predictions",
@@ -55,9 +56,7 @@ DEFAULT_NAMES = {
     "optimizer": "adamw",
     "schedule": "constant",
 }
-OPTIONAL = (
-    "text",
-)  # sections that are left out of a config, or named "none", for nothing of the kind
+OPTIONAL = ("text", "concat")  # left out of a config, or named "none", for nothing of the kind
 HOW = ("remat", "unroll", "attention")  # keywords of a network that say how it is run
 WIRED = {  # keywords that the experiment sets, from other parts of the config
     "text": ("dtype", *HOW),

@@ -30,11 +30,12 @@ import numpy as np
 from dit import cli, media, reconstruct, rng, scoring, storage
 from dit.config import parse_spec
 from dit.data.source import digest
-from dit.draw import Sampler, with_conditions
+from dit.draw import Sampler
 from dit.experiment import Experiment, build, load_config
 from dit.parallel import multihost
 from dit.parallel.frozen import shapes
 from dit.parallel.mesh import make_mesh
+from dit.prompts import with_conditions
 from dit.recipe import recipe_from, stamped
 from dit.scaling.flops import training_flops
 from dit.training.checkpoint import taken_from

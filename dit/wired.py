@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from dit.concat import Concat
 from dit.config import builder, keywords, open_ended
 from dit.data import packing, pipeline
 from dit.data.pipeline import Batches
@@ -35,8 +37,11 @@ def wired_to_model(
     channels: int,
     classes: int | None,
     text: TextEncoder | FrozenText | None = None,
+    concat: Concat | None = None,
 ) -> dict[str, Any]:
     """What a network is told of the data, the text and the precision, in the keywords of its ``build``.
+
+    And of the known channels that a section makes of the data.
 
     Raises UserError where it has none for what it would have to be told.
     """
@@ -50,6 +55,8 @@ def wired_to_model(
             )
         if getattr(text, key) is not None:
             wired[key] = getattr(text, key)
+    if concat is not None:
+        wired["concat_channels"] = concat.more + channels
     build = builder(ROOMS["model"], name)
     if not open_ended(build):
         wired = {k: v for k, v in wired.items() if k in keywords(build)}
@@ -69,6 +76,31 @@ def wired_to_model(
             f"got precision.compute='bfloat16', and network {name!r} takes no dtype; expected 'auto'"
         )
     return wired
+
+
+def check_concat(
+    config: ConfigDict, concat: Concat | None, codec: Any, model: Any, shapes: Sequence[Any]
+) -> None:
+    """Raise UserError where a network cannot be given what the section concat makes of the data.
+
+    ``shapes``: of the latents of examples.
+    """
+    if concat is None:
+        return
+    said = config.model.get("concat_channels")
+    taken = getattr(getattr(model, "model", model), "concat_channels", None)
+    made = concat.more + shapes[0][-1]
+    if taken != made or said not in (None, made):
+        raise UserError(
+            f"the section concat makes {made} channels, and network {config.model.name!r} takes "
+            f"{said or taken or 'none'} (concat_channels): leave that out, or take another network, or "
+            "--config.concat.name=none"
+        )
+    if config.packing.tokens is not None or config.objective.get("tasks"):
+        other = "objective.tasks" if config.packing.tokens is None else "packing.tokens"
+        raise UserError(f"got {other} and a section concat, which do not go together: give one")
+    for shape in shapes:
+        concat.fits(codec, shape, model.cell())
 
 
 def check_packing(config: ConfigDict, codec: Any, model: Any) -> None:

@@ -14,9 +14,10 @@ from saved_run import TINY, save
 import dit.data.sources
 from dit import evaluate, rng, sample, train
 from dit.data.source import digest
-from dit.draw import Drawn, Recipe, Sampler, load_experiment, with_conditions
+from dit.draw import Drawn, Recipe, Sampler, load_experiment
 from dit.experiment import build
 from dit.media import read_recipe
+from dit.prompts import with_conditions
 from dit.training.checkpoint import Restored, restore_params
 from dit.training.state import TrainState
 from dit.training.step import objective as objective_of

@@ -205,5 +205,5 @@ def test_frames_of_one_token_are_given_together():
     video = {"video": np.zeros((4, *shape[1:]), np.uint8)}
     asked = Recipe(labels=(0,), task="extend")
     assert given.with_task(asked, experiment, video, None).task == "extend:frames=2"
-    with pytest.raises(UserError, match="has 3 frames, and a token of this model stands for 2"):
+    with pytest.raises(UserError, match="has 3 frames, and frames of tokens of this model"):
         given.with_task(asked, experiment, {"video": video["video"][:3]}, None)

@@ -9,7 +9,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 # What any room may import. Names are files or folders of ``dit``; all may import their own folder.
 BASE = {"types", "rng", "config", "storage"}
-MODEL = {"models", "codecs", "text", "diffusion", "objectives"}  # what a config's loss is made of
+# What a config's loss is made of.
+MODEL = {"models", "codecs", "concat", "text", "diffusion", "objectives"}
 LIBRARY = BASE | {"experiment", "recipe", "draw", "media"}
 COMMAND = LIBRARY | {"cli", "parallel"}
 MAY_IMPORT = {
@@ -24,6 +25,7 @@ MAY_IMPORT = {
     "codecs": BASE | {"models", "interop", "training"},
     "models": BASE,
     "diffusion": BASE,
+    "concat": BASE | {"codecs", "diffusion"},
     "lpips": BASE,
     "objectives": BASE | {"diffusion", "lpips"},
     "sampling": BASE | {"diffusion"},
@@ -39,14 +41,14 @@ MAY_IMPORT = {
     "config_file": BASE,
     "init_from": BASE | {"training", "interop", "models"},
     "sections": BASE | {"training", "config_file", "init_from"},
-    "wired": BASE | {"sections", "text", "data"},
+    "wired": BASE | {"concat", "sections", "text", "data"},
     "experiment": BASE
     | MODEL
     | {"data", "training", "parallel", "config_file", "init_from", "sections", "wired"},
     "recipe": BASE | {"diffusion", "sampling"},
-    "given": BASE | {"data", "diffusion", "experiment", "recipe"},
+    "given": BASE | {"data", "diffusion", "edits", "experiment", "recipe"},
     "edits": BASE | {"diffusion", "experiment", "recipe"},
-    "prompts": BASE | {"experiment", "recipe", "text"},
+    "prompts": BASE | {"edits", "experiment", "recipe", "text"},
     "guided": BASE | {"diffusion", "experiment", "models", "prompts", "recipe", "sampling"},
     "rollouts": BASE
     | {"diffusion", "experiment", "guided", "models", "recipe", "sampling", "sections"},
@@ -70,7 +72,7 @@ MAY_IMPORT = {
     "quality": LIBRARY | {"evaluation", "parallel", "scaling"},
     "preflight": LIBRARY | {"models", "parallel", "training", "scaling"},
     "notebook": BASE | {"media"},
-    "scoring": LIBRARY | {"evaluation", "parallel"},
+    "scoring": LIBRARY | {"evaluation", "parallel", "prompts"},
     "reconstruct": LIBRARY | {"data", "evaluation", "lpips", "parallel", "training"},
     # commands, and what they share; no other command is imported
     "cli": BASE,
@@ -86,7 +88,7 @@ MAY_IMPORT = {
         "sections",
         "training",
     },
-    "train": COMMAND | {"data", "reconstruct", "scoring", "training", "scaling"},
+    "train": COMMAND | {"data", "prompts", "reconstruct", "scoring", "training", "scaling"},
     "sample": COMMAND | {"data", "experts", "given", "prompts"},
     "embed": COMMAND | {"prompts", "encoders"},
     "evaluate": COMMAND

@@ -13,10 +13,11 @@ from saved_run import save
 
 from dit import config as configs
 from dit import evaluate, rng, sample, tiles, train
-from dit.draw import Drawn, Sampler, load_experiment, with_conditions
+from dit.draw import Drawn, Sampler, load_experiment
 from dit.experiment import build
 from dit.media import read_recipe
 from dit.preflight import programs
+from dit.prompts import with_conditions
 from dit.recipe import Recipe, recipe_from
 from dit.scaling.flops import sampling_flops
 from dit.scaling.jaxpr_flops import count_flops

@@ -8,6 +8,7 @@ parameters, an autoencoder's: nothing trains them, and they are arguments of eve
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 from dit.types import Params, Video, Weights
@@ -51,3 +52,11 @@ class Codec:
     def frozen(self) -> dict[str, Weights]:
         """The parameters as an argument of programs that use the codec: none where it has none."""
         return {} if self.weights is None else {"codec": self.weights}
+
+    def frames_of(self, shape: Shape) -> tuple[int, ...]:
+        """Of latents of ``shape``: how many frames of the data each frame stands for, in their order.
+
+        Those of a causal codec are one frame, and then as many each as it has strides.
+        """
+        ends = [0, *(self.decoded_shape((n, *shape[1:]))[0] for n in range(1, shape[0] + 1))]
+        return tuple(end - start for start, end in itertools.pairwise(ends))

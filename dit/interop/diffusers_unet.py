@@ -109,7 +109,8 @@ def sizes(
 ) -> dict[str, Any]:
     """The sections of a config that these settings stand for; ``attention_head_dim``: how many heads.
 
-    Channels of the input beyond those of the output are known ones (``Cond.concat``).
+    Channels of the input beyond those of the output are known ones (``Cond.concat``): of a network that
+    inpaints a mask and the latents of the masked picture.
     """
     widths, down = tuple(block_out_channels), tuple(down_block_types)
     mirrored = tuple(READS[1] if x == READS[0] else PLAIN[1] for x in reversed(down))
@@ -159,7 +160,11 @@ def sizes(
             )
         model |= {"pooled_dim": pooled, "pixel_size": PIXEL}
     sides = (sample_size,) * 2 if isinstance(sample_size, int) else tuple(sample_size)
-    return {"model": model, **latent_diffusion((1, *sides, out_channels))}
+    sections = {"model": model, **latent_diffusion((1, *sides, out_channels))}
+    if in_channels == 2 * out_channels + 1:
+        tasks = ("inpaint:weight=3", "text_to_video")
+        sections["concat"] = {"name": "masked", "tasks": tasks, "marks": "unknown"}
+    return sections
 
 
 def latent_diffusion(shape: tuple[int, ...]) -> dict[str, Any]:

@@ -60,6 +60,7 @@ ALWAYS = {  # settings of theirs that have one value here
     "qk_norm": "rms_norm_across_heads",
 }
 UNUSED = ".attn2.norm_added_q.weight"
+MASKS = 4  # known channels before the known latents: one for each frame of a latent
 IMAGE_TOKENS = 257  # of CLIP ViT-H/14, its first among them
 
 
@@ -92,7 +93,8 @@ def sizes(
 ) -> dict[str, Any]:
     """The sections of a config that these settings stand for; clips are of 5 seconds.
 
-    Channels of the input beyond those of the output are known ones (``Cond.concat``).
+    Channels of the input beyond those of the output are known ones (``Cond.concat``): of a network that
+    goes on from pictures a mask and their latents.
     """
     width = num_attention_heads * attention_head_dim
     if in_channels < out_channels or added_kv_proj_dim not in (None, width):
@@ -121,7 +123,11 @@ def sizes(
     large = out_channels == 48
     shape = (31, 44, 80, 48) if large else (21, 60, 104, out_channels)
     grid = f"shifted:shift={5.0 if large else 3.0}"
-    return {"model": model, **described.flow(shape, grid=grid, steps=50, guidance=5.0)}
+    sections = {"model": model, **described.flow(shape, grid=grid, steps=50, guidance=5.0)}
+    if in_channels == 2 * out_channels + MASKS:
+        task = "in_between" if model["image_positions"] else "image_to_video"
+        sections["concat"] = {"name": "masked", "tasks": (task,), "masks": MASKS}
+    return sections
 
 
 def settings(model: Wan, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from dit.diffusion.path import Path
 from dit.diffusion.process import Denoiser
+from dit.diffusion.tasks import of_latents
 from dit.sampling.denoisers import map_x0
 from dit.sampling.sample import initial_eps
 from dit.sampling.solver import Grid
@@ -66,15 +67,16 @@ def whole_patches(
     return repeat_patches(whole, patch)
 
 
-def coarse(mask: Bool[Array, "b f h w c"], shape: Sequence[int]) -> Bool[Array, "b f2 h2 w2 d"]:
-    """A mask of data as one of their latents of ``shape``: true where all of a latent's data are."""
+def coarse(
+    mask: Bool[Array, "b f h w c"], shape: Sequence[int], frames: Sequence[int]
+) -> Bool[Array, "b f2 h2 w2 d"]:
+    """A mask of data as one of their latents of ``shape``: true where all of a latent's data are.
+
+    ``frames``: how many frames of the data each frame of latents stands for (``Codec.frames_of``).
+    """
     if mask.shape[1:] == tuple(shape):
         return mask
-    sides = [
-        n for few, many in zip(shape, mask.shape[1:4], strict=False) for n in (few, many // few)
-    ]
-    whole = mask.reshape(len(mask), *sides, -1).all((2, 4, 6, 7))
-    return jnp.broadcast_to(whole[..., None], (len(mask), *shape))
+    return jnp.broadcast_to(of_latents(mask.all(-1), shape, frames), (len(mask), *shape))
 
 
 def inpaint(denoise: Callable, known: Float[Array, "b ..."], mask: Bool[Array, "..."]) -> Denoiser:

@@ -170,6 +170,7 @@ class _Arm:
             objective=objective_of(reference),
             encode=experiment.codec.encode,
             tell=experiment.tell,
+            show=experiment.show,
             beside=experiment.frozen,
         )
         check_weights(ablation.weights, experiment)

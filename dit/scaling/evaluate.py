@@ -25,7 +25,7 @@ from dit.parallel.frozen import Frozen, place, shapes
 from dit.parallel.mesh import mesh_of
 from dit.scaling.floor import optimal_network, stratified_error
 from dit.training.state import EMPTY
-from dit.training.step import Tell, told, unchanged, untold
+from dit.training.step import Show, Tell, told, unchanged, unshown, untold
 from dit.training.step import objective as of_batch
 from dit.types import ApplyFn, Params, UserError, match_time
 
@@ -161,19 +161,20 @@ class Evaluator:
         objective: Mapping[str, Any],
         encode: Callable = unchanged,
         tell: Tell = untold,
+        show: Show = unshown,
         beside: Frozen = EMPTY,
         batch: int = 256,
     ):
         """``objective``: the ``name`` of an objective and its keywords, ``times`` and ``weight`` too;
         its times are stratified and no condition is dropped. ``encode``: makes latents of the data;
-        ``tell``: what a frozen encoder makes of its tokens; ``beside``: the weights that nothing trains,
-        those of both among them.
+        ``tell``: what a frozen encoder makes of its tokens; ``show``: known channels of the data;
+        ``beside``: the weights that nothing trains, those of all three among them.
         """
         kwargs = {**objective, "strata": frozen.draws, "condition_dropout": 0.0}
         loss = config.resolve("objectives", kwargs.pop("name"), **kwargs)
         key = rng.root(frozen.seed)
         self.frozen, self.batch, self._hash, self._beside = frozen, batch, frozen.hash, beside
-        loss_fn = of_batch(loss, apply_fn, process, encode, tell)
+        loss_fn = of_batch(loss, apply_fn, process, encode, tell, show)
 
         @jax.jit
         def losses(params, rows, beside):

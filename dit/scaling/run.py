@@ -255,6 +255,7 @@ def evaluated(experiment: Any, state: Any, frozen: EvaluationSet, kept: Kept) ->
             objective=objective_of(experiment),
             encode=experiment.codec.encode,
             tell=experiment.tell,
+            show=experiment.show,
             beside=experiment.frozen,
         )
 

@@ -39,6 +39,7 @@ from dit.types import ApplyFn, Key, Params
 
 Batch = dict[str, Any]  # arrays on the host or the device, or their shapes
 Tell = Callable[[Params, Mapping[str, Any]], Mapping[str, Any]]  # see text.FrozenText.told
+Show = Callable[..., Mapping[str, Any]]  # see concat.Concat.drawn
 Objective = Callable[
     [Params, Batch, Key], tuple[Float[Array, ""], dict[str, Float[Array, "b ..."]]]
 ]
@@ -54,19 +55,26 @@ def untold(params: Params, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     return batch
 
 
+def unshown(params: Params, batch: Mapping[str, Any], *drawn: Any) -> Mapping[str, Any]:
+    """What a model without a section concat is given beside the batch: nothing."""
+    return {}
+
+
 def objective(
     loss: LossFn,
     apply_fn: ApplyFn,
     process: Any,
     encode: Callable[..., Array],
     tell: Tell = untold,
+    show: Show = unshown,
 ) -> Objective:
     """The loss as a function of ``(params, batch, key)``.
 
-    ``encode`` turns data into latents, ``tell`` tokens into what a frozen encoder gives. Where these
-    have parameters, it takes them too, as ``codec`` and ``text``, and where ``params`` are added to a
-    frozen network it takes that, as ``base`` (``training/lora.py``); that of an objective with phases
-    takes ``networks`` and ``step``.
+    ``encode`` turns data into latents, ``tell`` tokens into what a frozen encoder gives, and
+    ``show`` makes known channels of the data (``concat.Concat.drawn``). Where these have parameters,
+    it takes them too, as ``codec`` and ``text``, and where ``params`` are added to a frozen network
+    it takes that, as ``base`` (``training/lora.py``); that of an objective with phases takes
+    ``networks`` and ``step``.
     """
 
     def loss_fn(
@@ -80,7 +88,8 @@ def objective(
     ):
         params = params if base is None else join(base, params)
         drawn = () if "grid" in batch else (key, batch["id"])  # packed: by codecs that draw nothing
-        batch = {**tell(text, batch), "x": encode(codec, batch["x"], *drawn)}
+        shown = show(codec, batch, *drawn)
+        batch = {**tell(text, batch), **shown, "x": encode(codec, batch["x"], *drawn)}
         return loss(key, params, apply_fn, process, batch, **beside)
 
     return loss_fn

@@ -28,15 +28,8 @@ PUBLISHED = {  # millions of parameters without the null class; Ho et al. 2020, 
 
 
 def tiny(**kwargs):
-    defaults = {
-        "width": 8,
-        "multipliers": (1, 2),
-        "depth": 1,
-        "attention_levels": (1,),
-        "head_size": 8,
-        "norm_groups": 4,
-        "in_channels": 2,
-    }
+    defaults = {"width": 8, "multipliers": (1, 2), "depth": 1, "attention_levels": (1,)}
+    defaults |= {"head_size": 8, "norm_groups": 4, "in_channels": 2}
     return config.resolve("models", "unet", **(defaults | kwargs))
 
 

@@ -16,7 +16,7 @@ def described(kind):
     told = config.resolve("interop", format_of(kind)).sections({}, SETTINGS[kind])
     example = {"shape": list(told["data"]["shape"]), "classes": None}
     latents = {"codec": {"name": "latent", "scale": 1.0}, "steps": 1, "batch_size": 1}
-    return experiment.build({**told, **latents}, example)
+    return experiment.build({**told, **latents, "concat": {"name": "none"}}, example)
 
 
 @pytest.mark.first

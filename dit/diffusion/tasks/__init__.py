@@ -118,6 +118,27 @@ def grid_of(shape: Sequence[int], patch: Patch) -> Grid:
     return tuple(side // size for side, size in zip(shape[:3], patch, strict=True))
 
 
+def of_latents(
+    known: Bool[Array, "b f h w"], shape: Sequence[int], frames: Sequence[int], masks: int = 1
+) -> Bool[Array, "b f2 h2 w2 masks"]:
+    """Of latents of ``shape``: true where all of the data that a place stands for are known.
+
+    ``frames``: how many frames of the data each frame of latents stands for (``Codec.frames_of``).
+    ``masks``: 1, or the most of these, for one mask a frame; that of a latent with fewer frames begins
+    with its first frame as often as they are fewer.
+    """
+    sides = [
+        n
+        for few, many in zip(shape[1:3], known.shape[2:4], strict=True)
+        for n in (few, many // few)
+    ]
+    whole = known.reshape(*known.shape[:2], *sides).all((3, 5))
+    ends, most = np.cumsum(frames), max(frames)
+    which = np.maximum((ends - frames)[:, None], ends[:, None] - most + np.arange(most))
+    each = whole[:, which]  # b f2 most h2 w2
+    return jnp.moveaxis(each.all(2, keepdims=True) if masks == 1 else each, 2, -1)
+
+
 def weighted(*, weight: Positive = 1.0) -> float:
     """What every spec in a mix takes beside its task's keywords."""
     return weight
