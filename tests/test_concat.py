@@ -83,14 +83,18 @@ def test_a_mask_inpaints_by_channels_where_the_model_has_them(tmp_path):
         options = [f"--init={tmp_path}/init.npz", f"--mask={tmp_path}/mask.npz", "--labels=0,1"]
         options += [f"--workdir={tmp_path}/run", f"--out={tmp_path}/{name}.npz"]
         sample.main(options)
-        drawn[name] = np.load(tmp_path / f"{name}.npz")["samples"]
+        drawn[name] = np.load(tmp_path / f"{name}.npz")["samples"].reshape(start.shape)
     np.testing.assert_array_equal(drawn["a"][mask], start[mask])
     np.testing.assert_array_equal(drawn["a"], drawn["hidden"])
     assert (drawn["a"] != drawn["b"])[~mask].any()
     sample.main([*options[2:], f"--out={tmp_path}/free.npz"])  # a task of training gives nothing
-    assert (np.load(tmp_path / "free.npz")["samples"] != drawn["a"])[~mask].any()
+    assert (np.load(tmp_path / "free.npz")["samples"].reshape(start.shape) != drawn["a"])[
+        ~mask
+    ].any()
     sample.main([*options, "--known=noised", f"--out={tmp_path}/noised.npz"])
-    assert (np.load(tmp_path / "noised.npz")["samples"] != drawn["b"])[~mask].any()
+    assert (np.load(tmp_path / "noised.npz")["samples"].reshape(start.shape) != drawn["b"])[
+        ~mask
+    ].any()
 
 
 def test_what_is_not_given_is_not_seen(workdir, clips):
