@@ -7,8 +7,9 @@ words (--config.data.kinds=one,count,relation,word) need smaller patches, and an
 Command:   python -m dit.train --config=configs/shapes_text.py --workdir=runs/shapes_text
            python -m dit.sample --workdir=runs/shapes_text --guidance=4 --prompt="two green stars"
            python -m dit.evaluate --workdir=runs/shapes_text --num=500
-Expected:  on 500 held-out prompts with guidance 4: colour .98, shape .97, pairs of both that were never
-           trained on .96, size .94, count .65, relation .46; copies .6%, held-out loss .052.
+Expected:  on 500 held-out prompts with guidance 4: colour .98, shape .95, pairs of both that were never
+           trained on .94, size .92, count .65, relation .44; copies .8%, memorised .42 (.39 to .45; new
+           pictures: .5), held-out loss .052; 76 minutes on one core.
 """
 
 from ml_collections import ConfigDict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +11,15 @@ import numpy as np
 
 from dit import rng
 from dit.draw import Drawn, Recipe, Sampler
-from dit.evaluation import adherence
+from dit.evaluation import adherence, gather
+from dit.evaluation.clips import Frames
 from dit.evaluation.judge import Judge, judge_of
 from dit.parallel.frozen import shapes
+from dit.rollouts import lasting
 from dit.scaling.evaluate import check_weights
 from dit.types import UserError
+
+REAL = 200  # real clips, of each length, whose motion is measured
 
 
 class Quality:
@@ -67,6 +72,66 @@ class Quality:
                 figures = self.judge(drawn.samples, drawn.labels)
             found |= {f"{figure} {name}".strip(): value for figure, value in figures.items()}
         return found
+
+
+class Lasting:
+    """A ``measure`` of clips as they go on: are they still what was asked for, and do they still move?
+
+    ``rollouts``: of each arm, by the number of frames, how it draws clips of so many (a recipe's
+    ``rollout``; None: all frames together). ``recipe`` says the rest, labels too. Of clips of F frames:
+    ``right F`` and ``motion F``, the share of clips that show the class asked for in their last
+    ``window`` frames (in the mean over these), and how far the object moves there from frame to frame,
+    over the same of real clips; and ``right F/k``, the share at frame k, for the last of each window.
+    ``drawn`` has the latest samples of each ``(arm, F)``. ``weights`` as of ``Quality``.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        rollouts: Mapping[str, Mapping[int, str | None]],
+        window: int,
+        weights: str = "params",
+    ):
+        self.recipe, self.rollouts, self.window, self.weights = recipe, rollouts, window, weights
+        self.judge: Frames | None = None
+        self.drawn: dict[tuple[str, int], Drawn] = {}
+        self._samplers: dict[tuple[str, int], Sampler] = {}
+        self._real: dict[int, float] = {}
+
+    def check(self, arm: str, experiment: Any) -> None:
+        """Raise UserError where an arm's clips cannot be drawn or judged."""
+        check_weights(self.weights, experiment)
+        if self.judge is None:
+            self.judge = Frames.of(experiment.source)
+        params = jax.eval_shape(experiment.init, rng.root(0))
+        for frames, rollout in self.rollouts[arm].items():
+            one = lasting(experiment, (frames, *experiment.shape[1:3]))
+            sampler = Sampler(one, dataclasses.replace(self.recipe, rollout=rollout))
+            self._samplers[arm, frames] = sampler
+            batch = {"label": sampler.labels[:1], "id": np.arange(1)}
+            jax.eval_shape(sampler.run, params, None, batch, shapes(experiment.sampled_with))
+            if frames not in self._real:
+                self._real[frames] = float(self._judged(*gather(one.source.held_out, REAL))[1])
+
+    def __call__(self, arm: str, experiment: Any, trained: Any) -> dict[str, float]:
+        """Figures of the clips that ``trained`` draws in each of the arm's lengths."""
+        if any((arm, frames) not in self._samplers for frames in self.rollouts[arm]):
+            self.check(arm, experiment)
+        params = trained.params if self.weights == "params" else trained.ema[self.weights]
+        found = {}
+        for frames in self.rollouts[arm]:
+            drawn = self.drawn[arm, frames] = self._samplers[arm, frames](params)
+            right, moved = self._judged(drawn.samples, drawn.labels)
+            found[f"right {frames}"] = float(right[:, -self.window :].mean())
+            found[f"motion {frames}"] = float(moved) / self._real[frames]
+            for k in range(self.window - 1, frames, self.window):
+                found[f"right {frames}/{k}"] = float(right[:, k].mean())
+        return found
+
+    def _judged(self, clips: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.floating]:
+        """Which frames are right, and the mean step between the last frames of a window."""
+        right, step = self.judge(clips, labels)
+        return right, step[:, 1 - self.window :].mean()
 
 
 def _prompted(recipe: Recipe) -> bool:

@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "carry": BASE | {"experiment", "init_from", "interop", "models", "parallel", "training"},
     "encoders": BASE | {"draw", "parallel", "text"},
     "encode": BASE | {"data", "draw", "encoders", "parallel"},
-    "quality": LIBRARY | {"evaluation", "parallel", "scaling"},
+    "quality": LIBRARY | {"evaluation", "parallel", "rollouts", "scaling"},
     "preflight": LIBRARY | {"models", "parallel", "training", "scaling"},
     "notebook": BASE | {"media"},
     "scoring": LIBRARY | {"evaluation", "parallel", "prompts"},
@@ -90,7 +90,7 @@ MAY_IMPORT = {
     },
     "train": COMMAND | {"data", "prompts", "reconstruct", "scoring", "training", "scaling"},
     "sample": COMMAND | {"data", "experts", "given", "prompts"},
-    "embed": COMMAND | {"prompts", "encoders"},
+    "embed": COMMAND | {"data", "evaluation", "prompts", "encoders"},
     "evaluate": COMMAND
     | {"data", "edits", "evaluation", "experts", "reconstruct", "rollouts", "scoring", "training"},
     "scaling/__main__": COMMAND | {"training"},

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from dit.evaluation import Real, classifier, frechet, gather, nearest, reduced
+from dit.evaluation.classifier import Classifier
 from dit.evaluation.motion import centroids, motion, recentred
 from dit.evaluation.parts import Evaluation, Figures, Part, counts, no_classifier, too_few
+from dit.types import UserError
 
 TRAIN = 3000  # real clips to fit the classifier to, one frame of each
 HELD_OUT = 1000  # real clips to compare samples with
@@ -47,6 +51,33 @@ def evaluation_of_clips(source: Real, count: int) -> Evaluation:
         judged = (Part(dict.fromkeys((*names, *frechet.FIGURES), lacks), lambda x, labels: {}),)
     parts = (counts(train, real), *judged, nearest.part(train, real, count, reduced))
     return Evaluation(source, count, parts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frames:
+    """Judges clips of any length frame by frame; ``of`` fits one to clips of one bright object."""
+
+    classifier: Classifier
+
+    @classmethod
+    def of(cls, source: Real) -> Frames:
+        """Fitted to one frame of each training clip; UserError for data that it cannot judge."""
+        train, labels = gather(source.train, TRAIN)
+        if lacks := no_classifier(source, labels):
+            raise UserError(f"clips cannot be judged frame by frame: {lacks}")
+        if source.shape[3] != 1:
+            raise UserError(f"clips of 1 channel are needed; these have {source.shape[3]}")
+        return cls(classifier.fit(_one_each(np.stack([_seen(x) for x in train])), labels))
+
+    def __call__(
+        self, clips: UInt8[np.ndarray, "n f h w 1"], labels: Int[np.ndarray, " n"]
+    ) -> tuple[Bool[np.ndarray, "n f"], Float[np.ndarray, "n f-1"]]:
+        """Whether each frame shows the class asked for; how far the object moves to the next, pixels."""
+        seen = np.stack([_seen(x) for x in clips])
+        right = np.stack(
+            [self.classifier.predict(seen[:, k, :-2]) == labels for k in range(seen.shape[1])], 1
+        )
+        return right, np.linalg.norm(np.diff(seen[..., -2:], axis=1), axis=-1)
 
 
 def _seen(clip: UInt8[np.ndarray, "f h w 1"]) -> Float[np.ndarray, "f d"]:

@@ -45,13 +45,14 @@ Row = Mapping[str, Any]
 class Ablation:
     """What is compared. ``base``: a config; ``arms``: the changes that each arm makes to it, by name.
 
-    A change is ``{"section.field": value}``, or ``{"section": {...}}`` for a whole section. The first
-    arm is the baseline, whose objective evaluates all runs. ``lrs``: the rates tried for every arm.
-    While the best rate is the smallest or the largest tried, the search continues beyond it, up to
-    ``extend`` times. ``weights``: the weights whose loss decides the rate, ``params`` or an average's
-    name. ``match``: every arm trains for the base's ``steps``, or for as many steps as cost the
-    baseline's ``flops``. ``evaluation``: keywords of ``freeze``. ``measured``: settings of the other
-    measurements, which are part of a row's identity.
+    A change is ``{"section.field": value}``, or ``{"section": {...}}`` for a whole section. The
+    first arm is the baseline, whose objective evaluates all runs. ``lrs``: the rates tried for every
+    arm. While the best rate is the smallest or the largest tried, the search continues beyond it, up
+    to ``extend`` times; a single rate that is not to be extended is taken untried. ``weights``: the
+    weights whose loss decides the rate, ``params`` or an average's name. ``match``: every arm trains
+    for the base's ``steps``, or for as many steps as cost the baseline's ``flops``. ``evaluation``:
+    keywords of ``freeze``. ``measured``: settings of the other measurements, which are part of a
+    row's identity.
     """
 
     base: Mapping[str, Any]
@@ -254,15 +255,19 @@ def ablate(
         rows.append(known[name])
         return known[name]
 
-    for arm in ablation.arms:
-        for lr in ablation.lrs:
-            one(arm, "probe", lr, ablation.probe_seed)
-        for _ in range(ablation.extend):
-            further = beyond(rows, arm, ablation.weights)
-            if further is None:
-                break
-            one(arm, "probe", further, ablation.probe_seed)
-    for arm, lr in best_rates(rows, ablation.weights).items():
+    if len(ablation.lrs) == 1 and not ablation.extend:
+        rates = dict.fromkeys(ablation.arms, ablation.lrs[0])
+    else:
+        for arm in ablation.arms:
+            for lr in ablation.lrs:
+                one(arm, "probe", lr, ablation.probe_seed)
+            for _ in range(ablation.extend):
+                further = beyond(rows, arm, ablation.weights)
+                if further is None:
+                    break
+                one(arm, "probe", further, ablation.probe_seed)
+        rates = best_rates(rows, ablation.weights)
+    for arm, lr in rates.items():
         for seed in ablation.seeds:
             one(arm, "main", lr, seed)
     return rows

@@ -141,8 +141,9 @@ def test_texts_that_are_cut_are_named(folders, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--text=minilm"], "nothing to embed; expected --prompt"),
-        (["--prompt=a"], "required: --text"),
+        (["--text=minilm"], "nothing to embed; expected --text=NAME and --prompt"),
+        (["--prompt=a"], "nothing to embed; expected --text=NAME"),
+        (["--image=a.png"], "expected --vision=DIR and --image=FILE together"),
         (
             ["--text=t6", "--prompt=a"],
             "no pretrained 't6': expected one of bert, clip, minilm, published, t5",

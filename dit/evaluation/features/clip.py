@@ -9,19 +9,21 @@ directory is ``dit.text.pretrained.clip``.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from dit import config
 from dit.evaluation.features import Features, vit, weights
+from dit.evaluation.features.resize import scaled
 from dit.interop.folder import read_json
 from dit.interop.mapping import Entry
 from dit.text.pretrained.layers import check_activation
-from dit.types import Count, Params, Tiny
+from dit.types import Count, Params, Tiny, UserError
 
 USUAL = "clip-vit-large-patch14"
 SOURCE = "https://huggingface.co/openai/clip-vit-large-patch14 (config.json and model.safetensors)"
@@ -41,14 +43,42 @@ def build(*, path: str | None = None) -> Features:
     params = params_of(state, model)
 
     def apply(params: Params, x: Float[Array, "n s s 3"]) -> Float[Array, "n d"]:
-        mean, std = (jnp.asarray(v).reshape(1, 1, 1, 3) for v in (MEAN, STD))
-        return model.apply({"params": params}, (x / 255 - mean) / std)
+        return model.apply({"params": params}, normalised(x))
 
     side = model.patch * model.grid
     size = {768: "b", 1024: "l", 1280: "h"}.get(model.width, f"{model.width}_")
     name = f"clip_{size}{model.patch}"
     how = {"resize": "pil_bicubic", "port": "transformers"}
     return Features(name, params, apply, side=side, origin=origin, **how)
+
+
+def normalised(x: Float[Array, "n s s 3"]) -> Float[Array, "n s s 3"]:
+    """Pictures of 0 to 255 as the tower takes them."""
+    mean, std = (jnp.asarray(v).reshape(1, 1, 1, 3) for v in (MEAN, STD))
+    return (x / 255 - mean) / std
+
+
+def states(path: str, pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Float[np.ndarray, "n t d"]:
+    """What the tower in the directory ``path`` makes of pictures: all tokens, before its last block.
+
+    That is what Wan 2.1's image-to-video networks are told of an image (the class token among them).
+    """
+    folder = pathlib.Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"no config.json in {path!r}; expected the directory of a CLIP, as transformers saves it"
+        )
+    model = network(read_json(folder / "config.json")).clone(before=1)
+    state, _ = weights.read("clip", path, (USUAL,), SOURCE)
+    if "visual_projection.weight" not in state:
+        model = model.clone(projection=None)
+    params, side = params_of(state, model), model.patch * model.grid
+    seen = [scaled(jnp.asarray(x[None], jnp.float32), side, "pil_bicubic") for x in pictures]
+    return np.asarray(
+        jax.jit(lambda p, x: model.apply({"params": p}, normalised(x)))(
+            params, jnp.concatenate(seen)
+        )
+    )
 
 
 def network(settings: Mapping[str, Any]) -> vit.Vit:
@@ -114,4 +144,5 @@ def _entries(model: vit.Vit, prefix: str) -> Iterator[Entry]:
     for i in range(model.depth):
         yield from vit.block(i, f"{prefix}encoder.layers.{i}", qkv, names)
     yield from vit.norm("norm", f"{prefix}post_layernorm")
-    yield Entry(("project", "kernel"), ("visual_projection.weight",), "linear", inputs=1)
+    if model.projection:
+        yield Entry(("project", "kernel"), ("visual_projection.weight",), "linear", inputs=1)

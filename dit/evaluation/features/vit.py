@@ -52,7 +52,10 @@ class Block(nn.Module):
 
 
 class Vit(nn.Module):
-    """``x``: pictures as the network was trained on them; a rest that fills no patch is left out."""
+    """``x``: pictures as the network was trained on them; a rest that fills no patch is left out.
+
+    ``before``: the result is the states of all tokens before so many of the last blocks, without a norm.
+    """
 
     patch: int
     grid: int
@@ -68,9 +71,10 @@ class Vit(nn.Module):
     patch_bias: bool = True
     first_norm: bool = False
     projection: int | None = None
+    before: int | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b s s 3"]) -> Float[Array, "b e"]:
+    def __call__(self, x: Float[Array, "b s s 3"]) -> Float[Array, "b ..."]:
         b, p, g, d = len(x), self.patch, self.grid, self.width
         x = x[:, : g * p, : g * p].reshape(b, g, p, g, p, 3).transpose(0, 1, 3, 2, 4, 5)
         patches = x.reshape(b, g * g, p, p, 3)
@@ -86,7 +90,9 @@ class Vit(nn.Module):
             )
         if self.first_norm:
             x = Norm("layer", True, self.eps, name="first_norm")(x)
+        states = x
         for i in range(self.depth):
+            states = x if self.before == self.depth - i else states
             x = Block(
                 self.heads,
                 self.hidden,
@@ -100,7 +106,7 @@ class Vit(nn.Module):
         if self.projection:
             project = Linear((self.projection,), ("embed", None), bias=False, name="project")
             x = project(x)
-        return x
+        return x if self.before is None else states
 
 
 def read(model: Vit, state: Mapping[str, Any], entries: list[Entry]) -> Params:
