@@ -135,6 +135,12 @@ def test_rates_are_tried_beyond_an_edge_until_the_best_is_inside(tmp_path, monke
     assert rates["inside"] == list(lrs)
     edges = {row["arm"]: row["at an edge"] for row in ablations.probe_table(found)}
     assert edges == {"low": "no", "high": "yes", "inside": "no"}
+    tried.clear()
+    found = ablate(tmp_path / "one", build, plan(arms, lrs=(2e-3,)), say=lambda text: None)
+    assert not tried  # a rate without others is taken untried
+    assert [(row["arm"], row["lr"]) for row in found] == [
+        (arm, 2e-3) for arm in arms for _ in (1, 2)
+    ]
 
 
 @pytest.mark.slow
