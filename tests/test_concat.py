@@ -15,6 +15,7 @@ from dit import edits, evaluate, given, sample, train
 from dit.draw import Sampler, load
 from dit.experiment import build
 from dit.parallel.frozen import place
+from dit.parallel.mesh import batch_sharding, make_mesh
 from dit.recipe import Recipe
 from dit.sampling.edit import coarse
 from dit.training.step import objective
@@ -122,6 +123,11 @@ def test_training_draws_what_is_given_by_the_tasks(clips):
     pixels = np.asarray(experiment.codec.encode({}, batch["x"]))
     expected = np.where(mask == 0, pixels, 128 / 127.5 - 1)
     np.testing.assert_allclose(seen, expected, atol=1e-6)
+    where = batch_sharding(make_mesh({"data": 8}))
+    split = jax.tree.map(lambda a: jax.device_put(a, where), batch)
+    there = jax.jit(lambda b: experiment.show({}, b, key, b["id"])["concat"])(split)
+    assert there.sharding.is_equivalent_to(where, there.ndim)
+    np.testing.assert_allclose(there, found, atol=1e-6)
     other = np.asarray(experiment.show({}, batch, jax.random.key(4), batch["id"])["concat"])
     assert (other[..., :1] != mask).any()
 
