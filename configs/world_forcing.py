@@ -12,11 +12,11 @@ Command:   python -m dit.train --config=configs/world_forcing.py --workdir=runs/
            python -m dit.evaluate --workdir=runs/forcing --num=64 --frames=36
              --rollout=autoregressive:cache=true,sinks=1,noise=0.05
 Data:      filmed from a seed, without end.
-Expected:  in 56 minutes on one shared core held-out loss .0147. Of 64 clips of held-out prompts rolled out
-           to 72 frames, eight times the length of training, the actor is there to the end in .89 (.81 to
-           .95), and its colour and shape are those asked for in all; direction .75 (real: .91), speed .87 of
-           the truth. Mean colours drift by 8.6 of 255, and the ground flickers by 2.3 (.16); nothing jumps
-           at multiples of the window (.96 of the change beside them).
+Expected:  in 56 minutes on one shared core held-out loss .0147. Of 64 clips of held-out prompts rolled
+           out to 72 frames, eight times the length of training, the actor is there to the end in .89
+           (.81 to .95), and its colour and shape are those asked for in all; direction .75 (real: .91),
+           speed .87 of the truth. Mean colours drift by 8.6 of 255, and the ground flickers by 2.3
+           (.16); nothing jumps at multiples of the window (.96 of the change beside them).
 """
 
 from ml_collections import ConfigDict

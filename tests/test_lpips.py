@@ -56,6 +56,7 @@ def in_torch(weights, net, x, y):
     return total.detach().numpy(), y.grad.numpy().transpose(0, 2, 3, 1)[:, None]
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_distance_and_gradient_equal_those_in_torch(net):
     weights = lpips.weights(net)

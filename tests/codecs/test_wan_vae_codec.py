@@ -69,6 +69,7 @@ def test_names_are_those_of_the_authors(kind):
     assert more <= set(names)
 
 
+@pytest.mark.slow
 def test_clips_are_scaled_by_the_mean_and_std_of_each_channel_and_back(root):
     codec, told = open_codec(root / "plain"), cases.latents_of()
     chunked = open_codec(root / "plain", chunk=1)

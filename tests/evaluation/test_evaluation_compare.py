@@ -49,6 +49,7 @@ def words(a, b):
     return {verdict.figure: verdict.word for verdict in compare.compare(a, b)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, 1], ids=["features", "scores"])
 def test_better_and_worse_are_told_and_chance_is_not(sides, kind):
     first, worse, other = (sides[name][kind] for name in ("first", "worse", "other"))

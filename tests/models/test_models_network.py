@@ -161,7 +161,7 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(name):
     equal_on_eight_devices(build(name, **LEAST), EIGHT)
 
 
-@pytest.mark.first
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not divide")
 @pytest.mark.parametrize(("block", "kernel"), READERS)
 def test_a_text_is_read_by_tokens_that_are_split_over_devices(block, kernel):

@@ -62,6 +62,7 @@ def test_the_jacobian_is_the_derivative():
         np.testing.assert_allclose(jacobian[..., j], (ahead - behind) / 2e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_robust_objectives_shrug_off_an_outlier_and_least_squares_does_not():
     planted = PLANTED[0]
     N, D, _, L = isoflop(planted, noise=1e-4)

@@ -83,6 +83,7 @@ def joined(folders, out, *texts):
     return run(out, *clips, f"--text=t5:path={folders / 't5'},length=9", "--layers=-2", *prompts)
 
 
+@pytest.mark.slow
 def test_several_encoders_are_joined_in_one_file(folders, tmp_path):
     out = tmp_path / "cond.npz"
     found = joined(folders, out, *PROMPTS[:2])
