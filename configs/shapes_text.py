@@ -9,7 +9,7 @@ Command:   python -m dit.train --config=configs/shapes_text.py --workdir=runs/sh
            python -m dit.evaluate --workdir=runs/shapes_text --num=500
 Expected:  on 500 held-out prompts with guidance 4: colour .98, shape .95, pairs of both that were never
            trained on .94, size .92, count .65, relation .44; copies .8%, memorised .42 (.39 to .45; new
-           pictures: .5), held-out loss .052; 76 minutes on one core.
+           pictures: .5), held-out loss .052; 76 minutes on one shared core.
 """
 
 from ml_collections import ConfigDict

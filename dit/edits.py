@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from dit import rng
+from dit.concat import GREY
 from dit.diffusion import tasks
 from dit.experiment import Experiment
 from dit.recipe import Recipe
 from dit.types import Params, UserError
 
-GREY = 128  # of pixels that are given nowhere
 FRAMED = ("frame", "forced")  # levels of whole frames
 
 
@@ -139,7 +139,7 @@ def check(experiment: Experiment, recipe: Recipe, given: Mapping[str, np.ndarray
         specs = ", ".join(experiment.concat.tasks.specs)
         raise UserError(
             f"nothing is given to a model that was always given something (concat.tasks: {specs}): give "
-            "--image, or --video or --init and a --task or --mask, with --known=channels or without"
+            "--image, or --video or --init and a --task or --mask, and leave --known out"
         )
     if "start" not in given and recipe.strength != 1:
         raise UserError(

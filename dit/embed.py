@@ -103,9 +103,8 @@ def run(args: argparse.Namespace, texts: Sequence[str]) -> None:
     if multihost.is_main():
         media.save_arrays(args.out, arrays)
     shown = (f"{k} {'x'.join(map(str, x.shape))}" for k, x in arrays.items() if k != MADE_BY)
-    multihost.say(
-        f"{len(texts)} texts in {seconds:.2f} s after compilation: {', '.join(shown)} in {args.out}"
-    )
+    did = f"{len(texts)} texts in {seconds:.2f} s after compilation" if texts else "the pictures"
+    multihost.say(f"{did}: {', '.join(shown)} in {args.out}")
 
 
 def embedded(args: argparse.Namespace, texts: Sequence[str]) -> tuple[dict[str, np.ndarray], float]:

@@ -100,6 +100,12 @@ class Lasting:
 
     def check(self, arm: str, experiment: Any) -> None:
         """Raise UserError where an arm's clips cannot be drawn or judged."""
+        if not self.recipe.labels or self.window < 2 or arm not in self.rollouts:
+            raise UserError(
+                f"got {len(self.recipe.labels)} labels, a window of {self.window} frames, and rollouts "
+                f"of {', '.join(self.rollouts)} for arm {arm!r}; expected labels, by which clips are "
+                "judged, two frames or more, and rollouts of every arm"
+            )
         check_weights(self.weights, experiment)
         if self.judge is None:
             self.judge = Frames.of(experiment.source)

@@ -11,7 +11,7 @@ from PIL import Image
 from random_params import random_params
 from saved_run import TINY, save
 
-from dit import edits, evaluate, given, sample, train
+from dit import config, edits, evaluate, given, sample, train
 from dit.draw import Sampler, load
 from dit.experiment import build
 from dit.parallel.frozen import place
@@ -150,7 +150,7 @@ def test_other_channels_are_another_loss_and_its_gradient_reaches_them(clips):
     assert abs(found[0] - found[1]) > 1e-4
 
 
-def test_a_run_trains_draws_resumes_and_is_evaluated(tmp_path):
+def test_a_run_trains_draws_and_is_evaluated(tmp_path):
     options = {
         **{"steps": 2, "data.name": "moving_digits", "data.frames": 3, "data.size": 16},
         **{"concat.name": "masked", "model.patch": "(1,4,4)", "model.width": 16, "model.heads": 2},
@@ -227,6 +227,24 @@ def test_latents_that_were_encoded_beforehand_cannot_be_trained_on(causal):
         UserError, match=r"latents that were encoded beforehand, and a section concat"
     ):
         experiment.show({}, batch, jax.random.key(0), jnp.arange(1))
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "channels", "more"),
+    [("unet", "UNet2DConditionModel", 9, 1), ("wan", "WanTransformer3DModel", 36, 4)],
+)
+def test_settings_of_networks_that_are_given_pictures_name_the_section(form, name, channels, more):
+    out = (channels - more) // 2
+    settings = {"_class_name": name, "in_channels": channels, "out_channels": out}
+    told = config.resolve("interop", f"diffusers_{form}").sections({}, settings)
+    section = told["concat"]
+    assert section["name"] == "masked"
+    assert section.get("masks", 1) == more
+    assert section.get("marks", "known") == ("unknown" if form == "unet" else "known")
+    made = config.resolve("concat", **section)
+    assert made.more + out == told["model"]["concat_channels"]
+    plain = {**settings, "in_channels": out}
+    assert "concat" not in config.resolve("interop", f"diffusers_{form}").sections({}, plain)
 
 
 def test_what_does_not_go_together_is_refused():

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     | {"data", "training", "parallel", "config_file", "init_from", "sections", "wired"},
     "recipe": BASE | {"diffusion", "sampling"},
     "given": BASE | {"data", "diffusion", "edits", "experiment", "recipe"},
-    "edits": BASE | {"diffusion", "experiment", "recipe"},
+    "edits": BASE | {"concat", "diffusion", "experiment", "recipe"},
     "prompts": BASE | {"edits", "experiment", "recipe", "text"},
     "guided": BASE | {"diffusion", "experiment", "models", "prompts", "recipe", "sampling"},
     "rollouts": BASE

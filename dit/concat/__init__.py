@@ -20,6 +20,7 @@ from dit.codecs import Codec
 from dit.diffusion.tasks import Mix, grid_of
 from dit.types import Ids, Key, Params, UserError, Video, repeat_patches
 
+GREY = 128  # of pixels that are hidden, in uint8
 NOTHING = "text_to_video"  # the task of which nothing is given
 
 
@@ -28,8 +29,9 @@ class Concat:
     """``make(codec, params, x, known)``: the channels, of data ``x`` and where they are ``known``.
 
     ``params`` are the codec's. ``more``: how many channels there are beside those of latents.
-    ``check(frames)``: raises UserError for codecs whose frames of latents stand for so many each
-    (``Codec.frames_of``). ``tasks``: what training gives; they count in frames of the data.
+    ``check(frames)``: raises UserError where latents that stand for so many frames each
+    (``Codec.frames_of``) cannot be marked. ``tasks``: what training gives; they count in frames of the
+    data.
     """
 
     tasks: Mix

@@ -14,11 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from dit.codecs import Codec
-from dit.concat import Concat
+from dit.concat import GREY, Concat
 from dit.diffusion.tasks import mix, of_latents
 from dit.types import Count, Params, UserError
-
-GREY = 128  # in uint8
 
 
 def build(

@@ -90,3 +90,6 @@ def test_a_rollout_that_a_model_was_not_trained_for_is_refused():
     experiment = build({**BASE, "objective": {"name": "denoise"}})
     with pytest.raises(UserError, match="never trained with clean frames"):
         Lasting(DRAW, {"full": ROLLOUTS["full"]}, WINDOW).check("full", experiment)
+    for recipe, window, arm in ((Recipe(num=2), WINDOW, "full"), (DRAW, 1, "full"), (DRAW, 4, "x")):
+        with pytest.raises(UserError, match="expected labels, by which clips are judged"):
+            Lasting(recipe, ROLLOUTS, window).check(arm, experiment)
